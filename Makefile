@@ -1,0 +1,41 @@
+# run and test set everything up on a fresh machine; the environment is made anew when it is older than its lock.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+.PHONY: run test check bench ui clean lock
+
+run: .venv/installed
+	@test -e data/raw || test -e data/raw.dvc || regraft use digits
+	@regraft run
+
+test: .venv/installed
+	pytest
+
+check: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: .venv/installed
+	python -m steps.embedded.measure
+
+ui: .venv/installed
+	@regraft ui
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/installed: requirements.lock requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] < (3, 14) else \
+	  "regraft needs Python 3.11 to 3.13; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Needs uv. Models depend on requirements.lock, so tools for development have a lock of their own.
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock:
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
