@@ -1,0 +1,111 @@
+"""Where backbones come from: torchvision by name, a local file, or the one that the project ships."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.adapters import files, models
+from steps.adapters.models import Card
+from steps.core.backbone import architectures, build, top_of
+from steps.core.preprocessing import Preprocessing
+from steps.errors import RequestError
+
+State = dict[str, torch.Tensor]
+Loaded = tuple[Card, State]
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+
+def embedded() -> Loaded:
+    """Return the backbone that the project trained itself and ships."""
+    raw = files.read_json(EMBEDDED / "glyphnet.json")
+    card = Card(**{**raw, "preprocessing": models.read_preprocessing_dict(raw["preprocessing"])})
+    return card, files.read_tensors(EMBEDDED / "glyphnet.safetensors")
+
+
+def torchvision(name: str, weights: str | None) -> Loaded:
+    """Return a torchvision classification model by name.
+
+    `weights` is a local file (safetensors, or a state dict read with `weights_only=True`), the name of one of
+    torchvision's own weights, or None for its default ones. Raises RequestError where name, weights or file do not
+    exist or do not fit.
+    """
+    if name not in architectures():
+        close = difflib.get_close_matches(name, architectures(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise RequestError(f"no backbone {name!r}{hint} (torchvision.models.list_models() has them all)")
+    from torchvision import models as tv
+
+    own = tv.get_model_weights(name)
+    if weights is None or (weights in own.__members__ and not Path(weights).exists()):
+        entry = own[weights] if weights else own.DEFAULT
+        return _card(name, entry, f"torchvision {entry}", entry.url), _download(name, entry)
+    state = _read(Path(weights).expanduser())
+    _check(name, state)
+    # A file does not say how it was trained; torchvision's first weights of the name are the common case.
+    entry = next(iter(own))
+    return _card(name, entry, f"local file {Path(weights).name}", "", _classes(name, state)), state
+
+
+def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000) -> Card:
+    return Card(
+        name=name, architecture=name, num_classes=classes, sha256="", source=source,
+        licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
+        preprocessing=preprocessing_of(entry), input_statistics=None,
+        notes={"preprocessing_of": str(entry), "url": url},
+    )  # fmt: skip
+
+
+def preprocessing_of(entry: Any) -> Preprocessing:
+    """Return what the transforms of a torchvision weights entry do, field by field."""
+    preset = entry.transforms()
+    return Preprocessing(
+        resize=preset.resize_size[0], crop=preset.crop_size[0], interpolation=preset.interpolation.value,
+        antialias=bool(preset.antialias), colour_order="RGB", value_range=(0.0, 1.0),
+        mean=tuple(map(float, preset.mean)), std=tuple(map(float, preset.std)),
+    )  # fmt: skip
+
+
+def _download(name: str, entry: Any) -> State:
+    try:
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
+    except OSError as error:
+        raise RequestError(
+            f"the weights of {name} could not be downloaded ({error}); give a local file with --weights FILE"
+        ) from None
+
+
+def _read(path: Path) -> State:
+    if not path.is_file():
+        raise RequestError(f"--weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return files.read_tensors(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise types of their own, many
+        raise RequestError(f"--weights {path}: not readable as weights: {str(error).splitlines()[0][:200]}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise RequestError(f"--weights {path}: holds no plain state dict (name -> tensor)")
+    return dict(loaded)
+
+
+def _classes(name: str, state: State) -> int:
+    top = top_of(build(name, 1000)) + ".weight"
+    return len(state[top]) if top in state else 1000
+
+
+def _check(name: str, state: State) -> None:
+    network = build(name, _classes(name, state))
+    wanted = network.state_dict()
+    missing, foreign = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [k for k in sorted(wanted.keys() & state.keys()) if wanted[k].shape != state[k].shape]
+    if missing or foreign or shapes:
+        first = (missing or foreign or shapes)[0]
+        raise RequestError(
+            f"the weights do not fit {name}: {len(missing)} tensors missing, {len(foreign)} unknown, "
+            f"{len(shapes)} of another shape (first: {first})"
+        )
+    broken = [k for k, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise RequestError(f"the weights hold NaN or infinity in {len(broken)} tensors (first: {broken[0]})")

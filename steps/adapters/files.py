@@ -1,0 +1,105 @@
+"""Files: atomic writes and the formats that stages exchange."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `regraft status` hashes and reads JSON; it must load neither pandas nor torch
+    import numpy as np
+    import pandas as pd
+    import torch
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` and rename it at the end: a kill leaves the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, two spaces deep, in the order given; NaN and infinities are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """Write a Parquet file atomically: same rows, same bytes."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False, compression="zstd")
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Read a Parquet file."""
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Write a safetensors file atomically; names in sorted order, so same tensors, same bytes."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({name: tensors[name].detach().contiguous() for name in sorted(tensors)}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+    """Read a safetensors file: no pickle, no code."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def write_features(path: Path, ids: list[str], features: "np.ndarray[Any, Any]") -> None:
+    """Write float32 features [n, d] and their image ids (SHA-256 in hexadecimal) as one memory-mappable file."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    raw = np.frombuffer(bytes.fromhex("".join(ids)), dtype=np.uint8).reshape(len(ids), 32)
+    with replacing(path) as temporary:
+        save_file({"features": np.ascontiguousarray(features, dtype=np.float32), "ids": raw}, temporary)
+
+
+def read_features(path: Path) -> "tuple[list[str], np.ndarray[Any, Any]]":
+    """Return the image ids and the float32 features [n, d] in the same order."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        ids, features = file.get_tensor("ids"), file.get_tensor("features")
+    return [row.tobytes().hex() for row in ids], features

@@ -1,0 +1,92 @@
+"""The package of a registered version: weights, facts, and the code that reads them, under a name of its own."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.adapters import files, images, models, pyfunc_model
+from steps.adapters.stage import code_dependencies, digest_of
+
+HOME = Path(__file__).parents[2]
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+
+
+def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
+    """Write weights and facts of one model into `folder`; return the digest of content and serving code.
+
+    `facts` holds architecture, num_classes, classes, preprocessing and lineage.
+    """
+    files.write_tensors(folder / models.WEIGHTS, state)
+    files.write_json(folder / models.FACTS, facts)
+    content = {name: files.sha256_of(folder / name) for name in (models.WEIGHTS, models.FACTS)}
+    return digest_of({**content, **{path: files.sha256_of(HOME / path) for path in _code()}})
+
+
+def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
+    """Save the MLflow model of what `write_model` wrote into the new `folder`; loads without regraft's repository.
+
+    Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the
+    digest, because `code_paths` of the name `steps` would lose to a repository that stands on the path.
+    """
+    import mlflow.pyfunc
+    import pandas as pd
+
+    name = f"regraft_{digest[:16]}"
+    code = model.parent / "code" / name
+    _copy_code(code, name)
+    script = model.parent / "model.py"
+    script.write_text(
+        f"from mlflow.models import set_model\nfrom {name}.adapters.pyfunc_model import ImageClassifier\n\n"
+        "set_model(ImageClassifier())\n",
+        encoding="utf-8",
+    )
+    with _importable(code):
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            python_model=str(script),
+            artifacts={"model": str(model)},
+            code_paths=[str(code)],
+            signature=pyfunc_model.SIGNATURE,
+            input_example=pd.DataFrame({pyfunc_model.IMAGE: [example]}),
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
+        )
+
+
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Let MLflow run the model's script once, as it does when saving; leave no trace in this process."""
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for name in [n for n in sys.modules if n.split(".")[0] == package.name]:
+            del sys.modules[name]
+
+
+def _code() -> list[str]:
+    return sorted(code_dependencies(HOME, "steps.adapters.pyfunc_model"))
+
+
+def _copy_code(target: Path, name: str) -> None:
+    """Copy the serving code; `steps` in its imports becomes `name`."""
+    shutil.rmtree(target, ignore_errors=True)
+    for path in _code():
+        copy = target / Path(path).relative_to("steps")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = (HOME / path).read_text(encoding="utf-8")
+        copy.write_text(text.replace("from steps", f"from {name}"), encoding="utf-8")
+    for package in {target, *(p.parent for p in target.rglob("*.py"))}:
+        (package / "__init__.py").touch()
+
+
+def example(raw: Path, path: str, identity: str) -> bytes:
+    """Return the bytes of an image of the manifest, checked to be an image."""
+    images.read_image(raw, path, identity)
+    return (raw / path).read_bytes()

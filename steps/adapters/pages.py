@@ -1,0 +1,166 @@
+"""Self-contained HTML pages: figures become inline SVG, pictures data URIs, and every label stays text."""
+
+import base64
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:  # the page of an outcome is text alone; it must not wait for matplotlib
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+ABSENT = "–"
+SIGN = "\N{NO-BREAK SPACE}%"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A small copy of an image: its data URI and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def inline_svg(figure: "Figure", name: str, title: str) -> Markup:
+    """Turn a figure into SVG for the inside of a page: its ids start with `name`, its colours follow the page.
+
+    The same figure gives the same text. `title` is what a screen reader says instead of the figure.
+    """
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the browser has the letters that matplotlib's font lacks
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = ElementTree.fromstring(buffer.getvalue())  # noqa: S314  # matplotlib wrote it a line above
+    for group in svg.iter():
+        for child in [c for c in group if _local(c.tag) in ("metadata", "style")]:
+            group.remove(child)  # the style would reach every other figure of the page
+    for node in svg.iter():
+        node.tag = _local(node.tag)
+        node.attrib = {_local(key): _rewritten(_local(key), value, name) for key, value in node.attrib.items()}
+    _describe(svg, name, title)
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))  # noqa: S704  # ElementTree escaped the labels
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _rewritten(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return f"{prefix}-{value}"
+    if key != "style":
+        return value.replace("#", f"#{prefix}-")  # href="#m1", clip-path="url(#p1)"
+    from steps.core.figures import COLOURS
+
+    kept = [rule for rule in value.split("; ") if not rule.startswith("font-family")]
+    style = "; ".join(kept)
+    for name, colour in COLOURS.items():
+        style = style.replace(colour, f"var(--{name})")
+    return style
+
+
+def _describe(svg: ElementTree.Element, name: str, title: str) -> None:
+    from steps.core.figures import printable
+
+    width, height = (float(number) for number in svg.attrib["viewBox"].split()[2:])
+    svg.attrib = {
+        "viewBox": svg.attrib["viewBox"],
+        "role": "img",
+        "aria-labelledby": f"{name}-title",
+        # From 0.85 (a small telephone) to 1.4 times the drawn size; a wider figure scrolls inside its frame
+        "style": f"min-width: {0.85 * width:.0f}px; max-width: {1.4 * width:.0f}px; "
+        f"aspect-ratio: {width:.0f} / {height:.0f}",
+    }
+    described = ElementTree.Element("title", {"id": f"{name}-title"})
+    described.text = printable(title)
+    svg.insert(0, described)
+
+
+def picture(image: "Image.Image", side: int) -> Picture:
+    """Shrink an RGB image into a square of `side` pixels; never enlarges. Same image, same text."""
+    shown = image.copy()
+    shown.thumbnail((side, side))
+    shown.info = {}  # comments and profiles of the original: weight, and nobody's business
+    tiny = max(shown.size) <= 64  # here JPEG's artefacts would be seen, and PNG costs little
+    buffer = io.BytesIO()
+    shown.save(buffer, **({"format": "PNG"} if tiny else {"format": "JPEG", "quality": 80, "optimize": True}))
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/{'png' if tiny else 'jpeg'};base64,{encoded}", *shown.size)
+
+
+def percent(share: float | None) -> str:
+    """Format a share in [0, 1] as a percentage with one decimal; a dash for None or NaN."""
+    return ABSENT if share is None or math.isnan(share) else f"{100 * share:.1f}{SIGN}"
+
+
+def decimal(number: float | None) -> str:
+    """Format a number with three decimals; a dash for None or NaN."""
+    return ABSENT if number is None or math.isnan(number) else f"{number:.3f}"
+
+
+def bounds(figure: dict[str, Any], confidence: float, share: bool = True) -> str:
+    """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %"; empty where it is unknown."""
+    if figure["low"] is None or figure["high"] is None:
+        return ""
+    low, high = (f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (figure["low"], figure["high"]))
+    return f"{low} to {high}, {figure['method']} {100 * confidence:g}{SIGN}"
+
+
+def plain(value: object) -> str:
+    """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas."""
+    if value is None or isinstance(value, bool):
+        return {None: ABSENT, True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {plain(of_key)}" for key, of_key in value.items()) or ABSENT
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or ABSENT
+    return str(value)
+
+
+def few(names: Sequence[str], limit: int = 12) -> str:
+    """List names with commas, at most `limit` of them: "ants, bees and 3 more"."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """Count things in words: "1 image", "1,024 images"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters.update(
+        percent=percent,
+        decimal=decimal,
+        bounds=bounds,
+        plain=plain,
+        few=few,
+        counted=counted,
+        grouped="{:,}".format,
+    )
+    return environment
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template of `steps/templates`; values are escaped, a name that is missing is an error."""
+    return _environment().get_template(template).render(values)

@@ -1,0 +1,88 @@
+"""MLflow's model registry: versions found by lineage, and the aliases champion and challenger. Aliases, no stages."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.adapters.tracking import LINEAGE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+VERDICT = "regraft.verdict"
+
+
+def ensure_model(mlflow: "MlflowClient", name: str) -> None:
+    """Make the registered model where it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.get_registered_model(name)
+    except MlflowException:
+        mlflow.create_registered_model(name, description="Made by regraft; promote with `regraft`, not by hand.")
+
+
+def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
+    """Return the number of the version with this digest, if there is one that is ready."""
+    found = mlflow.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{digest}'")
+    ready = [v for v in found if v.status == "READY"]
+    return str(min(ready, key=lambda v: int(v.version)).version) if ready else None
+
+
+def create_version(
+    mlflow: "MlflowClient", name: str, digest: str, run_id: str, folder: Path, tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> str:  # fmt: skip
+    """Upload a saved MLflow model and register it; return its version.
+
+    The version, with its lineage tag, is created last: a kill before leaves files that nothing points to.
+    """
+    from mlflow.entities import Metric
+
+    run = mlflow.get_run(run_id)
+    logged = mlflow.create_logged_model(
+        run.info.experiment_id, name=f"{name}-{tags['kind']}", source_run_id=run_id, model_type="regraft"
+    )
+    mlflow.log_model_artifacts(logged.model_id, str(folder))
+    mlflow.finalize_logged_model(logged.model_id, "READY")
+    if metrics:
+        mlflow.log_batch(
+            run_id,
+            [Metric(k, v, int(run.info.start_time), 0, model_id=logged.model_id) for k, v in metrics.items()],
+        )
+    version = mlflow.create_model_version(
+        name, f"models:/{logged.model_id}", run_id, tags={LINEAGE: digest, **tags}, model_id=logged.model_id
+    )
+    return str(version.version)
+
+
+def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
+    """Return the version that an alias points to, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(mlflow.get_model_version_by_alias(name, alias).version)
+    except MlflowException:
+        return None
+
+
+def load(name: str, version: str) -> Any:
+    """Load a registered version as a pyfunc model."""
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return mlflow.pyfunc.load_model(f"models:/{name}/{version}", dst_path=scratch)
+
+
+def remember_verdict(mlflow: "MlflowClient", name: str, version: str, verdict: Mapping[str, Any]) -> None:
+    """Keep a promotion verdict on the version it is about."""
+    mlflow.set_model_version_tag(name, version, VERDICT, json.dumps(verdict, sort_keys=True))
+
+
+def recall_verdict(mlflow: "MlflowClient", name: str, version: str) -> dict[str, Any] | None:
+    """Return the last promotion verdict on a version."""
+    text = mlflow.get_model_version(name, version).tags.get(VERDICT)
+    return json.loads(text) if text else None

@@ -1,0 +1,170 @@
+"""Backbones: how a network is built, cut, split into ordered blocks, frozen and fingerprinted.
+
+A new architecture is a name that torchvision lists or a row in `OWN`, never a subclass.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from steps.core.glyphnet import glyphnet
+from steps.errors import RequestError
+
+OWN = {"glyphnet": glyphnet}
+# Children that only hold others: a block is found below them. Names as torchvision spells them.
+CONTAINERS = {"features", "encoder", "layers", "trunk_output", "blocks", "classifier"}
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def architectures() -> list[str]:
+    """Return every architecture name that `build` knows, sorted."""
+    return sorted([*OWN, *models.list_models(module=models)])
+
+
+def build(architecture: str, num_classes: int) -> nn.Module:
+    """Return the whole network, randomly initialised, with its original kind of top.
+
+    Raises RequestError for an unknown name.
+    """
+    if architecture in OWN:
+        return OWN[architecture](num_classes)
+    if architecture not in models.list_models(module=models):
+        raise RequestError(f"{architecture!r} is no backbone that regraft knows")
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=num_classes, **_extras(architecture))
+    return network
+
+
+def _extras(architecture: str) -> dict[str, Any]:
+    # torchvision sets these two by itself, but only when it downloads the weights: without transform_input the very
+    # same file gives other features.
+    if architecture in ("googlenet", "inception_v3"):
+        return {"transform_input": True, "aux_logits": True, "init_weights": False}
+    return {}
+
+
+def without_top(model: nn.Module) -> tuple[nn.Module, int]:
+    """Cut the classifier off, in place; return the backbone and the width of the features it now gives.
+
+    The backbone maps float32 [n, 3, h, w] to [n, width]. Auxiliary classifiers (Inception, GoogLeNet) go too.
+    """
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):
+        if getattr(model, auxiliary, None) is not None:
+            setattr(model, auxiliary, None)
+    name = top_of(model)
+    top = model.get_submodule(name)
+    if isinstance(model, models.SqueezeNet):  # its top is a convolution over the map, then the pooling
+        model.classifier = nn.AdaptiveAvgPool2d(1)
+        return model, int(top.in_channels)  # type: ignore[arg-type]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+    return model, int(top.in_features)  # type: ignore[arg-type]
+
+
+def top_of(model: nn.Module) -> str:
+    """Return the name of the layer that maps features to classes: the last linear one, but in SqueezeNet."""
+    if isinstance(model, models.SqueezeNet):
+        return "classifier.1"
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1]
+
+
+def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Split a backbone into ordered blocks: name -> the names of its parameters and buffers, input side first.
+
+    Every tensor of the state is in exactly one block. A norm that stands alone joins the block before it, since
+    freezing one without the other makes no sense.
+    """
+    found: dict[str, list[str]] = {}
+    last = ""
+    for name in backbone.state_dict():
+        block = _block_name(name)
+        if last and block not in found and _is_norm(backbone, block):
+            block = last
+        found.setdefault(block, []).append(name)
+        last = block
+    return {block: tuple(names) for block, names in found.items()}
+
+
+def _block_name(tensor_name: str) -> str:
+    parts = tensor_name.split(".")
+    depth = 0
+    while depth < len(parts) - 1 and parts[depth] in CONTAINERS:
+        depth += 1
+    return ".".join(parts[: depth + 1])
+
+
+def _is_norm(backbone: nn.Module, name: str) -> bool:
+    parent, _, child = name.rpartition(".")
+    return isinstance(getattr(backbone.get_submodule(parent), child, None), NORMS)
+
+
+class Grafted(nn.Module):
+    """A backbone with a linear head grafted on; the blocks named `trainable` learn, everything before is frozen.
+
+    Frozen means that no parameter takes a gradient and that its modules stay in evaluation mode through every
+    `.train()`, so BatchNorm statistics and dropout stand still (pytorch/pytorch#86590). BatchNorm stays in
+    evaluation mode in the trainable blocks too: with few images a batch is a poor estimate of its statistics.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear, trainable: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.blocks = blocks(backbone)
+        self.trainable = tuple(trainable)
+        learns = {name for block in self.trainable for name in self.blocks[block]}
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in learns)
+        self._learning = [
+            module
+            for name, module in backbone.named_modules()
+            if name.startswith(tuple(f"{block}." for block in self.trainable)) or name in self.trainable
+            if not isinstance(module, BATCH_NORMS)
+        ]
+        self.train(self.training)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map float32 [n, 3, h, w] to logits [n, classes]."""
+        return self.head(self.backbone(images).flatten(1))  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> "Grafted":
+        """Set the mode of the head and of the trainable blocks; the frozen part stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        for module in self._learning:
+            module.training = mode
+        return self
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """Return the tensors (parameters and buffers) that must not change, by name.
+
+        Running statistics count as frozen in every block, those of the trainable ones included.
+        """
+        parameters = dict(self.backbone.named_parameters())
+        state = self.backbone.state_dict()
+        return {
+            name: tensor
+            for name, tensor in state.items()
+            if name not in parameters or not parameters[name].requires_grad
+        }
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of the tensors, in sorted order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return sha.hexdigest()
+
+
+def last_blocks(backbone: nn.Module, count: int) -> tuple[str, ...]:
+    """Return the names of the `count` blocks nearest the output that hold parameters; fewer if there are fewer."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    learnable = [block for block, names in blocks(backbone).items() if parameters & set(names)]
+    return tuple(learnable[len(learnable) - min(count, len(learnable)) :])

@@ -1,0 +1,91 @@
+"""What a reader of the report wants to know first, picked from the tables: mistakes, confusions, balance, samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from steps.core.decision import FINE_TUNED, HEAD
+from steps.core.manifest import TEST, TRAIN
+
+Judged = Mapping[str, Any]  # one model on one split, as `metrics.judge` returns it
+
+
+def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """List a model's wrong answers on the test split, the most confident first.
+
+    `answers` has the columns of data/predictions.parquet. A mistake has id, path, label, predicted, and the
+    probabilities of the two.
+    """
+    asked = answers[(answers["split"] == TEST) & (answers["model"] == model)]
+    wrong = asked[asked["predicted"] != asked["label"]]
+    place = {label: i for i, label in enumerate(classes)}
+    columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
+    rows = [
+        {
+            "id": identity, "path": path, "label": label, "predicted": predicted,
+            "of_predicted": float(chances[place[predicted]]), "of_label": float(chances[place[label]]),
+        }
+        for identity, path, label, predicted, chances in zip(*columns, strict=True)
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (-row["of_predicted"], row["path"]))
+
+
+def paired(answers: pd.DataFrame) -> dict[str, int]:
+    """Count the test images on which the two models differ: those fine-tuning mended and those it broke."""
+    test = answers[answers["split"] == TEST]
+    right = {model: set(of["path"][of["predicted"] == of["label"]]) for model, of in test.groupby("model")}
+    before, after = right[HEAD], right[FINE_TUNED]
+    return {"mended": len(after - before), "broken": len(before - after)}
+
+
+def confusions(judged: Judged, most: int = 10) -> list[dict[str, Any]]:
+    """List the most frequent confusions: truth, answer, count, and the share of the truth's images."""
+    labels = [row["label"] for row in judged["per_class"]]
+    pairs = [
+        {"truth": truth, "answer": answer, "count": count, "share": count / sum(counts)}
+        for truth, counts in zip(labels, judged["confusion"], strict=True)
+        for answer, count in zip(labels, counts, strict=True)
+        if answer != truth and count
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["count"], pair["truth"], pair["answer"]))[:most]
+
+
+def hardest_first(judged: Judged) -> list[dict[str, Any]]:
+    """Sort the classes by recall, the lowest first; a class without test images comes last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[bool, float, str]:
+        recall = row["recall"]["value"]
+        return recall is None, recall or 0.0, row["label"]
+
+    return sorted(judged["per_class"], key=key)
+
+
+def majority(judged: Judged) -> dict[str, Any]:
+    """Return what always naming the largest class of the split would score: its label and the accuracy."""
+    largest = max(judged["per_class"], key=lambda row: row["n"])
+    return {"label": largest["label"], "value": largest["n"] / judged["n"]}
+
+
+def imbalance(counts: Mapping[str, int], classes: Sequence[str]) -> float | None:
+    """Return how many times the images of the smallest class the largest has; None where a class has none."""
+    sizes = [counts.get(label, 0) for label in classes]
+    return max(sizes) / min(sizes) if min(sizes) else None
+
+
+def ends_of_scale(counts: Mapping[str, int], classes: Sequence[str], most: int) -> list[str]:
+    """Return all classes in their order, or where they are more than `most` the largest and the smallest."""
+    if len(classes) <= most:
+        return list(classes)
+    ordered = sorted(classes, key=lambda label: (-counts.get(label, 0), label))
+    return [*ordered[: most // 2], *ordered[-(most // 2) :]]
+
+
+def sampled(images: pd.DataFrame, classes: Sequence[str], most: int) -> dict[str, list[tuple[str, str]]]:
+    """Pick (path, id) of up to `most` training images a class, in order of content hash: nobody's choice."""
+    train = images[images["split"] == TRAIN].sort_values(["id", "path"])
+    picked: dict[str, list[tuple[str, str]]] = {label: [] for label in classes}
+    for label, path, identity in zip(train["label"], train["path"], train["id"], strict=True):
+        if label in picked and len(picked[label]) < most:
+            picked[label].append((path, identity))
+    return picked

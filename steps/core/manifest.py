@@ -1,0 +1,63 @@
+"""The manifest: one row an image file, and the rule that gives each image its split for life."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
+SPLITS = (TRAIN, VAL, TEST, UNLABELLED)
+
+
+class Row(NamedTuple):
+    """One image file. `id` is the SHA-256 of its bytes; `path` is POSIX, relative to the folder of raw images."""
+
+    id: str
+    path: str
+    label: str  # empty: unlabelled
+    split: str
+    width: int  # pixels, as stored (before EXIF rotation)
+    height: int
+    mode: str  # Pillow's, before conversion to RGB
+    bytes: int
+    format: str
+    group: str  # images of one group never straddle a split; empty: each image is its own group
+    source: str
+    weight: float
+
+
+class Rejected(NamedTuple):
+    """A file that could not be read as an image, with the reason in words."""
+
+    path: str
+    reason: str
+    exception: str
+
+
+def uniform(key: str) -> float:
+    """Map a key to [0, 1) by its SHA-256: the same key gives the same number on every machine, for ever."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def assign_split(key: str, validation_share: float, test_share: float) -> str:
+    """Return the split of an image (by id) or of a group (by name).
+
+    Fixed thresholds and no stratification: adding, removing or renaming other images never moves this one.
+    """
+    position = uniform(key)
+    if position < test_share:
+        return TEST
+    return VAL if position < test_share + (1 - test_share) * validation_share else TRAIN
+
+
+def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Count images by split, then by label, from (split, label) pairs; labels in sorted order."""
+    counts: dict[str, dict[str, int]] = {}
+    for split, label in rows:
+        counts.setdefault(split, {}).setdefault(label, 0)
+        counts[split][label] += 1
+    return {split: dict(sorted(counts[split].items())) for split in SPLITS if split in counts}
+
+
+def classes_of(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return every class that any labelled split holds, sorted: the order of a head's outputs."""
+    return sorted({label for split, labels in counts.items() if split != UNLABELLED for label in labels})

@@ -1,0 +1,106 @@
+"""Figures with their uncertainty. Libraries do the arithmetic; this module says which figure, of what, how sure."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+from scipy.stats import bootstrap as resample
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+def balanced_accuracy(targets: Ints, predicted: Ints) -> float:
+    """Return the mean recall over the classes that occur in `targets`."""
+    return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0))
+
+
+def scores(targets: Ints, probabilities: Floats) -> dict[str, float]:
+    """Return accuracy, balanced accuracy, log-loss (nats) and n of class indices [n], probabilities [n, classes]."""
+    predicted = probabilities.argmax(axis=1)
+    return {
+        "accuracy": float(accuracy_score(targets, predicted)),
+        "balanced_accuracy": balanced_accuracy(targets, predicted),
+        "log_loss": float(log_loss(targets, probabilities, labels=np.arange(probabilities.shape[1]))),
+        "n": len(targets),
+    }
+
+
+def proportion(successes: int, n: int, confidence: float) -> dict[str, Any]:
+    """Return a share with its Wilson score interval; all of it None where n is 0.
+
+    Wilson and not a percentile bootstrap: at p = 0.98 and n = 153 the latter covers 81 % where 95 % is claimed.
+    Source: Wilson 1927, JASA 22:209, as `scipy.stats.binomtest` computes it.
+    """
+    if n == 0:
+        return {"value": None, "low": None, "high": None, "method": "Wilson"}
+    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return {
+        "value": successes / n, "low": float(interval.low), "high": float(interval.high), "method": "Wilson",
+    }  # fmt: skip
+
+
+def bootstrap(
+    per_image: Floats,
+    targets: Ints,
+    by_class: bool,
+    confidence: float,
+    draws: int,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Return the mean of a per-image value [n] with its percentile bootstrap interval.
+
+    `by_class` averages the class means (balanced accuracy from correctness); otherwise every image counts alike.
+    Images are resampled within each class, so that no draw loses a class (Efron & Tibshirani 1993, ch. 13).
+    """
+    samples = [per_image[targets == label] for label in np.unique(targets)]
+    weights = np.array([1.0 if by_class else len(sample) for sample in samples])
+
+    def mean(*drawn: Floats, axis: int = -1) -> Floats:
+        means = np.stack([values.mean(axis=axis) for values in drawn], axis=-1)
+        return np.asarray(means @ (weights / weights.sum()))
+
+    value = float(mean(*samples))
+    # One image cannot be resampled: SciPy refuses, and rightly, so the interval says nothing rather than a lie.
+    if min(map(len, samples)) < 2:
+        return {"value": value, "low": None, "high": None, "method": "bootstrap"}
+    found = resample(
+        samples, mean, n_resamples=draws, confidence_level=confidence, method="percentile",
+        vectorized=True, batch=100, rng=generator,
+    ).confidence_interval  # fmt: skip
+    return {"value": value, "low": float(found.low), "high": float(found.high), "method": "bootstrap"}
+
+
+def judge(
+    targets: Ints,
+    probabilities: Floats,
+    classes: list[str],
+    confidence: float,
+    draws: int,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Judge one model on one split: figures with intervals, per class, and the confusion matrix (rows = truth)."""
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
+
+    chosen = np.clip(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).tiny, 1)
+    correct, loss = (predicted == targets).astype(np.float64), -np.log(chosen)
+
+    return {
+        "n": len(targets),
+        "accuracy": proportion(int(matrix.trace()), len(targets), confidence),
+        "balanced_accuracy": bootstrap(correct, targets, True, confidence, draws, generator),
+        "log_loss": bootstrap(loss, targets, False, confidence, draws, generator),
+        "per_class": [
+            {
+                "label": label,
+                "n": int(matrix[i].sum()),
+                "recall": proportion(int(matrix[i, i]), int(matrix[i].sum()), confidence),
+                "precision": proportion(int(matrix[i, i]), int(matrix[:, i].sum()), confidence),
+            }
+            for i, label in enumerate(classes)
+        ],
+        "confusion": matrix.tolist(),
+    }

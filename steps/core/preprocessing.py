@@ -1,0 +1,96 @@
+"""What happens to a decoded image before the backbone sees it: one function for training, evaluation and serving."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+COLOUR_ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a base model wants its pictures, in the order in which the fields apply.
+
+    `resize` is the length of the shorter side in pixels, `crop` the side of the centred square; `value_range` is
+    what 0 and 255 become before `mean` is subtracted and `std` divides, channel by channel in `colour_order`.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str
+    antialias: bool
+    colour_order: str
+    value_range: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what no pipeline could do, whatever the backbone."""
+        if not 1 <= self.crop <= self.resize <= 4096:
+            yield f"crop is {self.crop} and resize is {self.resize}; both in 1..4096 and crop at most resize"
+        if self.interpolation not in INTERPOLATIONS:
+            yield f"interpolation is {self.interpolation!r}; one of {', '.join(INTERPOLATIONS)}"
+        if self.colour_order not in COLOUR_ORDERS:
+            yield f"colour_order is {self.colour_order!r}; one of {', '.join(COLOUR_ORDERS)}"
+        if len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]:
+            yield f"value_range is {list(self.value_range)}; two numbers, the lower first"
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
+            yield f"mean is {list(self.mean)} and std is {list(self.std)}; three numbers each, std above 0"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and scalars, in field order, ready for JSON or YAML."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def resized(image: Image.Image, spec: Preprocessing) -> torch.Tensor:
+    """Resize the shorter side of an RGB image; return uint8 [3, height, width].
+
+    Pillow resizes where the filter is antialiased, as torchvision's own presets do; the two libraries' filters
+    differ by up to a few grey levels (pytorch/vision#2950), so exactly one of them is used for one specification.
+    """
+    mode = F.InterpolationMode(spec.interpolation)
+    if spec.antialias:
+        return F.pil_to_tensor(F.resize(image, [spec.resize], interpolation=mode))  # type: ignore[no-any-return]
+    tensor = F.pil_to_tensor(image)
+    return F.resize(tensor, [spec.resize], interpolation=mode, antialias=False)  # type: ignore[no-any-return]
+
+
+def centre_crop(pixels: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
+    """Cut the centred square out of uint8 [3, height, width]; return uint8 [3, crop, crop]."""
+    return F.center_crop(pixels, [spec.crop, spec.crop])  # type: ignore[no-any-return]
+
+
+def normalise(pixels: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
+    """Scale and normalise uint8 RGB [..., 3, h, w] to float32 of the same shape, channels in `colour_order`.
+
+    For a value range of [0, 1] the operations and their order are torchvision's, so the result is bit-equal to
+    `weights.transforms()`.
+    """
+    if spec.colour_order == "BGR":
+        pixels = pixels.flip(-3)
+    low, high = spec.value_range
+    scaled = pixels.to(torch.float32).div_(255)
+    if (low, high) != (0.0, 1.0):
+        scaled = scaled.mul_(high - low).add_(low)
+    mean = torch.tensor(spec.mean, dtype=torch.float32).view(3, 1, 1)
+    std = torch.tensor(spec.std, dtype=torch.float32).view(3, 1, 1)
+    return scaled.sub_(mean).div_(std)
+
+
+def preprocess(image: Image.Image, spec: Preprocessing) -> torch.Tensor:
+    """Turn a decoded RGB image into the float32 [3, crop, crop] tensor that the backbone takes."""
+    return normalise(centre_crop(resized(image, spec), spec), spec)
+
+
+def contract(pipeline: Preprocessing, backbone: Preprocessing) -> list[dict[str, Any]]:
+    """Compare field by field what the pipeline will do with what the backbone expects."""
+    ours, theirs = pipeline.to_dict(), backbone.to_dict()
+    return [
+        {"field": name, "pipeline": ours[name], "backbone": theirs[name], "agree": ours[name] == theirs[name]}
+        for name in theirs
+    ]

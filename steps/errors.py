@@ -1,0 +1,42 @@
+"""Every fault that a user can mend, and the exit code that `regraft` turns it into."""
+
+
+class RegraftError(Exception):
+    """Base of the expected faults: shown as a sentence, never as a traceback."""
+
+    exit_code = 1
+
+
+class RequestError(RegraftError):
+    """The command asks for something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class ParamsError(RegraftError):
+    """`params.yaml` is wrong; carries all the faults at once."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(faults)} fault{'s' if len(faults) != 1 else ''} in params.yaml"
+        super().__init__("\n  ".join([f"{count}:", *faults]))
+
+
+class DataError(RegraftError):
+    """The images, the listing or a gate over them refuse to go on."""
+
+    exit_code = 3
+
+
+class IntegrityError(RegraftError):
+    """Something that must not change has changed: frozen weights, a digest, code under a running stage."""
+
+
+class GraphError(RegraftError):
+    """`dvc.yaml` and the code disagree, or a stage cannot be run as declared."""
+
+
+class RegistryError(RegraftError):
+    """The model registry does not hold what the receipt speaks of, or cannot be reached."""
