@@ -1,0 +1,199 @@
+"""Ingest: a folder of pictures becomes a manifest, one row an image. It judges nothing; `validate` does."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from steps.adapters import files, images, stage
+from steps.adapters.progress import track
+from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.errors import DataError
+
+LISTINGS = ("listing.csv", "listing.parquet")
+IGNORED = (
+    "__MACOSX",
+    "Thumbs.db",
+    "desktop.ini",
+)  # system litter; hidden files and folders are passed over too
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestParams:
+    """Which share of the labelled images is set aside; fixed thresholds on the image id, so no image ever moves."""
+
+    validation_share: float
+    test_share: float
+
+    def faults(self) -> Iterator[str]:
+        """Yield shares that leave a split without images."""
+        for name in ("validation_share", "test_share"):
+            if not 0.01 <= getattr(self, name) <= 0.8:
+                yield f"{name} is {getattr(self, name)}; 0.01 to 0.8"
+
+
+class Listed(NamedTuple):
+    """A file and what the folder or the listing says of it; an empty `split` is left to the hash rule."""
+
+    path: str
+    label: str
+    split: str
+    group: str = ""
+    source: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Shares:
+    validation: float
+    test: float
+
+
+def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) -> None:
+    """Read every file under `raw`, write the manifest, and put what does not decode into the quarantine list.
+
+    Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
+    holding class folders; or class folders. A folder `unlabelled` holds images without a label.
+    Raises DataError where there is no such layout or not one readable image.
+    """
+    listed = list(find(raw))
+    shares = _shares(params, {item.split for item in listed})
+
+    rows: list[Row] = []
+    rejected: list[Rejected] = []
+    read = images.parallel(lambda item: _read(raw, item, shares), listed, os.cpu_count() or 1)
+    for outcome in track(read, len(listed), "reading images"):
+        if isinstance(outcome, Row):
+            rows.append(outcome)
+        else:
+            rejected.append(outcome)
+    if not rows:
+        raise DataError(_none_readable(rejected))
+
+    files.write_table(manifest, pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields))
+    files.write_text(quarantine, _csv(sorted(rejected)))
+
+
+def find(raw: Path) -> Iterator[Listed]:
+    """Yield every file with the label and split that its place gives it, in sorted order."""
+    listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
+    if listings:
+        yield from _from_listing(listings[0])
+        return
+    top = {child.name for child in _children(raw) if child.is_dir()}
+    if not top:
+        raise DataError(f"{_what_lies_in(raw)}; expected one folder of images per class (README: 'Your images')")
+    if TRAIN in top and top <= set(SPLITS):
+        for split in sorted(top):
+            yield from _class_folders(raw, raw / split, _own_split(split, top))
+    else:
+        yield from _class_folders(raw, raw, "")
+
+
+def _own_split(split: str, present: set[str]) -> str:
+    """Name the split of a folder: train/ + val/ alone means that val is the test set (the field's habit)."""
+    if split == VAL and TEST not in present:
+        return TEST
+    if split == TRAIN and (VAL not in present or TEST not in present):
+        return ""  # a validation part is carved from it
+    return split
+
+
+def _shares(params: IngestParams, own: set[str]) -> _Shares:
+    """Carve a test part only where the data brings none of its own."""
+    return _Shares(params.validation_share, 0.0 if TEST in own else params.test_share)
+
+
+def _class_folders(raw: Path, folder: Path, split: str) -> Iterator[Listed]:
+    if split == UNLABELLED:
+        yield from _files(raw, folder, "", UNLABELLED)
+        return
+    for child in _children(folder):
+        if child.is_dir() and child.name == UNLABELLED:
+            yield from _files(raw, child, "", UNLABELLED)
+        elif child.is_dir():
+            yield from _files(raw, child, child.name, split)
+
+
+def _files(raw: Path, folder: Path, label: str, split: str) -> Iterator[Listed]:
+    for child in _children(folder):
+        if child.is_dir():
+            yield from _files(raw, child, label, split)
+        elif child.is_file():
+            yield Listed(child.relative_to(raw).as_posix(), label, split)
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in IGNORED)
+
+
+def _what_lies_in(raw: Path) -> str:
+    count = len(_children(raw))
+    return "the folder of images is empty" if count == 0 else f"no class folders, {count} loose files"
+
+
+def _from_listing(path: Path) -> Iterator[Listed]:
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = {"path", "label"} - set(table.columns)
+    if missing:
+        raise DataError(f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {list(table.columns)}")
+    defaults = {"split": "", "group": "", "source": "", "weight": 1.0}
+    for name, default in defaults.items():
+        table[name] = table[name] if name in table.columns else default
+    table = table.fillna({"label": "", **defaults})
+    try:
+        weights = pd.to_numeric(table["weight"].replace("", 1.0)).astype(float)
+    except ValueError as error:
+        raise DataError(f"{path.name}: a weight is no number: {error}") from None
+    yield from _rows_of_listing(path, table.assign(weight=weights))
+
+
+def _rows_of_listing(path: Path, table: pd.DataFrame) -> Iterator[Listed]:
+    root = path.parent.resolve()
+    bad_splits = sorted(set(table["split"]) - {"", *SPLITS})
+    if bad_splits:
+        raise DataError(f"{path.name}: unknown split {bad_splits[0]!r}; one of {', '.join(SPLITS)} or empty")
+    has_test = TEST in set(table["split"])
+    for row in table.sort_values("path").itertuples(index=False):
+        if not (root / str(row.path)).resolve().is_relative_to(root):
+            raise DataError(f"{path.name}: {row.path!r} points outside the folder of images")
+        split = TEST if row.split == VAL and not has_test else str(row.split)
+        yield Listed(str(row.path), str(row.label), split, str(row.group), str(row.source), float(row.weight))
+
+
+def _read(raw: Path, item: Listed, shares: _Shares) -> Row | Rejected:
+    try:
+        data = (raw / item.path).read_bytes()
+        width, height, mode, kind = images.inspect(data)
+    except images.UndecodableError as error:
+        return Rejected(item.path, error.reason, error.exception)
+    except OSError as error:
+        return Rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}")
+    identity = hashlib.sha256(data).hexdigest()
+    if not item.label:
+        item = item._replace(split=UNLABELLED)
+    elif not item.split:
+        item = item._replace(split=assign_split(item.group or identity, shares.validation, shares.test))
+    return Row(
+        id=identity, path=item.path, label=item.label, split=item.split, width=width, height=height, mode=mode,
+        bytes=len(data), format=kind, group=item.group, source=item.source, weight=item.weight,
+    )  # fmt: skip
+
+
+def _none_readable(rejected: list[Rejected]) -> str:
+    if not rejected:
+        return "the class folders hold no files"
+    first = rejected[0]
+    return f"not one of {len(rejected)} files is a readable image (first: {first.path}: {first.reason})"
+
+
+def _csv(rejected: list[Rejected]) -> str:
+    return str(pd.DataFrame(rejected, columns=Rejected._fields).to_csv(index=False, lineterminator="\n"))
+
+
+if __name__ == "__main__":
+    stage.main(ingest)

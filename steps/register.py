@@ -1,0 +1,139 @@
+"""Register: each training stage becomes an MLflow run, both models become versions. Done once per lineage digest.
+
+The receipt holds digests only, no run id, version number or clock: it must be the same bytes whichever driver ran.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.adapters import files, models, package, registry, stage, tracking
+from steps.adapters.stage import Lineage, digest_of
+from steps.core.backbone import Grafted
+from steps.core.decision import FINE_TUNED, HEAD
+from steps.core.manifest import TEST
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterParams:
+    """Under which names MLflow keeps the runs and the versions."""
+
+    experiment: str
+    model_name: str
+
+    def faults(self) -> Iterator[str]:
+        """Yield names that MLflow, or its filter language, would choke on."""
+        for name in ("experiment", "model_name"):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", getattr(self, name)):
+                yield f"{name} is {getattr(self, name)!r}; letters, digits, '_', '.' and '-', at most 100"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model about to be registered: what it is, what made it, and what it can do."""
+
+    kind: str
+    network: Grafted
+    lineage: Lineage
+    facts: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    artifacts: tuple[Path, ...]
+
+
+def register(
+    params: RegisterParams,
+    raw: Path,
+    accepted: Path,
+    preprocessing: Path,
+    backbone: Path,
+    head: Path,
+    head_history: Path,
+    fine_tuned: Path,
+    fine_tune_history: Path,
+    evaluation: Path,
+    receipt: Path,
+) -> None:
+    """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
+    judged = files.read_json(evaluation)
+    candidates = (
+        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing),
+        _candidate(FINE_TUNED, models.load_fine_tuned(backbone, fine_tuned), fine_tuned, fine_tune_history,
+                   backbone, preprocessing),
+    )  # fmt: skip
+    example = _example(raw, accepted)
+
+    mlflow = tracking.client()
+    registry.ensure_model(mlflow, params.model_name)
+    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation) for c in candidates}
+
+    files.write_json(receipt, {
+        "model_name": params.model_name,
+        "chosen": judged["chosen"],
+        "versions": digests,
+        "runs": {candidate.kind: candidate.lineage.digest for candidate in candidates},
+    })  # fmt: skip
+
+
+def _candidate(
+    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path
+) -> Candidate:
+    made, card, told = (
+        files.read_json(folder / models.FACTS),
+        models.read_card(backbone),
+        files.read_json(history),
+    )
+    facts = {
+        "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
+        "backbone_sha256": card.sha256, "classes": made["classes"], "lineage": made["lineage"]["digest"],
+        "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
+    }  # fmt: skip
+    return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
+
+
+def _example(raw: Path, accepted: Path) -> bytes:
+    table = files.read_table(accepted)
+    first = table[table["split"] == TEST].sort_values("id").iloc[0]
+    return package.example(raw, str(first["path"]), str(first["id"]))
+
+
+def _register(
+    mlflow: "MlflowClient",
+    params: RegisterParams,
+    candidate: Candidate,
+    judged: dict[str, Any],
+    example: bytes,
+    evaluation: Path,
+) -> str:
+    """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        content = package.write_model(model, candidate.network.state_dict(), candidate.facts)
+        digest = digest_of({"run": candidate.lineage.digest, "content": content})
+        experiment = tracking.experiment(mlflow, params.experiment)
+        run = tracking.log_run(
+            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, evaluation),
+            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
+        )  # fmt: skip
+        if registry.find_version(mlflow, params.model_name, digest) is None:
+            package.save(Path(scratch) / "saved", model, digest, example)
+            registry.create_version(
+                mlflow, params.model_name, digest, run, Path(scratch) / "saved",
+                {"kind": candidate.kind},
+                _test_metrics(judged["test"][candidate.kind]),
+            )  # fmt: skip
+    return digest
+
+
+def _test_metrics(test: dict[str, Any]) -> dict[str, float]:
+    names = ("accuracy", "balanced_accuracy", "log_loss")
+    return {f"test_{name}": float(test[name]["value"]) for name in names}
+
+
+if __name__ == "__main__":
+    stage.main(register)
