@@ -1,0 +1,141 @@
+"""`regraft ...`: thin. Each command is one call; faults become one sentence and an exit code."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
+from flows.project import enter, running
+from steps.errors import RegraftError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.callback()
+def regraft() -> None:
+    """Scheduled, audited transfer learning on images. Run it in a project's folder (the one with dvc.yaml)."""
+
+
+@app.command()
+def use(
+    images: Annotated[str, typer.Argument(help="A folder of images, a listing (.csv, .parquet), or 'digits'.")],
+    backbone: Annotated[str | None, typer.Option(help="A classification model of torchvision, or 'glyphnet'.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
+) -> None:
+    """Point the project at your images and at a backbone."""
+    from flows.use import use as set_inputs
+
+    root = enter(Path.cwd())
+    with running(root):
+        for line in set_inputs(root, images, backbone, weights):
+            typer.echo(line)
+    typer.echo("next      regraft run")
+
+
+@app.command()
+def run(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages to bring up to date; default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run stages that are fresh, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring everything up to date: run what is stale, register, promote what earned it."""
+    root = enter(Path.cwd())
+    report = _nothing_to_do(root) if not (targets or force) else None
+    if report is None:
+        from flows.retrain import retrain
+
+        report = retrain(str(root), targets or [], force)
+    typer.echo(_json(report) if as_json else "\n".join(_lines(report)))
+
+
+def _nothing_to_do(root: Path) -> Report | None:
+    """Return the report of a run in which every stage is fresh; None where one is not. Starts no Prefect, no torch."""
+    from flows.graph import Graph
+    from flows.sources import refresh
+
+    with running(root):
+        refresh(root)
+        graph = Graph(root)
+        if not all(graph.is_fresh(name) for name in graph.stages):
+            check_params(graph)  # before Prefect's server takes its seconds to start
+            return None
+        return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH)))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say which stages are fresh, and what is in production."""
+    from flows.graph import Graph
+
+    root = enter(Path.cwd())
+    graph = Graph(root)
+    stages = {name: FRESH if graph.is_fresh(name) else "Stale" for name in graph.stages}
+    typer.echo(json.dumps({"stages": stages}, indent=2) if as_json else "\n".join(_table(stages)))
+
+
+@app.command()
+def deploy(
+    cron: Annotated[str, typer.Option(help="When, as five cron fields.")] = "0 2 * * *",
+    timezone: Annotated[str, typer.Option(help="The zone the fields are in.")] = "UTC",
+) -> None:
+    """Serve nightly retraining under the Prefect server of PREFECT_API_URL; runs until stopped."""
+    from flows.deploy import serve
+
+    serve(enter(Path.cwd()), cron, timezone)
+
+
+@app.command()
+def ui() -> None:
+    """Start a Prefect server and MLflow's pages over this project; prints their addresses, runs until stopped."""
+    from flows.ui import ui as serve_pages
+
+    serve_pages(enter(Path.cwd()))
+
+
+def _table(stages: dict[str, str]) -> list[str]:
+    width = max(map(len, stages))
+    return [f"  {name:<{width}}  {state.lower()}" for name, state in stages.items()]
+
+
+def _lines(report: Report) -> list[str]:
+    lines = _table(report.stages)
+    found = report.promotion
+    if found is None:
+        return lines
+    accuracy = found.judged["accuracy"]
+    interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}, {accuracy['method']}"
+    return [
+        *lines,
+        "",
+        headline(found),
+        *(f"  {reason}" for reason in found.reasons),
+        f"  accuracy {accuracy['value']:.1%} ({interval}) on {found.judged['n']} test images",
+        f"  report: {PAGE}",
+    ]
+
+
+def _json(report: Report) -> str:
+    found = report.promotion
+    promotion: dict[str, Any] | None = vars(found) | {"headline": headline(found)} if found else None
+    return json.dumps({"stages": report.stages, "promotion": promotion, "report": report.page}, indent=2)
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 wrong request or params, 3 data rejected."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("regraft").setLevel(logging.INFO)
+    try:
+        app()
+    except RegraftError as error:
+        typer.echo(f"regraft: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""dvc.yaml as DVC sees it: order, freshness, clearing outputs, committing. The only module that knows DVC.
+
+DVC's Python `Repo` is not a promised interface, so it stays in here and pyproject.toml pins the minor version.
+Knows no stage by name.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.errors import GraphError, RequestError
+
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+META_KEYS = {"retries", "timeout_minutes", "isolate"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml; `retries`, `timeout_minutes` and `isolate` are policy and leave its hash alone."""
+
+    name: str
+    cmd: str
+    upstream: tuple[str, ...]
+    retries: int = 0
+    timeout_minutes: float | None = None
+    isolate: bool = False
+
+
+class Graph:
+    """The stages of a project, in dependency order, and what can be done with each."""
+
+    def __init__(self, root: Path) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints ("git add ...") are for its own command line
+        self.root = root.resolve()
+        try:
+            self._repo = Repo(str(self.root))
+            self._order = _in_order(self._repo)
+        except DvcException as error:
+            raise GraphError(f"dvc.yaml cannot be read: {_sentence(error)}") from None
+        self.stages: Mapping[str, Stage] = {s.name: _stage(s, self._upstream(s)) for s in self._order}
+
+    def close(self) -> None:
+        """Release DVC's handles."""
+        self._repo.close()
+
+    def _upstream(self, stage: Any) -> tuple[str, ...]:
+        # networkx's edges point from a stage to what it needs; `.dvc` files (raw data) are no stages
+        return tuple(sorted(s.name for s in self._repo.index.graph.successors(stage) if getattr(s, "cmd", None)))
+
+    def select(self, targets: Sequence[str]) -> list[Stage]:
+        """Return the stages in order; with `targets`, only those and what they need. RequestError for unknown names."""
+        unknown = [target for target in targets if target not in self.stages]
+        if unknown:
+            raise RequestError(f"no stage {unknown[0]!r} in dvc.yaml; it has {', '.join(self.stages)}")
+        wanted, waiting = set(), list(targets or self.stages)
+        while waiting:
+            name = waiting.pop()
+            wanted.add(name)
+            waiting += self.stages[name].upstream
+        return [stage for stage in self.stages.values() if stage.name in wanted]
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """Hold DVC's lock. Around single calls: a training must not hold it."""
+        from dvc.exceptions import DvcException
+        from dvc.lock import LockError
+
+        try:
+            with self._repo.lock:
+                yield
+        except LockError:
+            raise GraphError("DVC's lock is held by another command; wait for it to end, then run again") from None
+        except DvcException as error:
+            raise GraphError(f"{what}: {_sentence(error)}") from None
+
+    def _find(self, name: str) -> Any:
+        return next(s for s in self._repo.index.stages if getattr(s, "name", None) == name)
+
+    def is_fresh(self, name: str) -> bool:
+        """Say whether nothing that the stage depends on, and none of its outputs, differs from dvc.lock."""
+        with self._locked(name):
+            return not self._find(name).changed()
+
+    def clear(self, name: str) -> "Snapshot":
+        """Remove the declared outputs; return what the stage depends on, as it stands now.
+
+        First, so that a retry starts clean, and because an output may be a link into the cache: to write through it
+        would damage the cached copy.
+        """
+        with self._locked(name):
+            stage = self._find(name)
+            for dependency in stage.deps:
+                if not dependency.exists:
+                    raise GraphError(f"{name}: {dependency} does not exist; `regraft doctor` says what is missing")
+            stage.remove_outs(ignore_remove=False, force=False)
+            stage.save_deps()
+            return _snapshot(stage)
+
+    def commit(self, name: str, before: "Snapshot") -> None:
+        """Record the stage's outputs in cache and dvc.lock; GraphError where a dependency changed under its feet."""
+        with self._locked(name):
+            stage = self._find(name)
+            stage.save()
+            after = _snapshot(stage)
+            changed = [path for path in after if after[path] != before.get(path)]
+            if changed:
+                raise GraphError(f"{changed[0]} changed while {name} ran; its result was not recorded. Run again.")
+            stage.commit()
+            stage.dump(update_pipeline=False)
+
+    def reproduce(self, name: str) -> None:
+        """Let DVC run one stage in a subprocess (`isolate: true`)."""
+        from dvc.exceptions import DvcException
+
+        try:
+            self._repo.reproduce(name, single_item=True, force=True)
+        except DvcException as error:
+            raise GraphError(f"{name}: {_sentence(error)}") from None
+
+    def add(self, path: str) -> None:
+        """Track a file or folder of input data (`dvc add`); nothing happens where DVC has it as it stands."""
+        from dvc.exceptions import DvcException
+
+        with self._locked(path):
+            place = str(self.root / path)
+            known = [s for s in self._repo.index.stages if s.is_data_source and s.outs[0].fs_path == place]
+            if known and not known[0].changed():
+                return
+        try:
+            self._repo.add([place])
+        except DvcException as error:
+            raise GraphError(f"{path} cannot be tracked by DVC: {_sentence(error)}") from None
+
+
+Snapshot = dict[str, Any]
+
+
+def _snapshot(stage: Any) -> Snapshot:
+    """Return what the stage depends on: path (or params file) -> its hash or values."""
+    return {str(dependency): dependency.hash_info.value for dependency in stage.deps}
+
+
+def _in_order(repo: Any) -> list[Any]:
+    import networkx as nx
+
+    graph = repo.index.graph
+    order = list(nx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: str(stage.addressing)))
+    return [stage for stage in order if getattr(stage, "name", None) and stage.cmd]
+
+
+def _stage(stage: Any, upstream: tuple[str, ...]) -> Stage:
+    meta = dict(stage.meta or {})
+    unknown = set(meta) - META_KEYS
+    if unknown:
+        raise GraphError(f"{stage.name}: unknown meta key {min(unknown)!r}; known: {', '.join(sorted(META_KEYS))}")
+    return Stage(stage.name, str(stage.cmd), upstream, **meta)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).split("\n")[0]

@@ -1,0 +1,50 @@
+"""A project's folder: what it keeps to itself, and the lock that spans a run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steps.adapters.tracking import tracking_uri
+from steps.errors import GraphError, RequestError
+
+STATE = ".regraft"
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "GX_ANALYTICS_ENABLED": "false",
+}  # fmt: skip
+
+
+def enter(root: Path) -> Path:
+    """Make `root` the project of this process: its state stays inside it, and nothing reports home.
+
+    What the user has set in the environment (an MLflow server, a Prefect server) is left as it is. Raises
+    RequestError where `root` is no project.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise RequestError(f"{root} is no regraft project (no dvc.yaml); change to the project's folder")
+    state = root.resolve() / STATE
+    state.mkdir(exist_ok=True)
+    defaults = {**TELEMETRY_OFF, "DVC_ROOT": str(root.resolve()), "PREFECT_HOME": str(state / "prefect"),
+                "TORCH_HOME": str(state / "torch"), "PREFECT_LOGGING_LEVEL": "CRITICAL",
+                "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    return root.resolve()
+
+
+@contextmanager
+def running(root: Path) -> Iterator[None]:
+    """Hold the project's lock for a whole run; GraphError at once where another run holds it.
+
+    DVC's own lock cannot span a run (its status refuses inside it). The kernel frees this one when a run is killed.
+    """
+    import fcntl
+
+    with (root / STATE / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GraphError("another run holds this project; wait for it to end, then run again") from None
+        yield

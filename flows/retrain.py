@@ -1,0 +1,84 @@
+"""The flow `retrain`: every stale stage as one Prefect task, then promotion. No stage is named, no value passed.
+
+The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so Prefect's own cache is off.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import get_run_context
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.finish import FRESH, RAN, Report, check_params, finish
+from flows.graph import Graph, Stage
+from flows.project import enter, running
+from flows.sources import refresh
+from steps.errors import DataError, ParamsError, RequestError
+
+log = logging.getLogger("regraft")
+
+
+def may_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Retry what may heal by itself. Wrong data and wrong params do not."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, DataError | ParamsError | RequestError)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=5, retry_condition_fn=may_heal)
+def run_stage(graph: Graph, stage: Stage, force: bool) -> State[Any]:
+    """Bring one stage up to date: ask DVC, and if it is stale, clear its outputs, run it, commit it."""
+    attempt = get_run_context().task_run.run_count  # type: ignore[union-attr]
+    if graph.is_fresh(stage.name) and not force:
+        return Completed(name=FRESH, message="nothing changed since dvc.lock")
+    log.info("%s ...%s", stage.name, f" (attempt {attempt})" if attempt > 1 else "")
+    execute(graph, stage)
+    return Completed(name=RAN, message="ran and was committed to DVC")
+
+
+def execute(graph: Graph, stage: Stage) -> None:
+    """Run one stage in this process (or let DVC do it, where it asks for isolation) and commit it."""
+    from steps.adapters import stage as binding
+
+    if stage.isolate:
+        graph.reproduce(stage.name)
+        return
+    before = graph.clear(stage.name)
+    binding.run(stage.cmd, graph.root)
+    graph.commit(stage.name, before)
+
+
+@flow(name="retrain", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
+def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -> Report:
+    """Bring the project in `root` up to date and promote the better model if it earned it.
+
+    One worker, because DVC's lock expects one. With `targets`, only those stages and what they need; no promotion.
+    """
+    home = enter(Path(root))
+    with running(home):
+        refresh(home)
+        graph = Graph(home)
+        check_params(graph)
+        report = Report()
+        futures: dict[str, PrefectFuture[Any]] = {}
+        for stage in graph.select(targets):
+            limit = stage.timeout_minutes * 60 if stage.timeout_minutes else None
+            task = run_stage.with_options(name=stage.name, retries=stage.retries, timeout_seconds=limit)
+            wait_for = [futures[name] for name in stage.upstream]
+            futures[stage.name] = task.submit(graph, stage, force, wait_for=wait_for)  # type: ignore[call-overload]
+        for name, future in futures.items():
+            report.stages[name] = _settled(future)
+        return report if targets else finish(graph, report)
+
+
+def _settled(future: PrefectFuture[Any]) -> str:
+    """Wait for a stage; raise its own error where it failed."""
+    future.wait()
+    future.state.result(raise_on_failure=True)
+    return str(future.state.name)

@@ -1,0 +1,102 @@
+"""`regraft use`: point the project at images and at a backbone. The only command that writes params.yaml."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows.graph import Graph
+from flows.sources import RAW, read_source, refresh, write_source
+from steps.adapters import backbones, files, models
+from steps.errors import RequestError
+
+DIGITS = "digits"
+BACKBONE = "data/backbone"
+
+
+def use(root: Path, images: str, backbone: str | None, weights: str | None) -> list[str]:
+    """Set images and backbone; return what was done, in sentences.
+
+    `images` is a folder, a CSV or Parquet listing, or `digits`. Raises RequestError, with nothing changed, where
+    one of them does not exist or does not fit.
+    """
+    if backbone is None and (weights or not (root / BACKBONE / models.CARD).exists()) and images != DIGITS:
+        raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
+    path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
+    made = _backbone(images, backbone, weights)
+    if made:
+        _replace_backbone(root, *made)
+    _set_images(root, path)
+    return _told(root, images, made is not None)
+
+
+def _checked(path: Path, root: Path) -> Path:
+    if not path.exists():
+        raise RequestError(f"{path} does not exist")
+    if path.is_file() and path.suffix.lower() not in (".csv", ".parquet"):
+        raise RequestError(f"{path} is a file; expected a folder of images, or a listing (.csv or .parquet)")
+    if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
+        raise RequestError(f"{path} holds no files; expected one folder of images per class")
+    if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
+        raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
+    return path.resolve()
+
+
+def _backbone(images: str, name: str | None, weights: str | None) -> backbones.Loaded | None:
+    if name is None:
+        return backbones.embedded() if images == DIGITS else None
+    return backbones.embedded() if name == "glyphnet" and not weights else backbones.torchvision(name, weights)
+
+
+def _replace_backbone(root: Path, card: models.Card, state: dict[str, Any]) -> None:
+    folder = root / BACKBONE
+    shutil.rmtree(folder, ignore_errors=True)  # DVC may have linked it into the cache: replace, never write through
+    files.write_tensors(folder / models.WEIGHTS, state)
+    digest = files.sha256_of(folder / models.WEIGHTS)
+    models.write_card(folder, models.Card(**{**vars(card), "sha256": digest}))
+    _write_params(root, card, flip=card.architecture != "glyphnet")
+    graph = Graph(root)
+    graph.add(BACKBONE)
+    graph.close()
+
+
+def _write_params(root: Path, card: models.Card, flip: bool) -> None:
+    """Write what depends on the backbone into params.yaml, keeping its comments."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 200
+    path = root / "params.yaml"
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    section = document["validate"]["preprocessing"]
+    for name, value in card.preprocessing.to_dict().items():
+        if isinstance(value, list):
+            section[name][:] = value
+        else:
+            section[name] = value
+    document["fine_tune"]["horizontal_flip"] = flip
+    text = io.StringIO()
+    yaml.dump(document, text)
+    files.write_text(path, text.getvalue())
+
+
+def _set_images(root: Path, path: Path | None) -> None:
+    write_source(root, path)
+    if path is None:
+        from steps.embedded.digits import write_digits
+
+        shutil.rmtree(root / RAW, ignore_errors=True)
+        write_digits(root / RAW, seed=0)
+    refresh(root)
+
+
+def _told(root: Path, images: str, changed: bool) -> list[str]:
+    source, card = read_source(root), models.read_card(root / BACKBONE)
+    count = sum(p.is_file() for p in (root / RAW).rglob("*"))
+    where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
+    lines = [
+        f"images    {count} files in {RAW}, {where}",
+        f"backbone  {card.name}, digest {card.sha256[:12]}",
+    ]
+    return [*lines, "params    validate.preprocessing follows the backbone's card"] if changed else lines
