@@ -47,9 +47,9 @@ def run(
     root = enter(Path.cwd())
     report = _nothing_to_do(root) if not (targets or force) else None
     if report is None:
-        from flows.retrain import retrain
+        from flows.retrain import retrain_now
 
-        report = retrain(str(root), targets or [], force)
+        report = retrain_now(root, targets or [], force)
     typer.echo(_json(report) if as_json else "\n".join(_lines(report)))
 
 
@@ -69,13 +69,17 @@ def _nothing_to_do(root: Path) -> Report | None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Say which stages are fresh, and what is in production."""
+    """Say which stages are fresh, and which version is in production."""
     from flows.graph import Graph
+    from steps.promote import production
 
     root = enter(Path.cwd())
     graph = Graph(root)
     stages = {name: FRESH if graph.is_fresh(name) else "Stale" for name in graph.stages}
-    typer.echo(json.dumps({"stages": stages}, indent=2) if as_json else "\n".join(_table(stages)))
+    champion = production(root)
+    told = f"champion: version {champion}" if champion else "champion: none yet"
+    facts = {"stages": stages, "champion": champion}
+    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join([*_table(stages), "", told]))
 
 
 @app.command()

@@ -26,5 +26,7 @@ def serve(root: Path, cron: str, timezone: str) -> None:
     except ValueError as error:
         raise RequestError(f"--cron {cron!r} (--timezone {timezone!r}) is no schedule: {error}") from None
     retrain.serve(
-        name=DEPLOYMENT, schedule=schedule, parameters={"root": str(root)}, tags=["regraft"], pause_on_shutdown=False
-    )
+        name=DEPLOYMENT, schedule=schedule, parameters={"root": str(root)}, tags=["regraft"],
+        limit=1,  # runs of one project queue; its lock would refuse the second
+        pause_on_shutdown=False,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ class Graph:
             stage = self._find(name)
             for dependency in stage.deps:
                 if not dependency.exists:
-                    raise GraphError(f"{name}: {dependency} does not exist; `regraft doctor` says what is missing")
+                    raise GraphError(f"{name} needs {dependency}, which does not exist (`regraft use` sets inputs)")
             stage.remove_outs(ignore_remove=False, force=False)
             stage.save_deps()
             return _snapshot(stage)

@@ -4,6 +4,7 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
-from steps.errors import DataError, ParamsError, RequestError
+from steps.errors import DataError, ParamsError, RegraftError, RequestError
 
 log = logging.getLogger("regraft")
 
@@ -75,6 +76,19 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
         for name, future in futures.items():
             report.stages[name] = _settled(future)
         return report if targets else finish(graph, report)
+
+
+def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
+    """Run the flow in this process; RegraftError where the Prefect server of PREFECT_API_URL does not answer."""
+    try:
+        return retrain(str(root), targets, force)
+    except RuntimeError as error:  # Prefect has no type of its own for it
+        if "Failed to reach API" not in str(error):
+            raise
+        api = os.environ.get("PREFECT_API_URL")
+        raise RegraftError(
+            f"the Prefect server at {api} does not answer: start it (`make ui`), or unset PREFECT_API_URL"
+        ) from None
 
 
 def _settled(future: PrefectFuture[Any]) -> str:

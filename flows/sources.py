@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.graph import Graph
 from steps.adapters import files
+from steps.adapters.progress import track
 from steps.errors import RequestError
 
 SOURCE = "data/source.json"
@@ -70,8 +71,8 @@ def mirror(source: Source, raw: Path) -> tuple[int, int]:
     for path in stale:
         path.unlink()
     _prune(raw)
-    copied = sum(_copy(origin, raw / name) for name, origin in sorted(wanted.items()))
-    return copied, len(stale)
+    files_in_order = track(sorted(wanted.items()), len(wanted), "mirroring images")
+    return sum(_copy(origin, raw / name) for name, origin in files_in_order), len(stale)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.progress import track
 from steps.core.preprocessing import preprocess
 
+Floats = npt.NDArray[np.float32]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -55,7 +57,7 @@ def extract_features(
     files.write_features(features, [identity for _, identity in items], rows)
 
 
-def _forward(network: nn.Module, batch: list[torch.Tensor], size: int, precision: str) -> np.ndarray:  # type: ignore[type-arg]
+def _forward(network: nn.Module, batch: list[torch.Tensor], size: int, precision: str) -> Floats:
     """Return the features of a batch, padded to `size`: a batch of 1 and a batch of 32 differ in their last bits."""
     padded = torch.stack([*batch, *[torch.zeros_like(batch[0])] * (size - len(batch))])
     dtype = PRECISIONS[precision]

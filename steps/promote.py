@@ -68,6 +68,12 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     )  # fmt: skip
 
 
+def production(root: Path) -> str | None:
+    """Return the version that the alias `champion` points to now, or None."""
+    name = params.read(root)["register"]["model_name"]
+    return registry.alias_version(tracking.client(), name, registry.CHAMPION)
+
+
 def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, receipt: dict[str, Any]) -> str:
     """Return the chosen version's number; register again where the registry does not know every version."""
 

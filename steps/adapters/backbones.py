@@ -8,7 +8,7 @@ import torch
 
 from steps.adapters import files, models
 from steps.adapters.models import Card
-from steps.core.backbone import architectures, build, top_of
+from steps.core.backbone import OWN, architectures, build, top_of
 from steps.core.preprocessing import Preprocessing
 from steps.errors import RequestError
 
@@ -35,6 +35,8 @@ def torchvision(name: str, weights: str | None) -> Loaded:
         close = difflib.get_close_matches(name, architectures(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise RequestError(f"no backbone {name!r}{hint} (torchvision.models.list_models() has them all)")
+    if name in OWN:
+        raise RequestError(f"{name} comes with the project and takes no --weights")
     from torchvision import models as tv
 
     own = tv.get_model_weights(name)
@@ -70,7 +72,7 @@ def preprocessing_of(entry: Any) -> Preprocessing:
 def _download(name: str, entry: Any) -> State:
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no network; or what came is not what the name's digest promises
         raise RequestError(
             f"the weights of {name} could not be downloaded ({error}); give a local file with --weights FILE"
         ) from None
@@ -84,7 +86,8 @@ def _read(path: Path) -> State:
             return files.read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise types of their own, many
-        raise RequestError(f"--weights {path}: not readable as weights: {str(error).splitlines()[0][:200]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RequestError(f"--weights {path}: not readable as weights: {reason[:200]}") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise RequestError(f"--weights {path}: holds no plain state dict (name -> tensor)")
     return dict(loaded)

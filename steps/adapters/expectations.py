@@ -66,30 +66,38 @@ def _expectation(rule: Rule) -> Any:
         "notes": f"**{rule.name}**: {rule.what}. {rule.remedy}",
         "severity": "critical" if rule.severity == "fail" else "warning",
     }
-    if rule.kind == "between":
-        return gxe.ExpectColumnValuesToBeBetween(column=rule.column, min_value=rule.low, max_value=rule.high, **common)
-    if rule.kind == "in_set":
-        return gxe.ExpectColumnValuesToBeInSet(column=rule.column, value_set=list(rule.allowed), **common)
-    if rule.kind == "unique":
-        return gxe.ExpectColumnValuesToBeUnique(column=rule.column, **common)
-    return gxe.ExpectColumnPairValuesToBeEqual(column_A=rule.column, column_B="backbone", **common)
+    allowed, column = list(rule.allowed), {"column": rule.column}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "columns": (gxe.ExpectTableColumnsToMatchOrderedList, {"column_list": allowed}),
+        "matches": (gxe.ExpectColumnValuesToMatchRegex, {**column, "regex": f"^({'|'.join(allowed)})$"}),
+        "between": (gxe.ExpectColumnValuesToBeBetween, {**column, "min_value": rule.low, "max_value": rule.high}),
+        "in_set": (gxe.ExpectColumnValuesToBeInSet, {**column, "value_set": allowed}),
+        "unique": (gxe.ExpectColumnValuesToBeUnique, column),
+        "equal_columns": (gxe.ExpectColumnPairValuesToBeEqual, {"column_A": rule.column, "column_B": "backbone"}),
+    }
+    expectation, arguments = kinds[rule.kind]
+    return expectation(**arguments, **common)
 
 
 def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: Any) -> str:
+    """Say what was found: the range or that all is well, else the offenders by name."""
     rule = next(r for r in rules if r.name == name)
-    key = {"classes": "label", "preprocessing": "field"}.get(rule.table)
-    places = result.result.get("unexpected_index_list") or []
     if result.exception_info.get("raised_exception"):
         return f"could not be checked: {result.exception_info.get('exception_message')}"
     if result.success:
         return _range(table[rule.column]) if rule.kind == "between" else "as it should be"
-    if key is None:
-        values = [str(value) for value in result.result.get("partial_unexpected_list", [])]
-        return _some(sorted(set(values)))
-    bad = table.loc[places]
+    return _some(_offenders(rule, table, result.result))
+
+
+def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
+    if rule.kind == "columns":
+        return [str(column) for column in table.columns]
+    bad = table.loc[found.get("unexpected_index_list") or []]
     if rule.table == "preprocessing":
-        return _some([f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()])
-    return _some([f"{label!r} has {count}" for label, count in zip(bad[key], bad[rule.column], strict=True)])
+        return [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
+    if rule.table == "classes":
+        return [f"{label!r} has {count}" for label, count in zip(bad["label"], bad[rule.column], strict=True)]
+    return sorted({str(value) for value in found.get("partial_unexpected_list", [])})
 
 
 def _range(column: "pd.Series[Any]") -> str:

@@ -71,6 +71,8 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
 
 
 def _reason(error: BaseException, data: bytes) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit speaks first where it is far above ours
+        return f"too many pixels; at most {MAX_PIXELS} in all"
     if not isinstance(error, UnidentifiedImageError):
         return "damaged or truncated image"
     return "an HTML page, not an image" if b"<html" in data[:1024].lower() else "not an image format"

@@ -43,7 +43,9 @@ def write_card(folder: Path, card: Card) -> None:
 
 def read_preprocessing_dict(raw: dict[str, Any]) -> Preprocessing:
     """Make a Preprocessing of its JSON form."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    fields: dict[str, Any] = {
+        key: tuple(map(float, value)) if isinstance(value, list) else value for key, value in raw.items()
+    }
     return Preprocessing(**fields)
 
 

@@ -121,4 +121,8 @@ def _name(kind: Any) -> str:
              list: "a list", dict: "a mapping"}  # fmt: skip
     if isinstance(kind, types.UnionType):
         return " or ".join(_name(option) for option in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return "a list"
+    if dataclasses.is_dataclass(kind):
+        return "a mapping"
     return names.get(kind, str(kind))

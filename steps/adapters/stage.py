@@ -6,7 +6,7 @@ Both drivers come through `call`: `dvc repro` by way of `main` in a subprocess, 
 import argparse
 import ast
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import shlex
@@ -62,6 +62,8 @@ def parse(cmd: str) -> tuple[Function, dict[str, str]]:
     if not cmd.startswith(PREFIX):
         raise GraphError(f"{cmd!r} does not start with {PREFIX!r}")
     name, *arguments = shlex.split(cmd.removeprefix(PREFIX))
+    if importlib.util.find_spec(f"steps.{name}") is None:
+        raise GraphError(f"{cmd!r}: there is no steps/{name}.py")
     function = getattr(importlib.import_module(f"steps.{name}"), name, None)
     if function is None:
         raise GraphError(f"steps/{name}.py has no function {name}")
@@ -126,8 +128,13 @@ def path_arguments(function: Function) -> list[str]:
     return [n for n, kind in inspect.get_annotations(function, eval_str=True).items() if kind is Path]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise GraphError(f"{self.prog}: {message}")  # argparse would end the process, and with it the whole flow
+
+
 def _parse(function: Function, arguments: list[str]) -> dict[str, str]:
-    parser = argparse.ArgumentParser(prog=f"python -m steps.{function.__name__}", allow_abbrev=False)
+    parser = _Parser(prog=f"python -m steps.{function.__name__}", allow_abbrev=False)
     for name in path_arguments(function):
         parser.add_argument(f"--{name.replace('_', '-')}", required=True, dest=name)
     return vars(parser.parse_args(arguments))

@@ -69,7 +69,7 @@ def top_of(model: nn.Module) -> str:
     """Return the name of the layer that maps features to classes: the last linear one, but in SqueezeNet."""
     if isinstance(model, models.SqueezeNet):
         return "classifier.1"
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return linear[-1]
 
 

@@ -73,6 +73,8 @@ def _one_epoch(model: Grafted, batches: Iterable[Batch], optimiser: torch.optim.
     model.train()
     total, seen = 0.0, 0
     for images, targets, weights in batches:
+        if not weights.any():  # a mean over nothing is NaN, and one NaN step wrecks the model
+            continue
         optimiser.zero_grad(set_to_none=True)
         losses = nn.functional.cross_entropy(model(images), targets, reduction="none")
         loss = (losses * weights).sum() / weights.sum()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steps.core.manifest import SPLITS, TEST, TRAIN, VAL
+from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row
 
 Table = Literal["images", "classes", "totals", "preprocessing"]
 
@@ -13,7 +13,8 @@ Table = Literal["images", "classes", "totals", "preprocessing"]
 class Rule:
     """One expectation over one table, with its words for a person.
 
-    `kind` is between | in_set | unique | equal_columns; `severity` is fail (the gate refuses) or warn.
+    `kind` is columns | matches | between | in_set | unique | equal_columns; `severity` is fail (the gate
+    refuses) or warn.
     """
 
     name: str
@@ -34,7 +35,9 @@ class Rule:
             bounds = [f"at least {self.low:g}" if self.low is not None else "",
                       f"at most {self.high:g}" if self.high is not None else ""]  # fmt: skip
             return " and ".join(filter(None, bounds))
-        return {"in_set": f"one of {', '.join(self.allowed)}", "unique": "no two alike"}.get(self.kind, "equal")
+        listed = ", ".join(self.allowed)
+        words = {"in_set": f"one of {listed}", "matches": listed, "columns": listed, "unique": "no two alike"}
+        return words.get(self.kind, "equal")
 
 
 def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, quarantine_limit: float) -> Sequence[Rule]:
@@ -44,6 +47,10 @@ def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, qua
     """
     label = "Add images of the class, or remove the class."
     return (
+        Rule("the manifest is whole", "images", "columns", "id", "the columns of the manifest", "Run ingest again.",
+             allowed=Row._fields),
+        Rule("ids are digests", "images", "matches", "id", "the id of each image", "Run ingest again.",
+             allowed=("[0-9a-f]{64}",)),
         Rule("splits are known", "images", "in_set", "split", "the split of each image",
              "Correct the split column of the listing.", allowed=SPLITS),
         Rule("paths are unique", "images", "unique", "path", "each file appears once",
