@@ -80,6 +80,8 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
 def find(raw: Path) -> Iterator[Listed]:
     """Yield every file with the label and split that its place gives it, in sorted order."""
+    if not raw.is_dir():
+        raise DataError(f"there is no folder of images at {raw}")
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
         yield from _from_listing(listings[0])
@@ -90,8 +92,12 @@ def find(raw: Path) -> Iterator[Listed]:
     if TRAIN in top and top <= set(SPLITS):
         for split in sorted(top):
             yield from _class_folders(raw, raw / split, _own_split(split, top))
-    else:
-        yield from _class_folders(raw, raw, "")
+        return
+    if TRAIN in top and any(child.is_dir() for child in _children(raw / TRAIN)):
+        # Else `train` and `valid` would become two classes, and all the rest run on without a word.
+        other = min(top - set(SPLITS))
+        raise DataError(f"train/ holds class folders, but {other}/ beside it is no split; known: {', '.join(SPLITS)}")
+    yield from _class_folders(raw, raw, "")
 
 
 def _own_split(split: str, present: set[str]) -> str:
@@ -137,7 +143,7 @@ def _what_lies_in(raw: Path) -> str:
 
 
 def _from_listing(path: Path) -> Iterator[Listed]:
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = _table(path)
     missing = {"path", "label"} - set(table.columns)
     if missing:
         raise DataError(f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {list(table.columns)}")
@@ -145,11 +151,28 @@ def _from_listing(path: Path) -> Iterator[Listed]:
     for name, default in defaults.items():
         table[name] = table[name] if name in table.columns else default
     table = table.fillna({"label": "", **defaults})
+    yield from _rows_of_listing(path, table.assign(weight=_weights(path, table)))
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # the parsers' own errors are ValueErrors, pyarrow's included
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+
+
+def _weights(path: Path, table: pd.DataFrame) -> "pd.Series[float]":
     try:
         weights = pd.to_numeric(table["weight"].replace("", 1.0)).astype(float)
     except ValueError as error:
         raise DataError(f"{path.name}: a weight is no number: {error}") from None
-    yield from _rows_of_listing(path, table.assign(weight=weights))
+    wrong = table["path"][~((weights >= 0) & (weights < float("inf")))]
+    if len(wrong):
+        found = weights[wrong.index[0]]
+        raise DataError(f"{path.name}: the weight of {wrong.iloc[0]} is {found}; a number of at least 0")
+    return weights
 
 
 def _rows_of_listing(path: Path, table: pd.DataFrame) -> Iterator[Listed]:
@@ -157,11 +180,12 @@ def _rows_of_listing(path: Path, table: pd.DataFrame) -> Iterator[Listed]:
     bad_splits = sorted(set(table["split"]) - {"", *SPLITS})
     if bad_splits:
         raise DataError(f"{path.name}: unknown split {bad_splits[0]!r}; one of {', '.join(SPLITS)} or empty")
-    has_test = TEST in set(table["split"])
+    own = set(table["split"][table["label"] != ""])
     for row in table.sort_values("path").itertuples(index=False):
         if not (root / str(row.path)).resolve().is_relative_to(root):
             raise DataError(f"{path.name}: {row.path!r} points outside the folder of images")
-        split = TEST if row.split == VAL and not has_test else str(row.split)
+        # Where some images are left to the hash rule, it finds what is missing among those; the others stay.
+        split = str(row.split) if "" in own else _own_split(str(row.split), own)
         yield Listed(str(row.path), str(row.label), split, str(row.group), str(row.source), float(row.weight))
 
 
@@ -186,7 +210,7 @@ def _read(raw: Path, item: Listed, shares: _Shares) -> Row | Rejected:
 
 def _none_readable(rejected: list[Rejected]) -> str:
     if not rejected:
-        return "the class folders hold no files"
+        return "the class folders (or the listing) hold no files"
     first = rejected[0]
     return f"not one of {len(rejected)} files is a readable image (first: {first.path}: {first.reason})"
 

@@ -69,7 +69,7 @@ def _expectation(rule: Rule) -> Any:
     allowed, column = list(rule.allowed), {"column": rule.column}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "columns": (gxe.ExpectTableColumnsToMatchOrderedList, {"column_list": allowed}),
-        "matches": (gxe.ExpectColumnValuesToMatchRegex, {**column, "regex": f"^({'|'.join(allowed)})$"}),
+        "matches": (gxe.ExpectColumnValuesToMatchRegex, {**column, "regex": f"^(?:{'|'.join(allowed)})$"}),
         "between": (gxe.ExpectColumnValuesToBeBetween, {**column, "min_value": rule.low, "max_value": rule.high}),
         "in_set": (gxe.ExpectColumnValuesToBeInSet, {**column, "value_set": allowed}),
         "unique": (gxe.ExpectColumnValuesToBeUnique, column),
@@ -82,8 +82,10 @@ def _expectation(rule: Rule) -> Any:
 def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: Any) -> str:
     """Say what was found: the range or that all is well, else the offenders by name."""
     rule = next(r for r in rules if r.name == name)
-    if result.exception_info.get("raised_exception"):
-        return f"could not be checked: {result.exception_info.get('exception_message')}"
+    if failure := _failure(result.exception_info):
+        return f"could not be checked: {failure}"
+    if table.empty:
+        return "nothing to look at"
     if result.success:
         return _range(table[rule.column]) if rule.kind == "between" else "as it should be"
     return _some(_offenders(rule, table, result.result))
@@ -97,7 +99,13 @@ def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> l
         return [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
     if rule.table == "classes":
         return [f"{label!r} has {count}" for label, count in zip(bad["label"], bad[rule.column], strict=True)]
-    return sorted({str(value) for value in found.get("partial_unexpected_list", [])})
+    return sorted({str(value) for value in found.get("unexpected_list", [])})
+
+
+def _failure(info: Mapping[str, Any]) -> str:
+    """Return what went wrong in GX: it keeps one record, or one for each metric that could not be computed."""
+    records = [info] if "raised_exception" in info else list(info.values())
+    return next((str(record["exception_message"]) for record in records if record["raised_exception"]), "")
 
 
 def _range(column: "pd.Series[Any]") -> str:

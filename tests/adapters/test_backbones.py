@@ -1,0 +1,223 @@
+"""Backbones come from where they are said to come from, and what does not fit is refused in words."""
+
+import http.server
+import pickle
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision import models as tv
+
+from steps.adapters import backbones, files
+from steps.core.backbone import build, digest
+from steps.errors import RequestError
+
+NAME = "squeezenet1_1"
+ENTRY = tv.SqueezeNet1_1_Weights.IMAGENET1K_V1
+
+
+@cache
+def _state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(build(NAME, 10).state_dict())
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in _state().items()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: refused at once
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def refusal(name: str, weights: str | None) -> str:
+    with pytest.raises(RequestError) as caught:
+        backbones.torchvision(name, weights)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet_18", "no backbone 'resnet_18'; did you mean 'resnet18'?"),
+        ("ResNet50", "no backbone 'ResNet50'; did you mean 'resnet50'?"),
+        ("bert", "no backbone 'bert'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_told_with_its_nearest_spelling(name: str, sentence: str) -> None:
+    assert refusal(name, None) == f"{sentence} (torchvision.models.list_models() has them all)"
+
+
+def test_the_networks_of_our_own_take_no_weights_from_elsewhere(tmp_path: Path) -> None:
+    assert "glyphnet" in refusal("glyphnet", str(tmp_path / "x.safetensors"))
+
+
+def test_the_embedded_backbone_is_whole_and_as_its_card_says() -> None:
+    card, state = backbones.embedded()
+    assert files.sha256_of(backbones.EMBEDDED / "glyphnet.safetensors") == card.sha256
+    assert list(card.preprocessing.faults()) == []
+    build(card.architecture, card.num_classes).load_state_dict(state)
+    assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
+    assert (backbones.EMBEDDED / "glyphnet.safetensors").stat().st_size <= 2 * 2**20
+
+
+def test_a_state_dict_and_a_safetensors_file_of_the_same_weights_are_the_same_backbone(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    files.write_tensors(tmp_path / "w.safetensors", state)
+    (one, first), (two, second) = (
+        backbones.torchvision(NAME, str(tmp_path / f"w.{kind}")) for kind in ("pth", "safetensors")
+    )
+    assert digest(first) == digest(second) == digest(state)
+    assert (one.source, two.source) == ("local file w.pth", "local file w.safetensors")
+    assert (one.architecture, one.num_classes) == (NAME, 10)
+    assert one.preprocessing == two.preprocessing == backbones.preprocessing_of(ENTRY)
+    assert one.notes["preprocessing_of"] == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
+
+
+def test_an_ordered_state_dict_with_metadata_as_torch_saves_it_is_read(tmp_path: Path) -> None:
+    network = build(NAME, 10)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    assert digest(backbones.torchvision(NAME, str(tmp_path / "w.pth"))[1]) == digest(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "missing", "unknown", "reshaped", "first"),
+    [
+        (lambda s: s.pop("features.3.squeeze.bias"), 1, 0, 0, "features.3.squeeze.bias"),
+        (lambda s: s.update(extra=torch.zeros(1)), 0, 1, 0, "extra"),
+        (lambda s: s.update({"features.0.bias": torch.zeros(3)}), 0, 0, 1, "features.0.bias"),
+        (lambda s: [s.pop(f"classifier.1.{name}") for name in ("weight", "bias")], 2, 0, 0, "classifier.1.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_are_counted(
+    tmp_path: Path, state: dict[str, torch.Tensor], change: Any, missing: int, unknown: int, reshaped: int, first: str
+) -> None:
+    change(state)
+    files.write_tensors(tmp_path / "w.safetensors", state)
+    assert refusal(NAME, str(tmp_path / "w.safetensors")) == (
+        f"the weights do not fit {NAME}: {missing} tensors missing, {unknown} unknown, {reshaped} of another shape "
+        f"(first: {first})"
+    )
+
+
+def test_weights_of_another_architecture_do_not_fit(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    files.write_tensors(tmp_path / "w.safetensors", state)
+    assert refusal("resnet18", str(tmp_path / "w.safetensors")).startswith(
+        "the weights do not fit resnet18: 122 tensors"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, state: dict[str, torch.Tensor], value: float) -> None:
+    state["features.0.weight"].view(-1)[5] = value
+    files.write_tensors(tmp_path / "w.safetensors", state)
+    found = refusal(NAME, str(tmp_path / "w.safetensors"))
+    assert found == "the weights hold NaN or infinity in 1 tensors (first: features.0.weight)"
+
+
+class Bomb:
+    def __init__(self, fuse: Path) -> None:
+        self.fuse = fuse
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.fuse,))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_pickle_is_not_executed(tmp_path: Path, save: Any) -> None:
+    save({"features.0.weight": Bomb(tmp_path / "fuse")}, tmp_path / "w.pth")
+    found = refusal(NAME, str(tmp_path / "w.pth"))
+    assert found.startswith(f"--weights {tmp_path / 'w.pth'}: not readable as weights: ")
+    assert not (tmp_path / "fuse").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("w.pth", {"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "holds no plain state dict (name -> tensor)"),
+        ("w.pth", [torch.zeros(1)], "holds no plain state dict (name -> tensor)"),
+        ("w.pth", b"", "not readable as weights"),
+        ("w.safetensors", b"", "not readable as weights"),
+        ("w.safetensors", b"\xff" * 64, "not readable as weights"),
+        ("w.safetensors", None, "no such file"),
+        ("IMAGENET1K_V9", None, "no such file"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str, content: Any, sentence: str) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    found = refusal(NAME, str(path))
+    assert found.startswith(f"--weights {path}: ")
+    assert sentence in found
+
+
+def cached(folder: Path) -> dict[str, torch.Tensor]:
+    """Put a file where torchvision keeps what it has downloaded before."""
+    torch.manual_seed(3)
+    state = build(NAME, 1000).state_dict()
+    target = folder / "torch" / "hub" / "checkpoints" / ENTRY.url.rpartition("/")[2]
+    target.parent.mkdir(parents=True)
+    torch.save(state, target)
+    return dict(state)
+
+
+@pytest.mark.parametrize("weights", [None, "IMAGENET1K_V1", "DEFAULT"])
+def test_torchvisions_own_weights_come_from_its_cache_with_their_own_preprocessing(
+    tmp_path: Path, weights: str | None
+) -> None:
+    state = cached(tmp_path)
+    card, found = backbones.torchvision(NAME, weights)
+    assert digest(found) == digest(state)
+    assert (card.num_classes, card.source) == (1000, "torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1")
+    assert card.notes == {"preprocessing_of": "SqueezeNet1_1_Weights.IMAGENET1K_V1", "url": ENTRY.url}
+    assert card.preprocessing == backbones.preprocessing_of(ENTRY)
+
+
+def test_without_a_network_a_local_file_is_suggested() -> None:
+    found = refusal(NAME, None)
+    assert found.startswith(f"the weights of {NAME} could not be downloaded (")
+    assert found.endswith("); give a local file with --weights FILE")
+
+
+@pytest.fixture
+def corrupted() -> Iterator[str]:
+    """Serve a file that is not what its name's digest promises, as a proxy's error page would be."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>sign in</html>")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/{NAME}-b8a52dc0.pth"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_arrives_damaged_is_refused(corrupted: str) -> None:
+    class Entry:
+        def get_state_dict(self, **options: Any) -> Any:
+            return torch.hub.load_state_dict_from_url(corrupted, **options)
+
+    with pytest.raises(RequestError, match=r"could not be downloaded \(invalid hash value"):
+        backbones._download(NAME, Entry())

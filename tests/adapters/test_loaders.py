@@ -1,0 +1,133 @@
+"""Batches are the images that the manifest names, in an order that threads cannot change."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.utils.class_weight import compute_sample_weight
+
+from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.loaders import Images, augmentation
+from steps.core.fine_tuning import Batch
+from steps.core.preprocessing import Preprocessing, preprocess
+from steps.errors import IntegrityError
+
+SPEC = Preprocessing(
+    resize=12, crop=10, interpolation="bilinear", antialias=True, colour_order="RGB",
+    value_range=(0.0, 1.0), mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2),
+)  # fmt: skip
+CLASSES = ["ant", "bee", "wasp"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    rows = []
+    for number in range(23):
+        label, split = CLASSES[number % 3 if number < 18 else 0], ("val" if number % 4 == 3 else "train")
+        path = f"{label}/{(number * 7) % 23:02}.png"
+        (tmp_path / label).mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (14 + number % 3, 17, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / path)
+        identity = hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+        rows.append({"id": identity, "path": path, "label": label, "split": split, "weight": 1.0 + number % 2})
+    return Images(tmp_path, pd.DataFrame(rows), CLASSES, SPEC, ComputeParams(threads=2, batch_size=4))
+
+
+def joined(batches: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    pixels, targets, weights = zip(*batches, strict=True)
+    return torch.cat(pixels), torch.cat(targets), torch.cat(weights)
+
+
+def test_batches_are_the_preprocessed_images_of_the_split_in_order_of_path(images: Images) -> None:
+    wanted = images.table[images.table["split"] == "train"].sort_values("path")
+    batches = list(images.batches("train"))
+    assert [len(targets) for _, targets, _ in batches] == [4, 4, 4, 4, 2]
+    pixels, targets, weights = joined(batches)
+    assert [CLASSES[i] for i in targets] == wanted["label"].tolist()
+    assert weights.tolist() == [1.0] * 18
+    for found, path in zip(pixels, wanted["path"], strict=True):
+        assert torch.equal(found, preprocess(Image.open(images.raw / path).convert("RGB"), SPEC))
+
+
+def test_two_splits_come_mixed_in_order_of_path_and_none_gives_none(images: Images) -> None:
+    assert images.part("train", "val")["path"].tolist() == sorted(images.table["path"])
+    assert list(images.batches("test")) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neither_order_nor_luck_depends_on_the_number_of_threads(images: Images, threads: int) -> None:
+    other = replace(images, compute=ComputeParams(threads=threads, batch_size=4))
+    augment = augmentation(SPEC, 0.3, True)
+    for one, two in zip(joined(images.augmented(augment, 5, 2)), joined(other.augmented(augment, 5, 2)), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_each_epoch_shows_every_training_image_once_in_another_order_and_cut_otherwise(images: Images) -> None:
+    augment = augmentation(SPEC, 0.3, False)
+    (first, labels, _), (second, others, _) = (joined(images.augmented(augment, 5, epoch)) for epoch in (1, 2))
+    assert first.shape == second.shape == (18, 3, 10, 10)
+    assert sorted(labels.tolist()) == sorted(others.tolist()) == sorted(images.targets(images.part("train")).tolist())
+    assert labels.tolist() != others.tolist()
+    assert not torch.equal(first, second)
+    torch.manual_seed(99)  # whatever was drawn before
+    assert torch.equal(joined(images.augmented(augment, 5, 1))[0], first)
+    assert not torch.equal(joined(images.augmented(augment, 6, 1))[0], first)
+
+
+def test_without_a_cut_and_a_mirror_augmentation_is_the_resized_picture(images: Images) -> None:
+    square = replace(SPEC, resize=10)
+    augment = augmentation(square, 1.0, False)
+    pixels = torch.randint(0, 256, (3, 10, 10), dtype=torch.uint8)
+    assert torch.equal(augment(pixels), pixels)
+
+
+def test_mirroring_happens_to_about_half_and_only_where_it_is_allowed() -> None:
+    pixels = torch.randint(0, 256, (3, 10, 10), dtype=torch.uint8)
+    square = replace(SPEC, resize=10)
+    torch.manual_seed(0)
+    mirrored = sum(bool(torch.equal(augmentation(square, 1.0, True)(pixels), pixels.flip(-1))) for _ in range(200))
+    assert 70 <= mirrored <= 130
+
+
+def test_every_class_weighs_the_same_in_the_loss_whatever_its_images_weigh(images: Images) -> None:
+    part = images.part("train")
+    weights = images.loss_weights(part).double().numpy()
+    assert weights.dtype == np.float64
+    sums = pd.Series(weights).groupby(part["label"].to_numpy()).sum()
+    np.testing.assert_allclose(sums, sums.mean(), rtol=1e-6)
+    within = weights / part["weight"].to_numpy()
+    assert pd.Series(within).groupby(part["label"].to_numpy()).nunique().tolist() == [1, 1, 1]
+
+    plain = part.assign(weight=1.0)
+    np.testing.assert_allclose(images.loss_weights(plain), compute_sample_weight("balanced", plain["label"]), rtol=1e-6)
+
+
+def test_targets_are_places_in_the_list_of_classes(images: Images) -> None:
+    part = pd.DataFrame({"label": ["wasp", "ant", "bee", "ant"]})
+    assert images.targets(part).tolist() == [2, 0, 1, 0]
+    assert images.targets(part).dtype == torch.int64
+
+
+def test_an_image_that_has_changed_since_ingest_stops_the_run(images: Images) -> None:
+    path = images.part("val")["path"].iloc[1]
+    (images.raw / path).write_bytes((images.raw / images.part("train")["path"].iloc[0]).read_bytes())
+    with pytest.raises(IntegrityError, match=f"{path} has changed since ingest"):
+        list(images.batches("val"))
+
+
+def test_the_machine_is_set_up_as_the_params_say() -> None:
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        for threads in (1, 2):
+            configure(ComputeParams(threads=threads, batch_size=1))
+            assert torch.get_num_threads() == threads
+            assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict)

@@ -1,0 +1,150 @@
+"""What the tests share: a project in a temporary folder, a Prefect server, and an honest list of what was left out."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sklearn.datasets import load_digits
+
+REPOSITORY = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+COPIED = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEEDS = {
+    "real_data": (
+        {"REGRAFT_DATASETS", "REGRAFT_WEIGHTS"} <= set(os.environ),
+        "set REGRAFT_DATASETS and REGRAFT_WEIGHTS to the folders of real images and weights",
+    ),
+    "browser": (CHROMIUM is not None, "install Chromium (Debian: apt-get install chromium)"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, (there, remedy) in NEEDS.items():
+            if item.get_closest_marker(marker) and not there:
+                # Not silent: pytest_terminal_summary lists these with the remedy, and .ci/run provides both parts.
+                item.add_marker(pytest.mark.skip(reason=f"{marker}: {remedy}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    for marker, (there, remedy) in NEEDS.items():
+        count = sum(f"{marker}:" in str(report.longrepr) for report in skipped)
+        if not there and count:
+            terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project in a folder of its own, driven the way a user drives it: by commands in processes of their own."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    def run(self, *command: str, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment (`regraft`, `dvc`, `python`) in the project's folder."""
+        return subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            cwd=self.root, env={**self.environment, **extra},
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def must(self, *command: str, timeout: float = 300, **extra: str) -> str:
+        """Run a program that has to succeed; return what it printed."""
+        done = self.run(*command, timeout=timeout, **extra)
+        assert done.returncode == 0, f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text that has to be there exactly once."""
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{old!r} is in {name} {text.count(old)} times"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+
+def make_project(root: Path, environment: Mapping[str, str]) -> Project:
+    """Make a project as a fresh clone is: the repository's graph, params and steps, no data."""
+    for name in COPIED:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
+    shutil.copytree(REPOSITORY / "steps", root / "steps", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return Project(root, environment)
+
+
+def write_images(folder: Path, per_class: int, classes: int = 3) -> Path:
+    """Write real handwritten digits as PNG class folders."""
+    from PIL import Image
+
+    digits = load_digits()
+    for label in range(classes):
+        (folder / str(label)).mkdir(parents=True)
+        for number, image in enumerate(digits.images[digits.target == label][:per_class]):
+            Image.fromarray((image * 255 / 16).astype("uint8")).save(folder / str(label) / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return an environment in which nothing of the home folder is read or written."""
+    home = tmp_path_factory.mktemp("home")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
+    return {
+        **kept, "HOME": str(home), "DVC_SITE_CACHE_DIR": str(home / "dvc"), "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+    }  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(url: str, seconds: float = 60) -> None:
+    """Wait until a server on loopback answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(isolated: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a real Prefect server on loopback; yield the address of its API."""
+    port, home = free_port(), tmp_path_factory.mktemp("prefect")
+    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**isolated, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    log = (home / "log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health")
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def new_project(isolated: dict[str, str], prefect_server: str) -> Callable[[Path], Project]:
+    """Return a maker of projects whose runs report to the tests' Prefect server (no start-up of their own)."""
+    return lambda root: make_project(root, {**isolated, "PREFECT_API_URL": prefect_server})

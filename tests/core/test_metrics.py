@@ -1,0 +1,189 @@
+"""Figures and their intervals, against formulas written out by hand and against simulation."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
+from sklearn.metrics import balanced_accuracy_score
+
+from steps.core.metrics import balanced_accuracy, bootstrap, judge, proportion, scores
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+CLASSES = ["ant", "bee", "wasp"]
+
+
+def wilson_by_hand(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    """Solve the score equation: Wilson 1927, JASA 22:209."""
+    z, p = norm.ppf(0.5 + confidence / 2), successes / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+@given(st.integers(1, 2000), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_the_interval_of_a_share_is_wilsons(n: int, data: st.DataObject, confidence: float) -> None:
+    successes = data.draw(st.integers(0, n))
+    found = proportion(successes, n, confidence)
+    low, high = wilson_by_hand(successes, n, confidence)
+    assert found["value"] == successes / n
+    assert found["low"] == pytest.approx(low, abs=1e-12)
+    assert found["high"] == pytest.approx(high, abs=1e-12)
+    assert -1e-12 <= found["low"] <= found["value"] <= found["high"] <= 1 + 1e-12
+
+
+def test_a_known_share_has_its_known_interval() -> None:
+    found = proportion(142, 153, 0.95)  # fine-tuning in PyTorch's own tutorial on ants and bees
+    assert (round(found["low"], 3), round(found["high"], 3)) == (0.876, 0.959)
+
+
+def test_a_share_of_nothing_is_nothing_rather_than_zero() -> None:
+    assert proportion(0, 0, 0.95) == {"value": None, "low": None, "high": None, "method": "Wilson"}
+
+
+@cache
+def interval(successes: int, n: int) -> tuple[float, float]:
+    found = proportion(successes, n, 0.95)
+    return found["low"], found["high"]
+
+
+def test_the_interval_covers_as_often_as_it_claims_where_a_bootstrap_would_not() -> None:
+    p, n = 0.98, 153
+    drawn = np.random.default_rng(0).binomial(n, p, size=2000)
+    covered = np.mean([interval(int(k), n)[0] <= p <= interval(int(k), n)[1] for k in drawn])
+    assert covered >= 0.93
+
+    # In closed form; the percentile bootstrap of a share is the binomial's own quantiles around what was seen.
+    chance = binom.pmf(np.arange(n + 1), n, p)
+    exact = sum(chance[k] for k in range(n + 1) if interval(k, n)[0] <= p <= interval(k, n)[1])
+    low, high = binom.ppf([[0.025], [0.975]], n, np.arange(n + 1) / n) / n
+    of_bootstrap = chance[(low <= p) & (p <= high)].sum()
+    assert exact == pytest.approx(0.965, abs=0.001)
+    assert of_bootstrap == pytest.approx(0.81, abs=0.005)  # what the docstring says
+
+
+labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(labels)
+def test_balanced_accuracy_is_the_mean_recall_over_the_classes_that_occur(pairs: list[tuple[int, int]]) -> None:
+    targets, predicted = np.array(pairs).T
+    recalls = [np.mean(predicted[targets == label] == label) for label in np.unique(targets)]
+    assert balanced_accuracy(targets, predicted) == pytest.approx(np.mean(recalls))
+
+
+def test_balanced_accuracy_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        targets, predicted = rng.integers(0, 5, (2, 80))
+        assert balanced_accuracy(targets, predicted) == pytest.approx(balanced_accuracy_score(targets, predicted))
+
+
+def random_predictions(n: int, seed: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Floats]:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, n)
+    logits = rng.normal(size=(n, 3)) + 1.5 * np.eye(3)[targets]
+    probabilities = np.exp(logits)
+    return targets, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def test_scores_are_what_their_names_say() -> None:
+    targets, probabilities = random_predictions(50, 0)
+    found = scores(targets, probabilities)
+    predicted = [max(range(3), key=lambda k: row[k]) for row in probabilities]
+    assert found["accuracy"] == pytest.approx(np.mean(np.array(predicted) == targets))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
+    assert found["log_loss"] == pytest.approx(-np.mean([math.log(probabilities[i, t]) for i, t in enumerate(targets)]))
+    assert found["n"] == 50
+
+
+def test_scores_stand_where_a_class_does_not_occur() -> None:
+    found = scores(np.array([0, 0]), np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
+    assert found == {
+        "accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2), "n": 2,
+    }  # fmt: skip
+
+
+def bootstrap_by_hand(values: Floats, targets: Any, by_class: bool, draws: int, seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        means, sizes = [], []
+        for label in np.unique(targets):
+            of_class = values[targets == label]
+            means.append(of_class[rng.integers(0, len(of_class), len(of_class))].mean())
+            sizes.append(len(of_class))
+        found.append(np.mean(means) if by_class else np.average(means, weights=sizes))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_the_bootstrap_resamples_within_classes_and_reads_off_percentiles(by_class: bool) -> None:
+    rng = np.random.default_rng(1)
+    targets = np.repeat([0, 1, 2], [20, 50, 130])
+    values = rng.gamma(2.0, size=200) * (1 + targets)
+    found = bootstrap(values, targets, by_class, 0.95, 4000, np.random.default_rng(2))
+    low, high = bootstrap_by_hand(values, targets, by_class, 4000, seed=3)
+    means = [values[targets == label].mean() for label in range(3)]
+    assert found["value"] == pytest.approx(np.mean(means) if by_class else values.mean())
+    assert found["low"] == pytest.approx(low, abs=0.05 * (high - low))
+    assert found["high"] == pytest.approx(high, abs=0.05 * (high - low))
+    assert found["method"] == "bootstrap"
+
+
+def test_the_bootstrap_draws_its_luck_from_the_generator_alone() -> None:
+    targets, probabilities = random_predictions(60, 1)
+    values = probabilities[:, 0]
+
+    def drawn(seed: int) -> dict[str, Any]:
+        return bootstrap(values, targets, True, 0.9, 300, np.random.default_rng(seed))
+
+    assert drawn(5) == drawn(5)
+    assert drawn(5) != drawn(6)
+
+
+def test_a_class_of_one_image_leaves_the_value_and_no_interval() -> None:
+    found = bootstrap(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1]), True, 0.95, 200, np.random.default_rng(0))
+    assert found == {"value": 0.75, "low": None, "high": None, "method": "bootstrap"}
+
+
+def test_the_figures_of_a_judgement_agree_with_one_another() -> None:
+    targets, probabilities = random_predictions(120, 2)
+    found = judge(targets, probabilities, CLASSES, 0.95, 300, np.random.default_rng(0))
+    matrix = np.array(found["confusion"])
+    wanted = np.zeros((3, 3), int)
+    np.add.at(wanted, (targets, probabilities.argmax(axis=1)), 1)
+    assert matrix.tolist() == wanted.tolist()
+    assert found["n"] == matrix.sum() == 120
+    assert found["accuracy"] == proportion(int(matrix.trace()), 120, 0.95)
+    recalls = [row["recall"]["value"] for row in found["per_class"]]
+    assert recalls == pytest.approx((matrix.diagonal() / matrix.sum(axis=1)).tolist())
+    assert [row["precision"]["value"] for row in found["per_class"]] == pytest.approx(
+        (matrix.diagonal() / matrix.sum(axis=0)).tolist()
+    )
+    assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
+    assert found["log_loss"]["value"] == pytest.approx(scores(targets, probabilities)["log_loss"])
+    assert [(row["label"], row["n"]) for row in found["per_class"]] == list(
+        zip(CLASSES, matrix.sum(axis=1).tolist(), strict=True)
+    )
+
+
+def test_a_class_never_predicted_has_no_precision_and_one_never_seen_no_recall() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0], [0.6, 0.4, 0.0]])
+    found = judge(np.array([0, 0, 1, 1]), probabilities, CLASSES, 0.95, 200, np.random.default_rng(0))
+    wasp = found["per_class"][2]
+    assert (wasp["n"], wasp["recall"]["value"], wasp["precision"]["value"]) == (0, None, None)
+    assert found["balanced_accuracy"]["value"] == pytest.approx(0.75)
+
+
+def test_a_certain_error_costs_a_finite_loss() -> None:
+    certain = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    found = judge(np.array([0, 1, 1, 0]), certain, ["a", "b"], 0.95, 200, np.random.default_rng(0))
+    assert 100 < found["log_loss"]["value"] < math.inf
+    assert np.isfinite(found["log_loss"]["high"])

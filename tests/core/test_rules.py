@@ -1,0 +1,76 @@
+"""The gate's rules say their limits, and the totals that they look at are counted right."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
+from steps.core.rules import Rule, rules, totals
+
+GATE = {rule.name: rule for rule in rules(3, 4, 5, 6.5, 0.07)}
+
+
+def bare(kind: str, low: float | None = None, high: float | None = None, allowed: tuple[str, ...] = ()) -> Rule:
+    return Rule("r", "images", kind, "c", "what", "remedy", low=low, high=high, allowed=allowed)
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit"),
+    [
+        (bare("between", low=5), "at least 5"),
+        (bare("between", high=0.05), "at most 0.05"),
+        (bare("between", low=0, high=1), "at least 0 and at most 1"),
+        (bare("in_set", allowed=("train", "val")), "one of train, val"),
+        (bare("matches", allowed=("[a-f]+",)), "[a-f]+"),
+        (bare("columns", allowed=("id", "path")), "id, path"),
+        (bare("unique"), "no two alike"),
+        (bare("equal_columns"), "equal"),
+    ],
+)
+def test_a_limit_is_said_in_words(rule: Rule, limit: str) -> None:
+    assert rule.limit == limit
+
+
+def test_each_parameter_lands_in_its_own_rule() -> None:
+    bounds = {name: (rule.low, rule.high) for name, rule in GATE.items() if rule.kind == "between"}
+    assert bounds == {
+        "images have area": (1, None), "two classes or more": (2, None), "enough to learn from": (3, None),
+        "enough to choose by": (4, None), "enough to judge by": (5, None), "classes are balanced": (None, 6.5),
+        "files can be decoded": (None, 0.07), "no image in two splits": (None, 0), "one image, one label": (None, 0),
+    }  # fmt: skip
+    columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
+    assert columns == {TRAIN, VAL, TEST}
+
+
+def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
+    assert GATE["the manifest is whole"].allowed == Row._fields
+    assert GATE["splits are known"].allowed == SPLITS
+
+
+def test_every_rule_tells_a_person_what_to_do_and_only_imbalance_merely_warns() -> None:
+    every = rules(1, 1, 1, 1.0, 0.0)
+    assert len({rule.name for rule in every}) == len(every) == 14
+    assert all((rule.what and rule.remedy.endswith(".")) or rule.remedy.endswith(")") for rule in every)
+    assert [rule.name for rule in every if rule.severity != "fail"] == ["classes are balanced"]
+
+
+rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["ant", "bee", "wasp"]), st.sampled_from(SPLITS)))
+
+
+@given(rows, st.integers(0, 5))
+def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str, str]], quarantined: int) -> None:
+    found = totals(table, class_counts((split, label) for _, label, split in table), quarantined)
+
+    def straddling(column: int) -> int:
+        return sum(len({row[column] for row in table if row[0] == identity}) > 1 for identity in "abcdef")
+
+    train = Counter(label for _, label, split in table if split == TRAIN).values()
+    assert found == {
+        "classes": len({label for _, label, split in table if split != "unlabelled"}),
+        "imbalance": max(train) / min(train) if train else 1,
+        "quarantined_share": quarantined / (len(table) + quarantined) if table or quarantined else 0,
+        "leaking": straddling(2),
+        "conflicting": straddling(1),
+    }

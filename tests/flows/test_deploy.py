@@ -1,0 +1,75 @@
+"""A served deployment, triggered through the API of a real Prefect server."""
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import BIN, Project, write_images
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def until(found: Callable[[], Any], seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while (value := found()) is None:
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.5)
+    return value
+
+
+def test_a_triggered_deployment_retrains_and_completes(
+    new_project: Callable[[Path], Project], prefect_server: str, tmp_path: Path
+) -> None:
+    project = new_project(tmp_path / "project")
+    images = write_images(tmp_path / "images", per_class=40)
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen(
+        [str(BIN / "regraft"), "deploy", "--cron", "0 3 * * *"],
+        cwd=project.root, env=dict(project.environment), stdout=log, stderr=log,
+    )  # fmt: skip
+    try:
+        deployment = until(lambda: _deployment(prefect_server), 60)
+        assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+        run = ask(f"{prefect_server}/deployments/{deployment['id']}/create_flow_run", {})
+        state = until(lambda: _ended(prefect_server, run["id"]), 240)
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+    assert state == "COMPLETED", (tmp_path / "log").read_text()
+    tasks = ask(f"{prefect_server}/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+    assert {task["name"].rsplit("-", 1)[0] for task in tasks} >= {"ingest", "fine_tune", "report"}
+    assert (project / "data/outcome/index.html").exists()
+
+
+def _deployment(api: str) -> Any:
+    try:
+        return ask(f"{api}/deployments/name/retrain/nightly")
+    except urllib.error.HTTPError:
+        return None
+
+
+def _ended(api: str, run: str) -> Any:
+    state = ask(f"{api}/flow_runs/{run}")["state"]["type"]
+    return state if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def test_without_a_server_or_with_a_wrong_schedule_the_request_is_refused(
+    new_project: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    project = new_project(tmp_path / "project")
+    done = project.run("regraft", "deploy", "--cron", "every night")
+    assert (done.returncode, "is no schedule" in done.stderr) == (2, True), done.stderr
+    done = project.run("regraft", "deploy", PREFECT_API_URL="")
+    assert (done.returncode, "PREFECT_API_URL is not set" in done.stderr) == (2, True), done.stderr

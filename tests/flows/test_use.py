@@ -1,0 +1,73 @@
+"""`regraft use`: what it sets, and what it refuses with a sentence and without changing anything."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Project, write_images
+
+
+@pytest.fixture
+def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
+    return new_project(tmp_path / "project")
+
+
+def fails(project: Project, code: int, sentence: str, *command: str) -> None:
+    done = project.run("regraft", *command)
+    assert done.returncode == code, done.stderr
+    assert sentence in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_folder(project: Project) -> None:
+    fails(project, 2, "/nowhere does not exist", "use", "/nowhere", "--backbone", "glyphnet")
+
+
+def test_an_empty_folder(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    fails(project, 2, "holds no files", "use", str(tmp_path / "images"), "--backbone", "glyphnet")
+
+
+def test_a_misspelt_backbone(project: Project, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 1)
+    fails(project, 2, "did you mean 'resnet18'?", "use", str(images), "--backbone", "resnet_18")
+    assert not (project / "data/backbone").exists()
+
+
+def test_no_backbone_at_all(project: Project, tmp_path: Path) -> None:
+    fails(project, 2, "which backbone?", "use", str(write_images(tmp_path / "images", 1)))
+
+
+def test_a_run_without_images(project: Project) -> None:
+    fails(project, 2, "`regraft use IMAGES` sets them", "run")
+
+
+def test_a_folder_of_text_files(project: Project, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        (tmp_path / "images" / label / "note.txt").write_text("no picture")
+    project.must("regraft", "use", str(tmp_path / "images"), "--backbone", "glyphnet")
+    fails(project, 3, "not one of 2 files is a readable image (first: a/note.txt: not an image format)", "run")
+
+
+def test_one_class_only(project: Project, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", per_class=40, classes=1)
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    fails(project, 3, "two classes or more: the number of classes found 1 limit at least 2", "run")
+
+
+def test_a_folder_that_is_no_project(project: Project) -> None:
+    (project / "dvc.yaml").unlink()
+    fails(project, 2, "is no regraft project", "run")
+
+
+def test_the_source_is_never_touched_and_the_mirror_follows_it(project: Project, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 3)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.rglob("*.png")}
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    mirrored = {path.relative_to(project / "data/raw") for path in (project / "data/raw").rglob("*.png")}
+    assert mirrored == {path.relative_to(images) for path in before}
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.rglob("*.png")} == before
+    assert "glyphnet" in (project / "data/backbone/card.json").read_text()
+    assert (project / "data/raw.dvc").exists() and (project / "data/backbone.dvc").exists()

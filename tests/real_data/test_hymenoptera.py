@@ -1,0 +1,45 @@
+"""Real photographs, real ImageNet weights: the head transfers, and only because of the weights."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from tests.conftest import Project
+
+pytestmark = pytest.mark.real_data
+
+
+def head_accuracy(project: Project, weights: Path) -> float:
+    images = Path(os.environ["REGRAFT_DATASETS"], "hymenoptera")
+    project.must("regraft", "use", str(images), "--backbone", "squeezenet1_1", "--weights", str(weights))
+    project.must("regraft", "run", "evaluate", timeout=600)
+    found = json.loads((project / "data/reports/evaluation.json").read_text())["test"]["head"]
+    assert found["n"] == 153
+    return float(found["accuracy"]["value"])
+
+
+@pytest.fixture
+def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
+    project = new_project(tmp_path / "project")
+    project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")  # the claims are about the head
+    return project
+
+
+def test_the_frozen_head_reaches_092_with_imagenet_weights(project: Project) -> None:
+    weights = Path(os.environ["REGRAFT_WEIGHTS"], "squeezenet1_1-imagenet.safetensors")
+    assert head_accuracy(project, weights) >= 0.92
+    manifest = json.loads((project / "data/reports/validation.json").read_text())["counts"]
+    assert sum(manifest["test"].values()) == 153, "val/ alone beside train/ is the test set"
+    assert sum(manifest["train"].values()) + sum(manifest["val"].values()) == 245
+
+
+def test_the_same_with_random_weights_stays_under_075(project: Project, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "random.safetensors")
+    assert head_accuracy(project, tmp_path / "random.safetensors") < 0.75

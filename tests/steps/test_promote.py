@@ -1,0 +1,158 @@
+"""Promotion against a real registry: versions that were really packaged, a champion that is really judged anew."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from steps import promote as promotion
+from steps.adapters import files, package, registry, tracking
+from steps.adapters.stage import Lineage
+from steps.core.backbone import Grafted, build, without_top
+from steps.core.metrics import judge
+from steps.core.seeding import numpy_generator
+from tests.conftest import REPOSITORY, write_images
+
+CLASSES = ["0", "1", "2"]
+SPEC = {
+    "resize": 32, "crop": 32, "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
+    "value_range": [0.0, 1.0], "mean": [0.5] * 3, "std": [0.5] * 3,
+}  # fmt: skip
+NAME = "regraft"
+
+
+@dataclass
+class World:
+    """A project's folder with test images, and a registry beside it."""
+
+    root: Path
+    table: pd.DataFrame
+
+    def register(self, bias: list[float], label: str) -> str:
+        """Register a model that always answers by `bias`; return its digest."""
+        torch.manual_seed(0)
+        backbone, width = without_top(build("glyphnet", 10))
+        head = nn.Linear(width, len(bias))
+        nn.init.zeros_(head.weight)
+        head.bias.data = torch.tensor(bias)
+        scratch = self.root / f"scratch-{label}"
+        facts = {"architecture": "glyphnet", "num_classes": 10, "classes": CLASSES, "preprocessing": SPEC}
+        digest = package.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
+        package.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
+        mlflow = tracking.client()
+        registry.ensure_model(mlflow, NAME)
+        lineage = Lineage("train_head", digest, "", {}, {})
+        run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), lineage, [], (), {})
+        registry.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        return digest
+
+    def receive(self, digest: str, bias: list[float]) -> None:
+        """Write what `evaluate` and `register` leave for a model that always answers by `bias`."""
+        targets = np.searchsorted(CLASSES, self.table["label"].tolist())
+        odds = np.exp(np.array(bias))
+        probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
+        judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
+        files.write_json(self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES})
+        receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
+        files.write_json(self.root / promotion.RECEIPT, receipt)
+
+    def promote(self, **rules: float) -> promotion.Promotion:
+        document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+        document["promote"] = {"floor": 0.0, "margin": 0.0, **rules}
+        document["evaluate"]["bootstrap_draws"] = 200
+        (self.root / "params.yaml").write_text(yaml.safe_dump(document))
+        return promotion.promote(self.root, "python -m steps.register")
+
+    def alias(self) -> str | None:
+        return registry.alias_version(tracking.client(), NAME, registry.CHAMPION)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    raw = write_images(tmp_path / "data/raw", per_class=6)
+    # class 0 twice as often, so that answering "0" is right more often than answering "1"
+    paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
+    rows = [
+        {"id": hashlib.sha256(p.read_bytes()).hexdigest(), "path": p.relative_to(raw).as_posix(),
+         "label": p.parent.name, "split": "test"} for p in paths
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    files.write_table(tmp_path / promotion.ACCEPTED, table)
+    return World(tmp_path, table)
+
+
+def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(floor=0.3)
+    assert (done.champion, done.changed, world.alias()) == ("1", True, "1")
+    again = world.promote(floor=0.3)
+    assert (again.champion, again.changed) == ("1", False)
+
+
+def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(floor=0.9)
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons == ("balanced accuracy 0.333 is under the floor of 0.9 (promote.floor)",)
+
+
+def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote(floor=0.9)
+    assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
+    assert len(done.reasons) == 2, "a refusal lists all its reasons"
+    assert "does not beat the champion's 0.333 by more than 0.0 on the same 12 test images" in done.reasons[1]
+    assert registry.alias_version(tracking.client(), NAME, registry.CHALLENGER) == "2"
+
+
+def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
+    """The champion always answers 1; once no test image is a 1, a challenger that answers 0 beats it."""
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.table = world.table[world.table["label"] == "0"]
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    done = world.promote()
+    assert (done.champion, done.previous) == ("2", "1")
+    assert done.reasons == ("balanced accuracy 1.000, the champion's is 0.000",)
+
+
+def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    first = world.promote()
+    monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("the champion was judged again"))
+    assert world.promote().reasons == first.reasons
+
+
+def test_a_kill_between_verdict_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+
+    def killed(*_: object) -> None:
+        remember(*_)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    remember = registry.remember_verdict
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(registry, "remember_verdict", killed)
+        world.promote()
+    assert world.alias() is None
+    done = world.promote()
+    assert (done.champion, world.alias()) == ("1", "1")
+
+
+def test_columns_of_another_set_of_classes_are_put_in_order() -> None:
+    told = promotion._aligned(np.array([[0.7, 0.3]]), ["b", "a"], ["a", "b", "c"])
+    assert told.tolist() == [[0.3, 0.7, 0.0]]

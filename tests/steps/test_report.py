@@ -1,0 +1,344 @@
+"""The report, made from a small pipeline's outputs: what it says, and what no label can make it say."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from steps.errors import IntegrityError
+from steps.outcome import MARKER
+from steps.report import PICTURE_BUDGET, ReportParams, report
+
+CLASSES = ["ants", "bees", "蜜蜂 Größe"]
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!-- outcome -->", "$x_{ & {{ 7*7 }}"]
+PARAMS = ReportParams(sample_images=2, wrong_answers=3, thumbnail=64)
+PREPROCESSING = {"resize": 256, "antialias": True, "mean": [0.485, 0.456, 0.406]}
+SPLITS = {"train": 4, "val": 2, "test": 4}  # images of each class
+
+
+class Page(HTMLParser):
+    """What a browser would see: every tag with its attributes, and the text without style and comments."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.tags, self.words, self.comments = source, [], [], []  # type: ignore[var-annotated]
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_data(self, data: str) -> None:
+        if not self.tags or self.tags[-1][0] != "style":
+            self.words.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The paths that `report` takes, all under one folder, and short ways to change them and run."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> Path:
+        ends = {"raw": "", "backbone": "", "accepted": ".parquet", "predictions": ".parquet"}
+        return self.root / f"{name}{ends.get(name, '.json')}"
+
+    def change(self, name: str, **values: Any) -> None:
+        path = getattr(self, name)
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def page(self, params: ReportParams = PARAMS) -> Page:
+        names = ("raw", "backbone", "accepted", "validation", "train_head", "fine_tune", "evaluation", "predictions")
+        page = self.root / "reports" / "report.html"
+        report(params, *(getattr(self, name) for name in names), page=page)
+        return Page(page.read_text(encoding="utf-8"))
+
+
+def figure(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "method": method}
+
+
+def judged(classes: Sequence[str], accuracy: float, confusion: list[list[int]]) -> dict[str, Any]:
+    n = sum(map(sum, confusion))
+    return {
+        "n": n,
+        "accuracy": figure(accuracy, accuracy - 0.052, accuracy + 0.031, "Wilson"),
+        "balanced_accuracy": figure(accuracy - 0.01, accuracy - 0.06, accuracy + 0.02, "bootstrap"),
+        "log_loss": figure(0.2144, None, None, "bootstrap"),
+        "per_class": [
+            {
+                "label": label,
+                "n": sum(row),
+                "recall": figure(0.75, 0.31, 0.95, "Wilson"),
+                "precision": figure(None, None, None, "Wilson"),
+            }
+            for label, row in zip(classes, confusion, strict=True)
+        ],
+        "confusion": confusion,
+    }
+
+
+def write_images(raw: Path, classes: Sequence[str]) -> pd.DataFrame:
+    rows, generator = [], np.random.default_rng(0)
+    for place, label in enumerate(classes):
+        for split, count in SPLITS.items():
+            for number in range(count):
+                path = raw / split / f"class {place}" / f"<b>{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+                identity = hashlib.sha256(path.read_bytes()).hexdigest()
+                rows.append({"id": identity, "path": path.relative_to(raw).as_posix(), "label": label, "split": split})
+    return pd.DataFrame(rows)
+
+
+def predicted(images: pd.DataFrame, classes: Sequence[str], wrong: int) -> pd.DataFrame:
+    """Predictions of both models; the fine-tuned one gets the first `wrong` test images of the first class wrong."""
+    rows = []
+    for model in ("head", "fine_tuned"):
+        left = wrong if model == "fine_tuned" else wrong + 1
+        for image in images[images["split"] != "train"].to_dict("records"):
+            truth = classes.index(image["label"])
+            miss = image["split"] == "test" and truth == 0 and left > 0
+            left -= miss
+            chances = np.full(len(classes), 0.1 / len(classes))
+            chances[1 if miss else truth] += 0.9 - 0.1 * left * miss
+            rows.append(
+                {**image, "model": model, "predicted": classes[int(chances.argmax())], "probabilities": chances}
+            )
+    return pd.DataFrame(rows)
+
+
+def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
+    inputs, n = Inputs(root), len(classes)
+    images = write_images(inputs.raw, classes)
+    images.to_parquet(inputs.accepted)
+    predicted(images, classes, wrong).to_parquet(inputs.predictions)
+    confusion = (np.eye(n, dtype=int) * SPLITS["test"]).tolist()
+    confusion[0][0] -= wrong
+    confusion[0][1] += wrong
+    scores = {"accuracy": 0.9, "balanced_accuracy": 0.8912, "log_loss": 0.3, "n": 2 * n}
+    contents = {
+        "backbone/card.json": {
+            "name": "tiny", "architecture": "convnet", "sha256": "ab" * 32, "source": "trained here",
+            "licence": "MIT", "num_classes": 10, "preprocessing": PREPROCESSING,
+        },
+        "validation.json": {
+            "accepted": True,
+            "rules": [
+                {"name": "enough to learn from", "passed": True, "severity": "fail", "observed": 4,
+                 "limit": "at least 3", "what": "training images", "remedy": "Add images."},
+                {"name": "classes are balanced", "passed": False, "severity": "warn", "observed": 2.5,
+                 "limit": "at most 2", "what": "largest over smallest", "remedy": "Collect more of the rare class."},
+            ],
+            "preprocessing": [
+                {"field": field, "pipeline": value, "backbone": value, "agree": True}
+                for field, value in PREPROCESSING.items()
+            ],
+            "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
+            "quarantined": 1,
+        },
+        "train_head.json": {
+            "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1, "validation": scores,
+            "path": [{"c": c, "val_balanced_accuracy": 0.8 + c / 10} for c in (0.01, 0.1, 1.0)],
+        },
+        "fine_tune.json": {
+            "epochs": [
+                {"epoch": 0, "train_loss": None, "val_balanced_accuracy": 0.89, "val_log_loss": 0.30},
+                {"epoch": 1, "train_loss": 0.4, "val_balanced_accuracy": 0.91, "val_log_loss": 0.25},
+            ],
+            "best_epoch": 1, "trainable_blocks": ["top"], "frozen_blocks": ["stem", "middle"],
+            "trainable_parameters": 250, "frozen_parameters": 750, "frozen_digest_before": "cd" * 32,
+            "frozen_digest_after": "cd" * 32, "validation": {**scores, "balanced_accuracy": 0.9134},
+        },
+        "evaluation.json": {
+            "chosen": "fine_tuned", "reason": "it was better on validation", "classes": classes, "backbone": "tiny",
+            "validation": {"head": scores, "fine_tuned": scores}, "confidence": 0.95,
+            "test": {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)},
+        },
+    }  # fmt: skip
+    for name, content in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps(content))
+    return inputs
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return make(tmp_path_factory.mktemp("report")).page()
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
+    assert make(tmp_path).page().source == page.source
+
+
+def test_the_page_asks_for_nothing_from_outside_and_runs_nothing(page: Page) -> None:
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert addresses and {str(address).partition(":")[0][:1] for address in addresses} == {"#", "d"}
+    assert "url(" not in page.source.replace("url(#", "") and "@import" not in page.source and "http" not in page.text
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    policy = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_every_picture_has_words_and_a_size_and_can_be_decoded(page: Page) -> None:
+    pictures = page.all("img")
+    assert len(pictures) == 2 * len(CLASSES) + 2
+    for attributes in pictures:
+        assert attributes["alt"]
+        data = base64.b64decode(str(attributes["src"]).partition(",")[2])
+        assert Image.open(io.BytesIO(data)).size == (int(attributes["width"] or 0), int(attributes["height"] or 0))
+
+
+def test_ids_are_unique_and_every_reference_meets_one(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {str(a["href"])[1:] for _, a in page.tags if "href" in a} | {
+        str(a["aria-labelledby"]) for _, a in page.tags if "aria-labelledby" in a
+    }
+    assert wanted and wanted <= set(ids)
+
+
+def test_the_numbers_are_those_of_the_json(page: Page) -> None:
+    for said in (
+        "92.8 % (87.6 to 95.9, Wilson 95 %)",
+        "86.1 % (80.9 to 89.2, Wilson 95 %)",
+        "91.8 % (86.8 to 94.8, bootstrap 95 %)",
+        "expect about 93 to be named correctly",
+        "reached a balanced accuracy of 89.1 % on 6 validation images, learning from 12",
+        "Epoch 1 of 1 was best, with a balanced accuracy of 91.3 %",
+        "25.0 % of the parameters could move",
+        "always answering “ants” would get 33.3 %",
+        "Why this model: it was better on validation.",
+        "30 images passed the checks; 1 file could not be read",
+        "1 of 2 rules about the data hold",
+        "put 1 of the head's wrong answers right and 0 of its right answers wrong",
+    ):
+        assert said in page.text, said
+
+
+def test_figures_that_are_unknown_are_dashes_without_an_interval(page: Page) -> None:
+    assert "0.214" in page.text and "0.214 (" not in page.text
+    assert "None" not in page.text and "nan" not in page.text
+
+
+def test_the_marker_is_the_first_thing_in_main(page: Page) -> None:
+    assert page.source.count(MARKER) == 1
+    assert page.source.partition("<main>")[2].lstrip().startswith(MARKER)
+
+
+def test_wrong_answers_come_most_confident_first_with_path_and_both_probabilities(page: Page) -> None:
+    text = page.text.partition("got a wrong name")[2]
+    first, second = text.index("test/class 0/<b>1.png"), text.index("test/class 0/<b>0.png")
+    assert first < second
+    assert "named bees (93.3 %) truth ants (3.3 %) test/class 0/<b>1.png" in text
+
+
+def test_a_warning_gives_its_remedy_and_stands_before_the_rules_that_hold(page: Page) -> None:
+    warned, held = page.text.index("Collect more of the rare class."), page.text.index("enough to learn from")
+    assert warned < held and "! warn" in page.text and "Add images." not in page.text
+
+
+def test_labels_in_any_script_reach_the_page_as_they_are(page: Page) -> None:
+    assert page.source.count("蜜蜂 Größe") > 5
+
+
+def test_untrusted_labels_and_paths_stay_text(tmp_path: Path, page: Page) -> None:
+    hostile = make(tmp_path, HOSTILE).page()
+    assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in page.tags}
+    assert hostile.comments == [" outcome "]
+    assert all(label in hostile.text for label in HOSTILE)
+    assert len(hostile.all("img")) == 2 * len(HOSTILE) + 2
+
+
+def test_no_wrong_answers_are_a_sentence_and_not_an_empty_list(tmp_path: Path) -> None:
+    found = make(tmp_path, wrong=0).page()
+    assert "There are no wrong answers to show: all 12 test images were named correctly." in found.text
+    assert not found.all("ol") and "What is taken for what" not in found.text
+
+
+def test_a_frozen_part_that_moved_is_called_changed(inputs: Inputs) -> None:
+    inputs.change("fine_tune", frozen_digest_after="ef" * 32)
+    assert "the frozen ones changed" in inputs.page().text
+
+
+def test_fine_tuning_that_helped_nothing_is_told_so(inputs: Inputs) -> None:
+    inputs.change("fine_tune", best_epoch=0)
+    inputs.change("evaluation", chosen="head")
+    found = inputs.page()
+    assert "No epoch did better on the validation split than the head it started from" in found.text
+    assert "Head alone: test accuracy 86.1 %" in found.text
+
+
+def test_the_parameters_bound_what_is_shown(tmp_path: Path) -> None:
+    found = make(tmp_path, wrong=3).page(ReportParams(sample_images=1, wrong_answers=2, thumbnail=32))
+    assert len(found.all("img")) == len(CLASSES) + 2
+    assert {max(int(image["width"] or 0), int(image["height"] or 0)) for image in found.all("img")} == {32}
+    assert "3 of 12 test images got a wrong name; here are the 2 of which the model was surest" in found.text
+
+
+def test_hundreds_of_classes_make_a_page_of_less_than_five_megabytes(tmp_path: Path) -> None:
+    found = make(tmp_path, [f"species {i:03d}" for i in range(200)]).page(
+        ReportParams(sample_images=50, wrong_answers=500, thumbnail=512)
+    )
+    pictures = sum(len(str(image["src"])) for image in found.all("img"))
+    assert len(found.source.encode()) - pictures + PICTURE_BUDGET < 5_000_000
+    assert all(found.text.count(f"species {i:03d}") for i in range(200))
+    assert "The other 180 classes" in found.text
+
+
+def test_pictures_stop_at_their_budget_and_mistakes_are_served_first(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [len(str(image["src"])) for image in inputs.page().all("img")]
+    monkeypatch.setattr("steps.report.PICTURE_BUDGET", sum(whole) // 2)
+    found = inputs.page()
+    pictures = found.all("img")
+    assert 2 < len(pictures) < len(whole)
+    assert sum(len(str(image["src"])) for image in pictures) <= sum(whole) // 2
+    assert sum("named bees" in str(image["alt"]) for image in pictures) == 2
+    assert "no image shown" in found.text
+
+
+def test_an_image_that_changed_since_ingest_stops_the_report(inputs: Inputs) -> None:
+    for path in inputs.raw.rglob("*.png"):
+        Image.new("RGB", (90, 90)).save(path)
+    with pytest.raises(IntegrityError, match="changed since ingest"):
+        inputs.page()
+
+
+def test_params_report_all_their_faults_at_once() -> None:
+    assert list(PARAMS.faults()) == []
+    faults = list(replace(PARAMS, sample_images=0, wrong_answers=-1, thumbnail=5).faults())
+    assert faults == [
+        "report.sample_images is 0; at least 1",
+        "report.wrong_answers is -1; at least 1",
+        "report.thumbnail is 5; between 32 and 512 pixels",
+    ]

@@ -1,0 +1,129 @@
+"""The contract between dvc.yaml, params.yaml and the code, without running anything: one name for everything."""
+
+import ast
+import dataclasses
+import importlib
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.graph import META_KEYS
+from steps.adapters import stage as binding
+from steps.promote import PromoteParams
+
+ROOT = Path(__file__).parents[1]
+GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+STAGES = ["ingest", "validate", "extract_features", "train_head", "fine_tune", "evaluate", "register", "report"]
+UNTRACKED = "data/outcome/"  # what depends on the clock or the registry: written, never declared
+FINAL = {"data/reports/report.html", "data/reports/register.json"}  # read by people and by `promote`
+# A module that reads files beside it, and the files; an import is not the only way to depend on something.
+DATA_OF = {"steps/adapters/pages.py": {"steps/templates"}, "steps/adapters/package.py": set()}
+# `register` ships these with every version.
+SHIPPED = {"register": "steps.adapters.pyfunc_model"}
+
+each_stage = pytest.mark.parametrize("name", GRAPH)
+
+
+def outs(name: str) -> set[str]:
+    listed = [*GRAPH[name].get("outs", []), *GRAPH[name].get("metrics", [])]
+    return {next(iter(out)) if isinstance(out, dict) else out for out in listed}
+
+
+def split_deps(name: str) -> tuple[set[str], set[str]]:
+    """Return (data, code) of the declared dependencies."""
+    deps = set(GRAPH[name]["deps"])
+    code = {dep for dep in deps if dep.startswith("steps/") or dep == "requirements.lock"}
+    return deps - code, code
+
+
+def test_the_graph_holds_the_stages_that_the_readme_promises() -> None:
+    assert list(GRAPH) == STAGES
+
+
+@each_stage
+def test_a_stage_names_its_module_and_its_function(name: str) -> None:
+    assert shlex.split(GRAPH[name]["cmd"])[:3] == ["python", "-m", f"steps.{name}"]
+    assert callable(getattr(importlib.import_module(f"steps.{name}"), name))
+    source = (ROOT / "steps" / f"{name}.py").read_text(encoding="utf-8")
+    assert source.endswith(f'if __name__ == "__main__":\n    stage.main({name})\n')
+
+
+@each_stage
+def test_paths_of_the_command_are_the_data_that_the_stage_declares(name: str) -> None:
+    _, arguments = binding.parse(" ".join(GRAPH[name]["cmd"].split()))
+    tracked = {path for path in arguments.values() if not path.startswith(UNTRACKED)}
+    data, _ = split_deps(name)
+    assert tracked == data | outs(name)
+    assert len(arguments) == len(set(arguments.values())), "one path under two flags"
+    assert not data & outs(name), "an output that is also an input"
+
+
+@each_stage
+def test_code_dependencies_are_the_transitive_imports(name: str) -> None:
+    modules = {f"steps.{name}", SHIPPED.get(name, f"steps.{name}")}
+    reached = set().union(*(binding.code_dependencies(ROOT, module) for module in modules))
+    wanted = reached | {data for module in reached for data in DATA_OF.get(module, set())} | {"requirements.lock"}
+    _, declared = split_deps(name)
+    assert declared == wanted, "deps of dvc.yaml should be:\n" + "\n".join(f"      - {path}" for path in sorted(wanted))
+    assert len(wanted) > 5
+
+
+def test_files_read_beside_a_module_are_declared_for_it() -> None:
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "steps").rglob("*.py")
+        if "__file__" in path.read_text(encoding="utf-8")
+    }
+    stages = {path for name in GRAPH for path in split_deps(name)[1]}
+    assert readers & stages == set(DATA_OF) & stages
+
+
+def test_package_files_hold_no_code() -> None:
+    inits = list((ROOT / "steps").rglob("__init__.py"))
+    assert inits
+    for path in inits:  # importing steps.core.x runs them, yet no stage declares them
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert [type(node) for node in body] == [ast.Expr], path
+
+
+@each_stage
+def test_declared_params_are_the_sections_that_the_function_takes(name: str) -> None:
+    function, _ = binding.parse(" ".join(GRAPH[name]["cmd"].split()))
+    assert sorted(GRAPH[name]["params"]) == sorted(section for section, _ in binding.sections(function).values())
+
+
+@each_stage
+def test_a_params_section_has_the_fields_of_its_class(name: str) -> None:
+    function, _ = binding.parse(" ".join(GRAPH[name]["cmd"].split()))
+    for section, kind in binding.sections(function).values():
+        if dataclasses.is_dataclass(kind):
+            assert sorted(PARAMS[section]) == sorted(field.name for field in dataclasses.fields(kind))
+            for field in dataclasses.fields(kind):
+                assert field.default is dataclasses.MISSING, "values live in params.yaml, defaults nowhere"
+                assert field.default_factory is dataclasses.MISSING
+
+
+def test_the_shipped_params_are_right_and_every_section_is_read() -> None:
+    binding.check_params(ROOT, (" ".join(s["cmd"].split()) for s in GRAPH.values()), {"promote": PromoteParams})
+
+
+@each_stage
+def test_meta_keys_are_known(name: str) -> None:
+    assert set(GRAPH[name].get("meta", {})) <= META_KEYS
+
+
+def test_every_output_is_read_by_another_stage_or_is_final() -> None:
+    made = [path for name in GRAPH for path in outs(name)]
+    read = {path for name in GRAPH for path in split_deps(name)[0]}
+    assert len(made) == len(set(made)), "two stages write one path"
+    assert set(made) - read == FINAL
+
+
+def test_every_input_is_made_by_a_stage_or_is_the_users() -> None:
+    made = {path for name in GRAPH for path in outs(name)}
+    read = {path for name in GRAPH for path in split_deps(name)[0]}
+    assert read - made == {"data/raw", "data/backbone"}

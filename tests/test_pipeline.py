@@ -1,0 +1,244 @@
+"""The whole pipeline on real digits: two drivers and one truth. Each test is a claim of the README."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import BIN, Project, write_images
+
+DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "register", "report"]
+
+
+@pytest.fixture(scope="module")
+def built(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project after its first run. The tests that use it put back what they change."""
+    project = new_project(tmp_path_factory.mktemp("project"))
+    images = write_images(tmp_path_factory.mktemp("images"), per_class=40)
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")
+    project.must("regraft", "run")
+    return project
+
+
+def stages(project: Project, *flags: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(project.must("regraft", "run", "--json", *flags))["stages"]
+    return found
+
+
+def registered(project: Project) -> dict[str, int]:
+    """Count what the registry holds, straight from its database."""
+    with sqlite3.connect(project / ".regraft/mlflow.db") as db:
+        return {
+            table: db.execute(f"select count(*) from {table}").fetchone()[0] for table in ("runs", "model_versions")
+        }
+
+
+def lock(project: Project) -> bytes:
+    return (project / "dvc.lock").read_bytes()
+
+
+def test_the_first_run_leaves_a_champion_and_a_report(built: Project) -> None:
+    told = json.loads(built.must("regraft", "run", "--json"))
+    promotion = told["promotion"]
+    assert promotion["champion"] == promotion["challenger"]
+    accuracy = promotion["judged"]["accuracy"]
+    assert accuracy["low"] < accuracy["value"] <= 1 and accuracy["value"] > 0.8
+    assert promotion["headline"] in Path(told["report"]).read_text(encoding="utf-8")
+    assert registered(built) == {"runs": 2, "model_versions": 2}
+
+
+@pytest.mark.browser
+def test_the_outcome_page_asks_for_nothing_and_fits_a_phone_and_a_desk(built: Project, tmp_path: Path) -> None:
+    from tests.browser import look
+
+    page = built / "data/outcome/index.html"
+    for width, seen in look(page, tmp_path, (390, 1280)).items():
+        assert [url for url in seen.requests if not url.startswith("data:")] == [page.as_uri()]
+        assert seen.width <= width, "the page scrolls sideways"
+        assert seen.picture is not None and seen.picture.width == width
+        assert len(seen.picture.convert("RGB").resize((64, 64)).getcolors(4096) or []) > 100, "the page is blank"
+
+
+def test_a_second_run_finds_nothing_to_do_and_starts_neither_prefect_nor_torch(built: Project) -> None:
+    before, held = lock(built), registered(built)
+    code = (
+        "import sys; sys.argv = ['regraft', 'run']\n"
+        "from flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'prefect'} & set(sys.modules)))"
+    )
+    said = built.must("python", "-c", code, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert said.splitlines()[-1] == "0 []"
+    assert said.count("fresh") == 8
+    assert (lock(built), registered(built)) == (before, held)
+
+
+def test_dvc_finds_nothing_to_do_after_the_flow(built: Project) -> None:
+    assert "up to date" in built.must("dvc", "status")
+    before = lock(built)
+    assert "Running stage" not in built.must("dvc", "repro")
+    assert lock(built) == before
+
+
+def test_a_forced_repro_ends_in_the_same_lock_and_registers_nothing_twice(built: Project) -> None:
+    before, held = lock(built), registered(built)
+    assert built.must("dvc", "repro", "--force").count("Running stage") == 8
+    assert (lock(built), registered(built)) == (before, held)
+    assert set(stages(built).values()) == {"Fresh"}
+
+
+def test_a_forced_flow_ends_in_the_same_lock_too(built: Project) -> None:
+    before, held = lock(built), registered(built)
+    assert set(stages(built, "--force").values()) == {"Ran"}
+    assert (lock(built), registered(built)) == (before, held)
+
+
+def test_a_comment_in_a_step_makes_its_stage_stale(built: Project) -> None:
+    module = built / "steps/train_head.py"
+    before = module.read_text(encoding="utf-8")
+    module.write_text(before + "# a remark\n", encoding="utf-8")
+    told = json.loads(built.must("dvc", "status", "--json"))
+    module.write_text(before, encoding="utf-8")
+    assert list(told) == ["train_head"]
+
+
+def test_policy_in_meta_does_not_touch_freshness(built: Project) -> None:
+    before = (built / "dvc.yaml").read_text(encoding="utf-8")
+    built.edit("dvc.yaml", "{retries: 2, timeout_minutes: 30}", "{retries: 1, timeout_minutes: 31}")
+    told = built.must("dvc", "status")
+    (built / "dvc.yaml").write_text(before, encoding="utf-8")
+    assert "up to date" in told
+
+
+def test_a_wiped_registry_is_filled_again_from_the_same_receipt(built: Project) -> None:
+    before = lock(built)
+    shutil.rmtree(built / ".regraft/mlartifacts")
+    (built / ".regraft/mlflow.db").unlink()
+    told = json.loads(built.must("regraft", "run", "--json"))
+    assert set(told["stages"].values()) == {"Fresh"}
+    assert told["promotion"]["changed"] and told["promotion"]["champion"]
+    assert registered(built) == {"runs": 2, "model_versions": 2}
+    assert lock(built) == before
+
+
+def test_preprocessing_that_contradicts_the_backbone_is_rejected_field_by_field(built: Project) -> None:
+    held, before = registered(built), (built / "params.yaml").read_text(encoding="utf-8")
+    wrong = {"mean": "[0.1, 0.5, 0.5]", "resize": "48", "colour_order": "BGR", "antialias": "false"}
+    for field, value in wrong.items():
+        line = next(text for text in before.splitlines() if text.strip().startswith(f"{field}:"))
+        built.edit("params.yaml", line, f"    {field}: {value}")
+    done = built.run("regraft", "run")
+    (built / "params.yaml").write_text(before, encoding="utf-8")
+    assert done.returncode == 3, done.stderr
+    for field, value in wrong.items():
+        assert f"{field} is {value.replace('false', 'False')}, the backbone wants" in done.stderr
+    assert "value_range" not in done.stderr, "a field that agrees was accused"
+    assert "Traceback" not in done.stderr
+    assert json.loads((built / "data/reports/validation.json").read_text())["accepted"] is False
+    assert (built / "data/outcome/data_docs/index.html").exists()
+    assert registered(built) == held
+
+
+def test_faults_in_params_are_told_all_at_once_before_anything_runs(built: Project) -> None:
+    before = (built / "params.yaml").read_text(encoding="utf-8")
+    for old, new in (("  blocks:", "  bloks:"), ("  margin:", "  margn:"), ("threads: 2", "threads: 0")):
+        built.edit("params.yaml", old, new)
+    done = built.run("regraft", "run", PREFECT_API_URL="http://127.0.0.1:9/api")
+    (built / "params.yaml").write_text(before, encoding="utf-8")
+    assert done.returncode == 2
+    assert "fine_tune.bloks: no such parameter; did you mean 'blocks'?" in done.stderr
+    assert "promote.margn: no such parameter; did you mean 'margin'?" in done.stderr
+    assert "compute.threads is 0; 1 to 256" in done.stderr
+
+
+def test_the_champion_answers_in_a_fresh_process_as_evaluate_recorded(built: Project, tmp_path: Path) -> None:
+    """Loaded without this repository's code: from another folder, and `steps` must not even be imported."""
+    code = f"""
+import hashlib, json, sys
+import mlflow, pandas as pd
+mlflow.set_tracking_uri("sqlite:///{built / ".regraft/mlflow.db"}")
+model = mlflow.pyfunc.load_model("models:/regraft@champion")
+table = pd.read_parquet("{built / "data/predictions.parquet"}")
+chosen = json.load(open("{built / "data/reports/evaluation.json"}"))["chosen"]
+table = table[table["model"] == chosen].head(10)
+encoded = [open("{built / "data/raw"}/" + path, "rb").read() for path in table["path"]]
+answers = model.predict(pd.DataFrame({{"image": encoded}}))
+gap = max(abs(a - b) for x, y in zip(answers["probabilities"], table["probabilities"]) for a, b in zip(x, y))
+print(json.dumps([len(table), list(answers["label"]) == list(table["predicted"]), gap, "steps" in sys.modules]))
+"""
+    done = subprocess.run(
+        [str(BIN / "python"), "-c", code],
+        cwd=tmp_path,
+        env=dict(built.environment),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, same_labels, gap, repository = json.loads(done.stdout.splitlines()[-1])
+    assert (count, same_labels, repository) == (10, True, False)
+    assert gap < 1e-5
+
+
+def test_no_pickle_in_a_registered_version(built: Project) -> None:
+    artifacts = [path for path in (built / ".regraft/mlartifacts").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in artifacts)
+    assert not [path for path in artifacts if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".pt2", ".bin")]
+
+
+def test_a_run_killed_in_the_middle_is_mended_by_the_next(built: Project) -> None:
+    before, held = lock(built), registered(built)
+    process = subprocess.Popen(
+        [str(BIN / "regraft"), "run", "--force"], cwd=built.root, env=dict(built.environment),
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("fine_tune"):
+            break
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (built / "data/models/fine_tuned").exists()
+    assert stages(built)["fine_tune"] == "Ran"
+    assert (lock(built), registered(built)) == (before, held)
+
+
+def test_a_second_run_at_once_is_told_to_wait(built: Project) -> None:
+    import fcntl
+
+    with (built / ".regraft/lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = built.run("regraft", "run")
+    assert done.returncode == 1
+    assert "another run holds this project" in done.stderr
+
+
+def test_a_head_parameter_reruns_the_head_and_what_follows(built: Project) -> None:
+    built.edit("params.yaml", "1.0, 10.0]", "1.0]")
+    ran = [name for name, state in stages(built).items() if state == "Ran"]
+    assert set(ran) <= set(DOWNSTREAM_OF_HEAD)
+    assert {"train_head", "fine_tune"} <= set(ran)
+
+
+def test_new_images_in_the_source_are_found_and_no_old_one_changes_split(built: Project) -> None:
+    source = Path(json.loads((built / "data/source.json").read_text())["images"])
+    before = pd.read_parquet(built / "data/manifest.parquet").set_index("path")["split"]
+    fresh = write_images(built.root.parent / "more", per_class=50)
+    for path in sorted(fresh.rglob("*.png")):
+        target = source / path.relative_to(fresh)
+        if not target.exists():
+            shutil.copy(path, target)
+    ran = stages(built, "validate")
+    after = pd.read_parquet(built / "data/manifest.parquet").set_index("path")["split"]
+    assert ran == {"ingest": "Ran", "validate": "Ran"}
+    assert len(after) == 150 and len(before) == 120
+    assert after.loc[before.index].equals(before)
