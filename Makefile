@@ -5,7 +5,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: run test check bench ui clean lock
 
 run: .venv/installed
-	@test -e data/raw || test -e data/raw.dvc || regraft use digits
+	@test -e data/raw.dvc || regraft use digits
 	@regraft run
 
 test: .venv/installed

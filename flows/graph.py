@@ -6,16 +6,25 @@ Knows no stage by name.
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import steps
+from steps.adapters.files import sha256_of
 from steps.errors import GraphError, RequestError
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+PATIENCE = 300.0  # seconds to wait for DVC's lock
 META_KEYS = {"retries", "timeout_minutes", "isolate"}
+
+
+# What this process will run, as it stood before any stage was imported.
+_HOME = Path(steps.__file__).parents[1]
+_CODE = {path.relative_to(_HOME).as_posix(): sha256_of(path) for path in sorted((_HOME / "steps").rglob("*.py"))}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,16 @@ class Graph:
             raise GraphError(f"dvc.yaml cannot be read: {_sentence(error)}") from None
         self.stages: Mapping[str, Stage] = {s.name: _stage(s, self._upstream(s)) for s in self._order}
 
+    def _refuse_other_code(self, name: str) -> None:
+        """Raise GraphError where the code in this process is not the code that dvc.lock is about to record.
+
+        It differs where a file was edited since the run began, or where regraft was installed from another checkout.
+        """
+        for path, running in _CODE.items():
+            written = self.root / path
+            if not written.is_file() or sha256_of(written) != running:
+                raise GraphError(f"{name}: {path} is not the code that this run loaded when it began; run again")
+
     def close(self) -> None:
         """Release DVC's handles."""
         self._repo.close()
@@ -68,17 +87,24 @@ class Graph:
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[None]:
-        """Hold DVC's lock. Around single calls: a training must not hold it."""
+        """Hold DVC's lock. Around single calls: a training must not hold it, nor be lost because a reader does."""
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
 
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._repo.lock.lock()
+                break
+            except LockError:  # DVC itself waits about 3 s
+                if time.monotonic() > end:
+                    raise GraphError("DVC's lock is held by another command; end it, then run again") from None
         try:
-            with self._repo.lock:
-                yield
-        except LockError:
-            raise GraphError("DVC's lock is held by another command; wait for it to end, then run again") from None
+            yield
         except DvcException as error:
             raise GraphError(f"{what}: {_sentence(error)}") from None
+        finally:
+            self._repo.lock.unlock()
 
     def _find(self, name: str) -> Any:
         return next(s for s in self._repo.index.stages if getattr(s, "name", None) == name)
@@ -99,6 +125,7 @@ class Graph:
             for dependency in stage.deps:
                 if not dependency.exists:
                     raise GraphError(f"{name} needs {dependency}, which does not exist (`regraft use` sets inputs)")
+            self._refuse_other_code(name)
             stage.remove_outs(ignore_remove=False, force=False)
             stage.save_deps()
             return _snapshot(stage)
@@ -111,6 +138,7 @@ class Graph:
             after = _snapshot(stage)
             changed = [path for path in after if after[path] != before.get(path)]
             if changed:
+                self._repo.reset()  # forget what `save` noted, or a retry would find the stage fresh
                 raise GraphError(f"{changed[0]} changed while {name} ran; its result was not recorded. Run again.")
             stage.commit()
             stage.dump(update_pipeline=False)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from steps.adapters import params
 from steps.adapters.tracking import tracking_uri
-from steps.errors import GraphError, RequestError
+from steps.errors import GraphError, ParamsError, RequestError
 
 STATE = ".regraft"
 TELEMETRY_OFF = {
@@ -23,6 +24,7 @@ def enter(root: Path) -> Path:
     """
     if not (root / "dvc.yaml").is_file():
         raise RequestError(f"{root} is no regraft project (no dvc.yaml); change to the project's folder")
+    _check_sections(root)
     state = root.resolve() / STATE
     state.mkdir(exist_ok=True)
     defaults = {**TELEMETRY_OFF, "DVC_ROOT": str(root.resolve()), "PREFECT_HOME": str(state / "prefect"),
@@ -31,7 +33,20 @@ def enter(root: Path) -> Path:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
-    return root.resolve()
+    os.chdir(root)  # DVC's run cache resolves paths by the current folder, whatever root its Repo was given
+    return Path.cwd()
+
+
+def _check_sections(root: Path) -> None:
+    """Refuse a params.yaml that is no YAML, or lacks or adds a section, before DVC reads it in its own words."""
+    import yaml
+
+    document = params.read(root)
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    known = {"promote", *(name for stage in stages.values() for name in stage.get("params", []))}
+    faults = [*params.unknown_sections(document, known)]
+    if faults:
+        raise ParamsError(faults)
 
 
 @contextmanager

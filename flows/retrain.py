@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -21,7 +21,7 @@ from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
-from steps.errors import DataError, ParamsError, RegraftError, RequestError
+from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError
 
 log = logging.getLogger("regraft")
 
@@ -73,8 +73,8 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
             task = run_stage.with_options(name=stage.name, retries=stage.retries, timeout_seconds=limit)
             wait_for = [futures[name] for name in stage.upstream]
             futures[stage.name] = task.submit(graph, stage, force, wait_for=wait_for)  # type: ignore[call-overload]
-        for name, future in futures.items():
-            report.stages[name] = _settled(future)
+        wait(list(futures.values()))  # all of them: the project's lock must outlive the last stage that still runs
+        report.stages = {name: _settled(name, future) for name, future in futures.items()}
         return report if targets else finish(graph, report)
 
 
@@ -91,8 +91,10 @@ def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
         ) from None
 
 
-def _settled(future: PrefectFuture[Any]) -> str:
-    """Wait for a stage; raise its own error where it failed."""
-    future.wait()
-    future.state.result(raise_on_failure=True)
+def _settled(name: str, future: PrefectFuture[Any]) -> str:
+    """Return the name of a stage's final state; raise the stage's own error where it failed."""
+    try:
+        future.state.result(raise_on_failure=True)
+    except TimeoutError:
+        raise GraphError(f"{name} took longer than its timeout_minutes in dvc.yaml") from None
     return str(future.state.name)

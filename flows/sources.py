@@ -1,5 +1,6 @@
 """The images' source and its mirror in data/raw: new pictures in the source are found by the next nightly run."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from steps.adapters import files
 from steps.adapters.progress import track
 from steps.errors import RequestError
 
+log = logging.getLogger("regraft")
 SOURCE = "data/source.json"
-RAW = "data/raw"
+RAW, BACKBONE = "data/raw", "data/backbone"
 FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
@@ -25,7 +27,9 @@ def refresh(root: Path) -> None:
         told = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
         raise RequestError(f"there are no images in {RAW}; {told} (`regraft use digits`: the embedded example)")
     graph = Graph(root)
-    graph.add(RAW)
+    for path in (RAW, BACKBONE):  # whatever changed by hand is what DVC and the lineage have to speak of
+        if (root / path).exists():
+            graph.add(path)
     graph.close()
 
 
@@ -51,7 +55,10 @@ def read_source(root: Path) -> Source | None:
     recorded = root / SOURCE
     if not recorded.exists():
         return None
-    path = files.read_json(recorded)["images"]
+    try:
+        path = files.read_json(recorded)["images"]
+    except (ValueError, KeyError, TypeError):
+        raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
@@ -62,17 +69,42 @@ def read_source(root: Path) -> Source | None:
 def mirror(source: Source, raw: Path) -> tuple[int, int]:
     """Make `raw` hold what the source holds; return how many files were copied and how many removed.
 
-    The source is never touched. Files alike in size and time are taken for equal, as rsync does. Linked folders are
-    not entered (they may loop) and links that lead nowhere are passed over.
+    The source is never touched. Files alike in size and time are taken for equal, as rsync does. Raises RequestError
+    where a file of the source cannot be read, DataError for a listing that is wrong.
     """
-    wanted = dict(_listing(source) if source.path.is_file() else _walk(source.folder))
-    raw.mkdir(parents=True, exist_ok=True)
-    stale = [path for path in raw.rglob("*") if path.is_file() and path.relative_to(raw).as_posix() not in wanted]
-    for path in stale:
-        path.unlink()
-    _prune(raw)
-    files_in_order = track(sorted(wanted.items()), len(wanted), "mirroring images")
-    return sum(_copy(origin, raw / name) for name, origin in files_in_order), len(stale)
+    wanted = contents(source)
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        stale = [path for path in raw.rglob("*") if path.is_file() and path.relative_to(raw).as_posix() not in wanted]
+        for path in stale:
+            path.unlink()
+        _prune(raw)
+        in_order = track(sorted(wanted.items()), len(wanted), "mirroring images")
+        return sum(_copy(origin, raw / name) for name, origin in in_order), len(stale)
+    except OSError as error:
+        raise RequestError(f"{error.filename} cannot be mirrored: {error.strerror}") from None
+
+
+def contents(source: Source) -> dict[str, Path]:
+    """Return the files to mirror, by their POSIX path in the mirror.
+
+    Hidden files, linked folders (they may loop), links that lead nowhere, and names that are no UTF-8 (DVC cannot
+    hold them) are passed over.
+    """
+    found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+    unspeakable = [name for name in found if not _speakable(name)]
+    for name in unspeakable:
+        log.warning("passed over: the name %r is not UTF-8; rename it", name)
+        del found[name]
+    return found
+
+
+def _speakable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -84,22 +116,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
 
 
-def _listing(source: Source) -> Iterator[tuple[str, Path]]:
+def _listed(source: Source) -> Iterator[tuple[str, Path]]:
     """Yield the listing, under the name that `ingest` looks for, and the files that it names."""
-    import pandas as pd
+    from steps.adapters import listing
 
-    kind = source.path.suffix.lower()
-    table = pd.read_parquet(source.path) if kind == ".parquet" else pd.read_csv(source.path, dtype=str)
-    if "path" not in table.columns:
-        raise RequestError(f"{source.path.name} has no column 'path'; it has {', '.join(map(str, table.columns))}")
-    yield f"listing{kind}", source.path
-    root = source.folder.resolve()
-    for name in table["path"].dropna().astype(str):
-        path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise RequestError(f"{source.path.name}: {name!r} points outside the listing's folder")
-        if path.is_file():
-            yield name, path
+    yield f"listing{source.path.suffix.lower()}", source.path
+    for name in listing.read(source.path)["path"]:
+        if (source.folder / name).is_file():
+            yield name, source.folder / name
 
 
 def _copy(origin: Path, target: Path) -> bool:

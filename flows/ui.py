@@ -1,24 +1,35 @@
 """`regraft ui`: a Prefect server and MLflow's pages over this project's own stores, until stopped."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from steps.errors import GraphError
 
 PREFECT, MLFLOW = 4200, 5000
 
 
 def ui(root: Path) -> None:
-    """Start both servers on loopback, print their addresses, and stop both when interrupted or when one ends."""
+    """Start both servers on loopback, print their addresses, and stop both when interrupted or when one ends.
+
+    An MLflow server that the user runs elsewhere (MLFLOW_TRACKING_URI) is named, not started.
+    """
+    store = os.environ["MLFLOW_TRACKING_URI"]
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(MLFLOW),
-              "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"],
+              "--backend-store-uri", store,
               "--artifacts-destination", (root / ".regraft" / "mlartifacts").as_uri()]  # fmt: skip
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PREFECT)]
-    print(_told(), flush=True)  # noqa: T201
+    elsewhere = store.startswith("http")
+    print(_told(store if elsewhere else f"http://127.0.0.1:{MLFLOW}"), flush=True)  # noqa: T201
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else a stopped `regraft ui` would leave both behind
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    servers = [subprocess.Popen(command, env=environment, cwd=root) for command in (mlflow, prefect)]
+    commands = [prefect] if elsewhere else [mlflow, prefect]
+    servers = [subprocess.Popen(command, env=environment, cwd=root) for command in commands]
     try:
-        os.wait()
+        _, status = os.wait()
+        raise GraphError(f"a server ended by itself (status {status}); is its port in use?")
     except KeyboardInterrupt:
         pass
     finally:
@@ -28,9 +39,9 @@ def ui(root: Path) -> None:
             server.wait()
 
 
-def _told() -> str:
+def _told(mlflow: str) -> str:
     return (
-        f"MLflow   http://127.0.0.1:{MLFLOW}\n"
+        f"MLflow   {mlflow}\n"
         f"Prefect  http://127.0.0.1:{PREFECT}\n\n"
         "to deploy, in another terminal:\n"
         f"  export PREFECT_API_URL=http://127.0.0.1:{PREFECT}/api\n"

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
-from flows.sources import RAW, read_source, refresh, write_source
+from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
 from steps.adapters import backbones, files, models
 from steps.errors import RequestError
 
 DIGITS = "digits"
-BACKBONE = "data/backbone"
 
 
 def use(root: Path, images: str, backbone: str | None, weights: str | None) -> list[str]:
@@ -19,14 +18,26 @@ def use(root: Path, images: str, backbone: str | None, weights: str | None) -> l
     `images` is a folder, a CSV or Parquet listing, or `digits`. Raises RequestError, with nothing changed, where
     one of them does not exist or does not fit.
     """
-    if backbone is None and (weights or not (root / BACKBONE / models.CARD).exists()) and images != DIGITS:
+    if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
+    if weights and backbone is None:
+        raise RequestError("--weights needs --backbone: which architecture are they for?")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
+    if path:
+        contents(Source(path))  # a listing that is wrong is refused before anything changes
+    _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     if made:
         _replace_backbone(root, *made)
     _set_images(root, path)
     return _told(root, images, made is not None)
+
+
+def _refuse_to_lose(root: Path) -> None:
+    raw = root / RAW
+    known = (root / f"{RAW}.dvc").exists() or (root / SOURCE).exists()
+    if raw.is_dir() and any(raw.iterdir()) and not known:
+        raise RequestError(f"{RAW} holds files that regraft did not put there; move them elsewhere and `use` them")
 
 
 def _checked(path: Path, root: Path) -> Path:

@@ -69,7 +69,7 @@ def evaluate(
     configure(compute)
 
     found = _predict(networks, images)
-    choice = choose(validation)
+    choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
     targets = images.targets(images.part(TEST)).numpy()
     test = {
         name: judge(

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from steps.adapters import files, images, stage
+from steps.adapters import files, images, listing, stage
 from steps.adapters.progress import track
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
 from steps.errors import DataError
 
 LISTINGS = ("listing.csv", "listing.parquet")
+CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
 IGNORED = (
     "__MACOSX",
     "Thumbs.db",
@@ -37,7 +38,7 @@ class IngestParams:
 
 
 class Listed(NamedTuple):
-    """A file and what the folder or the listing says of it; an empty `split` is left to the hash rule."""
+    """A file and what its place says of it; an empty `split` is left to the hash rule, `CARVED` in part."""
 
     path: str
     label: str
@@ -45,12 +46,6 @@ class Listed(NamedTuple):
     group: str = ""
     source: str = ""
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class _Shares:
-    validation: float
-    test: float
 
 
 def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) -> None:
@@ -61,11 +56,10 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
     Raises DataError where there is no such layout or not one readable image.
     """
     listed = list(find(raw))
-    shares = _shares(params, {item.split for item in listed})
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = images.parallel(lambda item: _read(raw, item, shares), listed, os.cpu_count() or 1)
+    read = images.parallel(lambda item: _read(raw, item, params), listed, os.cpu_count() or 1)
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -104,14 +98,9 @@ def _own_split(split: str, present: set[str]) -> str:
     """Name the split of a folder: train/ + val/ alone means that val is the test set (the field's habit)."""
     if split == VAL and TEST not in present:
         return TEST
-    if split == TRAIN and (VAL not in present or TEST not in present):
-        return ""  # a validation part is carved from it
+    if split == TRAIN and not {VAL, TEST} <= present:
+        return CARVED if {VAL, TEST} & present else ""
     return split
-
-
-def _shares(params: IngestParams, own: set[str]) -> _Shares:
-    """Carve a test part only where the data brings none of its own."""
-    return _Shares(params.validation_share, 0.0 if TEST in own else params.test_share)
 
 
 def _class_folders(raw: Path, folder: Path, split: str) -> Iterator[Listed]:
@@ -143,53 +132,17 @@ def _what_lies_in(raw: Path) -> str:
 
 
 def _from_listing(path: Path) -> Iterator[Listed]:
-    table = _table(path)
-    missing = {"path", "label"} - set(table.columns)
-    if missing:
-        raise DataError(f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {list(table.columns)}")
-    defaults = {"split": "", "group": "", "source": "", "weight": 1.0}
-    for name, default in defaults.items():
-        table[name] = table[name] if name in table.columns else default
-    table = table.fillna({"label": "", **defaults})
-    yield from _rows_of_listing(path, table.assign(weight=_weights(path, table)))
-
-
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # the parsers' own errors are ValueErrors, pyarrow's included
-        raise DataError(f"{path.name} cannot be read: {error}") from None
-
-
-def _weights(path: Path, table: pd.DataFrame) -> "pd.Series[float]":
-    try:
-        weights = pd.to_numeric(table["weight"].replace("", 1.0)).astype(float)
-    except ValueError as error:
-        raise DataError(f"{path.name}: a weight is no number: {error}") from None
-    wrong = table["path"][~((weights >= 0) & (weights < float("inf")))]
-    if len(wrong):
-        found = weights[wrong.index[0]]
-        raise DataError(f"{path.name}: the weight of {wrong.iloc[0]} is {found}; a number of at least 0")
-    return weights
-
-
-def _rows_of_listing(path: Path, table: pd.DataFrame) -> Iterator[Listed]:
-    root = path.parent.resolve()
-    bad_splits = sorted(set(table["split"]) - {"", *SPLITS})
-    if bad_splits:
-        raise DataError(f"{path.name}: unknown split {bad_splits[0]!r}; one of {', '.join(SPLITS)} or empty")
+    table = listing.read(path)
     own = set(table["split"][table["label"] != ""])
-    for row in table.sort_values("path").itertuples(index=False):
-        if not (root / str(row.path)).resolve().is_relative_to(root):
-            raise DataError(f"{path.name}: {row.path!r} points outside the folder of images")
-        # Where some images are left to the hash rule, it finds what is missing among those; the others stay.
-        split = str(row.split) if "" in own else _own_split(str(row.split), own)
-        yield Listed(str(row.path), str(row.label), split, str(row.group), str(row.source), float(row.weight))
+    if "" in own and len(own) > 1:
+        # Were the hash rule to fill in what the others lack, one more row could move images from test to training.
+        raise DataError(f"{path.name}: some labelled images have a split and some have none; give all of them or none")
+    for row in table.itertuples(index=False):
+        split = _own_split(row.split, own) if row.split else ""
+        yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
-def _read(raw: Path, item: Listed, shares: _Shares) -> Row | Rejected:
+def _read(raw: Path, item: Listed, params: IngestParams) -> Row | Rejected:
     try:
         data = (raw / item.path).read_bytes()
         width, height, mode, kind = images.inspect(data)
@@ -200,8 +153,9 @@ def _read(raw: Path, item: Listed, shares: _Shares) -> Row | Rejected:
     identity = hashlib.sha256(data).hexdigest()
     if not item.label:
         item = item._replace(split=UNLABELLED)
-    elif not item.split:
-        item = item._replace(split=assign_split(item.group or identity, shares.validation, shares.test))
+    elif item.split in ("", CARVED):
+        test_share = params.test_share if item.split == "" else 0.0
+        item = item._replace(split=assign_split(item.group or identity, params.validation_share, test_share))
     return Row(
         id=identity, path=item.path, label=item.label, split=item.split, width=width, height=height, mode=mode,
         bytes=len(data), format=kind, group=item.group, source=item.source, weight=item.weight,

@@ -107,16 +107,31 @@ def _settle(
         }  # fmt: skip
     question = digest_of({"champion": champion, "judged": judged, "rules": vars(rules)})
     found = registry.recall_verdict(mlflow, name, challenger)
+    if found and found["question"] == question and found["applied"]:
+        # Carried out once already: whoever has set the alias back since (a rollback) meant it.
+        back = ["promoted before and set back since: it stays back"] if found["promote"] else []
+        return {**found, "promote": False, "reasons": back or found["reasons"]}
     if found is None or found["question"] != question:
-        opponent = _judge_champion(root, name, champion) if champion else None
-        verdict = decide(judged, opponent, rules.floor, rules.margin)
-        found = {"promote": verdict.promote, "reasons": list(verdict.reasons), "question": question}
+        found = {**_decided(root, name, champion, judged, rules), "question": question, "applied": False}
         registry.remember_verdict(mlflow, name, challenger, found)
-    # Also after a verdict of before: a kill may have come between the verdict and the alias.
+    # A kill may come between any two of these: the verdict counts as applied when the aliases stand.
     mlflow.set_registered_model_alias(name, registry.CHALLENGER, challenger)
     if found["promote"]:
         mlflow.set_registered_model_alias(name, registry.CHAMPION, challenger)
+    registry.remember_verdict(mlflow, name, challenger, {**found, "applied": True})
     return found
+
+
+def _decided(
+    root: Path, name: str, champion: str | None, judged: dict[str, Any], rules: PromoteParams
+) -> dict[str, Any]:
+    """Decide; a champion whose files are gone cannot be judged, answers nobody, and is no opponent."""
+    try:
+        opponent, lost = (_judge_champion(root, name, champion) if champion else None), []
+    except RegistryError as error:
+        opponent, lost = None, [str(error)]
+    verdict = decide(judged, opponent, rules.floor, rules.margin)
+    return {"promote": verdict.promote, "reasons": [*lost, *verdict.reasons]}
 
 
 def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:
@@ -124,6 +139,7 @@ def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:
     import numpy as np
     import pandas as pd
 
+    from steps.adapters.images import batched
     from steps.core.manifest import TEST
     from steps.core.metrics import judge
     from steps.core.seeding import numpy_generator
@@ -133,9 +149,13 @@ def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / ACCEPTED)
     part = table[table["split"] == TEST].sort_values("path")
-    encoded = [(root / RAW / path).read_bytes() for path in part["path"]]
     model = registry.load(name, version)
-    told = model.predict(pd.DataFrame({"image": encoded}))
+    told = pd.concat(
+        [
+            model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))
+            for some in batched(part["path"], 256)
+        ]
+    )
     classes = model.unwrap_python_model().classes
     today = files.read_json(root / EVALUATION)["classes"]
     probabilities = _aligned(np.array(told["probabilities"].tolist()), classes, today)

@@ -31,11 +31,11 @@ class ReportParams:
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with the values."""
         if self.sample_images < 1:
-            yield f"report.sample_images is {self.sample_images}; at least 1"
+            yield f"sample_images is {self.sample_images}; at least 1"
         if self.wrong_answers < 1:
-            yield f"report.wrong_answers is {self.wrong_answers}; at least 1"
+            yield f"wrong_answers is {self.wrong_answers}; at least 1"
         if not 32 <= self.thumbnail <= 512:
-            yield f"report.thumbnail is {self.thumbnail}; between 32 and 512 pixels"
+            yield f"thumbnail is {self.thumbnail}; between 32 and 512 pixels"
 
 
 class Album:

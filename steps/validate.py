@@ -79,11 +79,13 @@ def _rules(params: ValidateParams) -> Any:
 def _tables(
     images: pd.DataFrame, counts: dict[str, dict[str, int]], quarantined: int, contract: list[dict[str, Any]]
 ) -> dict[str, pd.DataFrame]:
+    weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
+    heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
     per_class = [
-        {"label": label, **{split: counts.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
+        {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
         for label in classes_of(counts)
     ]
-    rows = list(zip(images["id"], images["label"], images["split"], strict=True))
+    rows = list(zip(images["id"], images["label"], images["split"], images["group"], strict=True))
     as_text = [{**row, "pipeline": str(row["pipeline"]), "backbone": str(row["backbone"])} for row in contract]
     return {
         "images": images,

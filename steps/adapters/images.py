@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from steps.errors import DataError, IntegrityError
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
+MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
 MAX_BYTES = 256 * 2**20
 MATTE = (255, 255, 255)  # what shows through transparent pixels
 # Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
@@ -66,6 +67,8 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
                 facts = (image.width, image.height, image.mode, str(image.format))
                 if image.width * image.height > MAX_PIXELS:
                     raise UndecodableError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} in all", "")
+                if max(image.size) > MAX_RATIO * min(image.size):
+                    raise UndecodableError(f"{image.width}x{image.height} pixels; a strip, not a picture", "")
                 return facts, _rgb(ImageOps.exif_transpose(image))
     except DECODE_ERRORS as error:
         # Pillow names the stream by its address in memory, which would make each run's quarantine list another.

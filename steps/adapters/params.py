@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from steps.errors import ParamsError
 
 T = TypeVar("T")
@@ -18,12 +16,15 @@ T = TypeVar("T")
 def read(root: Path) -> dict[str, Any]:
     """Return the whole of `params.yaml` under `root` as plain dicts; ParamsError where it is no mapping."""
     path = root / "params.yaml"
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:  # the library and the dialect with which DVC reads it; a key given twice is refused
+        loaded = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError([f"{path.name} does not exist in {root}; run regraft in a project's folder"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError([f"not readable as YAML: {error}"]) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError([f"not readable as YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(loaded, dict):
         raise ParamsError([f"the file holds {type(loaded).__name__}, not a mapping of sections"])
     return loaded

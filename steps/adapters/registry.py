@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters.tracking import LINEAGE
+from steps.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,10 +27,20 @@ def ensure_model(mlflow: "MlflowClient", name: str) -> None:
 
 
 def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
-    """Return the number of the version with this digest, if there is one that is ready."""
+    """Return the number of the version with this digest, if there is one that is ready and has its files."""
     found = mlflow.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{digest}'")
-    ready = [v for v in found if v.status == "READY"]
+    ready = [v for v in found if v.status == "READY" and _has_files(mlflow, v)]
     return str(min(ready, key=lambda v: int(v.version)).version) if ready else None
+
+
+def _has_files(mlflow: "MlflowClient", version: Any) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        files = mlflow.list_logged_model_artifacts(str(version.source).removeprefix("models:/"))
+    except (MlflowException, OSError):
+        return False
+    return any(file.path == "MLmodel" for file in files)
 
 
 def create_version(
@@ -70,11 +81,16 @@ def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
 
 
 def load(name: str, version: str) -> Any:
-    """Load a registered version as a pyfunc model."""
+    """Load a registered version as a pyfunc model; RegistryError where its files are gone."""
     import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
 
-    with tempfile.TemporaryDirectory() as scratch:
-        return mlflow.pyfunc.load_model(f"models:/{name}/{version}", dst_path=scratch)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return mlflow.pyfunc.load_model(f"models:/{name}/{version}", dst_path=scratch)
+    except (MlflowException, OSError) as error:
+        told = str(error).split("\n")[0]
+        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}") from None
 
 
 def remember_verdict(mlflow: "MlflowClient", name: str, version: str, verdict: Mapping[str, Any]) -> None:

@@ -161,7 +161,7 @@ def digest_of(value: Any) -> str:
 
 def _content(path: Path) -> str:
     pointer = path.with_name(path.name + ".dvc")
-    if pointer.exists():  # `dvc add` hashed it already, and the drivers check that it still holds
+    if pointer.exists():  # `dvc add` hashed it already, and both drivers add it anew where it has changed
         return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
     if path.is_dir():
         return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()})

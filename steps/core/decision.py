@@ -15,16 +15,17 @@ class Choice:
     reason: str
 
 
-def choose(validation: Mapping[str, Mapping[str, float]]) -> Choice:
+def choose(validation: Mapping[str, Mapping[str, float]], moved: bool) -> Choice:
     """Choose between head and fine-tuned on validation figures alone; the test split never has a say.
 
     Fine-tuning has to be better on balanced accuracy, or equal there and better on log-loss: a tie goes to the
-    head, which is cheaper, refitted on more labels, and leaves the backbone as it was.
+    head, which is cheaper, refitted on more labels, and leaves the backbone as it was. `moved` is False where no
+    epoch was better than the start: the two differ by rounding alone then, and rounding decides nothing.
     """
     head, tuned = validation[HEAD], validation[FINE_TUNED]
     key = "balanced_accuracy"
     figures = f"{tuned[key]:.3f} against the head's {head[key]:.3f} on {int(head['n'])} validation images"
-    if (tuned[key], -tuned["log_loss"]) > (head[key], -head["log_loss"]):
+    if moved and (tuned[key], -tuned["log_loss"]) > (head[key], -head["log_loss"]):
         tie = "" if tuned[key] > head[key] else f", with the lower log-loss ({tuned['log_loss']:.3f})"
         return Choice(FINE_TUNED, f"fine-tuning reached a balanced accuracy of {figures}{tie}")
     return Choice(HEAD, f"fine-tuning was no better: balanced accuracy {figures}")

@@ -63,8 +63,8 @@ def bootstrap(
         return np.asarray(means @ (weights / weights.sum()))
 
     value = float(mean(*samples))
-    # One image cannot be resampled: SciPy refuses, and rightly, so the interval says nothing rather than a lie.
-    if min(map(len, samples)) < 2:
+    # Values all alike would give an interval of width 0, and one image cannot be resampled: no interval beats a lie.
+    if min(map(len, samples)) < 2 or per_image.min() == per_image.max():
         return {"value": value, "low": None, "high": None, "method": "bootstrap"}
     found = resample(
         samples, mean, n_resamples=draws, confidence_level=confidence, method="percentile",

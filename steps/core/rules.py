@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row
+from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row
 
 Table = Literal["images", "classes", "totals", "preprocessing"]
 
@@ -70,6 +70,8 @@ def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, qua
              "Repair or remove the files listed in data/quarantine.csv.", high=quarantine_limit),
         Rule("no image in two splits", "totals", "between", "leaking", "images whose very bytes stand in two splits",
              "Remove the copy from the training folder: a copied test image flatters the test.", high=0),
+        Rule("no group in two splits", "totals", "between", "straddling", "groups whose images stand in two splits",
+             "Give all images of a group the same split in the listing.", high=0),
         Rule("one image, one label", "totals", "between", "conflicting", "images whose very bytes carry two labels",
              "Decide on one label and remove the other copy.", high=0),
         Rule("same preprocessing as the backbone", "preprocessing", "equal_columns", "pipeline",
@@ -79,19 +81,26 @@ def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, qua
 
 
 def totals(
-    rows: Sequence[tuple[str, str, str]], counts: Mapping[str, Mapping[str, int]], quarantined: int
+    rows: Sequence[tuple[str, str, str, str]], counts: Mapping[str, Mapping[str, int]], quarantined: int
 ) -> dict[str, Any]:
-    """Summarise (id, label, split) rows into the figures that the rules over totals look at."""
+    """Summarise (id, label, split, group) rows into the figures that the rules over totals look at.
+
+    Unlabelled rows leak nothing: a copy in the pool of an image that was labelled since is no fault.
+    """
     splits: dict[str, set[str]] = {}
     labels: dict[str, set[str]] = {}
-    for identity, label, split in rows:
-        splits.setdefault(identity, set()).add(split)
-        labels.setdefault(identity, set()).add(label)
+    groups: dict[str, set[str]] = {}
+    for identity, label, split, group in rows:
+        if split != UNLABELLED:
+            splits.setdefault(identity, set()).add(split)
+            labels.setdefault(identity, set()).add(label)
+            groups.setdefault(group, set()).add(split)
     train = counts.get(TRAIN, {})
     return {
         "classes": len({label for split in (TRAIN, VAL, TEST) for label in counts.get(split, {})}),
         "imbalance": max(train.values(), default=1) / max(1, min(train.values(), default=1)),
         "quarantined_share": quarantined / max(1, len(rows) + quarantined),
         "leaking": sum(len(found) > 1 for found in splits.values()),
+        "straddling": sum(len(found) > 1 for group, found in groups.items() if group),
         "conflicting": sum(len(found) > 1 for found in labels.values()),
     }

@@ -2,8 +2,10 @@
 
 With a few labelled digits a class: a logistic head on the frozen backbone, against the same network trained from
 scratch on the same labels, against a head on a frozen backbone that never learned. Always the 600 test images of the
-embedded example, which nothing here was tuned on: `--tune` shows the search behind `SCRATCH`, on other draws and on
-images that are not test images.
+embedded example. `SCRATCH` and `C` won a search on other draws, scored on images that are no test images: `--tune`
+repeats it. The distortions of the glyphs were chosen earlier, between two, by digits of which some are test images.
+
+The hope was 5 points at 10 labels a class. It is not met, and cannot be: well augmented, from scratch reaches 95 to 97.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +37,7 @@ CLAIM = 5.0  # points of accuracy
 DRAWS = range(5)
 TUNING_DRAWS = range(100, 103)
 SEED, THREADS = 0, 1
-C = 0.1  # inverse L2 of the head; on tuning draws 0.01 to 1 lie within 0.1 points of each other
+C = 0.1  # inverse L2 of the head; 0.1 to 10 lie within 0.1 points of each other
 
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -67,10 +69,11 @@ class Schedule:
     decay: float = 1e-2
 
 
-SCRATCH = Schedule(rate=1e-3, epochs=150, augmentation=MEDIUM)
+SCRATCH = Schedule(rate=1e-3, epochs=300, augmentation=MEDIUM)
 SEARCHED = [
-    Schedule(rate, epochs, bend)
-    for rate, epochs, bend in product((1e-3, 3e-3), (150, 300), (NONE, MILD, MEDIUM, STRONG))
+    *(Schedule(rate, 150, bend) for rate, bend in product((1e-3, 3e-3), (NONE, MILD, MEDIUM, STRONG))),
+    Schedule(1e-3, 75, MEDIUM),
+    Schedule(1e-3, 300, MEDIUM),
 ]
 
 
@@ -207,18 +210,15 @@ def _show(measured: dict[int, list[dict[str, float]]]) -> None:
 
 
 def tune(data: Digits, learned: npt.NDArray[np.float32]) -> None:
-    """Print, best last, what each schedule and each strength of the head reach on images that are no test images."""
+    """Print what each schedule and each strength of the head reach on images that are no test images."""
     splits = [(n, train, data.untested(train)) for n in TUNING_DRAWS for train in [data.draw(COUNTS[0], n)]]
-    found = [
-        (float(np.mean([scratch(data, train, rest, schedule, n) for n, train, rest in splits])), str(schedule))
-        for schedule in track(SEARCHED, len(SEARCHED), "schedules")
-    ]
-    heads = [
-        (float(np.mean([frozen(learned, data, train, rest, c) for _, train, rest in splits])), f"head, C = {c}")
-        for c in (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    ]
-    for accuracy, what in [*sorted(found), *sorted(heads)]:
-        Console().print(f"{accuracy:.2f}  {what}", highlight=False)
+    console = Console()
+    for c in (1e-3, 1e-2, 1e-1, 1.0, 10.0):
+        reached = np.mean([frozen(learned, data, train, rest, c) for _, train, rest in splits])
+        console.print(f"{reached:.2f}  head, C = {c}", highlight=False)
+    for schedule in track(SEARCHED, len(SEARCHED), "schedules"):
+        reached = np.mean([scratch(data, train, rest, schedule, n) for n, train, rest in splits])
+        console.print(f"{reached:.2f}  {schedule}", highlight=False, soft_wrap=True)
 
 
 def main(tuning: Annotated[bool, typer.Option("--tune", help="Show the search; write nothing.")] = False) -> None:

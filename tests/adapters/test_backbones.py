@@ -166,11 +166,11 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str, cont
     assert sentence in found
 
 
-def cached(folder: Path) -> dict[str, torch.Tensor]:
+def cached(folder: Path, name: str, entry: Any) -> dict[str, torch.Tensor]:
     """Put a file where torchvision keeps what it has downloaded before."""
     torch.manual_seed(3)
-    state = build(NAME, 1000).state_dict()
-    target = folder / "torch" / "hub" / "checkpoints" / ENTRY.url.rpartition("/")[2]
+    state = build(name, 1000).state_dict()
+    target = folder / "torch" / "hub" / "checkpoints" / entry.url.rpartition("/")[2]
     target.parent.mkdir(parents=True)
     torch.save(state, target)
     return dict(state)
@@ -180,12 +180,21 @@ def cached(folder: Path) -> dict[str, torch.Tensor]:
 def test_torchvisions_own_weights_come_from_its_cache_with_their_own_preprocessing(
     tmp_path: Path, weights: str | None
 ) -> None:
-    state = cached(tmp_path)
+    state = cached(tmp_path, NAME, ENTRY)
     card, found = backbones.torchvision(NAME, weights)
     assert digest(found) == digest(state)
     assert (card.num_classes, card.source) == (1000, "torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1")
     assert card.notes == {"preprocessing_of": "SqueezeNet1_1_Weights.IMAGENET1K_V1", "url": ENTRY.url}
     assert card.preprocessing == backbones.preprocessing_of(ENTRY)
+
+
+def test_torchvisions_default_weights_are_those_it_recommends_and_not_the_first(tmp_path: Path) -> None:
+    first, second = tv.MobileNet_V2_Weights.IMAGENET1K_V1, tv.MobileNet_V2_Weights.IMAGENET1K_V2
+    state = cached(tmp_path, "mobilenet_v2", second)
+    card, found = backbones.torchvision("mobilenet_v2", None)
+    assert digest(found) == digest(state)
+    assert card.notes["url"] == second.url
+    assert card.preprocessing == backbones.preprocessing_of(second) != backbones.preprocessing_of(first)
 
 
 def test_without_a_network_a_local_file_is_suggested() -> None:

@@ -111,6 +111,13 @@ def test_where_no_epoch_is_better_the_probe_remains_and_patience_ends_it(patienc
     assert digest(model.state_dict()) == before
 
 
+def test_an_epoch_that_is_only_as_good_does_not_displace_the_one_before() -> None:
+    still = replace(SCHEDULE, head_rate=0.0, backbone_rate=0.0, patience=3)
+    found, prints = run(tiny(), honest, still)
+    assert len({row["val_log_loss"] for row in found["epochs"]}) == len(set(prints)) == 1
+    assert (found["best_epoch"], len(found["epochs"])) == (0, 4)
+
+
 def test_epoch_zero_is_the_model_as_it_came() -> None:
     model = tiny()
     wanted = validation_scores(model, batches(*VAL))

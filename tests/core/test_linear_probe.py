@@ -79,6 +79,19 @@ def test_a_constant_feature_changes_nothing(value: float) -> None:
     np.testing.assert_allclose(found.probabilities(widened(other).features), plain, atol=1e-6)
 
 
+def test_the_rounding_of_a_dead_feature_is_not_blown_up() -> None:
+    """Trained on 1e-10 of rounding, shown 1e-6: in units of the rounding that would be ten thousand deviations."""
+    train, other = sample(120, 3, 0), sample(50, 3, 1)
+    jitter = 1e-10 * np.random.default_rng(0).integers(-1, 2, (120, 1))
+
+    def widened(data: Labelled, column: Floats) -> Labelled:
+        return Labelled(np.hstack([data.features, column]).astype(np.float32), data.targets, data.weights)
+
+    plain = fit(train, 3, 0.1).probabilities(other.features)
+    found = fit(widened(train, jitter), 3, 0.1).probabilities(widened(other, np.full((50, 1), 1e-6)).features)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
 def test_classes_weigh_alike_however_many_images_they_have() -> None:
     """Twice the images of one class, as copies, must not move the head: that is what `balanced` claims."""
     train = sample(120, 3, 0)

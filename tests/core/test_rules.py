@@ -39,6 +39,7 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
         "images have area": (1, None), "two classes or more": (2, None), "enough to learn from": (3, None),
         "enough to choose by": (4, None), "enough to judge by": (5, None), "classes are balanced": (None, 6.5),
         "files can be decoded": (None, 0.07), "no image in two splits": (None, 0), "one image, one label": (None, 0),
+        "no group in two splits": (None, 0),
     }  # fmt: skip
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
     assert columns == {TRAIN, VAL, TEST}
@@ -51,26 +52,37 @@ def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
 
 def test_every_rule_tells_a_person_what_to_do_and_only_imbalance_merely_warns() -> None:
     every = rules(1, 1, 1, 1.0, 0.0)
-    assert len({rule.name for rule in every}) == len(every) == 14
+    assert len({rule.name for rule in every}) == len(every) == 15
     assert all((rule.what and rule.remedy.endswith(".")) or rule.remedy.endswith(")") for rule in every)
     assert [rule.name for rule in every if rule.severity != "fail"] == ["classes are balanced"]
 
 
-rows = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["ant", "bee", "wasp"]), st.sampled_from(SPLITS)))
+rows = st.lists(
+    st.tuples(
+        st.sampled_from("abcdef"),
+        st.sampled_from(["ant", "bee", "wasp"]),
+        st.sampled_from(SPLITS),
+        st.sampled_from(["", "g", "h"]),
+    )
+)
 
 
 @given(rows, st.integers(0, 5))
-def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str, str]], quarantined: int) -> None:
-    found = totals(table, class_counts((split, label) for _, label, split in table), quarantined)
+def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str, str, str]], quarantined: int) -> None:
+    found = totals(table, class_counts((split, label) for _, label, split, _ in table), quarantined)
 
-    def straddling(column: int) -> int:
-        return sum(len({row[column] for row in table if row[0] == identity}) > 1 for identity in "abcdef")
+    labelled = [row for row in table if row[2] != "unlabelled"]
 
-    train = Counter(label for _, label, split in table if split == TRAIN).values()
+    def straddling(key: int, column: int) -> int:
+        keys = {row[key] for row in labelled} - {""}
+        return sum(len({row[column] for row in labelled if row[key] == k}) > 1 for k in keys)
+
+    train = Counter(label for _, label, split, _ in table if split == TRAIN).values()
     assert found == {
-        "classes": len({label for _, label, split in table if split != "unlabelled"}),
+        "classes": len({label for _, label, _, _ in labelled}),
         "imbalance": max(train) / min(train) if train else 1,
         "quarantined_share": quarantined / (len(table) + quarantined) if table or quarantined else 0,
-        "leaking": straddling(2),
-        "conflicting": straddling(1),
+        "leaking": straddling(0, 2),
+        "straddling": straddling(3, 2),
+        "conflicting": straddling(0, 1),
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.sources import Source, mirror
-from steps.errors import RequestError
+from steps.errors import DataError
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -38,7 +38,7 @@ def test_changed_added_and_removed_files_follow(source: Path, tmp_path: Path) ->
     assert not (tmp_path / "raw/dogs").exists(), "an empty folder would be a class without images"
 
 
-def test_a_file_that_becomes_a_folder_and_back(source: Path, tmp_path: Path) -> None:
+def test_a_folder_that_becomes_a_file(source: Path, tmp_path: Path) -> None:
     mirror(Source(source), tmp_path / "raw")
     (source / "dogs/3.png").unlink()
     (source / "dogs").rmdir()
@@ -73,6 +73,6 @@ def test_a_listing_brings_the_files_that_it_names_and_itself(source: Path, tmp_p
 def test_a_listing_that_points_outside_its_folder_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_text("secret")
     (source / "labels.csv").write_text("path,label\n../secret.png,cat\n")
-    with pytest.raises(RequestError, match=r"'\.\./secret\.png' points outside"):
+    with pytest.raises(DataError, match=r"'\.\./secret\.png' points outside"):
         mirror(Source(source / "labels.csv"), tmp_path / "raw")
     assert not (tmp_path / "raw").exists()

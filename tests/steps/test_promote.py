@@ -1,6 +1,7 @@
 """Promotion against a real registry: versions that were really packaged, a champion that is really judged anew."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,36 @@ def test_a_kill_between_verdict_and_alias_is_mended(world: World, monkeypatch: p
     assert world.alias() is None
     done = world.promote()
     assert (done.champion, world.alias()) == ("1", "1")
+
+
+def test_an_alias_set_back_by_hand_stays_back(world: World) -> None:
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.table = world.table[world.table["label"] == "0"]
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    assert world.promote().champion == "2"
+    tracking.client().set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    done = world.promote()
+    assert (done.champion, done.changed, world.alias()) == ("1", False, "1")
+    assert done.reasons == ("promoted before and set back since: it stays back",)
+
+
+def test_a_champion_whose_files_are_gone_is_named_and_beaten(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    shutil.rmtree(world.root / ".regraft/mlartifacts")
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote()
+    assert (done.champion, done.previous) == ("2", "1")
+    assert done.reasons[0].startswith("version 1 of regraft is registered but cannot be loaded")
+
+
+def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
+    digest = world.register([2.0, 0.0, 0.0], "a")
+    assert registry.find_version(tracking.client(), NAME, digest) == "1"
+    shutil.rmtree(world.root / ".regraft/mlartifacts")
+    assert registry.find_version(tracking.client(), NAME, digest) is None
 
 
 def test_columns_of_another_set_of_classes_are_put_in_order() -> None:

@@ -338,7 +338,7 @@ def test_params_report_all_their_faults_at_once() -> None:
     assert list(PARAMS.faults()) == []
     faults = list(replace(PARAMS, sample_images=0, wrong_answers=-1, thumbnail=5).faults())
     assert faults == [
-        "report.sample_images is 0; at least 1",
-        "report.wrong_answers is -1; at least 1",
-        "report.thumbnail is 5; between 32 and 512 pixels",
+        "sample_images is 0; at least 1",
+        "wrong_answers is -1; at least 1",
+        "thumbnail is 5; between 32 and 512 pixels",
     ]

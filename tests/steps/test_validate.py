@@ -103,7 +103,7 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert (verdict["accepted"], gate.broken()) == (True, {})
     assert verdict["counts"] == COUNTS
     assert verdict["quarantined"] == 1
-    assert len(verdict["rules"]) == 14
+    assert len(verdict["rules"]) == 15
     assert [row["field"] for row in verdict["preprocessing"]] == list(SPEC.to_dict())
     assert all(row["agree"] for row in verdict["preprocessing"])
     observed = {rule["name"]: rule["observed"] for rule in verdict["rules"]}
