@@ -134,12 +134,13 @@ class Graph:
         """Record the stage's outputs in cache and dvc.lock; GraphError where a dependency changed under its feet."""
         with self._locked(name):
             stage = self._find(name)
-            stage.save()
+            stage.save(run_cache=False)
             after = _snapshot(stage)
             changed = [path for path in after if after[path] != before.get(path)]
             if changed:
-                self._repo.reset()  # forget what `save` noted, or a retry would find the stage fresh
+                self._repo._reset()  # forget what `save` noted, or a retry would find the stage fresh
                 raise GraphError(f"{changed[0]} changed while {name} ran; its result was not recorded. Run again.")
+            self._repo.stage_cache.save(stage)
             stage.commit()
             stage.dump(update_pipeline=False)
 
