@@ -55,14 +55,13 @@ class Graph:
             raise GraphError(f"dvc.yaml cannot be read: {_sentence(error)}") from None
         self.stages: Mapping[str, Stage] = {s.name: _stage(s, self._upstream(s)) for s in self._order}
 
-    def _refuse_other_code(self, name: str) -> None:
+    def _refuse_other_code(self, name: str, dependencies: Sequence[str]) -> None:
         """Raise GraphError where the code in this process is not the code that dvc.lock is about to record.
 
         It differs where a file was edited since the run began, or where regraft was installed from another checkout.
         """
-        for path, running in _CODE.items():
-            written = self.root / path
-            if not written.is_file() or sha256_of(written) != running:
+        for path in dependencies:
+            if path in _CODE and sha256_of(self.root / path) != _CODE[path]:
                 raise GraphError(f"{name}: {path} is not the code that this run loaded when it began; run again")
 
     def close(self) -> None:
@@ -125,7 +124,7 @@ class Graph:
             for dependency in stage.deps:
                 if not dependency.exists:
                     raise GraphError(f"{name} needs {dependency}, which does not exist (`regraft use` sets inputs)")
-            self._refuse_other_code(name)
+            self._refuse_other_code(name, [str(dependency) for dependency in stage.deps])
             stage.remove_outs(ignore_remove=False, force=False)
             stage.save_deps()
             return _snapshot(stage)

@@ -22,6 +22,8 @@ from steps.errors import DataError, IntegrityError
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
 MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
 MAX_BYTES = 256 * 2**20
+# Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MATTE = (255, 255, 255)  # what shows through transparent pixels
 # Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
 DECODE_ERRORS = (
@@ -63,7 +65,7 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; the limits below decide
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 facts = (image.width, image.height, image.mode, str(image.format))
                 if image.width * image.height > MAX_PIXELS:
                     raise UndecodableError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} in all", "")

@@ -35,7 +35,7 @@ def read(path: Path) -> pd.DataFrame:
 def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(path, dtype_backend="numpy_nullable")  # else a gap makes "1.0" of the label 1
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # the parsers' own errors are ValueErrors, pyarrow's included
         raise DataError(f"{path.name} cannot be read: {error}") from None

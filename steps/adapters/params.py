@@ -98,7 +98,7 @@ def _fits(kind: Any, value: Any) -> bool:
         return any(_fits(option, value) for option in typing.get_args(kind))
     if kind is types.NoneType:
         return value is None
-    if kind is float:  # YAML 1.1 reads 1e-3 as a string, hence the `1.0e-3` of params.yaml
+    if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 

@@ -231,6 +231,13 @@ def test_a_bomb_is_refused_for_its_size_and_before_it_goes_off(size: tuple[int, 
     assert time.perf_counter() - start < 0.5
 
 
+def test_a_strip_is_refused_before_its_shorter_side_is_stretched() -> None:
+    for size in ((1, 50), (100, 2)):
+        assert decode(encoded(Image.new("RGB", size))).size == size
+    for size in ((1, 51), (9000, 3)):
+        assert refusal(encoded(Image.new("RGB", size))) == f"{size[0]}x{size[1]} pixels; a strip, not a picture"
+
+
 def test_a_file_of_absurd_length_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     good = encoded(Image.fromarray(noise()))
     monkeypatch.setattr(images, "MAX_BYTES", len(good))

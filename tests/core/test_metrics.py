@@ -153,6 +153,13 @@ def test_a_class_of_one_image_leaves_the_value_and_no_interval() -> None:
     assert found == {"value": 0.75, "low": None, "high": None, "method": "bootstrap"}
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_values_all_alike_leave_the_value_and_no_interval_of_width_zero(value: float) -> None:
+    targets = np.repeat([0, 1], 20)
+    found = bootstrap(np.full(40, value), targets, True, 0.95, 200, np.random.default_rng(0))
+    assert found == {"value": pytest.approx(value), "low": None, "high": None, "method": "bootstrap"}
+
+
 def test_the_figures_of_a_judgement_agree_with_one_another() -> None:
     targets, probabilities = random_predictions(120, 2)
     found = judge(targets, probabilities, CLASSES, 0.95, 300, np.random.default_rng(0))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -240,6 +242,26 @@ def test_path_and_label_are_enough(raw: Path, kind: str) -> None:
     assert splits(table) == by_hash(raw, names, 0.3, 0.25)
     assert set(table["label"]) == {"01", "2"}, "a label is text, whatever it looks like"
     assert set(table["weight"]) == {1.0}
+
+
+def test_whole_numbers_as_labels_stay_whole_where_one_is_missing(raw: Path) -> None:
+    """Written by any tool but pandas: pandas leaves itself a note of the type."""
+    put(raw, ["a.png", "b.png", "c.png"])
+    columns = {"path": ["a.png", "b.png", "c.png"], "label": [1, 2, None]}
+    pq.write_table(pa.table(columns), raw / "listing.parquet")
+    assert run(raw)["label"].tolist() == ["1", "2", ""]
+
+
+def test_adding_images_to_a_listing_moves_no_other(raw: Path) -> None:
+    names = [f"{i:02}.png" for i in range(40)]
+    put(raw, names)
+    for own in (None, ["train"] * 34 + ["test"] * 6):
+        table = pd.DataFrame({"path": names, "label": ["a", "b"] * 20})
+        table = table if own is None else table.assign(split=own)
+        listing(raw, table.iloc[::2])
+        before = splits(run(raw))
+        listing(raw, table)
+        assert before.items() <= splits(run(raw)).items()
 
 
 def test_images_of_one_group_never_straddle_a_split(raw: Path) -> None:

@@ -189,6 +189,28 @@ def test_exactly_the_broken_rules_are_named_and_nothing_passes(gate: Gate, case:
         assert ("\n".join(lines) in told) == (rule["name"] in wanted)
 
 
+def test_an_image_in_the_pool_that_was_labelled_since_leaks_nothing(gate: Gate) -> None:
+    table = rows(COUNTS)
+    table.loc[table.index[-1], "id"] = table.loc[0, "id"]
+    assert table["split"].iloc[-1] == "unlabelled"
+    gate.lay_out(table)
+    gate.run()
+    assert gate.broken() == {}
+
+
+def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate) -> None:
+    table = rows(COUNTS)
+    table.loc[table["path"].isin(["train/ant/0.png", "test/bee/0.png"]), "group"] = "patient 7"
+    table.loc[table["path"].isin(["train/bee/0.png", "val/bee/1.png"]), "weight"] = 0.0
+    gate.lay_out(table)
+    with pytest.raises(DataError, match="no group in two splits"):
+        gate.run()
+    assert gate.broken() == {
+        "no group in two splits": "1", "enough to learn from": "'bee' has 3", "enough to choose by": "'bee' has 1",
+    }  # fmt: skip
+    assert gate.verdict["counts"] == COUNTS, "they are counted as images all the same"
+
+
 def test_each_field_of_the_preprocessing_that_is_not_the_backbones_is_named(gate: Gate) -> None:
     gate.lay_out(rows(COUNTS))
     ours = replace(SPEC, interpolation="bicubic", mean=(0.5, 0.0, 0.9), value_range=(-1.0, 1.0))
