@@ -55,12 +55,10 @@ def run(
 
 def _nothing_to_do(root: Path) -> Report | None:
     """Return the report of a run in which every stage is fresh; None where one is not. Starts no Prefect, no torch."""
-    from flows.graph import Graph
     from flows.sources import refresh
 
     with running(root):
-        refresh(root)
-        graph = Graph(root)
+        graph = refresh(root)
         if not all(graph.is_fresh(name) for name in graph.stages):
             check_params(graph)  # before Prefect's server takes its seconds to start
             return None

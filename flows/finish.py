@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.graph import Graph
-from steps.adapters import stage
-from steps.promote import PromoteParams, Promotion, promote
+from steps.adapters import files, stage
+from steps.promote import ACCEPTED, EVALUATION, RECEIPT, PromoteParams, Promotion, promote
 
 FRESH, RAN = "Fresh", "Ran"
 PAGE = Path("data/outcome/index.html")
+ANSWER = Path(".regraft/promotion.json")
 
 
 @dataclass
@@ -28,10 +29,49 @@ def check_params(graph: Graph) -> None:
 
 def finish(graph: Graph, report: Report) -> Report:
     """Promote the chosen version if it earned it, and write the outcome page around the tracked report."""
-    report.promotion = promote(graph.root, graph.stages["register"].cmd)
+    report.promotion = _recalled(graph.root) or promote(graph.root, graph.stages["register"].cmd)
+    _remember(graph.root, report.promotion)
     write_page(graph.root, report.promotion)
     report.page = str(graph.root / PAGE)
     return report
+
+
+def _recalled(root: Path) -> Promotion | None:
+    """Return the last answer where the question and the registry are as they were then; MLflow costs 2 s to ask.
+
+    Only for the project's own store: of a server one cannot tell from outside whether it has changed.
+    """
+    state = _state(root)
+    kept = root / ANSWER
+    if state is None or not kept.is_file():
+        return None
+    try:
+        found = files.read_json(kept)
+        if found["state"] != state:
+            return None
+        answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"]), "changed": False}
+        return Promotion(**answer)
+    except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
+        return None
+
+
+def _remember(root: Path, promotion: Promotion) -> None:
+    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion)})
+
+
+def _state(root: Path) -> str | None:
+    """Return a digest of all that promotion looks at: rules, receipt, figures, test images, database, model files."""
+    home = root / ".regraft"
+    database = home / "mlflow.db"
+    if os.environ.get("MLFLOW_TRACKING_URI") != f"sqlite:///{database}" or not database.is_file():
+        return None
+    looked_at = [root / name for name in ("params.yaml", RECEIPT, EVALUATION, ACCEPTED)]
+    facts = database.stat()
+    return stage.digest_of({
+        "inputs": [files.sha256_of(path) for path in looked_at],
+        "database": [facts.st_size, facts.st_mtime_ns],
+        "models": sorted(path.relative_to(home).as_posix() for path in home.rglob("MLmodel")),
+    })  # fmt: skip
 
 
 def headline(promotion: Promotion) -> str:

@@ -63,8 +63,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
     """
     home = enter(Path(root))
     with running(home):
-        refresh(home)
-        graph = Graph(home)
+        graph = refresh(home)
         check_params(graph)
         report = Report()
         futures: dict[str, PrefectFuture[Any]] = {}

@@ -18,8 +18,8 @@ RAW, BACKBONE = "data/raw", "data/backbone"
 FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
-def refresh(root: Path) -> None:
-    """Mirror the source into data/raw and tell DVC; RequestError where there are no images to run on."""
+def refresh(root: Path) -> Graph:
+    """Mirror the source into data/raw, tell DVC, and return the graph; RequestError where there are no images."""
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW)
@@ -30,7 +30,7 @@ def refresh(root: Path) -> None:
     for path in (RAW, BACKBONE):  # whatever changed by hand is what DVC and the lineage have to speak of
         if (root / path).exists():
             graph.add(path)
-    graph.close()
+    return graph
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _set_images(root: Path, path: Path | None) -> None:
 
         shutil.rmtree(root / RAW, ignore_errors=True)
         write_digits(root / RAW, seed=0)
-    refresh(root)
+    refresh(root).close()
 
 
 def _told(root: Path, images: str, changed: bool) -> list[str]:

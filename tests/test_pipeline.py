@@ -74,7 +74,7 @@ def test_a_second_run_finds_nothing_to_do_and_starts_neither_prefect_nor_torch(b
         "import sys; sys.argv = ['regraft', 'run']\n"
         "from flows.cli import main\n"
         "try: main()\n"
-        "except SystemExit as end: print(end.code, sorted({'torch', 'prefect'} & set(sys.modules)))"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'prefect', 'mlflow'} & set(sys.modules)))"
     )
     said = built.must("python", "-c", code, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert said.splitlines()[-1] == "0 []"
@@ -220,6 +220,22 @@ def test_a_second_run_at_once_is_told_to_wait(built: Project) -> None:
         done = built.run("regraft", "run")
     assert done.returncode == 1
     assert "another run holds this project" in done.stderr
+
+
+def test_an_alias_moved_behind_our_back_is_seen_by_the_next_run(built: Project) -> None:
+    """With nothing to do, a run recalls the last answer; only while the registry is as it was then."""
+    champion = json.loads(built.must("regraft", "run", "--json"))["promotion"]["champion"]
+    other = {"1": "2", "2": "1"}[champion]
+    code = (
+        "import sys, mlflow; client = mlflow.MlflowClient(sys.argv[1])\n"
+        "client.set_registered_model_alias('regraft', 'champion', sys.argv[2])"
+    )
+    uri = f"sqlite:///{built / '.regraft/mlflow.db'}"
+    built.must("python", "-c", code, uri, other)
+    moved = json.loads(built.must("regraft", "run", "--json"))["promotion"]
+    built.must("python", "-c", code, uri, champion)
+    assert moved["previous"] == other
+    assert json.loads(built.must("regraft", "status", "--json"))["champion"] == champion
 
 
 def test_a_head_parameter_reruns_the_head_and_what_follows(built: Project) -> None:
