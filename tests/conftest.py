@@ -120,7 +120,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(url: str, seconds: float = 60) -> None:
+def wait_for(url: str, seconds: float = 180) -> None:
     """Wait until a server on loopback answers."""
     end = time.monotonic() + seconds
     while True:
