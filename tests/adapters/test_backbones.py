@@ -3,6 +3,7 @@
 import http.server
 import pickle
 import threading
+import urllib.request
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ def nothing_of_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # the discard port: refused at once
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # urllib keeps the proxies of its first request for the whole process: here a fresh start, and none left behind
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def refusal(name: str, weights: str | None) -> str:
