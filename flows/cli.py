@@ -12,13 +12,13 @@ from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
 from flows.project import enter, running
 from steps.errors import RegraftError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback()
 def regraft() -> None:
-    """Scheduled, audited transfer learning on images. Run it in a project's folder (the one with dvc.yaml)."""
+    """Transfer learning on your images, every night, with proof. Run it in a project's folder."""
 
 
 @app.command()

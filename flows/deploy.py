@@ -1,6 +1,7 @@
 """Schedules: the flow `retrain`, served nightly against a Prefect server."""
 
 import os
+import urllib.request
 from pathlib import Path
 
 from prefect.schedules import Cron
@@ -25,8 +26,16 @@ def serve(root: Path, cron: str, timezone: str) -> None:
         schedule = Cron(cron, timezone=timezone)
     except ValueError as error:
         raise RequestError(f"--cron {cron!r} (--timezone {timezone!r}) is no schedule: {error}") from None
+    _check_server(os.environ["PREFECT_API_URL"])
     retrain.serve(
         name=DEPLOYMENT, schedule=schedule, parameters={"root": str(root)}, tags=["regraft"],
         limit=1,  # runs of one project queue; its lock would refuse the second
         pause_on_shutdown=False,
     )  # fmt: skip
+
+
+def _check_server(api: str) -> None:
+    try:
+        urllib.request.urlopen(f"{api}/health", timeout=10).close()  # noqa: S310 - the user's own server
+    except (OSError, ValueError) as error:
+        raise RequestError(f"no Prefect server answers at {api} ({error}); `make ui` starts one") from None

@@ -86,8 +86,11 @@ def _read(path: Path) -> State:
             return files.read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise types of their own, many
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"--weights {path}: not readable as weights: {reason[:200]}") from None
+        # torch's own words advise to unpickle the file after all; ours never do
+        raise RequestError(
+            f"--weights {path}: not readable as weights ({type(error).__name__}); "
+            "expected safetensors, or a state dict saved by torch.save"
+        ) from None
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise RequestError(f"--weights {path}: holds no plain state dict (name -> tensor)")
     return dict(loaded)

@@ -142,7 +142,8 @@ class Bomb:
 def test_a_pickle_is_not_executed(tmp_path: Path, save: Any) -> None:
     save({"features.0.weight": Bomb(tmp_path / "fuse")}, tmp_path / "w.pth")
     found = refusal(NAME, str(tmp_path / "w.pth"))
-    assert found.startswith(f"--weights {tmp_path / 'w.pth'}: not readable as weights: ")
+    assert found.startswith(f"--weights {tmp_path / 'w.pth'}: not readable as weights (")
+    assert "weights_only" not in found, "never advise to unpickle"
     assert not (tmp_path / "fuse").exists()
 
 

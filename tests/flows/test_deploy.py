@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,14 @@ from tests.conftest import BIN, Project, write_images
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    for patience in (1, 2, 4, 8, 0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:  # 503: SQLite is busy; Prefect's own client waits and asks again
+            if error.code != 503 or not patience:
+                raise
+            time.sleep(patience)
 
 
 def until(found: Callable[[], Any], seconds: float) -> Any:
@@ -41,6 +48,8 @@ def test_a_triggered_deployment_retrains_and_completes(
     try:
         deployment = until(lambda: _deployment(prefect_server), 60)
         assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+        scheduled = until(lambda: _scheduled(prefect_server, deployment["id"]), 90)
+        assert scheduled[0]["auto_scheduled"], "the scheduler itself has to plan the nights ahead"
         run = ask(f"{prefect_server}/deployments/{deployment['id']}/create_flow_run", {})
         state = until(lambda: _ended(prefect_server, run["id"]), 240)
     finally:
@@ -60,6 +69,11 @@ def _deployment(api: str) -> Any:
         return None
 
 
+def _scheduled(api: str, deployment: str) -> Any:
+    planned = ask(f"{api}/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}})
+    return [run for run in planned if run["state_type"] == "SCHEDULED"] or None
+
+
 def _ended(api: str, run: str) -> Any:
     state = ask(f"{api}/flow_runs/{run}")["state"]["type"]
     return state if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
@@ -71,5 +85,7 @@ def test_without_a_server_or_with_a_wrong_schedule_the_request_is_refused(
     project = new_project(tmp_path / "project")
     done = project.run("regraft", "deploy", "--cron", "every night")
     assert (done.returncode, "is no schedule" in done.stderr) == (2, True), done.stderr
+    done = project.run("regraft", "deploy", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (done.returncode, "no Prefect server answers at" in done.stderr) == (2, True), done.stderr
     done = project.run("regraft", "deploy", PREFECT_API_URL="")
     assert (done.returncode, "PREFECT_API_URL is not set" in done.stderr) == (2, True), done.stderr

@@ -233,7 +233,7 @@ def test_the_numbers_are_those_of_the_json(page: Page) -> None:
         "91.8 % (86.8 to 94.8, bootstrap 95 %)",
         "expect about 93 to be named correctly",
         "reached a balanced accuracy of 89.1 % on 6 validation images, learning from 12",
-        "Epoch 1 of 1 was best, with a balanced accuracy of 91.3 %",
+        "Epoch 1 of 1 had the lowest log loss, with a balanced accuracy of 91.3 %",
         "25.0 % of the parameters could move",
         "always answering “ants” would get 33.3 %",
         "Why this model: it was better on validation.",
@@ -293,7 +293,7 @@ def test_fine_tuning_that_helped_nothing_is_told_so(inputs: Inputs) -> None:
     inputs.change("fine_tune", best_epoch=0)
     inputs.change("evaluation", chosen="head")
     found = inputs.page()
-    assert "No epoch did better on the validation split than the head it started from" in found.text
+    assert "No epoch had a lower log loss on the validation split than the head it started from" in found.text
     assert "Head alone: test accuracy 86.1 %" in found.text
 
 
