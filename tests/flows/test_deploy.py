@@ -15,14 +15,18 @@ from tests.conftest import BIN, Project, write_images
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
-    for patience in (1, 2, 4, 8, 0):
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:  # 503: SQLite is busy; Prefect's own client waits and asks again
-            if error.code != 503 or not patience:
-                raise
-            time.sleep(patience)
+    return until(lambda: _answer(request), 60)
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """Return the answer, or None on 503: SQLite is busy, and Prefect's own client waits and asks again, too."""
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return None
 
 
 def until(found: Callable[[], Any], seconds: float) -> Any:
