@@ -4,6 +4,7 @@ DVC's Python `Repo` is not a promised interface, so it stays in here and pyproje
 Knows no stage by name.
 """
 
+import json
 import logging
 import os
 import time
@@ -48,6 +49,7 @@ class Graph:
 
         logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints ("git add ...") are for its own command line
         self.root = root.resolve()
+        _mend_rwlock(self.root)
         try:
             self._repo = Repo(str(self.root))
             self._order = _in_order(self._repo)
@@ -189,6 +191,17 @@ def _stage(stage: Any, upstream: tuple[str, ...]) -> Stage:
     if unknown:
         raise GraphError(f"{stage.name}: unknown meta key {min(unknown)!r}; known: {', '.join(sorted(META_KEYS))}")
     return Stage(stage.name, str(stage.cmd), upstream, **meta)
+
+
+def _mend_rwlock(root: Path) -> None:
+    """Remove DVC's list of who reads and writes what where a kill has left half of it: DVC would refuse for ever."""
+    path = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink(missing_ok=True)
 
 
 def _sentence(error: Exception) -> str:

@@ -204,7 +204,9 @@ def test_a_run_killed_in_the_middle_is_mended_by_the_next(built: Project) -> Non
     for line in process.stderr:
         if line.startswith("fine_tune"):
             break
-    time.sleep(0.5)
+    end = time.monotonic() + 60
+    while (built / "data/models/fine_tuned").exists() and time.monotonic() < end:
+        time.sleep(0.01)  # the worst moment: the old outputs are gone, the new ones not there
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (built / "data/models/fine_tuned").exists()

@@ -85,6 +85,14 @@ def test_a_lock_that_is_held_is_waited_for_and_then_named(project: Project, monk
         graph.is_fresh("ingest")
 
 
+def test_a_lock_file_that_a_kill_left_half_written_is_mended(project: Project) -> None:
+    (project / ".dvc/tmp").mkdir(exist_ok=True)
+    (project / ".dvc/tmp/rwlock").write_text('{"data/raw": {"wri')
+    graph = Graph(project.root)
+    assert not graph.is_fresh("ingest")
+    graph.clear("ingest")
+
+
 def test_an_unknown_policy_is_refused(project: Project) -> None:
     project.edit("dvc.yaml", "{retries: 2, timeout_minutes: 30}", "{retrys: 2}")
     with pytest.raises(GraphError, match="register: unknown meta key 'retrys'; known: isolate, retries"):
