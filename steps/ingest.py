@@ -145,7 +145,7 @@ def _from_listing(path: Path) -> Iterator[Listed]:
 def _read(raw: Path, item: Listed, params: IngestParams) -> Row | Rejected:
     try:
         data = (raw / item.path).read_bytes()
-        width, height, mode, kind = images.inspect(data)
+        facts = images.inspect(data)
     except images.UndecodableError as error:
         return Rejected(item.path, error.reason, error.exception)
     except OSError as error:
@@ -157,8 +157,8 @@ def _read(raw: Path, item: Listed, params: IngestParams) -> Row | Rejected:
         test_share = params.test_share if item.split == "" else 0.0
         item = item._replace(split=assign_split(item.group or identity, params.validation_share, test_share))
     return Row(
-        id=identity, path=item.path, label=item.label, split=item.split, width=width, height=height, mode=mode,
-        bytes=len(data), format=kind, group=item.group, source=item.source, weight=item.weight,
+        id=identity, path=item.path, label=item.label, split=item.split, bytes=len(data), group=item.group,
+        source=item.source, weight=item.weight, **facts._asdict(),
     )  # fmt: skip
 
 

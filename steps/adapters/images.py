@@ -10,13 +10,15 @@ import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from steps.core import light
 from steps.errors import DataError, IntegrityError
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
@@ -24,6 +26,7 @@ MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,
 MAX_BYTES = 256 * 2**20
 # Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
 MATTE = (255, 255, 255)  # what shows through transparent pixels
 # Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
 DECODE_ERRORS = (
@@ -33,6 +36,20 @@ DECODE_ERRORS = (
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Facts(NamedTuple):
+    """What the manifest keeps of a picture; width, height and mode are as stored, the rest is of the upright RGB."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    phash: str
+    brightness: float
+    contrast: float
+    sharpness: float
+    taken: str
 
 
 class UndecodableError(DataError):
@@ -52,12 +69,21 @@ def decode(data: bytes) -> Image.Image:
     return _decode(data)[1]
 
 
-def inspect(data: bytes) -> tuple[int, int, str, str]:
-    """Decode fully, and return width, height (as stored), Pillow mode and format; UndecodableError as `decode`."""
-    return _decode(data)[0]
+def inspect(data: bytes) -> Facts:
+    """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
+    import imagehash  # brings SciPy; only ingest pays for it
+
+    stored, image = _decode(data)
+    luma = image.convert("L")
+    small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
+    brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
+    return Facts(
+        *stored[:4], phash=str(imagehash.phash(image)), brightness=brightness, contrast=contrast,
+        sharpness=light.sharpness(np.asarray(small)), taken=stored[4],
+    )  # fmt: skip
 
 
-def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
+def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
     if not data:
         raise UndecodableError("the file is empty", "")
     if len(data) > MAX_BYTES:
@@ -66,7 +92,7 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; the limits below decide
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                facts = (image.width, image.height, image.mode, str(image.format))
+                facts = (image.width, image.height, image.mode, str(image.format), _taken(image))
                 if image.width * image.height > MAX_PIXELS:
                     raise UndecodableError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} in all", "")
                 if max(image.size) > MAX_RATIO * min(image.size):
@@ -76,6 +102,15 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str], Image.Image]:
         # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
         told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise UndecodableError(_reason(error, data), told) from None
+
+
+def _taken(image: Image.Image) -> str:
+    """Return when the picture was taken, in the camera's local time as ISO 8601; empty where it is not told."""
+    try:
+        told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+    except DECODE_ERRORS:
+        return ""
 
 
 def _reason(error: BaseException, data: bytes) -> str:

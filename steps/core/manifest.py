@@ -23,6 +23,11 @@ class Row(NamedTuple):
     group: str  # images of one group never straddle a split; empty: each image is its own group
     source: str
     weight: float
+    phash: str  # perceptual hash of the upright picture, 64 bits as 16 hexadecimal digits
+    brightness: float  # mean luma, 0 to 1
+    contrast: float  # standard deviation of luma, 0 to 0.5
+    sharpness: float  # variance of the Laplacian of luma, at a fixed small size
+    taken: str  # EXIF DateTimeOriginal as ISO 8601 local time; empty: not told
 
 
 class Rejected(NamedTuple):

@@ -52,6 +52,11 @@ def rows(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
                         "",
                         "",
                         1.0,
+                        "0" * 16,
+                        0.5,
+                        0.2,
+                        0.01,
+                        "",
                     )
                 )
     return pd.DataFrame(made, columns=Row._fields)
@@ -158,7 +163,7 @@ BROKEN: dict[str, tuple[pd.DataFrame, int, dict[str, str]]] = {
         "enough to judge by": "'wasp' has 0",
     }),
     "another schema": (rows(COUNTS).drop(columns="width"), 0, {
-        "the manifest is whole": "id; path; label; split; height; mode; bytes; format; group; source and 1 more",
+        "the manifest is whole": "id; path; label; split; height; mode; bytes; format; group; source and 6 more",
         "images have area": 'could not be checked: Error: The column "width" in BatchData does not exist.',
     }),
     "one class": (rows(LONELY), 0, {"two classes or more": "1"}),
