@@ -88,32 +88,29 @@ def mirror(source: Source, raw: Path) -> tuple[int, int]:
 def contents(source: Source) -> dict[str, Path]:
     """Return the files to mirror, by their POSIX path in the mirror.
 
-    Hidden files, linked folders (they may loop), links that lead nowhere, and names that are no UTF-8 (DVC cannot
-    hold them) are passed over.
+    Hidden files and systems' litter are passed over; so are, with a warning, linked folders (they may loop), links
+    that lead nowhere, and names that are no UTF-8 (DVC cannot hold them).
     """
     found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
-    unspeakable = [name for name in found if not _speakable(name)]
+    unspeakable = [name for name in found if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del found[name]
     return found
 
 
-def _speakable(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     for place, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        links = {name for name in folders if (Path(place) / name).is_symlink()}
+        folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
+        for name in sorted({*names, *links}):
             path = Path(place) / name
-            if not name.startswith(".") and path.is_file():
+            if files.passed_over(name):
+                continue
+            if path.is_file():
                 yield path.relative_to(folder).as_posix(), path
+            else:
+                log.warning("passed over: %r is a linked folder, a link to nowhere, or no regular file", str(path))
 
 
 def _listed(source: Source) -> Iterator[tuple[str, Path]]:

@@ -1,6 +1,7 @@
 """Ingest: a folder of pictures becomes a manifest, one row an image. It judges nothing; `validate` does."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +17,8 @@ from steps.errors import DataError
 
 LISTINGS = ("listing.csv", "listing.parquet")
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
-IGNORED = (
-    "__MACOSX",
-    "Thumbs.db",
-    "desktop.ini",
-)  # system litter; hidden files and folders are passed over too
+READERS = 8  # at most, whatever the machine: each may hold a picture of `images.MAX_PIXELS`
+log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = images.parallel(lambda item: _read(raw, item, params), listed, os.cpu_count() or 1)
+    read = images.parallel(lambda item: _read(raw, item, params), listed, min(READERS, os.cpu_count() or 1))
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -72,22 +70,23 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
     files.write_text(quarantine, _csv(sorted(rejected)))
 
 
-def find(raw: Path) -> Iterator[Listed]:
-    """Yield every file with the label and split that its place gives it, in sorted order."""
+def find(raw: Path) -> Iterator[Listed | Rejected]:
+    """Yield every file with the label and split that its place gives it, in sorted order, or why it has none."""
     if not raw.is_dir():
         raise DataError(f"there is no folder of images at {raw}")
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
         yield from _from_listing(listings[0])
         return
-    top = {child.name for child in _children(raw) if child.is_dir()}
+    top = {child.name for child in _children(raw) if _is_folder(child)}
     if not top:
         raise DataError(f"{_what_lies_in(raw)}; expected one folder of images per class (README: 'Your images')")
     if TRAIN in top and top <= set(SPLITS):
+        yield from _loose(raw, raw)
         for split in sorted(top):
             yield from _class_folders(raw, raw / split, _own_split(split, top))
         return
-    if TRAIN in top and any(child.is_dir() for child in _children(raw / TRAIN)):
+    if TRAIN in top and any(_is_folder(child) for child in _children(raw / TRAIN)):
         # Else `train` and `valid` would become two classes, and all the rest run on without a word.
         other = min(top - set(SPLITS))
         raise DataError(f"train/ holds class folders, but {other}/ beside it is no split; known: {', '.join(SPLITS)}")
@@ -103,27 +102,50 @@ def _own_split(split: str, present: set[str]) -> str:
     return split
 
 
-def _class_folders(raw: Path, folder: Path, split: str) -> Iterator[Listed]:
+def _class_folders(raw: Path, folder: Path, split: str) -> Iterator[Listed | Rejected]:
     if split == UNLABELLED:
         yield from _files(raw, folder, "", UNLABELLED)
         return
-    for child in _children(folder):
-        if child.is_dir() and child.name == UNLABELLED:
-            yield from _files(raw, child, "", UNLABELLED)
-        elif child.is_dir():
-            yield from _files(raw, child, child.name, split)
+    yield from _loose(raw, folder)
+    for child in filter(_is_folder, _children(folder)):
+        labelled = child.name != UNLABELLED
+        found = list(_files(raw, child, child.name if labelled else "", split if labelled else UNLABELLED))
+        if not found:  # told and not recorded: neither git nor DVC keeps an empty folder
+            log.warning("passed over: the class folder %s holds no files", child.relative_to(raw).as_posix())
+        yield from found
 
 
-def _files(raw: Path, folder: Path, label: str, split: str) -> Iterator[Listed]:
+def _files(raw: Path, folder: Path, label: str, split: str) -> Iterator[Listed | Rejected]:
     for child in _children(folder):
-        if child.is_dir():
+        if _is_folder(child):
             yield from _files(raw, child, label, split)
-        elif child.is_file():
-            yield Listed(child.relative_to(raw).as_posix(), label, split)
+        else:
+            yield _listed(raw, child, label, split)
+
+
+def _listed(raw: Path, path: Path, label: str, split: str) -> Listed | Rejected:
+    name = path.relative_to(raw).as_posix()
+    if not files.speakable(name):
+        return Rejected(name.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
+    if path.is_dir():
+        return Rejected(name, "a linked folder; it may loop, so put the folder itself here", "")
+    return Listed(name, label, split)
+
+
+def _loose(raw: Path, folder: Path) -> Iterator[Rejected]:
+    """Yield the files that stand beside class folders: whose class they show is not for us to guess."""
+    for path in _children(folder):
+        if not _is_folder(path):
+            item = _listed(raw, path, "", "")
+            yield item if isinstance(item, Rejected) else Rejected(item.path, "beside the class folders: no label", "")
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _children(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in IGNORED)
+    return sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
 
 
 def _what_lies_in(raw: Path) -> str:
@@ -142,9 +164,11 @@ def _from_listing(path: Path) -> Iterator[Listed]:
         yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
-def _read(raw: Path, item: Listed, params: IngestParams) -> Row | Rejected:
+def _read(raw: Path, item: Listed | Rejected, params: IngestParams) -> Row | Rejected:
+    if isinstance(item, Rejected):
+        return item
     try:
-        data = (raw / item.path).read_bytes()
+        data = images.read_bytes(raw / item.path)
         facts = images.inspect(data)
     except images.UndecodableError as error:
         return Rejected(item.path, error.reason, error.exception)
@@ -166,7 +190,7 @@ def _none_readable(rejected: list[Rejected]) -> str:
     if not rejected:
         return "the class folders (or the listing) hold no files"
     first = rejected[0]
-    return f"not one of {len(rejected)} files is a readable image (first: {first.path}: {first.reason})"
+    return f"not one of {len(rejected)} files can be used (first: {first.path}: {first.reason})"
 
 
 def _csv(rejected: list[Rejected]) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # `regraft status` hashes and reads JSON; it must load neithe
     import pandas as pd
     import torch
 
+LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave in folders
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -103,3 +105,17 @@ def read_features(path: Path) -> "tuple[list[str], np.ndarray[Any, Any]]":
     with safe_open(path, framework="numpy") as file:
         ids, features = file.get_tensor("ids"), file.get_tensor("features")
     return [row.tobytes().hex() for row in ids], features
+
+
+def passed_over(name: str) -> bool:
+    """Say whether a file or folder of this name is hidden or a system's litter, and no business of ours."""
+    return name.startswith(".") or name in LITTER
+
+
+def speakable(path: str) -> bool:
+    """Say whether a path is UTF-8: tables and DVC cannot hold another."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,18 +5,21 @@ Ingest, training, evaluation and serving all come through `decode`; a second way
 
 import hashlib
 import io
+import math
 import re
+import stat
 import struct
+import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from steps.core import light
 from steps.errors import DataError, IntegrityError
@@ -27,12 +30,40 @@ MAX_BYTES = 256 * 2**20
 # Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
+MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond a pixel
+MAX_SCANS = 100  # libtiff's limit too; encoders write about ten
+# First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
+JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
+NOTES = {
+    *range(0xE1, 0xEE),
+    0xEF,
+    0xFE,
+}  # EXIF, colour profiles, comments...; not JFIF's and Adobe's: they tell colours
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those with a length after them, and the end of the image
+BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST, LARGEST = (
+    258,
+    262,
+    281,
+    322,
+    323,
+    340,
+    341,
+)
+WHITE_IS_ZERO = 0
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 MATTE = (255, 255, 255)  # what shows through transparent pixels
 # Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
 DECODE_ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ZeroDivisionError,
     OverflowError, MemoryError, AttributeError, RuntimeError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs and odd EXIF: the limits above decide
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,8 +94,9 @@ class UndecodableError(DataError):
 def decode(data: bytes) -> Image.Image:
     """Decode the bytes of an image file to an RGB image, upright; UndecodableError says why not.
 
-    First frame of animations; EXIF orientation applied; alpha composited on `MATTE`; 16-bit, 32-bit and float
-    grey scaled by their true range (`convert("RGB")` would clip them to white without a word).
+    First frame of animations; EXIF orientation applied; alpha composited on `MATTE`; 16-bit, 32-bit and float grey
+    scaled by the range that the file declares (`convert("RGB")` would clip them to white without a word). Memory and
+    time are bounded by the work that the headers announce, not by a clock: a slow machine must not lose good images.
     """
     return _decode(data)[1]
 
@@ -89,19 +121,81 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
     if len(data) > MAX_BYTES:
         raise UndecodableError(f"{len(data)} bytes; at most {MAX_BYTES}", "")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd EXIF; the limits below decide
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                facts = (image.width, image.height, image.mode, str(image.format), _taken(image))
-                if image.width * image.height > MAX_PIXELS:
-                    raise UndecodableError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} in all", "")
-                if max(image.size) > MAX_RATIO * min(image.size):
-                    raise UndecodableError(f"{image.width}x{image.height} pixels; a strip, not a picture", "")
-                return facts, _rgb(ImageOps.exif_transpose(image))
+        with _open(data) as image:
+            _refuse_too_much_work(image, data)
+            stored = (image.width, image.height, image.mode, str(image.format))
+            image.load()
+            _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
+            return (*stored, _taken(image)), _upright(_rgb(image), image)
     except DECODE_ERRORS as error:
         # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
         told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise UndecodableError(_reason(error, data), told) from None
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UndecodableError(f"{width}x{height} pixels; at most {MAX_PIXELS} in all", "")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise UndecodableError(f"{width}x{height} pixels; a strip, not a picture", "")
+
+
+def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Raise UndecodableError where the headers announce more than memory and time allow (docs/decoding.md)."""
+    _refuse_size(image.width, image.height)
+    slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
+    if slow and max(image.width * image.height, len(data) // 4) > MAX_SLOW_PIXELS:
+        raise UndecodableError(f"{image.width}x{image.height} pixels in a slow format; at most {MAX_SLOW_PIXELS}", "")
+    if data.startswith(JPEG) and _scans(data) > MAX_SCANS:
+        raise UndecodableError(f"more than {MAX_SCANS} scans: a picture that would decode for hours", "")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
+        if tile > MAX_PIXELS:
+            raise UndecodableError(f"tiles of {tile} pixels; at most {MAX_PIXELS}", "")
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except DECODE_ERRORS:
+        bare = _without_notes(data) if data.startswith(JPEG) else data
+        if bare == data:
+            raise
+        return Image.open(io.BytesIO(bare), formats=FORMATS)
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG, to one above the limit: each passes over the whole picture, and may be 20 bytes."""
+    scans = (marker for marker, _, _ in _segments(data) if marker == START_OF_SCAN)
+    return sum(1 for _ in islice(scans, MAX_SCANS + 1))
+
+
+def _without_notes(data: bytes) -> bytes:
+    """Return a JPEG without comments and applications' segments: Pillow gives up a good picture over a bad note."""
+    head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
+    kept, last = [], 0
+    for start, end in [(start, end) for marker, start, end in head if marker in NOTES]:
+        kept.append(data[last:start])
+        last = end
+    return b"".join([*kept, data[last:]])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment of a JPEG up to its end marker."""
+    position = 2
+    while (found := MARKER.search(data, position)) and (marker := data[found.end() - 1]) != END_OF_IMAGE:
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        yield marker, found.start(), position
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn the pixels as the file's EXIF or XMP says; one that cannot be read says nothing, and loses no picture."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DECODE_ERRORS:
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _taken(image: Image.Image) -> str:
@@ -116,28 +210,62 @@ def _taken(image: Image.Image) -> str:
 def _reason(error: BaseException, data: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit speaks first where it is far above ours
         return f"too many pixels; at most {MAX_PIXELS} in all"
-    if not isinstance(error, UnidentifiedImageError):
+    if not isinstance(error, UnidentifiedImageError) or data.startswith(MAGIC) or data[4:12] == b"ftypavif":
         return "damaged or truncated image"
     return "an HTML page, not an image" if b"<html" in data[:1024].lower() else "not an image format"
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        return _grey(np.asarray(image, dtype=np.float64), image.mode).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        pixels = image.convert("RGBA")
-        matte = Image.new("RGBA", pixels.size, MATTE)
-        return Image.alpha_composite(matte, pixels).convert("RGB")
-    return image.convert("RGB")
+    if image.mode[0] == "I" or image.mode == "F":
+        return _grey(image).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return typing.cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    pixels = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    matte = Image.new("RGB", pixels.size, MATTE)
+    matte.paste(pixels, mask=pixels.getchannel("A"))
+    return matte
 
 
-def _grey(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], mode: str) -> Image.Image:
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    declared = (1,) if mode == "F" else (255, 65535)  # a picture beyond its mode's usual ranges has its own
-    top = next((float(limit) for limit in declared if high <= limit), high)
-    scaled = (values - low if low < 0 else values) * (255 / (top - min(low, 0.0)))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8), mode="L")
+def _grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    grey = light.to_bytes(values, *_range(image, values))
+    key = image.info.get("transparency")  # PNG: the one grey level that is transparent
+    return Image.fromarray(np.where(values == key, np.uint8(MATTE[0]), grey) if isinstance(key, int) else grey)
+
+
+def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
+    """Return what is black and what is white in a deep grey picture, by declaration as far as there is one."""
+    tags: dict[int, Any] = dict(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = _number(tags.get(BITS_PER_SAMPLE, 16))
+    low, high = light.scale(
+        values,
+        is_float=image.mode == "F",
+        bits=15 if image.mode == "I" and tags and bits == 16 else bits,  # Pillow's mode for 16 bits with a sign
+        declared=(_number(tags.get(SMALLEST)), _number(tags.get(LARGEST, tags.get(LARGEST_INTEGER)))),
+    )
+    return (high, low) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
+
+
+def _number(value: Any) -> float:
+    """Read a TIFF field that may hold one value a channel; NaN where it holds none."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return float(first) if isinstance(first, int | float) else math.nan
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; UndecodableError for what is no regular file (a pipe would wait for ever) or absurdly long.
+
+    Raises OSError where it is not there or may not be read.
+    """
+    facts = path.stat()
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+        raise UndecodableError("a pipe, socket or device, not a file", "")
+    if facts.st_size > MAX_BYTES:
+        raise UndecodableError(f"{facts.st_size} bytes; at most {MAX_BYTES}", "")
+    return path.read_bytes()
 
 
 def read_image(root: Path, path: str, identity: str) -> Image.Image:

@@ -1,5 +1,6 @@
 """A listing: the CSV or Parquet file that says of each image what a folder of class folders cannot."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -45,8 +46,9 @@ def _inside(listing: Path, value: str) -> str:
     pure = PurePosixPath(value)
     if not value or "\0" in value:
         raise DataError(f"{listing.name}: {value!r} is no path")
-    folder = listing.parent.resolve()
-    if pure.is_absolute() or ".." in pure.parts or not (folder / pure).resolve().is_relative_to(folder):
+    folder = os.path.realpath(listing.parent)  # pathlib's `resolve` raises where links loop
+    leads_to = os.path.realpath(listing.parent / pure)
+    if pure.is_absolute() or ".." in pure.parts or not Path(leads_to).is_relative_to(folder):
         raise DataError(f"{listing.name}: {value!r} points outside the folder of images")
     return pure.as_posix()
 

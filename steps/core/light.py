@@ -1,5 +1,6 @@
-"""How bright, how contrasted and how sharp a picture is: plain measures over 8-bit luma, in whole numbers to the end.
+"""Light: deep grey scaled to 8 bits, and how bright, contrasted and sharp a picture is.
 
+The measures are plain ones over 8-bit luma, in whole numbers to the end.
 Whole numbers, because sums of floats depend on the machine and the manifest must not.
 """
 
@@ -27,3 +28,53 @@ def sharpness(luma: Array) -> float:
     edges = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
     n, first, second = edges.size, int(edges.sum()), int((edges**2).sum())
     return (n * second - first**2) / n**2 / 255**2
+
+
+def scale(values: Array, is_float: bool, bits: float, declared: tuple[float, float]) -> tuple[float, float]:
+    """Return the values that are black and white in a grey picture deeper than 8 bits.
+
+    `bits` is the declared depth; `declared` the smallest and largest value as the file declares them, NaN where it
+    does not. In order: a declared range that holds every value; the declared depth, up to 16 bits; for float the range
+    0 to 1; for 32-bit integers, which hold 16-bit data as a rule, 0 to 65535; else the picture's own range, 0 included.
+    Of a largest *integer* only full depths count (1023, 4095...): some writers put the brightest pixel there, and
+    pictures of one camera would then differ in scale. Values that are not finite are passed over.
+    """
+    least, most = extremes(values)
+    low, high = declared
+    if is_float or _is_depth(high):
+        low = 0.0 if math.isnan(low) else low
+        if low < high < math.inf and low <= least and most <= high:
+            return low, high
+    usual = 1.0 if is_float else 2.0 ** min(bits, 16) - 1
+    if least >= 0 and most <= usual:
+        return 0.0, usual
+    return min(least, 0.0), max(most, 0.0)
+
+
+def _is_depth(largest: float) -> bool:
+    return largest >= 255 and math.log2(largest + 1).is_integer()
+
+
+def extremes(values: Array) -> tuple[float, float]:
+    """Return the least and the greatest finite value of [h, w], (0, 0) where there is none."""
+    finite = (band[np.isfinite(band)] for band in _bands(values))
+    pairs = [(float(band.min()), float(band.max())) for band in finite if band.size]
+    return min((low for low, _ in pairs), default=0.0), max((high for _, high in pairs), default=0.0)
+
+
+def to_bytes(values: Array, black: float, white: float) -> Array:
+    """Scale [h, w] linearly to uint8, `black` becoming 0 and `white` 255; what is not finite becomes 0.
+
+    A band at a time: a copy of a large picture in float64 would take a gigabyte.
+    """
+    scaled = np.zeros(values.shape, np.uint8)
+    factor = 255 / (white - black) if white != black else 0.0
+    for band, out in zip(_bands(values), _bands(scaled), strict=True):
+        wide = np.nan_to_num((band.astype(np.float64) - black) * factor, nan=0.0, posinf=0.0, neginf=0.0)
+        out[:] = np.rint(wide.clip(0, 255))
+    return scaled
+
+
+def _bands(values: Array) -> list[Array]:
+    rows = max(1, 2**20 // max(1, values.shape[1]))
+    return [values[start : start + rows] for start in range(0, len(values), rows)]

@@ -253,7 +253,7 @@ def refusal(data: bytes) -> str:
     [
         (b"", "the file is empty"),
         (b"hello", "not an image format"),
-        (b"\xff\xd8\xff", "not an image format"),
+        (b"\xff\xd8\xff", "damaged or truncated image"),
         (b"<!DOCTYPE html>\n<HTML><body>404</body></HTML>", "an HTML page, not an image"),
         (encoded(Image.fromarray(noise(64, 64)), "JPEG")[:900], "damaged or truncated image"),
         (encoded(Image.fromarray(noise(64, 64)), "PNG")[:900], "damaged or truncated image"),

@@ -380,10 +380,13 @@ def test_nothing_to_read_is_refused_with_what_was_seen(raw: Path, tmp_path: Path
     put(raw, ["1.png", "2.png"])
     assert refusal(raw).startswith("no class folders, 2 loose files; expected one folder of images per class")
     (raw / "ant").mkdir()
+    assert refusal(raw) == "not one of 2 files can be used (first: 1.png: beside the class folders: no label)"
+    (raw / "1.png").unlink()
+    (raw / "2.png").unlink()
     assert refusal(raw) == "the class folders (or the listing) hold no files"
     (raw / "ant" / "x.txt").write_bytes(b"hello")
     (raw / "ant" / "y.jpg").write_bytes(b"")
-    assert refusal(raw) == "not one of 2 files is a readable image (first: ant/x.txt: not an image format)"
+    assert refusal(raw) == "not one of 2 files can be used (first: ant/x.txt: not an image format)"
     with pytest.raises(DataError, match=r"there is no folder of images at .*nowhere"):
         list(find(tmp_path / "nowhere"))
 
