@@ -54,7 +54,7 @@ def extract_features(
         start = number * compute.batch_size
         rows[start : start + len(batch)] = _forward(network, batch, compute.batch_size, params.precision)
 
-    files.write_features(features, [identity for _, identity in items], rows)
+    files.write_features(features, [identity for _, identity in items], {files.WHOLE: rows})
 
 
 def _forward(network: nn.Module, batch: list[torch.Tensor], size: int, precision: str) -> Floats:
