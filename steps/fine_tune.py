@@ -65,7 +65,8 @@ def fine_tune(
     Starts from the head fitted on train alone, so that validation is unseen. Raises IntegrityError where a frozen
     tensor (BatchNorm statistics included) differs afterwards.
     """
-    _, network, _ = models.load_backbone(backbone)
+    cut = models.cut_of(head)
+    _, network, _ = models.load_backbone(backbone, cut)
     model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, params.blocks))
     images = _images(raw, accepted, preprocessing, head, compute)
     augment = augmentation(images.spec, params.least_area, params.horizontal_flip)
@@ -84,7 +85,8 @@ def fine_tune(
         raise IntegrityError(f"the frozen part changed in training: {before[:12]} before, {after[:12]} after")
 
     files.write_tensors(fine_tuned / models.WEIGHTS, model.state_dict())
-    files.write_json(fine_tuned / models.FACTS, {"classes": images.classes, "lineage": lineage.to_dict()})
+    facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
+    files.write_json(fine_tuned / models.FACTS, facts)
     told = {**outcome, "validation": _validation(outcome, len(images.part(VAL))), **_account(model, before, after)}
     files.write_json(history, told)
 

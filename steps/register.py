@@ -90,7 +90,8 @@ def _candidate(
     )
     facts = {
         "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
-        "backbone_sha256": card.sha256, "classes": made["classes"], "lineage": made["lineage"]["digest"],
+        "backbone_sha256": card.sha256, "cut": made["cut"], "classes": made["classes"],
+        "lineage": made["lineage"]["digest"],
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }  # fmt: skip
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))

@@ -72,7 +72,7 @@ def _select(
 def _write(folder: Path, probe: Probe, classes: list[str], lineage: Lineage) -> None:
     tensors = {**_named("train_only", probe.train_only), **_named("refitted", probe.refitted)}
     files.write_tensors(folder / models.WEIGHTS, tensors)
-    files.write_json(folder / models.FACTS, {"classes": classes, "lineage": lineage.to_dict()})
+    files.write_json(folder / models.FACTS, {"classes": classes, "cut": "", "lineage": lineage.to_dict()})
 
 
 def _named(name: str, head: Linear) -> dict[str, torch.Tensor]:

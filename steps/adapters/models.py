@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steps.adapters import files
-from steps.core.backbone import Grafted, build, without_top
+from steps.core.backbone import Grafted, build, cut_at, without_top
 from steps.core.preprocessing import Preprocessing
 from steps.errors import IntegrityError
 
@@ -54,10 +54,11 @@ def read_preprocessing(path: Path) -> Preprocessing:
     return read_preprocessing_dict(files.read_json(path))
 
 
-def load_backbone(folder: Path) -> tuple[Card, nn.Module, int]:
+def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
     """Return card, network without its top (evaluation mode, its own copy of the weights) and feature width.
 
-    Raises IntegrityError where the weights are not the ones that the card pins.
+    `cut` names the last block to keep; "" keeps them all. Raises IntegrityError where the weights are not the ones
+    that the card pins, RequestError where there is no such block.
     """
     card = read_card(folder)
     found = files.sha256_of(folder / WEIGHTS)
@@ -69,7 +70,7 @@ def load_backbone(folder: Path) -> tuple[Card, nn.Module, int]:
     network = build(card.architecture, card.num_classes)
     network.load_state_dict(files.read_tensors(folder / WEIGHTS))
     backbone, width = without_top(network)
-    return card, backbone.eval(), width
+    return (card, *cut_at(backbone.eval(), cut)) if cut else (card, backbone.eval(), width)
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
@@ -87,19 +88,26 @@ def load_head(folder: Path, refitted: bool) -> nn.Linear:
 
 
 def load_head_model(backbone: Path, head: Path) -> Grafted:
-    """Return the frozen backbone with the refitted head on it, in evaluation mode."""
-    return Grafted(load_backbone(backbone)[1], load_head(head, refitted=True)).eval()
+    """Return the frozen backbone, cut where the head was trained, with the refitted head on it; evaluation mode."""
+    return Grafted(load_backbone(backbone, cut_of(head))[1], load_head(head, refitted=True)).eval()
+
+
+def cut_of(folder: Path) -> str:
+    """Return the block after which the backbone of the model in `folder` is cut; "" is nowhere."""
+    return str(files.read_json(folder / FACTS)["cut"])
 
 
 def load_fine_tuned(backbone: Path, fine_tuned: Path) -> Grafted:
     """Return the fine-tuned network in evaluation mode."""
     card = read_card(backbone)
-    return rebuild(card.architecture, card.num_classes, files.read_tensors(fine_tuned / WEIGHTS))
+    state = files.read_tensors(fine_tuned / WEIGHTS)
+    return rebuild(card.architecture, card.num_classes, state, cut_of(fine_tuned))
 
 
-def rebuild(architecture: str, num_classes: int, state: dict[str, torch.Tensor]) -> Grafted:
-    """Rebuild a grafted network of its whole state (`backbone.*`, `head.*`), in evaluation mode."""
+def rebuild(architecture: str, num_classes: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
+    """Rebuild a grafted network, cut after the block `cut`, of its whole state (`backbone.*`, `head.*`); evaluation
+    mode."""
     backbone, _ = without_top(build(architecture, num_classes))
-    model = Grafted(backbone, linear(state["head.weight"], state["head.bias"]))
+    model = Grafted(cut_at(backbone, cut)[0], linear(state["head.weight"], state["head.bias"]))
     model.load_state_dict(state)
     return model.eval()

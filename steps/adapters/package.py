@@ -20,7 +20,7 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "
 def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
     """Write weights and facts of one model into `folder`; return the digest of content and serving code.
 
-    `facts` holds architecture, num_classes, classes, preprocessing and lineage.
+    `facts` holds architecture, num_classes, cut, classes, preprocessing and lineage.
     """
     files.write_tensors(folder / models.WEIGHTS, state)
     files.write_json(folder / models.FACTS, facts)

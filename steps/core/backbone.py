@@ -4,11 +4,12 @@ A new architecture is a name that torchvision lists or a row in `OWN`, never a s
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.func import functional_call
 from torchvision import models
 
 from steps.core.glyphnet import glyphnet
@@ -76,18 +77,105 @@ def top_of(model: nn.Module) -> str:
 def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
     """Split a backbone into ordered blocks: name -> the names of its parameters and buffers, input side first.
 
-    Every tensor of the state is in exactly one block. A norm that stands alone joins the block before it, since
-    freezing one without the other makes no sense.
+    Every tensor of the state is in exactly one block. What makes no sense to freeze without its neighbour joins the
+    block before it: a norm that stands alone, and a parameter that has no module of its own (ViT's class token and
+    position embedding; where none stands before it, the first block).
     """
     found: dict[str, list[str]] = {}
-    last = ""
+    last, homeless = "", []
     for name in backbone.state_dict():
         block = _block_name(name)
-        if last and block not in found and _is_norm(backbone, block):
+        if block not in found and (block == name or (last and _is_norm(backbone, block))):
             block = last
+        if not block:
+            homeless.append(name)
+            continue
         found.setdefault(block, []).append(name)
         last = block
+    if found:
+        first = next(iter(found))
+        found[first] = [*homeless, *found[first]]
     return {block: tuple(names) for block, names in found.items()}
+
+
+def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
+    """Return the backbone truncated after the block `cut`, and the width of its pooled output.
+
+    The result maps float32 [n, 3, h, w] to [n, width]: the mean over space where a map came out, the mean over tokens
+    where a sequence did (the class token of a ViT knows little before the last block). It shares the tensors that it
+    keeps, under their names; later blocks are gone. "" and the last block give the whole backbone as it is.
+    Raises RequestError for a block that there is not.
+    """
+    network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda found: found[cut])
+    return network, _output_of(network, getattr(backbone, "image_size", 224)).shape[1]
+
+
+def features_at(backbone: nn.Module, cuts: Sequence[str]) -> nn.Module:
+    """Return a module of one forward pass: float32 [n, 3, h, w] -> {cut: [n, width]}, pooled as `cut_at` does."""
+    return _truncated(backbone, cuts, lambda found: found)
+
+
+def _is_whole(backbone: nn.Module, cut: str) -> bool:
+    names = list(blocks(backbone))
+    if cut and cut not in names:
+        raise RequestError(f"the backbone has no block {cut!r}; its blocks are {', '.join(names)}")
+    return cut in ("", names[-1])
+
+
+def _output_of(network: nn.Module, side: int) -> torch.Tensor:
+    """Return the output for two square pictures on the meta device: shapes, and nothing computed."""
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.state_dict().items()}
+    network.eval()
+    images = torch.empty(2, 3, side, side, device="meta")
+    output: torch.Tensor = functional_call(network, meta, (images,))
+    return output.flatten(1)
+
+
+class _Chain(fx.Tracer):
+    """Traces a backbone as a chain of its blocks; what is inside a block is left alone."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return not any(name.startswith(f"{module_qualified_name}.") for name in self.names)
+
+
+def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.GraphModule:
+    names = list(blocks(backbone))
+    graph = _Chain(names).trace(backbone.eval())
+    end = graph.output_node()
+    called = {node.target: node for node in graph.nodes if node.op == "call_module"}
+    found = {}
+    for cut in cuts:
+        if _is_whole(backbone, cut):
+            value: Any = end.args[0]
+        else:
+            value = _still_spread(called[names[names.index(cut) + 1]].args[0], backbone)
+        with graph.inserting_after(value):
+            found[cut] = graph.call_function(pooled, (value, isinstance(backbone, models.SwinTransformer)))
+    end.args = (output(found),)
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+    return fx.GraphModule(backbone, graph)
+
+
+def _still_spread(value: Any, backbone: nn.Module) -> Any:
+    """Go back over what only prepares a map for a linear layer (AlexNet, VGG): the map itself is pooled."""
+    while value.target is torch.flatten or (
+        value.op == "call_module" and isinstance(backbone.get_submodule(value.target), nn.Dropout)
+    ):
+        value = value.args[0]
+    return value
+
+
+def pooled(values: torch.Tensor, channels_last: bool = False) -> torch.Tensor:
+    """Average a map [n, c, h, w] (or [n, h, w, c]) over space, tokens [n, t, c] over t; leave [n, c] as it is."""
+    if values.dim() == 4:
+        return values.mean(dim=(1, 2) if channels_last else (2, 3))
+    return values.mean(dim=1) if values.dim() == 3 else values.flatten(1)
 
 
 def _block_name(tensor_name: str) -> str:

@@ -13,7 +13,7 @@ from steps.adapters import files, models
 from steps.adapters.models import Card
 from steps.core.backbone import Grafted, build, digest, last_blocks, without_top
 from steps.core.preprocessing import Preprocessing
-from steps.errors import IntegrityError
+from steps.errors import IntegrityError, RequestError
 
 SPEC = Preprocessing(
     resize=64, crop=56, interpolation="bicubic", antialias=False, colour_order="BGR",
@@ -34,7 +34,7 @@ def write_backbone(folder: Path, architecture: str = "squeezenet1_1", classes: i
     return whole
 
 
-def write_head(folder: Path, width: int) -> dict[str, torch.Tensor]:
+def write_head(folder: Path, width: int, cut: str = "") -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     tensors = {
         f"{kind}.{name}": torch.randn(shape, generator=generator)
@@ -42,6 +42,7 @@ def write_head(folder: Path, width: int) -> dict[str, torch.Tensor]:
         for name, shape in (("weight", (2, width)), ("bias", (2,)))
     }
     files.write_tensors(folder / models.WEIGHTS, tensors)
+    files.write_json(folder / models.FACTS, {"cut": cut})
     return tensors
 
 
@@ -122,11 +123,14 @@ def test_both_heads_are_kept_apart(tmp_path: Path) -> None:
         assert torch.equal(layer.bias, tensors[f"{prefix}.bias"])
 
 
-def test_the_head_model_is_the_backbone_with_the_refitted_head_all_of_it_frozen(tmp_path: Path) -> None:
-    write_backbone(tmp_path / "backbone")
-    tensors = write_head(tmp_path / "head", 512)
+@pytest.mark.parametrize(("cut", "width"), [("", 512), ("features.8", 384)])
+def test_the_head_model_is_the_backbone_with_the_refitted_head_all_of_it_frozen(
+    tmp_path: Path, cut: str, width: int
+) -> None:
+    write_backbone(tmp_path / "backbone", "squeezenet1_0")
+    tensors = write_head(tmp_path / "head", width, cut)
     model = models.load_head_model(tmp_path / "backbone", tmp_path / "head")
-    _, network, _ = models.load_backbone(tmp_path / "backbone")
+    _, network, _ = models.load_backbone(tmp_path / "backbone", cut)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = network(images).flatten(1) @ tensors["refitted.weight"].T + tensors["refitted.bias"]
@@ -135,15 +139,31 @@ def test_the_head_model_is_the_backbone_with_the_refitted_head_all_of_it_frozen(
     assert not any(module.training for module in model.modules())
 
 
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "mobilenet_v3_small", "glyphnet"])
-def test_a_fine_tuned_network_comes_back_to_the_bit(tmp_path: Path, architecture: str) -> None:
+def test_a_cut_backbone_holds_the_pinned_tensors_of_the_blocks_it_keeps(tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    _, whole, _ = models.load_backbone(tmp_path)
+    _, network, width = models.load_backbone(tmp_path, "features.6")
+    kept = {name: tensor for name, tensor in whole.state_dict().items() if int(name.split(".")[1]) <= 6}
+    assert width == 256
+    assert digest(network.state_dict()) == digest(kept)
+    assert not any(module.training for module in network.modules())
+    with pytest.raises(RequestError, match=r"no block 'features.99'; its blocks are features.0, "):
+        models.load_backbone(tmp_path, "features.99")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cut"),
+    [("squeezenet1_1", ""), ("mobilenet_v3_small", "features.9"), ("glyphnet", ""), ("glyphnet", "features.1")],
+)
+def test_a_fine_tuned_network_comes_back_to_the_bit(tmp_path: Path, architecture: str, cut: str) -> None:
     write_backbone(tmp_path / "backbone", architecture)
-    _, network, width = models.load_backbone(tmp_path / "backbone")
+    _, network, width = models.load_backbone(tmp_path / "backbone", cut)
     model = Grafted(network, nn.Linear(width, 2), last_blocks(network, 1))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
     files.write_tensors(tmp_path / "tuned" / models.WEIGHTS, model.state_dict())
+    files.write_json(tmp_path / "tuned" / models.FACTS, {"cut": cut})
     back = models.load_fine_tuned(tmp_path / "backbone", tmp_path / "tuned")
     assert digest(back.state_dict()) == digest(model.state_dict())
     images = torch.randn(2, 3, 64, 64)

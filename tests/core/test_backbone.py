@@ -7,6 +7,7 @@ parameters. What needs numbers (a training step) runs on the smallest network of
 import copy
 from collections.abc import Iterator
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,18 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from steps.core import backbone as subject
-from steps.core.backbone import Grafted, architectures, blocks, build, digest, last_blocks, top_of, without_top
+from steps.core.backbone import (
+    Grafted,
+    architectures,
+    blocks,
+    build,
+    cut_at,
+    digest,
+    features_at,
+    last_blocks,
+    top_of,
+    without_top,
+)
 from steps.core.fine_tuning import Schedule, _groups
 from steps.errors import RequestError
 
@@ -61,7 +73,7 @@ class _OnMeta(TorchFunctionMode):
             functional.hardsigmoid, functional.gelu)  # fmt: skip
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (func in self.FILL or func in self.KEEP) and args[0].is_meta:
+        if (func in self.FILL or func in self.KEEP) and isinstance(args[0], torch.Tensor) and args[0].is_meta:
             return args[0]
         kwargs = dict(kwargs or {})
         if func in self.ALLOCATE:
@@ -210,7 +222,7 @@ def test_inputs_are_transformed_as_torchvision_does_with_its_own_weights(archite
 def test_every_tensor_is_in_exactly_one_block(architecture: str) -> None:
     network = on_meta(architecture).network
     found = [name for names in blocks(network).values() for name in names]
-    assert found == list(network.state_dict())
+    assert sorted(found) == sorted(network.state_dict())
     assert len(blocks(network)) >= 3
 
 
@@ -245,6 +257,94 @@ def test_the_last_blocks_are_the_tail_of_those_that_can_learn(architecture: str)
     assert last_blocks(network, 0) == ()
     for count in (1, len(everything) - 1, len(everything) + 1):
         assert last_blocks(network, count) == everything[-count:]
+
+
+# Cutting deeper
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_every_network_can_be_cut_after_its_first_middle_and_last_block_but_one(architecture: str) -> None:
+    network = on_meta(architecture).network
+    split = {name: set(tensors) for name, tensors in blocks(network).items()}
+    names = list(split)
+    cuts = list(dict.fromkeys([names[0], names[len(names) // 2 - 1], names[-2]]))
+    with torch.inference_mode(), _OnMeta():
+        together = features_at(network, [*cuts, ""])(torch.empty(2, 3, 224, 224, device="meta"))
+    for cut in cuts:
+        with torch.inference_mode(), _OnMeta():
+            truncated, width = cut_at(network, cut)
+        kept = names[: names.index(cut) + 1]
+        assert {name: set(tensors) for name, tensors in blocks(truncated).items()} == {n: split[n] for n in kept}
+        assert together[cut].shape == (2, width)
+    assert list(together) == [*cuts, ""]
+    assert together[""].shape == (2, on_meta(architecture).width)
+    with torch.inference_mode(), _OnMeta():
+        assert cut_at(network, "") == cut_at(network, names[-1]) == (network, on_meta(architecture).width)
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_one_pass_gives_what_each_block_passes_on_averaged(architecture: str) -> None:
+    network, _ = copy.deepcopy(real(architecture))
+    names = list(blocks(network.eval()))
+    given: dict[str, torch.Tensor] = {}
+
+    def note(name: str, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        given[name] = inputs[0].clone()
+
+    images = some_images(architecture)
+    hooks = [network.get_submodule(name).register_forward_pre_hook(partial(note, name)) for name in names]
+    with torch.inference_mode():
+        whole = network(images).flatten(1)
+        for hook in hooks:
+            hook.remove()
+        together = features_at(network, [*names, ""])(images)
+        assert torch.equal(together[""], whole)
+        assert torch.equal(together[names[-1]], whole)
+        for cut, following in pairwise(names):
+            passed_on = given[following]
+            space = (1, 2) if architecture == "swin_t" else (2, 3)
+            wanted = passed_on.mean(space) if passed_on.dim() == 4 else passed_on
+            assert torch.equal(together[cut], wanted)
+            assert torch.equal(cut_at(network, cut)[0](images), wanted)
+
+
+def test_tokens_are_averaged_at_a_cut_and_the_class_token_is_what_the_whole_gives() -> None:
+    torch.manual_seed(0)
+    network, width = without_top(models.VisionTransformer(32, 16, 3, 2, 8, 16, num_classes=2))
+    images = some_images("vit")[..., :32, :32]
+    tokens: list[torch.Tensor] = []
+    network.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].clone()))
+    with torch.inference_mode():
+        whole = network.eval()(images)
+        assert torch.equal(cut_at(network, "conv_proj")[0](images), tokens[0].mean(1))
+        assert torch.equal(features_at(network, [""])(images)[""], whole)
+        last = "encoder.layers.encoder_layer_2"
+        assert cut_at(network, last) == (network, width) == (network, 8)
+    assert list(blocks(network)) == ["conv_proj", *(f"encoder.layers.encoder_layer_{i}" for i in range(3))]
+    assert {"class_token", "encoder.pos_embedding"} < set(blocks(network)["conv_proj"])
+    assert {"encoder.ln.weight", "encoder.ln.bias"} < set(blocks(network)[last])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cut", "width"), [("alexnet", "features.10", 256), ("vgg11", "features.18", 512)]
+)
+def test_a_map_is_averaged_though_the_next_layer_would_have_flattened_it(
+    architecture: str, cut: str, width: int
+) -> None:
+    assert cut_at(on_meta(architecture).network, cut)[1] == width
+
+
+def test_a_cut_network_trains_its_last_blocks_and_shares_no_tensor_with_what_was_cut_off() -> None:
+    network, _ = copy.deepcopy(real("resnet18"))
+    truncated, width = cut_at(network, "layer2")
+    model = Grafted(truncated, nn.Linear(width, 2), last_blocks(truncated, 1))
+    assert model.trainable == ("layer2",)
+    before = tensors_of(model.backbone)
+    train_a_step(model.train(), some_images("resnet18"))
+    after = tensors_of(model.backbone)
+    learns = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+    assert {name for name in after if after[name] != before[name]} == learns
+    assert all(name.startswith("layer2.") for name in learns)
 
 
 # Frozen means frozen
