@@ -1,33 +1,35 @@
-"""Extract features: every accepted image goes through the frozen backbone once, however long the head trains."""
+"""Extract features: every accepted image goes through the frozen backbone once, ever; the store remembers it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 
 from steps.adapters import files, images, models, stage
-from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.compute import ComputeParams, configure, refuse_absent
+from steps.adapters.feature_store import FOLDER, FeatureStore
+from steps.adapters.probe import probe
 from steps.adapters.progress import track
-from steps.core.preprocessing import preprocess
+from steps.core.forward import Forward, Mode, cut_names
+from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
 
-Floats = npt.NDArray[np.float32]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractFeaturesParams:
-    """Precision of the forward pass; the features themselves are always kept as float32."""
+class ExtractFeaturesParams(Mode):
+    """How the forward pass is computed, and at how many depths it is tapped; features are always kept as float32."""
 
-    precision: str
+    cuts: int
 
     def faults(self) -> Iterator[str]:
-        """Yield a precision that is not offered."""
-        if self.precision not in PRECISIONS:
-            yield f"precision is {self.precision!r}; one of {', '.join(PRECISIONS)}"
+        """Yield what is not offered."""
+        yield from super().faults()
+        if not 1 <= self.cuts <= 8:
+            yield f"cuts is {self.cuts}; 1 to 8"
 
 
 def extract_features(
@@ -39,30 +41,69 @@ def extract_features(
     backbone: Path,
     features: Path,
 ) -> None:
-    """Write float32 features [n, width] and ids of the accepted images, sorted by id; equal images appear once."""
+    """Write float32 features [n, width] of each cut and ids of the accepted images, sorted by id; each image once.
+
+    Computed are the images that the store lacks. What is written follows from the arguments alone: without a store it
+    takes longer. Raises RequestError where the machine has not the device.
+    """
+    refuse_absent(params.device)
     spec = models.read_preprocessing(preprocessing)
-    _, network, width = models.load_backbone(backbone)
-    table = files.read_table(accepted).drop_duplicates("id").sort_values("id")
-    items = list(zip(table["path"], table["id"], strict=True))
+    card, network, _ = models.load_backbone(backbone)
     configure(compute)
+    forward = Forward(network, cut_names(network, params.cuts), params, compute.batch_size)
+    stores = _stores(forward, spec, card, params, compute)
+    table = files.read_table(accepted).drop_duplicates("id").sort_values("id")
+    ids = table["id"].tolist()
 
-    tensors = images.parallel(lambda item: preprocess(images.read_image(raw, *item), spec), items, compute.threads)
-    rows = np.empty((len(items), width), dtype=np.float32)
-    batches = images.batched(tensors, compute.batch_size)
-    total = len(items)
-    for number, batch in enumerate(track(batches, total, "extracting features", compute.batch_size)):
-        start = number * compute.batch_size
-        rows[start : start + len(batch)] = _forward(network, batch, compute.batch_size, params.precision)
+    absent = {identity for store in stores.values() for identity in store.missing(ids)}
+    missing = table[table["id"].isin(absent)]
+    _compute(forward, stores, _pixels(raw, missing, spec, compute), spec, missing["id"].tolist())
+    log.info("extract_features: %d of %d images computed, the others known", len(missing), len(ids))
 
-    files.write_features(features, [identity for _, identity in items], {files.WHOLE: rows})
+    files.write_features(features, ids, {cut: store.rows(ids) for cut, store in stores.items()})
 
 
-def _forward(network: nn.Module, batch: list[torch.Tensor], size: int, precision: str) -> Floats:
-    """Return the features of a batch, padded to `size`: a batch of 1 and a batch of 32 differ in their last bits."""
-    padded = torch.stack([*batch, *[torch.zeros_like(batch[0])] * (size - len(batch))])
-    dtype = PRECISIONS[precision]
-    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
-        return network(padded)[: len(batch)].flatten(1).float().numpy()  # type: ignore[no-any-return]
+def _stores(
+    forward: Forward, spec: Preprocessing, card: models.Card, params: ExtractFeaturesParams, compute: ComputeParams
+) -> dict[str, FeatureStore]:
+    """Open the store of each cut under all that its features follow from."""
+    key: dict[str, Any] = {
+        "backbone": card.sha256, "architecture": card.architecture, "preprocessing": spec.to_dict(),
+        "mode": {field.name: getattr(params, field.name) for field in fields(Mode)}, "compute": vars(compute),
+        "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+    folder = files.project_root() / FOLDER
+    return {
+        cut: FeatureStore(folder, {**key, "cut": cut, "probe": digest}, width)
+        for cut, (digest, width) in probe(forward, spec).items()
+    }
+
+
+def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) -> Iterator[list[torch.Tensor]]:
+    """Yield batches of cropped uint8 images, decoded by threads while the caller computes on the batch before."""
+    items: Sequence[tuple[str, str]] = list(zip(table["path"], table["id"], strict=True))
+    pixels = images.parallel(
+        lambda item: centre_crop(resized(images.read_image(raw, *item), spec), spec),
+        items, compute.threads, ahead=2 * compute.batch_size,
+    )  # fmt: skip
+    batches = images.batched(pixels, compute.batch_size)
+    return track(batches, len(items), "extracting features", compute.batch_size)
+
+
+def _compute(
+    forward: Forward,
+    stores: dict[str, FeatureStore],
+    batches: Iterator[list[torch.Tensor]],
+    spec: Preprocessing,
+    ids: list[str],
+) -> None:
+    """Send batches through the network and into the stores, one by one: a kill loses one batch."""
+    start = 0
+    for batch in batches:
+        rows = forward(normalise(torch.stack(batch), spec))
+        for cut, store in stores.items():
+            store.add(ids[start : start + len(batch)], rows[cut])
+        start += len(batch)
 
 
 if __name__ == "__main__":

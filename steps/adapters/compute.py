@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from steps.errors import RequestError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeParams:
@@ -27,3 +29,13 @@ def configure(compute: ComputeParams) -> None:
     threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True)
+
+
+def refuse_absent(device: str) -> None:
+    """Raise RequestError where the machine has no such device; nothing falls back in silence."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        found = ", ".join(name for name, present in there.items() if present)
+        raise RequestError(f"extract_features.device is {device}; this machine has {found}")

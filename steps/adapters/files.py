@@ -44,6 +44,11 @@ def _umask() -> int:
     return mask
 
 
+def project_root() -> Path:
+    """Return the project's root: DVC names it in the environment of a stage, elsewhere it is the current folder."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -276,11 +276,14 @@ def read_image(root: Path, path: str, identity: str) -> Image.Image:
     return decode(data)
 
 
-def parallel(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
-    """Yield `work(item)` in order, computed by a few threads at most a bounded stretch ahead (flat memory)."""
+def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:
+    """Yield `work(item)` in order, computed by a few threads a bounded stretch ahead (flat memory).
+
+    `ahead` items, four a thread at least: less than a batch, and the threads idle while the caller computes on one.
+    """
     with ThreadPoolExecutor(threads) as pool:
         source = iter(items)
-        pending = [pool.submit(work, item) for item in islice(source, 4 * threads)]
+        pending = [pool.submit(work, item) for item in islice(source, max(ahead, 4 * threads))]
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(work, item) for item in islice(source, 1)]

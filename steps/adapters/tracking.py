@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.adapters.files import project_root
 from steps.adapters.stage import Lineage
 from steps.errors import RegistryError
 
@@ -12,11 +13,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
-
-
-def project_root() -> Path:
-    """Return the project's root: DVC names it in the environment of a stage, elsewhere it is the current folder."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def tracking_uri() -> str:

@@ -392,8 +392,8 @@ def test_work_done_in_threads_comes_back_in_order(threads: int) -> None:
     assert list(parallel(slow_at_first, range(40), threads)) == [item * item for item in range(40)]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_work_runs_ahead_a_bounded_stretch_only(threads: int) -> None:
+@pytest.mark.parametrize(("threads", "ahead"), [(1, 4), (2, 8), (2, 20)])
+def test_work_runs_ahead_a_bounded_stretch_only(threads: int, ahead: int) -> None:
     started, lock = 0, threading.Lock()
 
     def work(item: int) -> int:
@@ -402,14 +402,14 @@ def test_work_runs_ahead_a_bounded_stretch_only(threads: int) -> None:
             started += 1
         return item
 
-    source = parallel(work, range(1000), threads)
+    source = parallel(work, range(1000), threads, ahead)
     for taken in range(1, 51):
         next(source)
         time.sleep(0.001)
         with lock:
-            assert taken <= started <= taken + 4 * threads
+            assert taken <= started <= taken + ahead
     source.close()
-    assert started <= 50 + 4 * threads + threads
+    assert started <= 50 + ahead + threads
 
 
 def test_a_failure_in_a_thread_reaches_the_caller_at_its_place() -> None:
