@@ -81,6 +81,19 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
+def tune(
+    compiled: Annotated[bool, typer.Option("--compiled", help="Measure the compiler too; it takes a minute.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put the fastest into params.yaml.")] = False,
+) -> None:
+    """Measure how features are computed fastest on this machine, with your images and your backbone."""
+    from flows.tune import tune as measure
+
+    root = enter(Path.cwd())
+    with running(root):
+        measure(root, compiled, write, typer.echo)
+
+
+@app.command()
 def deploy(
     cron: Annotated[str, typer.Option(help="When, as five cron fields.")] = "0 2 * * *",
     timezone: Annotated[str, typer.Option(help="The zone the fields are in.")] = "UTC",
