@@ -91,6 +91,16 @@ def tune(
     root = enter(Path.cwd())
     with running(root):
         measure(root, compiled, write, typer.echo)
+def diff(
+    old: Annotated[str, typer.Argument(metavar="REV_A", help="A git revision.")],
+    new: Annotated[str, typer.Argument(metavar="REV_B", help="Another, or 'workspace'.")] = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Say which images came, went, changed label or split between two versions of the data."""
+    from flows.diff import between, lines
+
+    found = between(enter(Path.cwd()), old, new)
+    typer.echo(json.dumps(vars(found), indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
 
 
 @app.command()

@@ -169,6 +169,35 @@ class Graph:
             raise GraphError(f"{path} cannot be tracked by DVC: {_sentence(error)}") from None
 
 
+def read_at(root: Path, path: str, revision: str) -> bytes:
+    """Return a tracked file's bytes as a git revision has them, from DVC's cache or else its remote.
+
+    Raises RequestError where there is no such revision, where it tracks no such file, or where the bytes are gone.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.fs.dvc import DVCFileSystem
+    from dvc.repo import Repo
+    from dvc.scm import SCMError, resolve_rev
+
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)
+    repo = Repo(str(root))
+    try:
+        with repo.switch(resolve_rev(repo.scm, revision)):
+            recorded = repo.find_outs_by_path(repo.fs.join(repo.root_dir, path))[0]
+            if not recorded.hash_info:
+                raise RequestError(f"{revision} has no {path}: no run was committed with it (`git add dvc.lock`)")
+            return bytes(DVCFileSystem(repo=repo).cat_file(path))
+    except SCMError as error:
+        raise RequestError(f"{revision!r} is no revision of this project's git: {_sentence(error)}") from None
+    except FileNotFoundError:
+        told = f"{path} of {revision} is neither in DVC's cache nor in its remote"
+        raise RequestError(f"{told}; `dvc fetch --all-commits` where it was pushed") from None
+    except DvcException as error:
+        raise RequestError(f"{revision} has no {path}: {_sentence(error)}") from None
+    finally:
+        repo.close()
+
+
 Snapshot = dict[str, Any]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from steps.adapters import images
@@ -340,6 +343,73 @@ def test_a_listing_that_makes_no_sense_is_refused_in_words(raw: Path, content: s
 def test_a_parquet_listing_that_is_none_is_refused_in_words(raw: Path) -> None:
     (raw / "listing.parquet").write_bytes(b"PAR1 no")
     assert refusal(raw).startswith("listing.parquet cannot be read: ")
+
+
+# An image keeps its split
+
+
+SEEDS = st.sets(st.integers(0, 400), min_size=1, max_size=8)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0.", exclude_categories=["Cs"]), max_size=6)
+LAYOUTS = {  # folders that an image may stand in
+    "classes": ["ant", "bee", "ant/deep/er"], "train alone": ["train/ant", "train/bee"],
+    "train and val": ["train/ant", "val/ant", "val/bee"], "train and test": ["train/ant", "test/bee"],
+    "all three": ["train/ant", "val/bee", "test/ant", "unlabelled"],
+}  # fmt: skip
+
+
+def lay_out(raw: Path, folders: list[str], images: dict[int, str]) -> None:
+    """Write each image into the folder that its number picks; a first one makes every folder exist."""
+    shutil.rmtree(raw, ignore_errors=True)
+    put(raw, [f"{folder}/anchor.png" for folder in folders], first=1000)
+    for seed, name in images.items():
+        put(raw, [f"{folders[seed % len(folders)]}/{name}{seed}.png"], first=seed)
+
+
+def splits_by_id(table: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(table["id"], table["split"], strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SEEDS, SEEDS, NAMES)
+def test_new_images_and_new_names_move_no_old_image(
+    raw: Path, layout: str, old: set[int], new: set[int], name: str
+) -> None:
+    lay_out(raw, LAYOUTS[layout], dict.fromkeys(old, "old"))
+    before = splits_by_id(run(raw))
+    lay_out(raw, LAYOUTS[layout], {**dict.fromkeys(new, "new"), **dict.fromkeys(old, f"x{name}")})
+    after = splits_by_id(run(raw))
+    assert before.items() <= after.items()
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SEEDS, SEEDS, st.booleans(), st.booleans())
+def test_new_rows_and_new_names_in_a_listing_move_no_old_image(
+    raw: Path, old: set[int], new: set[int], grouped: bool, own: bool
+) -> None:
+    def listed(seeds: set[int], prefix: str) -> dict[str, str]:
+        shutil.rmtree(raw, ignore_errors=True)
+        names = {seed: f"{prefix}{seed}.png" for seed in sorted(seeds)}
+        for seed, name in names.items():
+            put(raw, [name], first=seed)
+        listing(raw, pd.DataFrame({
+            "path": names.values(), "label": ["ant" if seed % 3 else "" for seed in names],
+            "group": [f"patient {seed % 5}" if grouped else "" for seed in names],
+            "split": [("train", "val", "test")[seed % 5 % 3] if own else "" for seed in names],
+        }))  # fmt: skip
+        return splits_by_id(run(raw))
+
+    every = {1, 2, 3, 4, 5, 7} if own else set()  # all three splits from the first day: see the next test
+    assert listed(old | every, "old").items() <= listed(old | new | every, "new").items()
+
+
+def test_a_test_split_that_comes_later_is_a_new_layout_and_the_only_thing_that_moves_images(raw: Path) -> None:
+    """Until then `val` was the test set (the field's habit); docs/data.md says so."""
+    names = [f"{split}/ant/{i}.png" for split in ("train", "val") for i in range(4)]
+    put(raw, names)
+    assert {splits(run(raw))[name] for name in names[4:]} == {"test"}
+    put(raw, ["test/ant/1.png"], first=50)
+    assert {splits(run(raw))[name] for name in names[4:]} == {"val"}
 
 
 # What cannot be read

@@ -1,0 +1,113 @@
+"""What changed in the data between two versions: images added, removed, relabelled, moved; the classes' balance."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flows.graph import read_at
+from steps.core.manifest import SPLITS, class_counts
+from steps.errors import RequestError
+
+MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
+SHOWN = 10  # images of a kind in the text; --json has them all
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two versions compared by the images' bytes: a file that was renamed is the same image.
+
+    The lists hold one dict an image (id, path, and label and split as text or as [old, new] where they differ).
+    `balance`: split -> label -> [count, share of the split] in the old and in the new version.
+    """
+
+    old: str
+    new: str
+    images: tuple[int, int]
+    added: list[dict[str, Any]]
+    removed: list[dict[str, Any]]
+    relabelled: list[dict[str, Any]]
+    moved: list[dict[str, Any]]
+    renamed: list[dict[str, Any]]
+    balance: dict[str, dict[str, list[list[float]]]]
+
+
+def between(root: Path, old: str, new: str) -> Difference:
+    """Compare the manifests of two revisions; `workspace` is the one that lies here. RequestError as `read_at`."""
+    return compare(old, new, _manifest(root, old), _manifest(root, new))
+
+
+def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Difference:
+    """Compare two manifests (id, path, label, split; one row a file)."""
+    was, now = _by_image(before), _by_image(after)
+    both = [(was[key], now[key]) for key in was if key in now]
+
+    def changed(field: str) -> list[dict[str, Any]]:
+        pairs = [(one, two) for one, two in both if one[field] != two[field]]
+        return [{**two, field: [one[field], two[field]]} for one, two in pairs]
+
+    return Difference(
+        old, new, (len(was), len(now)),
+        added=[now[key] for key in now if key not in was],
+        removed=[was[key] for key in was if key not in now],
+        relabelled=changed("label"), moved=changed("split"), renamed=changed("path"),
+        balance=_balance(before, after),
+    )  # fmt: skip
+
+
+def lines(found: Difference) -> Iterator[str]:
+    """Yield the difference as text for a person."""
+    yield f"{found.old} -> {found.new}: {found.images[0]} images, then {found.images[1]}"
+    for kind in ("added", "removed", "relabelled", "moved", "renamed"):
+        items = getattr(found, kind)
+        yield f"  {kind:<11}{len(items)}"
+        for item in items[:SHOWN]:
+            yield "    " + "  ".join(" -> ".join(v) if isinstance(v, list) else v for v in _told(item))
+        if len(items) > SHOWN:
+            yield f"    and {len(items) - SHOWN} more (--json lists all)"
+    for split, labels in found.balance.items():
+        yield f"  {split}"
+        for label, ((count, share), (later, part)) in labels.items():
+            mark = "" if count == later else f"   {later - count:+d}"
+            yield f"    {label or '(none)'}: {count} ({share:.1%}) -> {later} ({part:.1%}){mark}"
+
+
+def _told(item: dict[str, Any]) -> Iterator[Any]:
+    yield from (value for value in (item["path"], item["label"], item["split"]) if value)
+
+
+def _manifest(root: Path, revision: str) -> pd.DataFrame:
+    if revision != WORKSPACE:
+        return pd.read_parquet(io.BytesIO(read_at(root, MANIFEST, revision)))
+    if not (root / MANIFEST).exists():
+        raise RequestError(f"there is no {MANIFEST} here yet; `regraft run` makes it")
+    return pd.read_parquet(root / MANIFEST)
+
+
+def _by_image(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return id -> its paths, labels and splits, each as sorted text: copies of one image are one image."""
+    columns = ["path", "label", "split"]
+    found: dict[str, list[set[str]]] = {}
+    for identity, *values in table.sort_values("path")[["id", *columns]].itertuples(index=False):
+        for known, value in zip(found.setdefault(identity, [set(), set(), set()]), values, strict=True):
+            known.add(value)
+    texts = {key: [", ".join(sorted(value)) for value in values] for key, values in found.items()}
+    return {key: {"id": key, **dict(zip(columns, values, strict=True))} for key, values in texts.items()}
+
+
+def _balance(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, dict[str, list[list[float]]]]:
+    counts = [class_counts(zip(table["split"], table["label"], strict=True)) for table in (before, after)]
+
+    def told(one: dict[str, dict[str, int]], split: str, label: str) -> list[float]:
+        count = one.get(split, {}).get(label, 0)
+        return [count, count / max(1, sum(one.get(split, {}).values()))]
+
+    labels = {split: sorted({label for one in counts for label in one.get(split, {})}) for split in SPLITS}
+    return {
+        split: {label: [told(one, split, label) for one in counts] for label in found}
+        for split, found in labels.items()
+        if found
+    }
