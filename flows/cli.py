@@ -80,6 +80,52 @@ def status(as_json: Json = False) -> None:
     typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join([*_table(stages), "", told]))
 
 
+By = Annotated[str, typer.Option("--by", help="Who decides; default: the name of this login.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
+
+
+@app.command()
+def approve(version: str, reason: Reason, by: By = "") -> None:
+    """Make a version champion that the gate has proposed (promote.approval: required)."""
+    from steps.release import approve as decide
+
+    root = enter(Path.cwd())
+    with running(root):
+        decision = decide(root, version, by, reason)
+    typer.echo(f"version {decision.version} is the new champion, approved by {decision.by}")
+
+
+@app.command()
+def rollback(
+    reason: Reason,
+    to: Annotated[str | None, typer.Option(help="An earlier champion; default: the one before.")] = None,
+    by: By = "",
+) -> None:
+    """Put an earlier champion back into production. It stays there until a better one comes."""
+    from steps.release import rollback as decide
+
+    root = enter(Path.cwd())
+    with running(root):
+        decision = decide(root, to, by, reason)
+    typer.echo(f"version {decision.version} is the champion again, in place of version {decision.previous}")
+
+
+@app.command()
+def history(
+    at: Annotated[str | None, typer.Option(help="What was in production then? A date or an ISO time.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print every decision about production, from the signed ledger; exit code 1 where it was tampered with."""
+    from flows.history import lines, plain
+    from steps.release import history as read
+    from steps.release import moment
+
+    chain, faults = read(enter(Path.cwd()))
+    when = moment(at) if at else None
+    typer.echo(json.dumps(plain(chain, faults, when), indent=2) if as_json else "\n".join(lines(chain, faults, when)))
+    sys.exit(1 if faults else 0)
+
+
 @app.command()
 def tune(
     compiled: Annotated[bool, typer.Option("--compiled", help="Measure the compiler too; it takes a minute.")] = False,

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, params, registry, stage, tracking
+from steps.adapters import files, ledger, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
-from steps.core.decision import decide
+from steps.core.decision import Verdict, decide
+from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -18,15 +19,21 @@ RECEIPT, EVALUATION, ACCEPTED, RAW = (
 )  # fmt: skip
 
 
+AUTO, REQUIRED = "auto", "required"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromoteParams:
     """What a challenger has to earn: a balanced accuracy on the test images, and a margin over the champion."""
 
+    approval: str
     floor: float
     margin: float
 
     def faults(self) -> Iterator[str]:
         """Yield rules that would promote anything or nothing."""
+        if self.approval not in (AUTO, REQUIRED):
+            yield f"approval is {self.approval!r}; {AUTO} or {REQUIRED}"
         if not 0 <= self.floor < 1:
             yield f"floor is {self.floor}; a balanced accuracy from 0 to below 1"
         if not 0 <= self.margin < 1:
@@ -35,7 +42,7 @@ class PromoteParams:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was decided, and between whom; `changed` says whether the alias moved just now."""
+    """What was decided, and between whom; `changed` says whether production changed just now."""
 
     model_name: str
     champion: str | None  # the version in production after the decision
@@ -48,10 +55,11 @@ class Promotion:
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
-    """Move the alias `champion` to the chosen version if it earned it; otherwise leave it and say why.
+    """Make the chosen version champion if it earned it; otherwise say why not. The ledger keeps every decision.
 
     Versions that the registry lacks (wiped, or DVC restored the receipt alone) are registered again first, by
-    `register_cmd`. The champion is judged anew, on today's test images.
+    `register_cmd`. The champion is judged anew, on today's test images. Where another decision comes first, this
+    one is made again, against the champion of then.
     """
     rules = params.bind(PromoteParams, params.read(root).get("promote"), "promote")
     mlflow = tracking.client()
@@ -59,13 +67,59 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     name, kind = receipt["model_name"], receipt["chosen"]
     challenger = _ensure_registered(mlflow, root, register_cmd, receipt)
     judged = files.read_json(root / EVALUATION)["test"][kind]
-    champion = registry.alias_version(mlflow, name, registry.CHAMPION)
-    found = _settle(mlflow, root, name, challenger, champion, judged, rules)
-    now = challenger if found["promote"] else champion
+    outcomes: list[Answer] = []
+
+    def turn(chain: Chain) -> bool:
+        outcomes.append(_answer(root, name, challenger, chain, judged, rules))
+        found = outcomes[-1]
+        return not found.new or ledger.append(
+            mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question
+        )
+
+    chain = ledger.decide(mlflow, name, turn)
+    ledger.export(chain, root)
+    if registry.alias_version(mlflow, name, registry.CHALLENGER) != challenger:
+        mlflow.set_registered_model_alias(name, registry.CHALLENGER, challenger)
+    found = outcomes[-1]
     return Promotion(
-        model_name=name, champion=now, challenger=challenger, previous=champion, changed=now != champion,
-        reasons=tuple(found["reasons"]), run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=judged,
+        model_name=name, champion=found.champion, challenger=challenger, previous=found.previous,
+        changed=found.champion != found.previous, reasons=found.reasons,
+        run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=judged,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question: may this challenger replace this champion? `new` where the ledger lacks it."""
+
+    kind: str
+    champion: str | None
+    previous: str | None
+    reasons: tuple[str, ...]
+    question: str
+    new: bool
+
+
+def _answer(
+    root: Path, name: str, challenger: str, chain: Chain, judged: dict[str, Any], rules: PromoteParams
+) -> Answer:
+    """Recall the answer where the question is an old one; decide otherwise."""
+    before = chain.champion
+    question = digest_of({"champion": before, "judged": judged, "rules": vars(rules)})
+    if challenger == before:
+        reasons = chain.made_champion(challenger).reasons
+        return Answer(PROMOTE, before, before, reasons, question, new=False)
+    if found := chain.last(challenger, question):
+        # Carried out once already: whoever has set the champion back since (a rollback) meant it.
+        reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
+        return Answer(found.kind, before, before, reasons, question, new=False)
+    verdict, lost = _decided(root, name, before, judged, rules)
+    if not verdict.promote:
+        return Answer(REFUSE, before, before, (*lost, *verdict.reasons), question, new=True)
+    if rules.approval == REQUIRED:
+        wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
+        return Answer(PROPOSE, before, before, (wait, *lost, *verdict.reasons), question, new=True)
+    return Answer(PROMOTE, challenger, before, (*lost, *verdict.reasons), question, new=True)
 
 
 def production(root: Path) -> str | None:
@@ -96,42 +150,15 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
     return chosen
 
 
-def _settle(
-    mlflow: "MlflowClient", root: Path, name: str, challenger: str, champion: str | None, judged: dict[str, Any],
-    rules: PromoteParams,
-) -> dict[str, Any]:  # fmt: skip
-    """Decide, keep the verdict on the version, then move the aliases; a question answered before keeps its answer."""
-    if challenger == champion:
-        return registry.recall_verdict(mlflow, name, challenger) or {
-            "promote": True, "reasons": [f"version {challenger} is the champion already"],
-        }  # fmt: skip
-    question = digest_of({"champion": champion, "judged": judged, "rules": vars(rules)})
-    found = registry.recall_verdict(mlflow, name, challenger)
-    if found and found["question"] == question and found["applied"]:
-        # Carried out once already: whoever has set the alias back since (a rollback) meant it.
-        back = ["promoted before and set back since: it stays back"] if found["promote"] else []
-        return {**found, "promote": False, "reasons": back or found["reasons"]}
-    if found is None or found["question"] != question:
-        found = {**_decided(root, name, champion, judged, rules), "question": question, "applied": False}
-        registry.remember_verdict(mlflow, name, challenger, found)
-    # A kill may come between any two of these: the verdict counts as applied when the aliases stand.
-    mlflow.set_registered_model_alias(name, registry.CHALLENGER, challenger)
-    if found["promote"]:
-        mlflow.set_registered_model_alias(name, registry.CHAMPION, challenger)
-    registry.remember_verdict(mlflow, name, challenger, {**found, "applied": True})
-    return found
-
-
 def _decided(
     root: Path, name: str, champion: str | None, judged: dict[str, Any], rules: PromoteParams
-) -> dict[str, Any]:
+) -> tuple[Verdict, list[str]]:
     """Decide; a champion whose files are gone cannot be judged, answers nobody, and is no opponent."""
     try:
         opponent, lost = (_judge_champion(root, name, champion) if champion else None), []
     except RegistryError as error:
         opponent, lost = None, [str(error)]
-    verdict = decide(judged, opponent, rules.floor, rules.margin)
-    return {"promote": verdict.promote, "reasons": [*lost, *verdict.reasons]}
+    return decide(judged, opponent, rules.floor, rules.margin), lost
 
 
 def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """MLflow's model registry: versions found by lineage, and the aliases champion and challenger. Aliases, no stages."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +12,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-VERDICT = "regraft.verdict"
 
 
-def ensure_model(mlflow: "MlflowClient", name: str) -> None:
+def ensure_model(
+    mlflow: "MlflowClient", name: str, description: str = "Made by regraft; promote with `regraft`, not by hand."
+) -> None:
     """Make the registered model where it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
         mlflow.get_registered_model(name)
     except MlflowException:
-        mlflow.create_registered_model(name, description="Made by regraft; promote with `regraft`, not by hand.")
+        try:
+            mlflow.create_registered_model(name, description=description)
+        except MlflowException:  # another process was first
+            mlflow.get_registered_model(name)
 
 
 def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
@@ -31,6 +34,17 @@ def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
     found = mlflow.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{digest}'")
     ready = [v for v in found if v.status == "READY" and _has_files(mlflow, v)]
     return str(min(ready, key=lambda v: int(v.version)).version) if ready else None
+
+
+def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
+    """Say whether a version is registered, ready, and has its files."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = mlflow.get_model_version(name, version)
+    except MlflowException:
+        return False
+    return found.status == "READY" and _has_files(mlflow, found)
 
 
 def _has_files(mlflow: "MlflowClient", version: Any) -> bool:
@@ -80,6 +94,14 @@ def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
         return None
 
 
+def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | None) -> None:
+    """Point an alias to a version, or to nothing."""
+    if version is None:
+        mlflow.delete_registered_model_alias(name, alias)
+    else:
+        mlflow.set_registered_model_alias(name, alias, version)
+
+
 def load(name: str, version: str) -> Any:
     """Load a registered version as a pyfunc model; RegistryError where its files are gone."""
     import mlflow.pyfunc
@@ -91,14 +113,3 @@ def load(name: str, version: str) -> Any:
     except (MlflowException, OSError) as error:
         told = str(error).split("\n")[0]
         raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}") from None
-
-
-def remember_verdict(mlflow: "MlflowClient", name: str, version: str, verdict: Mapping[str, Any]) -> None:
-    """Keep a promotion verdict on the version it is about."""
-    mlflow.set_model_version_tag(name, version, VERDICT, json.dumps(verdict, sort_keys=True))
-
-
-def recall_verdict(mlflow: "MlflowClient", name: str, version: str) -> dict[str, Any] | None:
-    """Return the last promotion verdict on a version."""
-    text = mlflow.get_model_version(name, version).tags.get(VERDICT)
-    return json.loads(text) if text else None

@@ -14,11 +14,14 @@ import yaml
 from torch import nn
 
 from steps import promote as promotion
+from steps import release
 from steps.adapters import files, package, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
+from steps.core.ledger import Decision
 from steps.core.metrics import judge
 from steps.core.seeding import numpy_generator
+from steps.errors import RequestError
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
@@ -64,12 +67,17 @@ class World:
         receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
         files.write_json(self.root / promotion.RECEIPT, receipt)
 
-    def promote(self, **rules: float) -> promotion.Promotion:
+    def promote(self, **rules: float | str) -> promotion.Promotion:
         document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-        document["promote"] = {"floor": 0.0, "margin": 0.0, **rules}
+        document["promote"] = {"approval": "auto", "floor": 0.0, "margin": 0.0, **rules}
         document["evaluate"]["bootstrap_draws"] = 200
         (self.root / "params.yaml").write_text(yaml.safe_dump(document))
         return promotion.promote(self.root, "python -m steps.register")
+
+    def decisions(self) -> list[Decision]:
+        chain, faults = release.history(self.root)
+        assert not faults
+        return [decision for _, decision in chain.entries]
 
     def alias(self) -> str | None:
         return registry.alias_version(tracking.client(), NAME, registry.CHAMPION)
@@ -138,33 +146,83 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     assert world.promote().reasons == first.reasons
 
 
-def test_a_kill_between_verdict_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
 
     def killed(*_: object) -> None:
-        remember(*_)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    remember = registry.remember_verdict
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(registry, "remember_verdict", killed)
+        patched.setattr(registry, "point_alias", killed)
         world.promote()
     assert world.alias() is None
     done = world.promote()
     assert (done.champion, world.alias()) == ("1", "1")
+    assert [d.kind for d in world.decisions()] == ["promote"]
 
 
-def test_an_alias_set_back_by_hand_stays_back(world: World) -> None:
+def better_comes(world: World) -> None:
+    """Leave version 1 as the champion before and version 2 as champion."""
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
     world.promote()
     world.table = world.table[world.table["label"] == "0"]
     files.write_table(world.root / promotion.ACCEPTED, world.table)
     world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
     assert world.promote().champion == "2"
+
+
+def test_an_alias_moved_by_hand_is_set_back_and_told(world: World) -> None:
+    better_comes(world)
     tracking.client().set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    done = world.promote()
+    assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
+    assert done.reasons == ("the alias champion was moved by hand to version 1; set back",)
+    assert [d.kind for d in world.decisions()] == ["promote", "promote", "restore"]
+
+
+def test_a_champion_that_was_rolled_back_stays_back(world: World) -> None:
+    better_comes(world)
+    back = release.rollback(world.root, None, "Ada", "wrong on Mondays")
+    assert (back.version, back.previous, back.by, world.alias()) == ("1", "2", "Ada", "1")
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("1", False, "1")
     assert done.reasons == ("promoted before and set back since: it stays back",)
+    with pytest.raises(RequestError, match="no champion before version 1"):
+        release.rollback(world.root, None, "Ada", "again")
+    with pytest.raises(RequestError, match="version 7 was never champion, or is now; earlier champions: 2"):
+        release.rollback(world.root, "7", "Ada", "again")
+    assert release.rollback(world.root, "2", "Ada", "Mondays are over").champion == "2"
+
+
+def test_with_approval_required_a_person_has_the_last_word(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(approval="required")
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons[0] == "it may be promoted, once a person says so: regraft approve 1 --reason TEXT"
+    assert registry.alias_version(tracking.client(), NAME, registry.CHALLENGER) == "1"
+    assert world.promote(approval="required").reasons == done.reasons
+    with pytest.raises(RequestError, match=r"version 2 is not waiting for approval \(waiting: 1\)"):
+        release.approve(world.root, "2", "Ada", "looks good")
+    entry = release.approve(world.root, "1", "Ada", "looks good")
+    assert (entry.kind, entry.by, entry.reasons[0], world.alias()) == ("promote", "Ada", "approved: looks good", "1")
+    assert [d.kind for d in world.decisions()] == ["propose", "promote"]
+
+
+def test_a_stale_approval_is_refused(world: World) -> None:
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote(approval="required")
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.promote()
+    with pytest.raises(RequestError, match="proposed in place of no champion, but production is now version 2"):
+        release.approve(world.root, "1", "Ada", "late")
+    assert world.alias() == "2"
+
+
+def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    tracking.client().set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    assert (world.promote().champion, world.alias()) == ("1", "1")
+    assert [d.kind for d in world.decisions()] == ["adopt"]
 
 
 def test_a_champion_whose_files_are_gone_is_named_and_beaten(world: World) -> None:

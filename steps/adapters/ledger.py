@@ -1,0 +1,136 @@
+"""The ledger in MLflow: versions of a registered model `NAME.ledger`, numbered by MLflow, one decision each.
+
+MLflow numbers the versions of a model one after another and gives no number twice, on every backend and over HTTP;
+an alias it sets for whoever comes last. So a decision is made by taking the next number, and the alias `champion`
+is a projection of the last entry, which any later command repairs. One registered model keeps the page of models
+tidy; an experiment for each decision would not.
+"""
+
+import getpass
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.adapters import files, registry, signing
+from steps.core.ledger import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
+from steps.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
+EXPORT = Path("data/ledger.jsonl")
+ATTEMPTS = 100  # lost races in a row before one gives up
+
+
+def name_of(model: str) -> str:
+    """Return the name of the registered model that holds the ledger of `model`."""
+    return f"{model}.ledger"
+
+
+def read(mlflow: "MlflowClient", model: str) -> Chain:
+    """Read and verify the whole ledger of a model; an empty chain where there is none."""
+    found = []
+    token = None
+    while True:
+        page = mlflow.search_model_versions(f"name = '{name_of(model)}'", max_results=1000, page_token=token)
+        found += [
+            Slot(int(v.version), v.tags.get(TEXT, ""), v.tags.get(SIGNATURE, ""), APPLIED in v.tags) for v in page
+        ]
+        token = page.token
+        if not token:
+            return walk(found, signing.verifier())
+
+
+def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
+    """Return the chain where nothing is wrong with it; RegistryError names every fault."""
+    faults = [*chain.faults, *differences(chain, exported)]
+    if faults:
+        raise RegistryError("the ledger of decisions was tampered with:\n  " + "\n  ".join(faults))
+    return chain
+
+
+def append(
+    mlflow: "MlflowClient", model: str, chain: Chain, kind: str, version: str, champion: str | None,
+    reasons: Sequence[str], question: str = "", by: str = "",
+) -> bool:  # fmt: skip
+    """Sign a decision that follows `chain` and take the next slot; say whether it counts (False: another was first)."""
+    decision = Decision(
+        kind=kind, version=version, champion=champion, previous=chain.champion, reasons=tuple(reasons),
+        question=question, by=by or getpass.getuser(), at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        predecessor=chain.head,
+    )  # fmt: skip
+    text = decision.text()
+    registry.ensure_model(mlflow, name_of(model), "Every decision about who is champion; signed, append-only.")
+    made = mlflow.create_model_version(
+        name_of(model), f"models:/{model}/{version}", tags={TEXT: text, SIGNATURE: signing.sign(text)}
+    )
+    number = int(made.version)
+    return any(slot == number for slot, _ in read(mlflow, model).entries)
+
+
+def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) -> Chain:
+    """Call `turn` with the chain as it stands until it says that it is through, then let the aliases follow.
+
+    `turn` appends at most one entry and returns whether it counted, or True where there was nothing to decide.
+    A turn that lost its slot is called again with the winner's entry in the chain: it decides anew.
+    """
+    for _ in range(ATTEMPTS):
+        if turn(settle(mlflow, model)):
+            return settle(mlflow, model)
+    raise RegistryError(f"{ATTEMPTS} decisions about {model} came first, one after another; run again")
+
+
+def settle(mlflow: "MlflowClient", model: str) -> Chain:
+    """Make the alias `champion` say what the last entry says, whoever moved it or was killed before moving it.
+
+    Setting and then reading again means that whoever sets last has seen the last entry. An alias that had followed
+    its entry and points elsewhere now was moved by hand: that becomes an entry of its own.
+    """
+    while True:
+        chain = whole(read(mlflow, model))
+        if not chain.entries:
+            return _adopt(mlflow, model, chain)
+        found = registry.alias_version(mlflow, model, registry.CHAMPION)
+        if found != chain.champion and chain.applied:
+            if _is_still(mlflow, model, found, chain):
+                told = f"the alias champion was moved by hand to {f'version {found}' if found else 'nothing'}; set back"
+                append(mlflow, model, chain, RESTORE, chain.champion or str(found), chain.champion, [told])
+            continue
+        if found != chain.champion:
+            registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
+        again = read(mlflow, model)
+        if again.head == chain.head:
+            if not chain.applied:
+                mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
+            return again
+
+
+def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
+    """Begin the ledger with the champion that is there already, of a project older than its ledger."""
+    champion = registry.alias_version(mlflow, model, registry.CHAMPION)
+    if champion is None:
+        return chain
+    append(mlflow, model, chain, ADOPT, champion, champion, ["was champion before there was a ledger"])
+    return settle(mlflow, model)
+
+
+def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chain) -> bool:
+    """Look again a second later: another process may be setting the alias just now."""
+    time.sleep(1)
+    same_alias = registry.alias_version(mlflow, model, registry.CHAMPION) == found
+    return same_alias and read(mlflow, model).head == chain.head
+
+
+def export(chain: Chain, root: Path) -> None:
+    """Write the entries that count to data/ledger.jsonl, one signed text a line: evidence outside of the registry."""
+    lines = "".join(decision.text() + "\n" for _, decision in chain.entries)
+    files.write_text(root / EXPORT, lines)
+
+
+def exported(root: Path) -> list[str]:
+    """Return the texts of the last export."""
+    path = root / EXPORT
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -1,0 +1,159 @@
+"""The ledger of decisions, pure: entries that each name the digest of the one before, and what follows from them.
+
+Two that decide at once write two entries naming one predecessor. The lower slot counts, the other is void: that is
+the compare-and-swap which MLflow's aliases (last writer wins) do not offer.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+PROMOTE, REFUSE, PROPOSE, ROLLBACK, ADOPT, RESTORE = "promote", "refuse", "propose", "rollback", "adopt", "restore"
+Verify = Callable[[str, str], bool]  # text, signature -> whether a trusted key made it
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about `version`, and which version is champion after it; all of it is signed."""
+
+    kind: str
+    version: str
+    champion: str | None
+    previous: str | None
+    reasons: tuple[str, ...]
+    question: str  # digest of all that the answer followed from
+    by: str
+    at: str  # ISO 8601, UTC
+    predecessor: str  # digest of the entry before; "" for the first
+
+    def text(self) -> str:
+        """Return the canonical JSON: what is hashed and signed."""
+        return json.dumps(vars(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+def parse(text: str) -> Decision:
+    """Read a decision's canonical JSON. Raises ValueError where it is not exactly that."""
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        decision = Decision(**{**raw, "reasons": tuple(raw["reasons"])})
+        if decision.text() == text:
+            return decision
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no decision: {error}") from None
+    raise ValueError("not in canonical form")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One numbered place of the ledger as it was found: text and signature, whatever they hold."""
+
+    number: int
+    text: str
+    signature: str
+    applied: bool = False  # whether the alias was seen to follow; unsigned, a courtesy
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a walk over the slots found: the entries that count, those that lost their slot, and what is wrong."""
+
+    entries: tuple[tuple[int, Decision], ...]
+    void: tuple[int, ...]
+    faults: tuple[str, ...]
+    applied: bool  # of the last entry
+
+    @property
+    def head(self) -> str:
+        """Return the digest that the next entry has to name."""
+        return self.entries[-1][1].digest if self.entries else ""
+
+    @property
+    def champion(self) -> str | None:
+        """Return the version in production after the last entry."""
+        return self.entries[-1][1].champion if self.entries else None
+
+    def at(self, moment: datetime) -> Decision | None:
+        """Return the last entry made at or before `moment` (aware), or None."""
+        made = [decision for _, decision in self.entries if datetime.fromisoformat(decision.at) <= moment]
+        return made[-1] if made else None
+
+    def last(self, version: str, question: str) -> Decision | None:
+        """Return the last answer to this question about this version."""
+        found = [d for _, d in self.entries if d.version == version and d.question == question]
+        return found[-1] if found else None
+
+    def made_champion(self, version: str) -> Decision:
+        """Return the last entry that was about this champion."""
+        return [d for _, d in self.entries if d.champion == version and d.version == version][-1]
+
+    def before_champion(self) -> str | None:
+        """Return the champion to go back to; one that was rolled back from is not gone back to."""
+        line: list[str] = []
+        for _, decision in self.entries:
+            champion = decision.champion
+            if champion in line:
+                line = line[: line.index(champion) + 1]
+            elif champion:
+                line.append(champion)
+        return line[-2] if len(line) > 1 else None
+
+
+def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
+    """Walk the slots by number. An entry counts if it is signed and names the digest of the last that counted.
+
+    One that names an earlier counted entry lost its race and is void. Everything else is a fault: a slot that is
+    missing, a signature that does not verify, a text that was changed, an unknown predecessor.
+    """
+    entries: list[tuple[int, Decision]] = []
+    void: list[int] = []
+    faults: list[str] = []
+    heads, applied, expected = [""], True, 1
+    for slot in sorted(slots, key=lambda slot: slot.number):
+        if slot.number != expected:
+            faults.append(f"{_missing(expected, slot.number - 1)} missing: deleted")
+        expected = slot.number + 1
+        try:
+            decision = _checked(slot, verify)
+        except ValueError as error:
+            faults.append(f"entry {slot.number}: {error}")
+            continue
+        if decision.predecessor == heads[-1]:
+            entries.append((slot.number, decision))
+            heads.append(decision.digest)
+            applied = slot.applied
+        elif decision.predecessor in heads:
+            void.append(slot.number)
+        else:
+            faults.append(f"entry {slot.number}: follows an entry that is not in the ledger")
+    return Chain(tuple(entries), tuple(void), tuple(faults), applied)
+
+
+def _checked(slot: Slot, verify: Verify) -> Decision:
+    if not verify(slot.text, slot.signature):
+        raise ValueError("its signature does not verify: changed, or signed with a key that is not trusted here")
+    return parse(slot.text)
+
+
+def _missing(first: int, last: int) -> str:
+    return f"entry {first} is" if first == last else f"entries {first} to {last} are"
+
+
+def differences(chain: Chain, exported: Sequence[str]) -> list[str]:
+    """Compare the ledger with the texts of an earlier export: everything exported has to be there still, in order."""
+    texts = [decision.text() for _, decision in chain.entries]
+    told = []
+    for place, text in enumerate(exported):
+        if place >= len(texts):
+            told.append(f"the export holds {len(exported)} entries, the ledger {len(texts)}: its end was cut off")
+            break
+        if text != texts[place]:
+            told.append(f"entry {chain.entries[place][0]} differs from line {place + 1} of the export")
+    return told
