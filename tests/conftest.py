@@ -23,11 +23,13 @@ REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+POSTGRESQL = shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 NEEDS = {
     "real_data": (
         {"REGRAFT_DATASETS", "REGRAFT_WEIGHTS"} <= set(os.environ),
         "set REGRAFT_DATASETS and REGRAFT_WEIGHTS to the folders of real images and weights",
     ),
+    "postgresql": (POSTGRESQL, "install PostgreSQL (Debian: apt-get install postgresql)"),
     "browser": (CHROMIUM is not None, "install Chromium (Debian: apt-get install chromium)"),
 }
 

@@ -10,8 +10,9 @@ import getpass
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from steps.adapters import files, registry, signing
 from steps.core.ledger import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
@@ -20,6 +21,7 @@ from steps.errors import RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+T = TypeVar("T")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
 ATTEMPTS = 100  # lost races in a row before one gives up
@@ -64,11 +66,21 @@ def append(
     )  # fmt: skip
     text = decision.text()
     registry.ensure_model(mlflow, name_of(model), "Every decision about who is champion; signed, append-only.")
-    made = mlflow.create_model_version(
-        name_of(model), f"models:/{model}/{version}", tags={TEXT: text, SIGNATURE: signing.sign(text)}
-    )
-    number = int(made.version)
-    return any(slot == number for slot, _ in read(mlflow, model).entries)
+    tags = {TEXT: text, SIGNATURE: signing.sign(text)}
+    made = _unless_lost(lambda: mlflow.create_model_version(name_of(model), f"models:/{model}/{version}", tags=tags))
+    return made is not None and any(slot == int(made.version) for slot, _ in read(mlflow, model).entries)
+
+
+def _unless_lost(write: Callable[[], T]) -> T | None:
+    """Return what a write returns; None where it lost a race with others, and wrote nothing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return write()
+    except MlflowException as error:
+        if registry.lost_race(error):
+            return None
+        raise
 
 
 def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) -> Chain:
@@ -77,9 +89,11 @@ def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) ->
     `turn` appends at most one entry and returns whether it counted, or True where there was nothing to decide.
     A turn that lost its slot is called again with the winner's entry in the chain: it decides anew.
     """
+    chain = settle(mlflow, model)
     for _ in range(ATTEMPTS):
-        if turn(settle(mlflow, model)):
+        if turn(chain):
             return settle(mlflow, model)
+        chain = whole(read(mlflow, model))
     raise RegistryError(f"{ATTEMPTS} decisions about {model} came first, one after another; run again")
 
 
@@ -94,18 +108,22 @@ def settle(mlflow: "MlflowClient", model: str) -> Chain:
         if not chain.entries:
             return _adopt(mlflow, model, chain)
         found = registry.alias_version(mlflow, model, registry.CHAMPION)
-        if found != chain.champion and chain.applied:
-            if _is_still(mlflow, model, found, chain):
-                told = f"the alias champion was moved by hand to {f'version {found}' if found else 'nothing'}; set back"
-                append(mlflow, model, chain, RESTORE, chain.champion or str(found), chain.champion, [told])
+        if found == chain.champion and chain.applied:
+            return chain
+        if chain.applied and not _is_still(mlflow, model, found, chain):
             continue
-        if found != chain.champion:
-            registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
-        again = read(mlflow, model)
-        if again.head == chain.head:
-            if not chain.applied:
-                mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
-            return again
+        if chain.applied:
+            told = f"the alias champion was moved by hand to {f'version {found}' if found else 'nothing'}; set back"
+            append(mlflow, model, chain, RESTORE, chain.champion or str(found), chain.champion, [told])
+        else:
+            _unless_lost(partial(_follow, mlflow, model, chain, found))
+
+
+def _follow(mlflow: "MlflowClient", model: str, chain: Chain, found: str | None) -> None:
+    if found != chain.champion:
+        registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
+    if read(mlflow, model).head == chain.head:
+        mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
 
 
 def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:

@@ -1,6 +1,8 @@
 """MLflow's model registry: versions found by lineage, and the aliases champion and challenger. Aliases, no stages."""
 
+import random
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+RACES = ("UNIQUE constraint", "duplicate key", "database is locked", "deadlock detected", "Giving up after")
 
 
 def ensure_model(
@@ -100,6 +103,17 @@ def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | No
         mlflow.delete_registered_model_alias(name, alias)
     else:
         mlflow.set_registered_model_alias(name, alias, version)
+
+
+def lost_race(error: Exception) -> bool:
+    """Say whether this is what a database says where several processes write at once; if so, wait a moment.
+
+    MLflow turns the errors of its database into one type, so their words are all there is to go by.
+    """
+    if not any(word in str(error) for word in RACES):
+        return False
+    time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that those who met do not meet again
+    return True
 
 
 def load(name: str, version: str) -> Any:
