@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from steps.adapters import ledger, registry, tracking
+from steps.core.ledger import PROMOTE
+from steps.errors import RegistryError
 from tests.conftest import REPOSITORY
 from tests.servers import mlflow_server, postgresql
 
@@ -62,3 +64,77 @@ def test_many_processes_at_once_share_the_slots_and_lose_nothing(store: str) -> 
     assert len(chain.void) == sum(len(seen) - 1 for seen in outcomes.values()), "each lost slot was decided anew"
     assert registry.alias_version(mlflow, MODEL, registry.CHAMPION) == chain.champion
     assert store
+
+
+# For each number on its input: a child process that dies, as if killed, before (odd) or after (even) its n-th write.
+MORTAL = """
+import os, sys
+from mlflow import MlflowClient
+import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store  # once, for all children
+from steps.adapters import ledger, tracking
+
+def counted(method, fatal):
+    def call(*arguments, **named):
+        if writes.append("before") or len(writes) == fatal: os._exit(9)
+        found = method(*arguments, **named)
+        if writes.append("after") or len(writes) == fatal: os._exit(9)
+        return found
+    return call
+
+writes = []
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        client = tracking.client()
+        for name in ("create_model_version", "set_registered_model_alias", "set_model_version_tag"):
+            setattr(MlflowClient, name, counted(getattr(MlflowClient, name), int(line)))
+        ledger.decide(client, "regraft", lambda c: ledger.append(client, "regraft", c, "promote", "2", "2", ["better"]))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_a_kill_at_any_write_leaves_the_old_or_the_new_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    use(f"sqlite:///{tmp_path / 'registry.db'}", monkeypatch)
+    mlflow = tracking.client()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    seen, exits = [], []
+    with subprocess.Popen([sys.executable, "-c", MORTAL], cwd=REPOSITORY, text=True, bufsize=1, **pipes) as mortal:  # type: ignore[call-overload]
+        while 0 not in exits:
+            ledger.decide(mlflow, MODEL, lambda chain: ledger.append(mlflow, MODEL, chain, PROMOTE, "1", "1", ["old"]))
+            mortal.stdin.write(f"{len(exits) + 1}\n")
+            exits.append(int(mortal.stdout.readline()))
+            alias = registry.alias_version(mlflow, MODEL, registry.CHAMPION)
+            chain = ledger.settle(mlflow, MODEL)
+            seen.append((alias, chain.champion))
+            assert registry.alias_version(mlflow, MODEL, registry.CHAMPION) == chain.champion
+            assert not chain.faults and not chain.void
+        mortal.stdin.close()
+    assert exits == [9, 9, 9, 9, 9, 9, 0]
+    assert seen == [("1", "1"), ("1", "2"), ("1", "2"), ("2", "2"), ("2", "2"), ("2", "2"), ("2", "2")]
+
+
+def test_what_is_changed_in_the_registry_is_found_and_stops_every_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    use(f"sqlite:///{tmp_path / 'registry.db'}", monkeypatch)
+    mlflow = tracking.client()
+    for version in ("1", "2", "3"):
+        chosen = version
+        ledger.decide(
+            mlflow, MODEL, lambda chain, v=chosen: ledger.append(mlflow, MODEL, chain, PROMOTE, v, v, ["it is better"])
+        )
+    name = ledger.name_of(MODEL)
+    text = mlflow.get_model_version(name, "2").tags[ledger.TEXT]
+    mlflow.set_model_version_tag(name, "2", ledger.TEXT, text.replace("better", "worse"))
+    with pytest.raises(RegistryError, match="entry 2: its signature does not verify"):
+        ledger.settle(mlflow, MODEL)
+    mlflow.set_model_version_tag(name, "2", ledger.TEXT, text)
+    assert ledger.settle(mlflow, MODEL).champion == "3"
+    mlflow.delete_model_version(name, "2")
+    with pytest.raises(RegistryError, match="entry 2 is missing: deleted"):
+        ledger.settle(mlflow, MODEL)
