@@ -137,6 +137,9 @@ def tune(
     root = enter(Path.cwd())
     with running(root):
         measure(root, compiled, write, typer.echo)
+
+
+@app.command()
 def diff(
     old: Annotated[str, typer.Argument(metavar="REV_A", help="A git revision.")],
     new: Annotated[str, typer.Argument(metavar="REV_B", help="Another, or 'workspace'.")] = "workspace",
