@@ -33,21 +33,23 @@ def train_head(
     lineage: Lineage,
     accepted: Path,
     features: Path,
+    strategy: Path,
     head: Path,
     history: Path,
 ) -> None:
-    """Fit the regularisation path on train, choose on val, refit on both; write the head and its history."""
+    """Fit the path on train at the strategy's cut, choose on val, refit on both; write the head and its history."""
     table = files.read_table(accepted)
     table = table[table["split"] != UNLABELLED]
     classes = sorted(table["label"].unique())
-    ids, rows = files.read_features(features)
+    cut = files.read_json(strategy)["cut"]
+    ids, rows = files.read_features(features, cut)
     configure(compute)
 
     position = {identity: i for i, identity in enumerate(ids)}
     train, val = (_select(table, split, classes, position, rows) for split in (TRAIN, VAL))
     probe = fit_probe(train, val, len(classes), params.inverse_regularisation)
 
-    _write(head, probe, classes, lineage)
+    _write(head, probe, classes, cut, lineage)
     files.write_json(history, {
         "classes": classes, "n_train": len(train.targets), "n_val": len(val.targets),
         "path": probe.path, "chosen_c": probe.chosen_c, "validation": probe.validation,
@@ -69,10 +71,10 @@ def _select(
     )
 
 
-def _write(folder: Path, probe: Probe, classes: list[str], lineage: Lineage) -> None:
+def _write(folder: Path, probe: Probe, classes: list[str], cut: str, lineage: Lineage) -> None:
     tensors = {**_named("train_only", probe.train_only), **_named("refitted", probe.refitted)}
     files.write_tensors(folder / models.WEIGHTS, tensors)
-    files.write_json(folder / models.FACTS, {"classes": classes, "cut": "", "lineage": lineage.to_dict()})
+    files.write_json(folder / models.FACTS, {"classes": classes, "cut": cut, "lineage": lineage.to_dict()})
 
 
 def _named(name: str, head: Linear) -> dict[str, torch.Tensor]:

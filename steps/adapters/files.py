@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from steps.errors import IntegrityError
 
@@ -140,6 +140,13 @@ def _safetensors_header(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> by
     return struct.pack("<Q", len(text)) + text
 
 
+def feature_cuts(path: Path) -> list[str]:
+    """Return the names of the cuts whose features the file holds, sorted by name."""
+    with path.open("rb") as file:
+        entries, _ = _features_header(file)
+    return sorted(name.removeprefix("cut/") for name in entries if name != "ids")
+
+
 def read_features(path: Path, cut: str = WHOLE) -> "tuple[list[str], np.ndarray[Any, Any]]":
     """Return the image ids and, in the same order, the float32 features [n, width] of a cut, mapped into memory.
 
@@ -148,8 +155,7 @@ def read_features(path: Path, cut: str = WHOLE) -> "tuple[list[str], np.ndarray[
     import numpy as np
 
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        entries = json.loads(file.read(length))
+        entries, start = _features_header(file)
         ids = file.read(32 * entries["ids"]["shape"][0])
     if f"cut/{cut}" not in entries:
         has = ", ".join(repr(name.removeprefix("cut/")) for name in entries if name != "ids")
@@ -158,7 +164,7 @@ def read_features(path: Path, cut: str = WHOLE) -> "tuple[list[str], np.ndarray[
     n, width = entry["shape"]
     if n == 0:  # nothing cannot be mapped
         return [], np.empty((0, width), dtype=np.float32)
-    rows = np.memmap(path, dtype="<f4", mode="r", offset=8 + length + entry["data_offsets"][0], shape=(n, width))
+    rows = np.memmap(path, dtype="<f4", mode="r", offset=start + entry["data_offsets"][0], shape=(n, width))
     return [ids[start : start + 32].hex() for start in range(0, len(ids), 32)], rows
 
 
@@ -174,3 +180,9 @@ def speakable(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _features_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return what a safetensors file holds, and where its tensors begin."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    return json.loads(file.read(length)), 8 + length

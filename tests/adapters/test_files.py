@@ -194,3 +194,8 @@ def test_more_rows_than_one_stretch_are_written_whole(tmp_path: Path, monkeypatc
     monkeypatch.setattr(files, "STRETCH", 4)
     files.write_features(tmp_path / "two", ids_of(11), {"": rows_of(11, 3)})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_the_cuts_of_a_file_can_be_listed_without_reading_a_row(tmp_path: Path) -> None:
+    files.write_features(tmp_path / "f", ids_of(2), {"layer2": rows_of(2, 3), "": rows_of(2, 4)})
+    assert files.feature_cuts(tmp_path / "f") == ["", "layer2"]

@@ -1,0 +1,30 @@
+"""What a network costs: floating-point operations of each block, counted on shapes, without computing anything."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from steps.core.backbone import blocks, build, without_top
+
+
+def block_flops(architecture: str, num_classes: int, side: int) -> dict[str, float]:
+    """Return the FLOPs (two a multiply-add) of one picture's forward pass through each block that holds parameters.
+
+    `side` is the side of the square input in pixels. Matrix products and convolutions are counted, as torch counts
+    them; what lies between the blocks is small beside those.
+    """
+    with torch.device("meta"):
+        backbone = without_top(build(architecture, num_classes))[0].eval()
+        pixels = torch.empty(1, 3, side, side)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        backbone(pixels)
+    counted = {name: float(sum(of_kind.values())) for name, of_kind in counter.get_flop_counts().items()}
+    root = type(backbone).__name__
+    return {block: counted.get(f"{root}.{block}", 0.0) for block in learnable(backbone)}
+
+
+def learnable(backbone: nn.Module) -> list[str]:
+    """Return the names of the blocks that hold parameters, input side first."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    return [block for block, names in blocks(backbone).items() if parameters & set(names)]

@@ -1,0 +1,155 @@
+"""How much of a backbone to train: decided from measured size, measured similarity, and a budget. Pure, explained.
+
+Four quadrants: few labels and a similar source, the head alone; many and similar, the later blocks too; few and
+different, a head on earlier features; many and different, everything.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING = "head_only", "later_blocks", "early_features", "everything"
+STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING)
+WHOLE = ""  # the cut behind the last block
+
+Estimate = Mapping[str, Any]  # value, low, high: a paired difference with its interval
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Where the axes are divided; see params.yaml."""
+
+    strategy: str
+    least_labels: int
+    settled: float
+    headroom: float
+    later_share: float
+    budget_flops: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured on the training split, by heads that had not seen the images they answer for."""
+
+    labels_per_class: int  # of the smallest class
+    error: float  # 1 - balanced accuracy of the head on the whole backbone, from all labels
+    last_doubling: Estimate  # balanced accuracy: all labels less half of them
+    earlier: Mapping[str, Estimate]  # cut -> balanced accuracy there less that of the whole backbone
+    blocks: Mapping[str, float]  # every block that holds parameters, input side first -> FLOPs of its forward pass
+    images: int  # a training epoch goes through
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained: a head behind `cut`, and the `blocks` nearest the output of what the cut leaves."""
+
+    strategy: str
+    cut: str
+    blocks: int
+    reasons: tuple[str, ...]
+
+
+def choose(evidence: Evidence, rules: Rules) -> Plan:
+    """Return the strategy that the rules make of the evidence, or the one they name, within the budget."""
+    large, size = _size(evidence, rules)
+    cut, similarity = _similarity(evidence)
+    if rules.strategy != "auto":
+        reasons: tuple[str, ...] = (f"params.yaml asks for {rules.strategy}", size, similarity)
+        strategy = rules.strategy
+    else:
+        strategy, reasons = _quadrant(evidence, rules, large, cut is not None), (size, similarity)
+        reasons += tuple(_why_not(evidence, rules, large, strategy))
+    plan = _plan(strategy, cut, large, evidence, rules, reasons)
+    return _within_budget(plan, evidence, rules)
+
+
+def _size(evidence: Evidence, rules: Rules) -> tuple[bool, str]:
+    n, gain = evidence.labels_per_class, evidence.last_doubling["value"]
+    enough, settled = n >= rules.least_labels, gain <= rules.settled
+    words = (
+        f"{n} labels in the smallest class ({rules.least_labels} count as many), and doubling the labels brought "
+        f"{_points(evidence.last_doubling)} (at most {100 * rules.settled:g}: the head has what it needs)"
+    )
+    return enough and settled, f"the data is {'large' if enough and settled else 'small'}: {words}"
+
+
+def _similarity(evidence: Evidence) -> tuple[str | None, str]:
+    """Return the earlier cut that is shown to be better than the whole backbone, None where there is none."""
+    if not evidence.earlier:
+        return None, "similarity was not measured: the features were extracted at one cut only"
+    best = max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"])
+    against = evidence.earlier[best]
+    told = f"the best earlier cut, {best}, differs from the whole backbone by {_points(against)}"
+    if against["low"] is not None and against["low"] > 0:
+        return best, f"the task is different from the source: {told}, so the last blocks lose what it needs"
+    return None, f"the task is similar to the source: {told}, so the last blocks serve it"
+
+
+def _quadrant(evidence: Evidence, rules: Rules, large: bool, different: bool) -> str:
+    if different:
+        return EVERYTHING if large else EARLY_FEATURES
+    return LATER_BLOCKS if large and evidence.error > rules.headroom else HEAD_ONLY
+
+
+def _why_not(evidence: Evidence, rules: Rules, large: bool, strategy: str) -> Iterator[str]:
+    error, limit = f"{100 * evidence.error:.1f} %", f"{100 * rules.headroom:g} %"
+    if strategy == HEAD_ONLY and large:
+        yield f"the head errs on {error}, not more than {limit}: too little is left for fine-tuning to win"
+    if strategy == LATER_BLOCKS:
+        yield f"the head errs on {error}, more than {limit}: there is something left for fine-tuning to win"
+
+
+def _plan(strategy: str, cut: str | None, large: bool, evidence: Evidence, rules: Rules, why: tuple[str, ...]) -> Plan:
+    names = list(evidence.blocks)
+    if strategy == EARLY_FEATURES:
+        cut = cut or max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"], default=WHOLE)
+        depth = names.index(cut) + 1 if cut else len(names)
+        return Plan(strategy, cut, later(depth, rules.later_share) if large else 0, why)
+    blocks = {HEAD_ONLY: 0, LATER_BLOCKS: later(len(names), rules.later_share), EVERYTHING: len(names)}
+    return Plan(strategy, WHOLE, blocks[strategy], why)
+
+
+def later(depth: int, share: float) -> int:
+    """Return how many of `depth` blocks count as the later ones: at least one, and never all where there are two."""
+    return max(1, min(depth - 1, round(share * depth)))
+
+
+def _within_budget(plan: Plan, evidence: Evidence, rules: Rules) -> Plan:
+    budget = rules.budget_flops
+    cost = epoch_flops(evidence, plan.cut, plan.blocks)
+    if budget is None or plan.blocks == 0 or cost <= budget:
+        return plan
+    blocks = next((k for k in range(plan.blocks - 1, 0, -1) if epoch_flops(evidence, plan.cut, k) <= budget), 0)
+    reason = f"an epoch would cost {cost:.2g} FLOPs, budget_flops is {budget:.2g}: {blocks} blocks, not {plan.blocks}"
+    strategy = plan.strategy if plan.strategy == EARLY_FEATURES else LATER_BLOCKS if blocks else HEAD_ONLY
+    return Plan(strategy, plan.cut, blocks, (*plan.reasons, reason))
+
+
+def epoch_flops(evidence: Evidence, cut: str, blocks: int) -> float:
+    """Return the FLOPs of one training epoch: every block forward, the trained ones backward too (twice a forward).
+
+    0 where no block is trained: the head learns from features that are there already.
+    """
+    costs = list(evidence.blocks.values())
+    depth = list(evidence.blocks).index(cut) + 1 if cut else len(costs)
+    if blocks == 0:
+        return 0.0
+    return evidence.images * (sum(costs[:depth]) + 2 * sum(costs[depth - blocks : depth]))
+
+
+def expected(evidence: Evidence, plan: Plan, rules: Rules) -> Sequence[dict[str, Any]]:
+    """Return what an epoch of each strategy would cost, the chosen one marked."""
+    rows = []
+    for strategy in STRATEGIES:
+        other = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())
+        flops = epoch_flops(evidence, other.cut, other.blocks)
+        rows.append({"strategy": strategy, "cut": other.cut, "blocks": other.blocks, "epoch_flops": flops,
+                     "chosen": strategy == plan.strategy})  # fmt: skip
+    return rows
+
+
+def _points(difference: Estimate) -> str:
+    if difference["low"] is None:
+        return f"{100 * difference['value']:+.1f} points"
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
