@@ -59,6 +59,7 @@ def report(
     backbone: Path,
     accepted: Path,
     validation: Path,
+    strategy: Path,
     train_head: Path,
     fine_tune: Path,
     evaluation: Path,
@@ -71,7 +72,7 @@ def report(
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
     card, checks, head = (files.read_json(path) for path in (backbone / "card.json", validation, train_head))
-    tuned, judged = files.read_json(fine_tune), files.read_json(evaluation)
+    plan, tuned, judged = (files.read_json(path) for path in (strategy, fine_tune, evaluation))
     images, answers = files.read_table(accepted), files.read_table(predictions)
 
     classes, test = judged["classes"], judged["test"][judged["chosen"]]
@@ -82,14 +83,14 @@ def report(
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
     text = render(
         "report.html",
-        card=card, checks=checks, head=head, tuned=tuned, judged=judged, test=test, names=NAMES, counts=counts,
+        card=card, checks=checks, plan=plan, head=head, tuned=tuned, judged=judged, test=test, names=NAMES, counts=counts,
         images_total=len(images),
         imbalance=findings.imbalance(counts.get(TRAIN, {}), classes),
         majority=findings.majority(test),
         paired=findings.paired(answers),
         hardest=hardest,
         confused=findings.confusions(test),
-        svg={name: inline_svg(figure, name, words) for name, figure, words in _figures(counts, head, tuned, judged)},
+        svg={name: inline_svg(figure, name, words) for name, figure, words in _figures(counts, plan, head, tuned, judged)},
         most_classes=MOST_CLASSES,
         # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
         wrong_total=len(wrong),
@@ -104,7 +105,7 @@ def report(
 
 
 def _figures(
-    counts: Mapping[str, Mapping[str, int]], head: Any, tuned: Any, judged: Any
+    counts: Mapping[str, Mapping[str, int]], plan: Any, head: Any, tuned: Any, judged: Any
 ) -> Iterator[tuple[str, Figure, str]]:
     """Yield each figure of the page with its name and the words that stand for it where it cannot be seen."""
     classes, test = judged["classes"], judged["test"][judged["chosen"]]
@@ -120,6 +121,10 @@ def _figures(
     labelled = {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
     shown = findings.ends_of_scale(counts.get(TRAIN, {}), classes, MOST_CLASSES)
     yield "balance", figures.class_balance(labelled, shown), "Images of each class in each split"
+
+    curve = plan["size"]["curve"]
+    reached = percent(curve[-1]["balanced_accuracy"])
+    yield "learning", figures.learning_curve(curve), f"Balanced accuracy by labels a class; with all of them {reached}"
 
     chosen = head["chosen_c"]
     figure = figures.head_path(head["path"], chosen)

@@ -136,6 +136,22 @@ def head_path(path: Sequence[Row], chosen: float) -> Figure:
 
 
 @styled
+def learning_curve(points: Sequence[Row]) -> Figure:
+    """Draw cross-validated balanced accuracy against labels a class, on a scale where each doubling is a step."""
+    figure = _figure(WIDTH, 190)
+    axes = _axes(figure, 52, 14, WIDTH - 68, 132)
+    found = _points(points, "labels_per_class", "balanced_accuracy")
+    axes.plot(*zip(*found, strict=True), "o-", color=COLOURS["accent"])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([x for x, _ in found], [f"{x:g}" for x, _ in found])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("labels a class")
+    _mark(axes, found, found[-1][0], "all labels")
+    _scale(axes, share=True)
+    return figure
+
+
+@styled
 def fine_tuning_curve(epochs: Sequence[Row], best: int) -> Figure:
     """Draw validation balanced accuracy (above) and both log losses (below) by epoch; marks the best epoch."""
     figure = _figure(WIDTH, 350)

@@ -43,6 +43,13 @@ def test_head_path_is_drawn_in_order_of_c_and_names_the_chosen_one() -> None:
     assert "C = 0.1: 89.0 %" in words(figure)
 
 
+def test_the_learning_curve_shows_each_share_of_the_labels_and_names_what_all_of_them_reach() -> None:
+    points = [{"labels_per_class": n, "balanced_accuracy": a} for n, a in ((5, 0.7), (10, 0.8), (20, 0.85))]
+    figure = figures.learning_curve(points)
+    assert drawn(figure)[0] == ([5, 10, 20], pytest.approx([0.7, 0.8, 0.85]))
+    assert "all labels: 85.0 %" in words(figure)
+
+
 def test_fine_tuning_curve_leaves_out_what_was_not_measured() -> None:
     figure = figures.fine_tuning_curve(EPOCHS, best=1)
     assert drawn(figure) == [([0, 1], [0.8, 0.85]), ([0, 1, 2], [0.5, 0.4, 0.3]), ([1, 2], [0.6, 0.2])]

@@ -70,7 +70,7 @@ class Inputs:
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     def page(self, params: ReportParams = PARAMS) -> Page:
-        names = ("raw", "backbone", "accepted", "validation", "train_head", "fine_tune", "evaluation", "predictions")
+        names = ("raw", "backbone", "accepted", "validation", "strategy", "train_head", "fine_tune", "evaluation", "predictions")
         page = self.root / "reports" / "report.html"
         report(params, *(getattr(self, name) for name in names), page=page)
         return Page(page.read_text(encoding="utf-8"))
@@ -159,6 +159,10 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
             "quarantined": 1,
         },
+        "strategy.json": {
+            "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],
+            "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)]},
+        },
         "train_head.json": {
             "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1, "validation": scores,
             "path": [{"c": c, "val_balanced_accuracy": 0.8 + c / 10} for c in (0.01, 0.1, 1.0)],
@@ -192,6 +196,12 @@ def inputs(tmp_path: Path) -> Inputs:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return make(tmp_path_factory.mktemp("report")).page()
+
+
+def test_the_strategy_is_told_with_its_reasons_and_its_curve(page: Page) -> None:
+    assert "Trained: the later blocks and the head (2 blocks)." in page.text
+    assert "the data is <b>large</b>" in page.text, "a reason is text, not markup"
+    assert "with all of them 85.5" in page.source
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
