@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.adapters.tracking import project_root
+from steps.adapters.files import project_root
 from steps.errors import IntegrityError
 
 if TYPE_CHECKING:

@@ -70,7 +70,17 @@ class Inputs:
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
     def page(self, params: ReportParams = PARAMS) -> Page:
-        names = ("raw", "backbone", "accepted", "validation", "strategy", "train_head", "fine_tune", "evaluation", "predictions")
+        names = (
+            "raw",
+            "backbone",
+            "accepted",
+            "validation",
+            "strategy",
+            "train_head",
+            "fine_tune",
+            "evaluation",
+            "predictions",
+        )
         page = self.root / "reports" / "report.html"
         report(params, *(getattr(self, name) for name in names), page=page)
         return Page(page.read_text(encoding="utf-8"))
