@@ -153,6 +153,38 @@ def diff(
 
 
 @app.command()
+def rank(
+    names: Annotated[list[str], typer.Argument(metavar="BACKBONE...", help="Classification models of torchvision.")],
+    weights: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a local file for one of them.")] = None,
+    images: Annotated[int, typer.Option(min=10, help="Training images to use, at most.")] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Rank backbones on your training images by a cross-validated probe; says which cannot be told apart."""
+    from flows.rank import rank as rank_backbones
+
+    rows, verdict = rank_backbones(enter(Path.cwd()), names, weights or [], images)
+    if as_json:
+        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2))
+    else:
+        from flows.rank import show
+
+        show(rows, verdict)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is missing or misconfigured, and the fix; exit code 1 where something is."""
+    from flows.doctor import FAULT, examine
+
+    findings = examine(Path.cwd())
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        typer.echo("\n".join(finding.line() for finding in findings))
+    raise typer.Exit(any(finding.state == FAULT for finding in findings))
+
+
+@app.command()
 def deploy(
     cron: Annotated[str, typer.Option(help="When, as five cron fields.")] = "0 2 * * *",
     timezone: Annotated[str, typer.Option(help="The zone the fields are in.")] = "UTC",

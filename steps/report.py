@@ -83,14 +83,18 @@ def report(
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
     text = render(
         "report.html",
-        card=card, checks=checks, plan=plan, head=head, tuned=tuned, judged=judged, test=test, names=NAMES, counts=counts,
+        card=card, checks=checks, plan=plan, head=head, tuned=tuned, judged=judged, test=test, names=NAMES,
+        counts=counts,
         images_total=len(images),
         imbalance=findings.imbalance(counts.get(TRAIN, {}), classes),
         majority=findings.majority(test),
         paired=findings.paired(answers),
         hardest=hardest,
         confused=findings.confusions(test),
-        svg={name: inline_svg(figure, name, words) for name, figure, words in _figures(counts, plan, head, tuned, judged)},
+        svg={
+            name: inline_svg(figure, name, words)
+            for name, figure, words in _figures(counts, plan, head, tuned, judged)
+        },
         most_classes=MOST_CLASSES,
         # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
         wrong_total=len(wrong),

@@ -28,3 +28,17 @@ def learnable(backbone: nn.Module) -> list[str]:
     """Return the names of the blocks that hold parameters, input side first."""
     parameters = {name for name, _ in backbone.named_parameters()}
     return [block for block, names in blocks(backbone).items() if parameters & set(names)]
+
+
+def dense_share(architecture: str, num_classes: int) -> float:
+    """Return the share of a backbone's parameters in fully connected layers that stand behind its maps or tokens.
+
+    Those of AlexNet and VGG are meant. What is called linear inside ConvNeXt or a transformer works place by place,
+    as a convolution does.
+    """
+    with torch.device("meta"):
+        backbone = without_top(build(architecture, num_classes))[0]
+    dense = {name for block in learnable(backbone) if block.startswith(("classifier", "fc")) for name in
+             blocks(backbone)[block]}  # fmt: skip
+    sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    return sum(size for name, size in sizes.items() if name in dense) / sum(sizes.values())

@@ -1,0 +1,229 @@
+"""`regraft doctor`: what is missing or misconfigured, and the fix. Changes nothing; works where little else does."""
+
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from flows.sources import BACKBONE, RAW, read_source
+from steps.adapters import files
+from steps.errors import RegraftError
+
+GOOD, WARNING, FAULT = "good", "warning", "fault"
+MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
+PYTHON = ((3, 11), (3, 14))  # from, and below
+ROOM = 5 * 2**30  # bytes free, below which a run with real images may not end
+DENSE = 0.5  # of the parameters in fully connected layers, from which transfer is known to be weak
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: its state, what was found, and what to do where it is not good."""
+
+    what: str
+    state: str
+    found: str
+    fix: str = ""
+
+    def line(self) -> str:
+        """Return the finding as a line for people."""
+        return f"{MARKS[self.state]} {self.what:<12} {self.found}{f'; {self.fix}' if self.fix else ''}"
+
+
+Findings = Iterator[Finding]
+Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
+
+
+def examine(root: Path) -> list[Finding]:
+    """Look at everything; a check that cannot even run is a fault like any other."""
+    everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
+    here: Checks = (
+        ("packages", _packages), ("git", _git), ("DVC remote", _remote), ("images", _images), ("backbone", _backbone),
+        ("params", _params), ("MLflow", _mlflow), ("Prefect", _prefect), ("transfer", _transfer),
+    )  # fmt: skip
+    found: list[Finding] = []
+    for what, check in (*everywhere, *here) if (root / "dvc.yaml").exists() else everywhere:
+        try:
+            found += list(check(root))
+        except (
+            RegraftError,
+            OSError,
+            ImportError,
+            ValueError,
+            KeyError,
+            TypeError,
+            subprocess.SubprocessError,
+        ) as error:
+            found.append(Finding(what, FAULT, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+    return found
+
+
+def _python(_: Path) -> Findings:
+    version = sys.version_info[:2]
+    told = f"Python {sys.version.split()[0]}"
+    if PYTHON[0] <= version < PYTHON[1]:
+        yield Finding("Python", GOOD, told)
+    else:
+        yield Finding("Python", FAULT, told, "regraft needs 3.11 to 3.13: make PYTHON=python3.12")
+
+
+def _packages(root: Path) -> Findings:
+    """Compare what is installed with requirements.lock."""
+    lock = root / "requirements.lock"
+    if not lock.is_file():
+        yield Finding("packages", FAULT, "there is no requirements.lock", "restore it from git; stages depend on it")
+        return
+    wanted = dict(_locked(lock.read_text(encoding="utf-8")))
+    other = [f"{name} {_installed(name) or 'is missing'} (locked: {version})" for name, version in wanted.items()
+             if _installed(name) != version]  # fmt: skip
+    if other:
+        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        yield Finding("packages", FAULT, shown, "install the lock anew: rm -rf .venv && make check")
+    else:
+        yield Finding("packages", GOOD, f"all {len(wanted)} as requirements.lock says")
+
+
+def _locked(text: str) -> Iterator[tuple[str, str]]:
+    from packaging.requirements import Requirement
+
+    for line in text.splitlines():
+        if line and line[0] not in " #-":
+            requirement = Requirement(line.rstrip(" \\"))
+            if requirement.marker is None or requirement.marker.evaluate():
+                yield requirement.name, str(requirement.specifier).removeprefix("==")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _project(root: Path) -> Findings:
+    missing = [name for name in ("dvc.yaml", "params.yaml", ".dvc/config", "steps") if not (root / name).exists()]
+    if missing:
+        yield Finding("project", FAULT, f"{root} lacks {', '.join(missing)}", "change to the folder of a project")
+    else:
+        yield Finding("project", GOOD, str(root))
+
+
+def _git(root: Path) -> Findings:
+    done = subprocess.run(["git", "status", "--porcelain", "--", "dvc.lock", "params.yaml"],
+                          cwd=root, capture_output=True, text=True, check=False, timeout=30)  # fmt: skip
+    if done.returncode:
+        yield Finding("git", WARNING, "no git repository", "`git init`: without it no run names its commit")
+    elif done.stdout.strip():
+        changed = ", ".join(line[3:] for line in done.stdout.splitlines())
+        yield Finding("git", WARNING, f"not committed: {changed}", "commit them, or the last results have no history")
+    else:
+        yield Finding("git", GOOD, "dvc.lock and params.yaml are committed")
+
+
+def _remote(root: Path) -> Findings:
+    if not (root / ".dvc").is_dir():
+        yield Finding("DVC remote", FAULT, "DVC is not set up here", "`dvc init` (a clone of regraft has it)")
+        return
+    done = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], cwd=root, capture_output=True, text=True,
+                          check=False, timeout=60)  # fmt: skip
+    if done.returncode:
+        yield Finding("DVC remote", FAULT, done.stderr.strip() or "dvc does not run", "mend .dvc/config")
+    elif not done.stdout.strip():
+        yield Finding(
+            "DVC remote", WARNING, "none", "`dvc remote add -d NAME URL`: data and models are on this disk only"
+        )
+    else:
+        yield Finding("DVC remote", GOOD, ", ".join(line.split()[0] for line in done.stdout.splitlines()))
+
+
+def _disk(root: Path) -> Findings:
+    free = shutil.disk_usage(root).free
+    told = f"{free / 2**30:.1f} GiB free"
+    short = f"at least {ROOM / 2**30:.0f} GiB are needed; `dvc gc --workspace` drops what no version needs"
+    yield Finding("disk", GOOD if free >= ROOM else WARNING, told, "" if free >= ROOM else short)
+
+
+def _images(root: Path) -> Findings:
+    source = read_source(root)
+    if not (root / RAW).is_dir():
+        yield Finding(
+            "images", FAULT, f"none in {RAW}", "`regraft use IMAGES --backbone NAME`, or `regraft use digits`"
+        )
+    else:
+        yield Finding("images", GOOD, f"mirrored from {source.path}" if source else f"in {RAW}")
+
+
+def _backbone(root: Path) -> Findings:
+    folder = root / BACKBONE
+    if not (folder / "card.json").exists() or not (folder / "weights.safetensors").exists():
+        yield Finding("backbone", FAULT, f"none in {BACKBONE}", "`regraft use IMAGES --backbone NAME`")
+        return
+    card = files.read_json(folder / "card.json")
+    if files.sha256_of(folder / "weights.safetensors") != card["sha256"]:
+        told = f"the weights of {card['name']} are not those that its card pins"
+        yield Finding("backbone", FAULT, told, "set it anew with `regraft use`")
+    else:
+        yield Finding("backbone", GOOD, f"{card['name']}, digest {card['sha256'][:12]}")
+
+
+def _params(root: Path) -> Findings:
+    """Bind every section as the stages will: the one check that has to import them, and torch with them."""
+    import yaml
+
+    from steps.adapters import stage
+    from steps.promote import PromoteParams
+
+    graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stage.check_params(root, (" ".join(of["cmd"].split()) for of in graph.values()), {"promote": PromoteParams})
+    yield Finding("params", GOOD, "params.yaml is complete and in range")
+
+
+def _mlflow(_: Path) -> Findings:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith("http"):
+        yield Finding("MLflow", GOOD, uri or "the project's own SQLite file")
+    elif trouble := _silence(f"{uri.rstrip('/')}/health"):
+        yield Finding("MLflow", FAULT, f"{uri} does not answer ({trouble})", "start it, or unset MLFLOW_TRACKING_URI")
+    else:
+        yield Finding("MLflow", GOOD, f"{uri} answers")
+
+
+def _prefect(_: Path) -> Findings:
+    api = os.environ.get("PREFECT_API_URL", "")
+    if not api:
+        yield Finding("Prefect", GOOD, "no server set: each run starts its own")
+    elif trouble := _silence(f"{api.rstrip('/')}/health"):
+        yield Finding("Prefect", FAULT, f"{api} does not answer ({trouble})", "start it, or unset PREFECT_API_URL")
+    else:
+        yield Finding("Prefect", GOOD, f"{api} answers")
+
+
+def _silence(url: str) -> str:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - the user's own server
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _transfer(root: Path) -> Findings:
+    """Warn where most of a backbone is fully connected: such layers learn the patterns of their own task."""
+    if not (root / BACKBONE / "card.json").exists():
+        return
+    from steps.core.cost import dense_share
+
+    card = files.read_json(root / BACKBONE / "card.json")
+    share = dense_share(card["architecture"], card["num_classes"])
+    told = f"{100 * share:.0f} % of {card['architecture']}'s parameters are in fully connected layers"
+    if share > DENSE:
+        advice = (
+            "transfer is known to be weak there; prefer another backbone or choose_strategy.strategy: early_features"
+        )
+        yield Finding("transfer", WARNING, told, advice)
+    else:
+        yield Finding("transfer", GOOD, told)

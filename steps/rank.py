@@ -1,0 +1,137 @@
+"""Rank backbones on the user's own images: no stage, nothing is written, the test split is not looked at.
+
+A cross-validated linear probe decides; LogME and H-score stand beside it, and what an image costs here and now.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from steps.adapters import backbones, images
+from steps.adapters.backbones import Loaded
+from steps.adapters.progress import track
+from steps.core.backbone import build, without_top
+from steps.core.linear_probe import Labelled
+from steps.core.manifest import TRAIN, uniform
+from steps.core.metrics import bootstrap
+from steps.core.preprocessing import preprocess
+from steps.core.seeding import derive, numpy_generator
+from steps.core.transferability import Folds, Held, first_share, folds_of, h_score, logme, probe
+from steps.errors import DataError
+
+BATCH = 32
+FOLDS, DRAWS, CONFIDENCE = 5, 2000, 0.95
+PATH = (1e-3, 1e-2, 0.1, 1.0)
+EMBEDDED = "glyphnet"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled training images, their classes, and the folds in which every backbone is judged alike."""
+
+    raw: Path
+    table: pd.DataFrame
+    targets: npt.NDArray[np.int64]
+    classes: int
+    folds: Folds
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone's out-of-fold answers, its scores, and the milliseconds an image takes it here (forward pass)."""
+
+    name: str
+    held: Held
+    logme: float
+    h_score: float
+    milliseconds: float
+
+
+def rank(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int) -> Any:
+    """Return one row a backbone, the best first: figures with intervals, and the paired difference from the best.
+
+    `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
+    Raises RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
+    """
+    loaded = {name: _load(name, weights.get(name)) for name in names}  # refuse all faults before the first image
+    task = _task(raw, table, most, seed)
+    found = [_judge(name, *loaded[name], task) for name in names]
+    return _rows(found, task, seed)
+
+
+def _load(name: str, weights: str | None) -> Loaded:
+    return backbones.embedded() if name == EMBEDDED and not weights else backbones.torchvision(name, weights)
+
+
+def _task(raw: Path, table: pd.DataFrame, most: int, seed: int) -> Task:
+    table = table[(table["split"] == TRAIN) & (table["label"] != "")].drop_duplicates("id")
+    table = table.assign(order=table["id"].map(uniform)).sort_values("order")
+    classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
+    if len(classes) < 2 or np.bincount(targets).min() < 2:
+        raise DataError("backbones cannot be ranked: at least two classes with two training images each are needed")
+    kept = np.sort(first_share(targets, np.arange(len(table)), most / len(table)))
+    table, targets = table.iloc[kept], targets[kept]
+    groups = np.unique(table["group"].where(table["group"] != "", table["id"]).to_numpy(str), return_inverse=True)[1]
+    count = max(2, min(FOLDS, int(np.bincount(targets).min())))
+    return Task(raw, table, targets, len(classes), folds_of(targets, groups, count, derive(seed, "folds") % 2**32))
+
+
+def _judge(name: str, card: Any, state: backbones.State, task: Task) -> Candidate:
+    network = build(card.architecture, card.num_classes)
+    network.load_state_dict(state)
+    backbone = without_top(network)[0].eval()
+    features, milliseconds = _features(name, backbone, card.preprocessing, task)
+    data = Labelled(features, task.targets, np.ones(len(task.targets)))
+    held = probe(data, task.classes, task.folds, PATH)
+    return Candidate(name, held, logme(features, task.targets), h_score(features, task.targets), milliseconds)
+
+
+def _features(name: str, backbone: torch.nn.Module, spec: Any, task: Task) -> tuple[Any, float]:
+    """Return float32 features [n, width], and milliseconds of forward pass an image (the first batch warms up)."""
+    items = list(zip(task.table["path"], task.table["id"], strict=True))
+    tensors = images.parallel(lambda item: preprocess(images.read_image(task.raw, *item), spec), items, 2)
+    rows, seconds = [], []
+    for batch in track(images.batched(tensors, BATCH), len(items), f"forward pass of {name}", BATCH):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            rows.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
+        seconds.append((time.perf_counter() - began) / len(batch))
+    return np.concatenate(rows), 1000 * float(np.median(seconds[1:] or seconds))
+
+
+def _rows(found: Sequence[Candidate], task: Task, seed: int) -> list[dict[str, Any]]:
+    ordered = sorted(found, key=lambda one: (-one.held.scores()["balanced_accuracy"], one.held.scores()["log_loss"]))
+    return [_row(one, ordered[0], task, seed) for one in ordered]
+
+
+def _row(one: Candidate, best: Candidate, task: Task, seed: int) -> dict[str, Any]:
+    def interval(values: Any) -> dict[str, Any]:
+        generator = numpy_generator(seed, "rank")  # the same draws of images for all: they are judged in pairs
+        return bootstrap(values, task.targets, True, CONFIDENCE, DRAWS, generator)
+
+    behind = interval(one.held.correct - best.held.correct)
+    return {
+        "backbone": one.name, "images": len(task.targets), "balanced_accuracy": interval(one.held.correct),
+        "log_loss": one.held.scores()["log_loss"], "logme": one.logme, "h_score": one.h_score,
+        "milliseconds_per_image": one.milliseconds, "against_best": behind,
+        "told_apart_from_best": behind["high"] is not None and behind["high"] < 0,
+    }  # fmt: skip
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Say in one sentence which backbones may be the best."""
+    best, *others = [row["backbone"] for row in rows if not row["told_apart_from_best"]]
+    if not others:
+        return f"{best} is the best of these on your images" if len(rows) > 1 else f"{best} is the only one"
+    cheapest = min((row for row in rows if not row["told_apart_from_best"]), key=lambda r: r["milliseconds_per_image"])
+    return (
+        f"{best}, {', '.join(others)} cannot be told apart on {rows[0]['images']} images; "
+        f"the cheapest of them is {cheapest['backbone']}"
+    )

@@ -1,0 +1,99 @@
+"""Each trouble is found, named with its fix, and makes the command fail; nothing is changed by looking."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows import doctor
+from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
+from steps.adapters import backbones, files, models
+from tests.conftest import Project, free_port, write_images
+
+
+@pytest.fixture
+def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
+    """A project with images and a backbone, put there by hand."""
+    project = new_project(tmp_path / "project")
+    write_images(project / "data/raw", per_class=2)
+    card, state = backbones.embedded()
+    folder = project / "data/backbone"
+    files.write_tensors(folder / models.WEIGHTS, state)
+    models.write_card(folder, replace(card, sha256=files.sha256_of(folder / models.WEIGHTS)))
+    return project
+
+
+@pytest.fixture(autouse=True)
+def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_healthy_project_has_no_fault_and_the_command_says_so(project: Project) -> None:
+    done = project.run("regraft", "doctor", "--json", PREFECT_API_URL="")
+    findings = {row["what"]: row for row in json.loads(done.stdout)}
+    assert [row for row in findings.values() if row["state"] == FAULT] == []
+    assert done.returncode == 0
+    assert findings["backbone"]["found"].startswith("glyphnet, digest")
+    assert findings["packages"]["found"].startswith("all ")
+    assert findings["DVC remote"]["state"] == WARNING
+
+
+def test_a_folder_that_is_no_project_is_told_so_and_nothing_else_is_held_against_it(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    faults = [finding for finding in examine(tmp_path / "empty") if finding.state == FAULT]
+    assert [finding.what for finding in faults] == ["project"]
+    assert "lacks dvc.yaml, params.yaml" in faults[0].found
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_weights_that_are_not_the_card_s_are_a_fault(project: Project) -> None:
+    weights = project / "data/backbone" / models.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    (finding,) = doctor._backbone(project.root)
+    assert (finding.state, finding.fix) == (FAULT, "set it anew with `regraft use`")
+
+
+def test_params_out_of_range_are_a_fault_with_all_of_them_named(project: Project) -> None:
+    project.edit("params.yaml", "strategy: auto", "strategy: atuo")
+    project.edit("params.yaml", "threads: 2", "threads: 0")
+    finding = next(finding for finding in examine(project.root) if finding.what == "params")
+    assert finding.state == FAULT
+    assert "2 faults" in finding.found and "one of auto, head_only" in finding.found
+
+
+def test_a_package_of_another_version_than_the_lock_s_is_a_fault(project: Project) -> None:
+    lock = project / "requirements.lock"
+    lock.write_text(lock.read_text() + "numpy==0.1 \\\nno-such-package==1.0 \\\nother==1 ; python_version < '3'\n")
+    (finding,) = doctor._packages(project.root)
+    assert finding.state == FAULT
+    assert "(locked: 0.1)" in finding.found
+    assert "no-such-package is missing (locked: 1.0)" in finding.found
+    assert "other" not in finding.found
+
+
+@pytest.mark.parametrize(("variable", "what"), [("MLFLOW_TRACKING_URI", "MLflow"), ("PREFECT_API_URL", "Prefect")])
+def test_a_server_that_does_not_answer_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, what: str
+) -> None:
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}/api")
+    check = {"MLflow": doctor._mlflow, "Prefect": doctor._prefect}[what]
+    (finding,) = check(tmp_path)
+    assert finding.state == FAULT
+    assert variable in finding.fix
+
+
+def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    assert next(doctor._prefect(tmp_path)).state == GOOD
+
+
+@pytest.mark.parametrize(("architecture", "state"), [("alexnet", WARNING), ("vgg11", WARNING), ("resnet18", GOOD),
+                                                     ("vit_b_16", GOOD), ("convnext_tiny", GOOD)])  # fmt: skip
+def test_networks_that_are_mostly_fully_connected_are_warned_of(tmp_path: Path, architecture: str, state: str) -> None:
+    files.write_json(tmp_path / "data/backbone/card.json", {"architecture": architecture, "num_classes": 10})
+    assert next(doctor._transfer(tmp_path)).state == state
