@@ -1,5 +1,6 @@
 """The mirror of the images' source."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,25 @@ def test_a_folder_that_becomes_a_file(source: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "raw") == tree(source)
 
 
-def test_hidden_files_loops_and_dangling_links_are_passed_over(source: Path, tmp_path: Path) -> None:
+def test_litter_loops_and_dangling_links_are_passed_over_and_links_are_told(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = tree(source)
+    (source / "cats/Thumbs.db").write_text("litter")
+    (source / "__MACOSX/cats").mkdir(parents=True)
+    (source / "__MACOSX/cats/1.png").write_text("litter")
+    (source / "linked class").symlink_to(source / "cats", target_is_directory=True)
+    os.mkfifo(source / "cats/pipe.png")
     (source / ".DS_Store").write_text("litter")
     (source / "cats/loop").symlink_to(source, target_is_directory=True)
     (source / "cats/nowhere.png").symlink_to(source / "missing.png")
     (source / "cats/self.png").symlink_to(source / "cats/self.png")
     mirror(Source(source), tmp_path / "raw")
     assert tree(tmp_path / "raw") == wanted
+    told = [record.getMessage() for record in caplog.records]
+    assert all("a linked folder, a link to nowhere, or no regular file" in line for line in told)
+    names = ["cats/loop", "cats/nowhere.png", "cats/pipe.png", "cats/self.png", "linked class"]
+    assert sorted(line.split("'")[1] for line in told) == [str(source / name) for name in names]
 
 
 def test_a_write_to_the_mirror_never_reaches_the_source(source: Path, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What the gate costs on a large manifest: `python -m tests.bench.validation 1000000`. Seconds a rule, and memory."""
+
+import hashlib
+import resource
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from steps.adapters import expectations
+from steps.core import rules as core
+from steps.core.manifest import SPLITS, Row, class_counts
+
+CLASSES = 100
+
+
+def manifest(count: int) -> pd.DataFrame:
+    """Make a manifest that breaks no rule."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, CLASSES, count)
+    return pd.DataFrame({
+        "id": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)],
+        "path": [f"class {la:03}/{i:07}.jpg" for i, la in enumerate(label)],
+        "label": [f"class {la:03}" for la in label],
+        "split": rng.choice(SPLITS[:3], count, p=[0.6, 0.2, 0.2]), "width": rng.integers(100, 4000, count),
+        "height": rng.integers(100, 4000, count), "mode": "RGB", "bytes": rng.integers(1000, 10**6, count),
+        "format": "JPEG", "group": "", "source": "", "weight": 1.0,
+        "phash": [f"{value:016x}" for value in rng.integers(0, 2**63, count)], "brightness": rng.random(count),
+        "contrast": rng.random(count) / 2, "sharpness": rng.random(count), "taken": "",
+    })[list(Row._fields)]  # fmt: skip
+
+
+def main(count: int) -> None:
+    """Print the seconds of the rules over the images, one by one and together, and the peak of memory."""
+    import great_expectations  # noqa: F401 - its import takes seconds, once
+
+    out, table = sys.stdout, manifest(count)
+    gate = [rule for rule in core.rules(5, 2, 5, 10.0, 0.05) if rule.table == "images"]
+    start = time.perf_counter()
+    counts = class_counts(zip(table["split"], table["label"], strict=True))
+    core.totals(list(zip(table["id"], table["label"], table["split"], table["group"], strict=True)), counts, 0)
+    out.write(f"| totals and counts | {time.perf_counter() - start:.1f} |\n")
+    with TemporaryDirectory() as docs:
+        for chosen in (*([rule] for rule in gate), gate):
+            start = time.perf_counter()
+            found = expectations.check({"images": table}, chosen, Path(docs) / "docs")
+            name = chosen[0].name if len(chosen) == 1 else "all of these at once"
+            passed = "" if all(rule["passed"] for rule in found) else " BROKEN"
+            out.write(f"| {name}{passed} | {time.perf_counter() - start:.1f} |\n")
+            out.flush()
+    out.write(f"| peak memory, MiB | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} |\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
