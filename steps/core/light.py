@@ -70,7 +70,8 @@ def to_bytes(values: Array, black: float, white: float) -> Array:
     scaled = np.zeros(values.shape, np.uint8)
     factor = 255 / (white - black) if white != black else 0.0
     for band, out in zip(_bands(values), _bands(scaled), strict=True):
-        wide = np.nan_to_num((band.astype(np.float64) - black) * factor, nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(invalid="ignore"):  # a signalling NaN warns when it is cast
+            wide = np.nan_to_num((band.astype(np.float64) - black) * factor, nan=0.0, posinf=0.0, neginf=0.0)
         out[:] = np.rint(wide.clip(0, 255))
     return scaled
 

@@ -1,6 +1,7 @@
 """The gate's rules as data: what is looked at, which limit holds, what to say and what to do when it does not."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,20 +88,18 @@ def totals(
 
     Unlabelled rows leak nothing: a copy in the pool of an image that was labelled since is no fault.
     """
-    splits: dict[str, set[str]] = {}
-    labels: dict[str, set[str]] = {}
-    groups: dict[str, set[str]] = {}
-    for identity, label, split, group in rows:
-        if split != UNLABELLED:
-            splits.setdefault(identity, set()).add(split)
-            labels.setdefault(identity, set()).add(label)
-            groups.setdefault(group, set()).add(split)
+    labelled = [row for row in rows if row[2] != UNLABELLED]
     train = counts.get(TRAIN, {})
     return {
         "classes": len({label for split in (TRAIN, VAL, TEST) for label in counts.get(split, {})}),
         "imbalance": max(train.values(), default=1) / max(1, min(train.values(), default=1)),
         "quarantined_share": quarantined / max(1, len(rows) + quarantined),
-        "leaking": sum(len(found) > 1 for found in splits.values()),
-        "straddling": sum(len(found) > 1 for group, found in groups.items() if group),
-        "conflicting": sum(len(found) > 1 for found in labels.values()),
+        "leaking": _torn((identity, split) for identity, _, split, _ in labelled),
+        "straddling": _torn((group, split) for _, _, split, group in labelled if group),
+        "conflicting": _torn((identity, label) for identity, label, _, _ in labelled),
     }
+
+
+def _torn(pairs: Iterable[tuple[str, str]]) -> int:
+    """Count the keys that come with more than one value; a set for each of a million keys would take a gigabyte."""
+    return sum(count > 1 for count in Counter(key for key, _ in set(pairs)).values())
