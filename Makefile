@@ -18,7 +18,7 @@ check: .venv/installed
 	lint-imports
 
 bench: .venv/installed
-	python -m steps.embedded.measure
+	python -m tests.bench
 
 ui: .venv/installed
 	@regraft ui

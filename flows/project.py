@@ -29,6 +29,8 @@ def enter(root: Path) -> Path:
     state.mkdir(exist_ok=True)
     defaults = {**TELEMETRY_OFF, "DVC_ROOT": str(root.resolve()), "PREFECT_HOME": str(state / "prefect"),
                 "TORCH_HOME": str(state / "torch"), "PREFECT_LOGGING_LEVEL": "CRITICAL",
+                # a busy or slow machine takes longer than the 20 s that Prefect grants its own server to start
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
                 "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

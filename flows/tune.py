@@ -9,7 +9,7 @@ from typing import Any
 from steps.adapters import files, models, params
 from steps.tune import COMPILED, EAGER, Speed, decode_rate, sample, speeds
 
-TOLERANCE = 0.02  # how far features may be from the plain float32 ones; bfloat16 keeps within 1 % as a rule
+TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat16 is off by 1 to 2 %
 
 
 def tune(root: Path, compiled: bool, write: bool, say: Callable[[str], None]) -> None:

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from steps.adapters import backbones
 from steps.core.backbone import BATCH_NORMS, build, features_at, without_top
 from steps.core.forward import Forward, Mode, cut_names, folded
+from steps.core.preprocessing import normalise
+from steps.embedded.measure import read_digits
 
 PLAIN = Mode(precision="float32", channels_last=False, fold_norms=False, compiled=False, device="cpu")
 FAST = replace(PLAIN, channels_last=True, fold_norms=True)
@@ -118,3 +123,21 @@ def test_faults_name_what_is_offered() -> None:
         "precision is 'float16'; one of float32, bfloat16",
         "device is 'tpu'; one of cpu, cuda, mps",
     ]
+
+
+def test_a_head_on_bfloat16_features_answers_as_one_on_float32_features() -> None:
+    card, state = backbones.embedded()
+    network = build(card.architecture, card.num_classes)
+    network.load_state_dict(state)
+    network = without_top(network)[0].eval()
+    data = read_digits(card.preprocessing)
+    train, test = data.draw(10, 0), data.test[:200]
+    images = normalise(data.images[np.concatenate([train, test])], card.preprocessing)
+    answers = {}
+    for mode in (PLAIN, replace(FAST, precision="bfloat16")):
+        rows = Forward(network, [""], mode, 100)
+        features = np.concatenate([rows(part)[""] for part in images.split(100)])
+        head = LogisticRegression(C=0.1, max_iter=1000).fit(features[:100], data.targets[train])
+        answers[mode.precision] = head.predict(features[100:])
+    assert (answers["float32"] == data.targets[test]).mean() > 0.85
+    assert (answers["bfloat16"] == answers["float32"]).mean() >= 0.98
