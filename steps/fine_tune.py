@@ -1,50 +1,90 @@
 """Fine-tune: the last blocks of the backbone and the head learn together, from the converged head, at a low rate."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steps.adapters import files, models, stage
+from steps.adapters import checkpoints, files, models, stage
 from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Images, augmentation
+from steps.adapters.loaders import Boundary, Images, augmentation, mixing
 from steps.adapters.progress import track
+from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, digest, last_blocks
 from steps.core.fine_tuning import Batch, Schedule, fine_tune_model
-from steps.core.manifest import UNLABELLED, VAL
+from steps.core.inference import PRECISIONS
+from steps.core.manifest import TRAIN, UNLABELLED, VAL
 from steps.errors import IntegrityError
+
+CHOICES = {
+    "bn_policy": ("frozen", "adapt", "train"),
+    "precision": tuple(PRECISIONS),
+    "augmentation": ("none", "crop", "trivial"),
+    "mix": ("none", "mixup", "cutmix"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneParams:
-    """How deep, how long, how fast, and what may be done to the training images."""
+    """How deep, how long, how fast, how restrained, and what may be done to the training images."""
 
     blocks: int
     epochs: int
+    patience: int
+    warmup_epochs: int
+    unfreeze_every: int
     head_rate: float
     backbone_rate: float
+    block_decay: float
     weight_decay: float
-    patience: int
+    l2_sp: float
+    label_smoothing: float
+    ema: float
+    bn_policy: str
+    precision: str
+    augmentation: str
     least_area: float
     horizontal_flip: bool
+    mix: str
+    mix_alpha: float
+    views: int
 
     def faults(self) -> Iterator[str]:
         """Yield schedules that cannot be meant."""
-        for name in ("blocks", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; at least 1"
+        at_least = {
+            "blocks": 1,
+            "epochs": 1,
+            "patience": 1,
+            "unfreeze_every": 0,
+            "weight_decay": 0,
+            "l2_sp": 0,
+            "views": 0,
+        }
+        rules = {name: (getattr(self, name) >= least, f"at least {least}") for name, least in at_least.items()}
+        rules |= {
+            name: (getattr(self, name) in allowed, f"one of {', '.join(allowed)}") for name, allowed in CHOICES.items()
+        }
+        rules |= {
+            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, f"from 0 to below epochs, {self.epochs}"),
+            "block_decay": (0 < self.block_decay <= 1, "above 0, at most 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
+            "ema": (0 <= self.ema < 1, "from 0 to below 1"),
+            "least_area": (0.05 <= self.least_area <= 1, "a share of the picture from 0.05 to 1"),
+            "mix_alpha": (self.mix_alpha > 0, "above 0"),
+        }
+        for name, (kept, rule) in rules.items():
+            if not kept:
+                yield f"{name} is {getattr(self, name)!r}; {rule}"
         if not 0 < self.backbone_rate <= self.head_rate < 1:
             yield (
                 f"backbone_rate is {self.backbone_rate} and head_rate {self.head_rate}; "
                 "above 0, and the backbone's at most the head's"
             )
-        if self.weight_decay < 0:
-            yield f"weight_decay is {self.weight_decay}; at least 0"
-        if not 0.05 <= self.least_area <= 1:
-            yield f"least_area is {self.least_area}; a share of the picture from 0.05 to 1"
+        if self.mix != "none" and (self.views or self.augmentation == "none"):
+            yield f"mix is {self.mix!r}; mixed pictures are new in every epoch: views has to be 0 and augmentation on"
 
 
 def fine_tune(
@@ -62,24 +102,19 @@ def fine_tune(
 ) -> None:
     """Unfreeze the last blocks, train with early stopping on validation, and prove that the rest stood still.
 
-    Starts from the head fitted on train alone, so that validation is unseen. Raises IntegrityError where a frozen
-    tensor (BatchNorm statistics included) differs afterwards.
+    Starts from the head fitted on train alone, so that validation is unseen; a run of the same lineage that was
+    killed goes on after its last whole epoch. Raises IntegrityError where a frozen tensor (BatchNorm statistics
+    included) differs afterwards.
     """
     cut = models.cut_of(head)
     _, network, _ = models.load_backbone(backbone, cut)
-    model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, params.blocks))
+    chosen = last_blocks(network, params.blocks)
+    model = Grafted(network, models.load_head(head, refitted=False), chosen, params.bn_policy)
     images = _images(raw, accepted, preprocessing, head, compute)
-    augment = augmentation(images.spec, params.least_area, params.horizontal_flip)
     configure(compute)
 
     before = digest(model.frozen_state())
-    with torch.random.fork_rng(devices=[]):
-        outcome = fine_tune_model(
-            model,
-            train=lambda epoch: _tracked(images.augmented(augment, seed, epoch), images, epoch, params.epochs),
-            val=lambda _: images.batches(VAL),
-            schedule=_schedule(params),
-        )
+    outcome = _train(model, images, params, seed, lineage)
     after = digest(model.frozen_state())
     if before != after:
         raise IntegrityError(f"the frozen part changed in training: {before[:12]} before, {after[:12]} after")
@@ -89,6 +124,31 @@ def fine_tune(
     files.write_json(fine_tuned / models.FACTS, facts)
     told = {**outcome, "validation": _validation(outcome, len(images.part(VAL))), **_account(model, before, after)}
     files.write_json(history, told)
+    checkpoints.remove(lineage)
+
+
+def _train(model: Grafted, images: Images, params: FineTuneParams, seed: int, lineage: Lineage) -> dict[str, Any]:
+    model.to(memory_format=torch.channels_last)
+    frozen, rest = model.halves()
+    boundary = Boundary(
+        images=images,
+        frozen=frozen,
+        augment=augmentation(images.spec, params.augmentation, params.least_area, params.horizontal_flip),
+        mix=mixing(params.mix, params.mix_alpha, len(images.classes)),
+        views=1 if params.augmentation == "none" else params.views,
+        precision=params.precision,
+        seed=seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return fine_tune_model(
+            model,
+            train=lambda epoch: _tracked(boundary.train(epoch), images, epoch, params.epochs),
+            val=boundary.val,
+            schedule=Schedule(**{field.name: getattr(params, field.name) for field in fields(Schedule)}),
+            network=rest,
+            resume=checkpoints.load(lineage),
+            on_epoch=lambda progress: checkpoints.save(lineage, progress),
+        )
 
 
 def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute: ComputeParams) -> Images:
@@ -99,16 +159,13 @@ def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute:
         classes=files.read_json(head / models.FACTS)["classes"],
         spec=models.read_preprocessing(preprocessing),
         compute=compute,
+        pixels=Scratch(),
     )
 
 
 def _tracked(batches: Iterator[Batch], images: Images, epoch: int, epochs: int) -> Iterator[Batch]:
-    total = len(images.part("train"))
+    total = len(images.part(TRAIN))
     return track(batches, total, f"fine-tuning, epoch {epoch} of {epochs}", images.compute.batch_size)
-
-
-def _schedule(params: FineTuneParams) -> Schedule:
-    return Schedule(params.epochs, params.head_rate, params.backbone_rate, params.weight_decay, params.patience)
 
 
 def _validation(outcome: dict[str, Any], n: int) -> dict[str, float]:
@@ -117,8 +174,10 @@ def _validation(outcome: dict[str, Any], n: int) -> dict[str, float]:
 
 
 def _account(model: Grafted, before: str, after: str) -> dict[str, Any]:
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    moving = model.moving_state()
+    learning = sum(p.numel() for name, p in model.named_parameters() if name in moving)
     return {
+        "bn_policy": model.bn_policy,
         "trainable_blocks": [*model.trainable, "head"],
         "frozen_blocks": [name for name in model.blocks if name not in model.trainable],
         "trainable_parameters": learning,

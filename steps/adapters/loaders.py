@@ -1,21 +1,25 @@
-"""Batches of labelled images, decoded by a few threads a little ahead of the computation."""
+"""Batches of labelled images, decoded once, by a few threads a little ahead of the computation."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 from torchvision.transforms import v2
 
 from steps.adapters import images
 from steps.adapters.compute import ComputeParams
+from steps.adapters.scratch import Scratch
 from steps.core.fine_tuning import Batch
-from steps.core.manifest import TRAIN
-from steps.core.preprocessing import Preprocessing, normalise, preprocess, resized
+from steps.core.inference import frozen_pass
+from steps.core.manifest import TRAIN, VAL
+from steps.core.preprocessing import Preprocessing, centre_crop, normalise, preprocess, resized
 from steps.core.seeding import derive, torch_generator
+from steps.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Images:
     classes: list[str]
     spec: Preprocessing
     compute: ComputeParams
+    pixels: Scratch | None = None  # decoded and resized pictures by id: what is shown again is not decoded again
 
     def part(self, *splits: str) -> pd.DataFrame:
         """Return the rows of these splits, sorted by path."""
@@ -42,21 +47,31 @@ class Images:
         targets, weights = self.targets(part), torch.ones(len(part))
         yield from self._assemble(tensors, targets, weights)
 
-    def augmented(self, augmentation: v2.Transform, seed: int, epoch: int) -> Iterator[Batch]:
+    def augmented(self, augmentation: v2.Transform, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
         """Yield the training split shuffled and augmented; torch's global generator is seeded for the epoch.
 
         Decoding runs in threads, augmentation in the caller's: luck must not depend on which thread was first.
         """
         part = self.part(TRAIN)
-        order = torch.randperm(len(part), generator=torch_generator(seed, "order", epoch)).tolist()
-        part = part.iloc[order]
+        if shuffle:
+            part = part.iloc[self.order(seed, epoch)]
         rows = list(zip(part["path"], part["id"], strict=True))
-        decoded = images.parallel(
-            lambda row: resized(images.read_image(self.raw, *row), self.spec), rows, self.compute.threads
-        )
+        decoded = images.parallel(lambda row: self._resized(*row), rows, self.compute.threads)
         torch.manual_seed(derive(seed, "augmentation", epoch))
         tensors = (normalise(augmentation(pixels), self.spec) for pixels in decoded)
         yield from self._assemble(tensors, self.targets(part), self.loss_weights(part))
+
+    def order(self, seed: int, epoch: int) -> list[int]:
+        """Return the training split's order in an epoch, as places in the order of paths."""
+        return torch.randperm(len(self.part(TRAIN)), generator=torch_generator(seed, "order", epoch)).tolist()
+
+    def _resized(self, path: str, identity: str) -> torch.Tensor:
+        if self.pixels is not None and identity in self.pixels:
+            return self.pixels[identity]
+        found = resized(images.read_image(self.raw, path, identity), self.spec)
+        if self.pixels is not None:
+            self.pixels.keep(identity, found)
+        return found
 
     def targets(self, part: pd.DataFrame) -> torch.Tensor:
         """Return class indices, int64 [n]."""
@@ -78,15 +93,100 @@ class Images:
             start = stop
 
 
-def augmentation(spec: Preprocessing, least_area: float, horizontal_flip: bool) -> v2.Transform:
-    """Return uint8 [3, h, w] -> uint8 [3, crop, crop]: a random part of the picture, perhaps mirrored.
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """Batches as the first trainable block sees them: images that went through the frozen part.
 
-    The part covers `least_area` to all of the area (Szegedy et al. 2015); resampled by the backbone's own filter.
+    What is shown again does not go through it again: validation pictures never change, and training pictures only
+    where `views` is 0 (each epoch its own). Otherwise there are `views` versions of each, used in turn.
     """
+
+    images: Images
+    frozen: nn.Module
+    augment: v2.Transform
+    mix: Callable[[Batch], Batch]
+    views: int
+    precision: str
+    seed: int
+    kept: Scratch = field(default_factory=Scratch)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch; torch's global generator is seeded for it."""
+        if self.views:
+            yield from self._again(epoch)
+            return
+        for batch in self.images.augmented(self.augment, self.seed, epoch):
+            pixels, targets, weights = self.mix(batch)
+            yield frozen_pass(self.frozen, pixels, self.precision), targets, weights
+
+    def val(self, _: int) -> Iterator[Batch]:
+        """Yield the validation batches, the same in every epoch."""
+        part = self.images.part(VAL)
+        self._keep(VAL, len(part), lambda: self.images.batches(VAL))
+        yield from self._kept(VAL, list(range(len(part))), self.images.targets(part), torch.ones(len(part)))
+
+    def _again(self, epoch: int) -> Iterator[Batch]:
+        view, part = (epoch - 1) % self.views, self.images.part(TRAIN)
+        shown = lambda: self.images.augmented(self.augment, self.seed, view + 1, shuffle=False)  # noqa: E731
+        self._keep(view, len(part), shown)
+        torch.manual_seed(derive(self.seed, "augmentation", epoch))  # what is left of luck is dropout's
+        order = self.images.order(self.seed, epoch)
+        yield from self._kept(view, order, self.images.targets(part)[order], self.images.loss_weights(part)[order])
+
+    def _keep(self, name: str | int, count: int, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Compute and keep the activations of a split or view, unless all of them are there."""
+        if (name, count - 1) in self.kept:
+            return
+        position = 0
+        for pixels, _, _ in batches():
+            for row in frozen_pass(self.frozen, pixels, self.precision):
+                if not self.kept.keep((name, position), row):
+                    raise RequestError(
+                        f"no room on the disk for activations of {count} images of {row.numel() * 4} bytes each; "
+                        "free some, or set fine_tune.views: 0"
+                    )
+                position += 1
+
+    def _kept(self, name: str | int, order: list[int], targets: torch.Tensor, weights: torch.Tensor) -> Iterator[Batch]:
+        size = self.images.compute.batch_size
+        for start in range(0, len(order), size):
+            rows = [self.kept[name, place] for place in order[start : start + size]]
+            yield torch.stack(rows), targets[start : start + size], weights[start : start + size]
+
+
+def augmentation(spec: Preprocessing, kind: str, least_area: float, horizontal_flip: bool) -> v2.Transform:
+    """Return uint8 [3, h, w] -> uint8 [3, crop, crop]: the centre, or a random part of the picture, perhaps mirrored.
+
+    "none" is what evaluation sees. "crop" takes a part of `least_area` to all of the area (Szegedy et al. 2015),
+    resampled by the backbone's own filter; "trivial" changes colours or geometry before (TrivialAugment, Mueller and
+    Hutter 2021).
+    """
+    if kind == "none":
+        return v2.Lambda(lambda pixels: centre_crop(pixels, spec))
     crop = v2.RandomResizedCrop(
         spec.crop,
         scale=(least_area, 1.0),
         interpolation=v2.InterpolationMode(spec.interpolation),
         antialias=True,
     )
-    return v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if horizontal_flip else 0.0)])
+    steps = [crop, v2.RandomHorizontalFlip(0.5 if horizontal_flip else 0.0)]
+    return v2.Compose([v2.TrivialAugmentWide(), *steps] if kind == "trivial" else steps)
+
+
+def mixing(kind: str, alpha: float, classes: int) -> Callable[[Batch], Batch]:
+    """Return what blends each image of a batch with another, and their targets and weights with them.
+
+    "mixup" averages the pixels (Zhang et al. 2018), "cutmix" pastes a rectangle (Yun et al. 2019), "none" does nothing.
+    """
+    if kind == "none":
+        return lambda batch: batch
+    blend = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](alpha=alpha)
+
+    def mixed(batch: Batch) -> Batch:
+        pixels, targets, weights = batch
+        # A weight rides in its target's row, so that both are blended by the same share.
+        pixels, weighted = blend(pixels, nn.functional.one_hot(targets, classes) * weights[:, None])
+        sums = weighted.sum(dim=1)
+        return pixels, weighted / sums.clamp_min(torch.finfo(sums.dtype).tiny)[:, None], sums
+
+    return mixed

@@ -135,7 +135,7 @@ class _Chain(fx.Tracer):
     """Traces a backbone as a chain of its blocks; what is inside a block is left alone."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=(pooled,))  # a cut network is traced again when it is halved
         self.names = tuple(names)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
@@ -156,10 +156,37 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
         with graph.inserting_after(value):
             found[cut] = graph.call_function(pooled, (value, isinstance(backbone, models.SwinTransformer)))
     end.args = (output(found),)
+    return _pruned(backbone, graph)
+
+
+def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Return what comes before the block `second` and what follows, sharing tensors."""
+    parts = []
+    for keep_first in (True, False):
+        graph = _Chain(names).trace(backbone.eval())
+        boundary = next(node for node in graph.nodes if node.op == "call_module" and node.target == second).args[0]
+        if keep_first:
+            graph.output_node().args = (boundary,)
+        else:
+            images = next(iter(graph.nodes))
+            with graph.inserting_after(images):
+                entry = graph.placeholder("boundary")
+            boundary.replace_all_uses_with(entry)
+            _prune(graph)
+            graph.erase_node(images)
+        parts.append(_pruned(backbone, graph))
+    return parts[0], parts[1]
+
+
+def _pruned(backbone: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    _prune(graph)
+    return fx.GraphModule(backbone, graph)
+
+
+def _prune(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
-    return fx.GraphModule(backbone, graph)
 
 
 def _still_spread(value: Any, backbone: nn.Module) -> Any:
@@ -195,49 +222,87 @@ class Grafted(nn.Module):
     """A backbone with a linear head grafted on; the blocks named `trainable` learn, everything before is frozen.
 
     Frozen means that no parameter takes a gradient and that its modules stay in evaluation mode through every
-    `.train()`, so BatchNorm statistics and dropout stand still (pytorch/pytorch#86590). BatchNorm stays in
-    evaluation mode in the trainable blocks too: with few images a batch is a poor estimate of its statistics.
+    `.train()`, so BatchNorm statistics and dropout stand still (pytorch/pytorch#86590). What BatchNorm does in the
+    trainable blocks is `bn_policy`: "frozen" keeps the source's statistics (with few images a batch is a poor estimate
+    of them), "adapt" re-estimates them once and then keeps them, "train" lets every batch move them. Dropout of the
+    classifier that was cut off (VGG, EfficientNet) went with it: it stays off.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear, trainable: Iterable[str] = ()) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Linear, trainable: Iterable[str] = (), bn_policy: str = "frozen"
+    ) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.bn_policy = backbone, head, bn_policy
         self.blocks = blocks(backbone)
-        self.trainable = tuple(trainable)
-        learns = {name for block in self.trainable for name in self.blocks[block]}
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name in learns)
-        self._learning = [
-            module
-            for name, module in backbone.named_modules()
-            if name.startswith(tuple(f"{block}." for block in self.trainable)) or name in self.trainable
-            if not isinstance(module, BATCH_NORMS)
-        ]
-        self.train(self.training)
+        chosen = set(trainable)
+        self.trainable = tuple(block for block in self.blocks if block in chosen)
+        self.activate(self.trainable)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map float32 [n, 3, h, w] to logits [n, classes]."""
         return self.head(self.backbone(images).flatten(1))  # type: ignore[no-any-return]
 
+    def activate(self, active: Iterable[str]) -> None:
+        """Let the head and these of the trainable blocks learn from now on; the others wait, frozen."""
+        learns = self._tensors(active)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in learns)
+        owners = {name.rpartition(".")[0] for name in learns}
+        inside = tuple(f"{block}." for block in active)
+        self._learning = [
+            module
+            for name, module in self.backbone.named_modules()
+            if name and (f"{name}.".startswith(inside) or name in owners)
+            if self.bn_policy == "train" or not isinstance(module, BATCH_NORMS)
+        ]
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> "Grafted":
-        """Set the mode of the head and of the trainable blocks; the frozen part stays in evaluation mode."""
+        """Set the mode of the head and of the active blocks; the frozen part stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         for module in self._learning:
             module.training = mode
         return self
 
-    def frozen_state(self) -> dict[str, torch.Tensor]:
-        """Return the tensors (parameters and buffers) that must not change, by name.
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Return the frozen part up to the first trainable block, and the rest, from there to logits.
 
-        Running statistics count as frozen in every block, those of the trainable ones included.
+        They share their tensors with this network, and one after the other they are this network.
         """
-        parameters = dict(self.backbone.named_parameters())
-        state = self.backbone.state_dict()
+        flat = nn.Flatten(1)
+        if not self.trainable:
+            return nn.Sequential(self.backbone, flat), self.head
+        if self.trainable[0] == next(iter(self.blocks)):
+            return nn.Identity(), self
+        first, rest = _halved(self.backbone, tuple(self.blocks), self.trainable[0])
+        return first, nn.Sequential(rest, flat, self.head)
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """Return the backbone's tensors (parameters and buffers) that must not change, by name."""
+        moving = self._tensors(self.trainable)
+        return {name: tensor for name, tensor in self.backbone.state_dict().items() if name not in moving}
+
+    def moving_state(self) -> dict[str, torch.Tensor]:
+        """Return what training may change, by name in this network: the head and tensors of trainable blocks."""
+        frozen = {f"backbone.{name}" for name in self.frozen_state()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
+    def batch_norms(self) -> list[nn.Module]:
+        """Return the BatchNorms of the trainable blocks."""
+        owners = {name.rpartition(".")[0] for block in self.trainable for name in self.blocks[block]}
+        return [m for name, m in self.backbone.named_modules() if name in owners and isinstance(m, BATCH_NORMS)]
+
+    def _tensors(self, chosen: Iterable[str]) -> set[str]:
+        """Return the tensors of these blocks that may change: parameters, and statistics if the policy is to."""
+        parameters = {name for name, _ in self.backbone.named_parameters()}
+        adapts = self.bn_policy != "frozen"
         return {
-            name: tensor
-            for name, tensor in state.items()
-            if name not in parameters or not parameters[name].requires_grad
+            name
+            for block in chosen
+            for name in self.blocks[block]
+            if name in parameters
+            or (adapts and isinstance(self.backbone.get_submodule(name.rpartition(".")[0]), BATCH_NORMS))
         }
 
 

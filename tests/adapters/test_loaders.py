@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_sample_weight
 
 from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Images, augmentation
+from steps.adapters.loaders import Images, augmentation, mixing
 from steps.core.fine_tuning import Batch
 from steps.core.preprocessing import Preprocessing, preprocess
 from steps.errors import IntegrityError
@@ -63,13 +63,13 @@ def test_two_splits_come_mixed_in_order_of_path_and_none_gives_none(images: Imag
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neither_order_nor_luck_depends_on_the_number_of_threads(images: Images, threads: int) -> None:
     other = replace(images, compute=ComputeParams(threads=threads, batch_size=4))
-    augment = augmentation(SPEC, 0.3, True)
+    augment = augmentation(SPEC, "crop", 0.3, True)
     for one, two in zip(joined(images.augmented(augment, 5, 2)), joined(other.augmented(augment, 5, 2)), strict=True):
         assert torch.equal(one, two)
 
 
 def test_each_epoch_shows_every_training_image_once_in_another_order_and_cut_otherwise(images: Images) -> None:
-    augment = augmentation(SPEC, 0.3, False)
+    augment = augmentation(SPEC, "crop", 0.3, False)
     (first, labels, _), (second, others, _) = (joined(images.augmented(augment, 5, epoch)) for epoch in (1, 2))
     assert first.shape == second.shape == (18, 3, 10, 10)
     assert sorted(labels.tolist()) == sorted(others.tolist()) == sorted(images.targets(images.part("train")).tolist())
@@ -82,7 +82,7 @@ def test_each_epoch_shows_every_training_image_once_in_another_order_and_cut_oth
 
 def test_without_a_cut_and_a_mirror_augmentation_is_the_resized_picture(images: Images) -> None:
     square = replace(SPEC, resize=10)
-    augment = augmentation(square, 1.0, False)
+    augment = augmentation(square, "crop", 1.0, False)
     pixels = torch.randint(0, 256, (3, 10, 10), dtype=torch.uint8)
     assert torch.equal(augment(pixels), pixels)
 
@@ -91,8 +91,40 @@ def test_mirroring_happens_to_about_half_and_only_where_it_is_allowed() -> None:
     pixels = torch.randint(0, 256, (3, 10, 10), dtype=torch.uint8)
     square = replace(SPEC, resize=10)
     torch.manual_seed(0)
-    mirrored = sum(bool(torch.equal(augmentation(square, 1.0, True)(pixels), pixels.flip(-1))) for _ in range(200))
+    mirrored = sum(
+        bool(torch.equal(augmentation(square, "crop", 1.0, True)(pixels), pixels.flip(-1))) for _ in range(200)
+    )
     assert 70 <= mirrored <= 130
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(images: Images) -> None:
+    shown = joined(images.augmented(augmentation(SPEC, "none", 0.3, True), 5, 1, shuffle=False))[0]
+    assert torch.equal(shown, joined(images.batches("train"))[0])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_targets_and_weights_are_blended_by_the_share_of_the_pixels(kind: str) -> None:
+    torch.manual_seed(0)
+    targets = torch.tensor([0, 1, 2, 0])
+    weights = torch.tensor([1.0, 2.0, 3.0, 0.5])
+    flat = torch.tensor([10.0, 20.0, 30.0, 40.0])
+    pixels, found, sums = mixing(kind, 1.0, 3)((flat.view(-1, 1, 1, 1).expand(4, 3, 20, 20).clone(), targets, weights))
+    share = float((pixels[1].mean() - 10) / 10)  # of the second picture's own pixels: the rest is the first's
+    assert 0 < share < 1
+    torch.testing.assert_close(pixels.mean((1, 2, 3)), share * flat + (1 - share) * flat.roll(1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(sums, share * weights + (1 - share) * weights.roll(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.sum(1), torch.ones(4))
+    wanted = torch.tensor([(1 - share) * 1.0, share * 2.0, 0.0]) / sums[1]
+    torch.testing.assert_close(found[1], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_trivial_augment_changes_more_than_a_crop_does() -> None:
+    square = replace(SPEC, resize=10)
+    pixels = torch.randint(0, 256, (3, 10, 10), dtype=torch.uint8)
+    torch.manual_seed(0)
+    shown = [augmentation(square, "trivial", 1.0, False)(pixels) for _ in range(20)]
+    assert all(view.shape == pixels.shape and view.dtype == torch.uint8 for view in shown)
+    assert sum(not torch.equal(view, pixels) for view in shown) > 10
 
 
 def test_every_class_weighs_the_same_in_the_loss_whatever_its_images_weigh(images: Images) -> None:

@@ -226,6 +226,12 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("fine_tune", {"blocks": 0}, "fine_tune.blocks is 0; at least 1"),
     ("fine_tune", {"head_rate": 0.001, "backbone_rate": 0.5}, "fine_tune.backbone_rate is 0.5 and head_rate 0.001; "
      "above 0, and the backbone's at most the head's"),
+    ("fine_tune", {"warmup_epochs": 12}, "fine_tune.warmup_epochs is 12; from 0 to below epochs, 12"),
+    ("fine_tune", {"bn_policy": "eval"}, "fine_tune.bn_policy is 'eval'; one of frozen, adapt, train"),
+    ("fine_tune", {"block_decay": 0.0}, "fine_tune.block_decay is 0.0; above 0, at most 1"),
+    ("fine_tune", {"ema": 1.0}, "fine_tune.ema is 1.0; from 0 to below 1"),
+    ("fine_tune", {"mix": "mixup", "views": 2}, "fine_tune.mix is 'mixup'; mixed pictures are new in every epoch: "
+                                                "views has to be 0 and augmentation on"),
     ("fine_tune", {"weight_decay": -1.0}, "fine_tune.weight_decay is -1.0; at least 0"),
     ("fine_tune", {"least_area": 0.0}, "fine_tune.least_area is 0.0; a share of the picture from 0.05 to 1"),
     ("evaluate", {"confidence": 1.0}, "evaluate.confidence is 1.0; 0.5 to 0.999"),

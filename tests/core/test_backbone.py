@@ -37,7 +37,10 @@ from steps.core.fine_tuning import Schedule, _groups
 from steps.errors import RequestError
 
 ALL = architectures()
-SCHEDULE = Schedule(epochs=2, head_rate=1e-3, backbone_rate=1e-4, weight_decay=0.01, patience=2)
+SCHEDULE = Schedule(
+    epochs=2, patience=2, warmup_epochs=0, unfreeze_every=0, head_rate=1e-3, backbone_rate=1e-4, block_decay=1.0,
+    weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
+)  # fmt: skip
 WIDTHS = {
     "alexnet": 4096, "densenet121": 1024, "efficientnet_b0": 1280, "googlenet": 1024, "inception_v3": 2048,
     "mobilenet_v3_small": 1024, "regnet_y_400mf": 440, "resnet18": 512, "resnet50": 2048, "squeezenet1_1": 512,
@@ -347,6 +350,15 @@ def test_a_cut_network_trains_its_last_blocks_and_shares_no_tensor_with_what_was
     assert all(name.startswith("layer2.") for name in learns)
 
 
+@pytest.mark.parametrize("architecture", SMALL)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_frozen_part_and_the_rest_are_the_network_to_the_bit(architecture: str, depth: int) -> None:
+    model, images = grafted(architecture, depth).eval(), some_images(architecture)
+    frozen, rest = model.halves()
+    with torch.inference_mode():
+        assert torch.equal(rest(frozen(images)), model(images))
+
+
 # Frozen means frozen
 
 
@@ -368,8 +380,11 @@ def test_exactly_the_chosen_blocks_and_the_head_learn(architecture: str) -> None
         assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
         inside = tuple(f"{block}." for block in chosen)
+        joined = {name.rpartition(".")[0] for block in chosen for name in split[block]}  # norms that stand alone
         may = [
-            n for n, m in cut.network.named_modules() if f"{n}.".startswith(inside) and not isinstance(m, BATCH_NORMS)
+            name
+            for name, module in cut.network.named_modules()
+            if name and (f"{name}.".startswith(inside) or name in joined) and not isinstance(module, BATCH_NORMS)
         ]
         for mode in (True, False, True):
             assert model.train(mode) is model

@@ -11,12 +11,16 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steps.core.backbone import Grafted, digest
-from steps.core.fine_tuning import Batch, Schedule, fine_tune_model, validation_scores
+from steps.core.fine_tuning import Batch, Progress, Schedule, fine_tune_model, validation_scores
 
-SCHEDULE = Schedule(epochs=6, head_rate=0.05, backbone_rate=0.02, weight_decay=0.01, patience=6)
+SCHEDULE = Schedule(
+    epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05, backbone_rate=0.02, block_decay=1.0,
+    weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -134,7 +138,9 @@ def test_rates_start_at_their_peaks_and_follow_half_a_cosine() -> None:
     def note(optimiser: torch.optim.Optimizer, *_: Any) -> None:
         seen.append([group["lr"] for group in optimiser.param_groups])
         assert isinstance(optimiser, torch.optim.AdamW)
-        assert all(group["weight_decay"] == SCHEDULE.weight_decay for group in optimiser.param_groups)
+        for group in optimiser.param_groups:  # norms and biases are not decayed
+            for parameter in group["params"]:
+                assert group["weight_decay"] == (SCHEDULE.weight_decay if parameter.dim() > 1 else 0.0)
 
     hook = register_optimizer_step_pre_hook(note)
     try:
@@ -143,8 +149,8 @@ def test_rates_start_at_their_peaks_and_follow_half_a_cosine() -> None:
         hook.remove()
     factors = [0.5 * (1 + math.cos(math.pi * epoch / 6)) for epoch in range(6) for _ in range(4)]  # 4 batches an epoch
     assert len(seen) == 24
-    np.testing.assert_allclose(seen, [[0.05 * f, 0.02 * f] for f in factors], rtol=1e-12)
-    assert seen[0] == [0.05, 0.02]
+    np.testing.assert_allclose(seen, [[0.05 * f, 0.05 * f, 0.02 * f, 0.02 * f] for f in factors], rtol=1e-12)
+    assert seen[0] == [0.05, 0.05, 0.02, 0.02]
 
 
 def test_the_same_run_gives_the_same_bytes() -> None:
@@ -222,3 +228,100 @@ def test_training_leaves_the_network_it_was_copied_from_alone() -> None:
     before = digest(network.state_dict())
     run(Grafted(copy.deepcopy(network), nn.Linear(6, 2), ("1",)), honest, replace(SCHEDULE, epochs=1))
     assert digest(network.state_dict()) == before
+
+
+# What may be switched on
+
+
+def rates(schedule: Schedule, model: Grafted) -> list[list[float]]:
+    seen: list[list[float]] = []
+    hook = register_optimizer_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
+    try:
+        run(model, lambda _: [(*TRAIN, torch.ones(32))], schedule)  # one step an epoch
+    finally:
+        hook.remove()
+    return seen
+
+
+def test_rates_rise_for_the_warm_up_and_fall_from_their_peak_after_it() -> None:
+    seen = rates(replace(SCHEDULE, warmup_epochs=2), tiny())
+    shares = [1 / 3, 2 / 3, *(0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4))]
+    np.testing.assert_allclose([row[0] for row in seen], [0.05 * share for share in shares], rtol=1e-12)
+
+
+def test_blocks_further_from_the_output_learn_at_lower_rates() -> None:
+    torch.manual_seed(0)
+    model = Grafted(Tiny(), nn.Linear(6, 2), ("0", "1"))
+    assert rates(replace(SCHEDULE, block_decay=0.5), model)[0] == [0.05, 0.05, 0.02, 0.02, 0.01, 0.01]
+
+
+def test_the_average_is_what_is_judged_and_kept() -> None:
+    """Against torch's own running average, step by step."""
+    model, reference = tiny(), tiny()
+    averaged = AveragedModel(reference, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=False)
+    averaged.update_parameters(reference)  # the first call copies
+    hook = register_optimizer_step_post_hook(lambda *_: averaged.update_parameters(reference))
+    try:
+        run(reference, honest, replace(SCHEDULE, epochs=1))
+    finally:
+        hook.remove()
+    found, _ = run(model, honest, replace(SCHEDULE, epochs=1, ema=0.8))
+    assert found["best_epoch"] == 1
+    wanted = dict(averaged.module.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, wanted[name], atol=1e-6, rtol=1e-5)
+
+
+def test_l2_sp_holds_the_backbone_near_where_it_started_and_not_the_head() -> None:
+    start = tiny().state_dict()
+    far, near = tiny(), tiny()
+    run(far, honest, SCHEDULE)
+    run(near, honest, replace(SCHEDULE, l2_sp=10.0))
+
+    def moved(model: Grafted, part: str) -> float:
+        return sum(float((t - start[n]).abs().sum()) for n, t in model.state_dict().items() if n.startswith(part))
+
+    assert moved(near, "backbone.") < 0.5 * moved(far, "backbone.")
+    assert moved(near, "head.") > 0.5 * moved(far, "head.")
+
+
+def test_smoothed_labels_are_torchs() -> None:
+    model = tiny()
+    model.backbone[1][3].p = 0.0
+    images, targets = TRAIN
+    with torch.no_grad():
+        wanted = nn.functional.cross_entropy(model.eval()(images), targets, label_smoothing=0.3)
+    schedule = replace(SCHEDULE, epochs=1, label_smoothing=0.3)
+    found, _ = run(model, lambda _: [(images, targets, torch.ones(32))], schedule)
+    assert found["epochs"][1]["train_loss"] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_adapted_statistics_are_those_of_the_training_images_and_then_stand_still() -> None:
+    torch.manual_seed(0)
+    model = Grafted(Tiny(), nn.Linear(6, 2), ("1",), "adapt")
+    model.backbone[1][3].p = 0.0
+    with torch.no_grad():
+        maps = model.eval().backbone[1][0](model.backbone[0](TRAIN[0]))
+    wanted = torch.stack([part.mean((0, 2, 3)) for part in maps.split(8)]).mean(0)
+    run(model, honest, replace(SCHEDULE, epochs=3, head_rate=1e-2, backbone_rate=1e-5))
+    torch.testing.assert_close(model.backbone[1][1].running_mean, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_going_on_from_any_epoch_gives_the_weights_of_a_run_that_was_never_interrupted(stop: int) -> None:
+    schedule = replace(SCHEDULE, epochs=4, unfreeze_every=2, ema=0.5, warmup_epochs=1)
+    kept: list[Progress] = []
+
+    def build() -> Grafted:
+        torch.manual_seed(0)
+        return Grafted(Tiny(), nn.Linear(6, 2), ("0", "1"), "train").to(memory_format=torch.channels_last)
+
+    def fit(model: Grafted, resume: Progress | None = None) -> dict[str, Any]:
+        with torch.random.fork_rng(devices=[]):
+            val = lambda _: batches(*VAL)  # noqa: E731
+            return fine_tune_model(model, honest, val, schedule, resume=resume, on_epoch=kept.append)
+
+    whole, resumed = build(), build()
+    wanted = fit(whole)
+    assert fit(resumed, kept[stop - 1]) == wanted
+    assert digest(resumed.state_dict()) == digest(whole.state_dict())
