@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RECEIPT, EVALUATION, ACCEPTED, RAW = (
-    "data/reports/register.json", "data/reports/evaluation.json", "data/accepted.parquet", "data/raw",
+    "data/reports/register.json", "data/reports/evaluation.json", "data/screened.parquet", "data/raw",
 )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from steps.adapters import files, stage
-from steps.adapters.images import read_image
-from steps.adapters.pages import Picture, inline_svg, percent, picture, render
+from steps.adapters.album import Album
+from steps.adapters.pages import inline_svg, percent, render
 from steps.core import figures, findings
 from steps.core.decision import FINE_TUNED, HEAD
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
@@ -38,21 +38,6 @@ class ReportParams:
             yield f"thumbnail is {self.thumbnail}; between 32 and 512 pixels"
 
 
-class Album:
-    """Small copies of the images under `raw`, until `budget` characters of page are used up."""
-
-    def __init__(self, raw: Path, side: int, budget: int) -> None:
-        self.raw, self.side, self.budget = raw, side, budget
-
-    def add(self, path: str, identity: str) -> Picture | None:
-        """Return a small copy of the image at `path`, or None where the page would grow too heavy."""
-        if self.budget <= 0:
-            return None
-        shown = picture(read_image(self.raw, path, identity), self.side)
-        self.budget -= len(shown.uri)
-        return shown if self.budget >= 0 else None
-
-
 def report(
     params: ReportParams,
     raw: Path,
@@ -60,6 +45,7 @@ def report(
     accepted: Path,
     validation: Path,
     strategy: Path,
+    screening: Path,
     train_head: Path,
     fine_tune: Path,
     evaluation: Path,
@@ -71,8 +57,9 @@ def report(
     `raw` holds the images and `backbone` a card.json; `accepted` and `predictions` are Parquet, the others the
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
-    card, checks, head = (files.read_json(path) for path in (backbone / "card.json", validation, train_head))
-    plan, tuned, judged = (files.read_json(path) for path in (strategy, fine_tune, evaluation))
+    card, checks = files.read_json(backbone / "card.json"), files.read_json(validation)
+    screened, plan, head = (files.read_json(path) for path in (screening, strategy, train_head))
+    tuned, judged = files.read_json(fine_tune), files.read_json(evaluation)
     images, answers = files.read_table(accepted), files.read_table(predictions)
 
     classes, test = judged["classes"], judged["test"][judged["chosen"]]
@@ -83,8 +70,8 @@ def report(
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
     text = render(
         "report.html",
-        card=card, checks=checks, plan=plan, head=head, tuned=tuned, judged=judged, test=test, names=NAMES,
-        counts=counts,
+        card=card, checks=checks, screened=screened, plan=plan, head=head, tuned=tuned, judged=judged, test=test,
+        names=NAMES, counts=counts,
         images_total=len(images),
         imbalance=findings.imbalance(counts.get(TRAIN, {}), classes),
         majority=findings.majority(test),
@@ -99,6 +86,8 @@ def report(
         # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
         wrong_total=len(wrong),
         wrong=[(row, shown) for row in wrong[: params.wrong_answers] if (shown := album.add(row["path"], row["id"]))],
+        suspects=[(row, shown) for row in findings.suspects(screened, params.wrong_answers)
+                  if (shown := album.add(row["path"], row["id"]))],
         samples={
             label: [shown for path, identity in picked if (shown := album.add(path, identity))]
             for label, picked in findings.sampled(images, sampled, params.sample_images).items()

@@ -1,29 +1,39 @@
 """Validate: the gate. Nothing downstream reads an image or a preprocessing that has not passed here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from steps.adapters import decisions as decided
 from steps.adapters import expectations, files, models, stage
+from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.loaders import Images
+from steps.adapters.observation import observe
+from steps.adapters.thumbnails import confirmed
+from steps.core import duplicates, selection
 from steps.core import preprocessing as pre
-from steps.core.manifest import TEST, TRAIN, VAL, class_counts, classes_of
+from steps.core.curation import counted, obeyed
+from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
+from steps.core.observed import done, nearest
 from steps.core.preprocessing import Preprocessing
-from steps.core.rules import rules, totals
-from steps.errors import DataError
+from steps.core.rules import Limits, Severity, rules, totals
+from steps.core.seeding import numpy_generator
+from steps.errors import DataError, ParamsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateParams:
+class ValidateParams(Limits):
     """Limits of the gate, and the preprocessing that the pipeline will apply: it must be the backbone's own."""
 
-    min_train_per_class: int
-    min_val_per_class: int
-    min_test_per_class: int
-    max_imbalance: float
-    quarantine_limit: float
+    copy_bits: int
+    copy_correlation: float
+    drop_leaking: bool
+    population_prior: dict  # type: ignore[type-arg]  # the params reader knows plain mappings
+    sample_images: int
+    severity: Severity
     preprocessing: Preprocessing
 
     def faults(self) -> Iterator[str]:
@@ -35,67 +45,159 @@ class ValidateParams:
             yield f"max_imbalance is {self.max_imbalance}; at least 1 (largest over smallest class)"
         if not 0 <= self.quarantine_limit < 1:
             yield f"quarantine_limit is {self.quarantine_limit}; a share from 0 to below 1"
+        for name in ("max_prior_effect", "max_shortcut", "max_input_distance"):
+            if getattr(self, name) < 0:
+                yield f"{name} is {getattr(self, name)}; at least 0"
+        if not 0 <= self.copy_bits <= 8:
+            yield f"copy_bits is {self.copy_bits}; 0 to 8 of 64 (beyond, other pictures are met by chance)"
+        if not 0.5 <= self.copy_correlation <= 1:
+            yield f"copy_correlation is {self.copy_correlation}; 0.5 to 1"
+        if not 2 <= self.sample_images <= 1024:
+            yield f"sample_images is {self.sample_images}; 2 to 1024"
+        shares = self.population_prior.values()
+        if not all(isinstance(share, int | float) and share > 0 for share in shares):
+            yield f"population_prior is {self.population_prior}; class: a share above 0, or {{}} for none"
 
 
 def validate(
     params: ValidateParams,
+    seed: int,
+    compute: ComputeParams,
     manifest: Path,
     quarantine: Path,
+    decisions: Path,
+    raw: Path,
     backbone: Path,
     accepted: Path,
     preprocessing: Path,
     validation: Path,
     docs: Path,
 ) -> None:
-    """Check the manifest and the preprocessing contract; write the verdict and Data Docs, then the accepted data.
+    """Obey the decisions; check manifest, copies, selection and preprocessing; write the verdict, then what passed.
 
     `validation` (tracked) and `docs` (not tracked: GX's pages carry the time) are written before the verdict falls,
     so that a refusal can be read. Raises DataError listing every broken rule with its remedy.
     """
     images = files.read_table(manifest)
-    quarantined = len(pd.read_csv(quarantine))
-    contract = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
+    told: dict[str, Any] = {"quarantined": len(pd.read_csv(quarantine))}
+    tables = {"images": images}
+    configure(compute)
 
-    counts = class_counts(zip(images["split"], images["label"], strict=True))
-    found = expectations.check(_tables(images, counts, quarantined, contract), _rules(params), docs)
+    if sound(images):
+        judged = decided.read(decisions, images)
+        images = obeyed(images, judged)
+        copies, dropped = _copies(images, raw, params, compute)
+        images = images[~images["path"].isin(dropped)].reset_index(drop=True)
+        told |= {"decisions": counted(judged), "dropped": dropped, **_facts(images, copies, params, seed)}
+        told["observed"] = _observed(images, raw, backbone, params, compute)
+        told["preprocessing"] = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
+        tables = _tables(images, told)
+    asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
+    found = expectations.check(tables, asked, docs)
     broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
 
-    verdict = {"accepted": not broken, "rules": found, "preprocessing": contract, "counts": counts,
-               "quarantined": quarantined}  # fmt: skip
-    files.write_json(validation, verdict)
+    files.write_json(validation, {"accepted": not broken, "rules": found, **told})
     if broken:
         raise DataError(refusal(broken))
     files.write_table(accepted, images)
     files.write_json(preprocessing, params.preprocessing.to_dict())
 
 
-def _rules(params: ValidateParams) -> Any:
-    return rules(
-        params.min_train_per_class, params.min_val_per_class, params.min_test_per_class,
-        params.max_imbalance, params.quarantine_limit,
+def sound(images: pd.DataFrame) -> bool:
+    """Say whether the table is a manifest at all; where it is not, its own rules say why and no other can be asked."""
+    return (
+        tuple(images.columns) == Row._fields and images["path"].is_unique and set(images["split"]) <= set(SPLITS)
+        and bool(images["id"].str.fullmatch("[0-9a-f]{64}").all())
     )  # fmt: skip
 
 
-def _tables(
-    images: pd.DataFrame, counts: dict[str, dict[str, int]], quarantined: int, contract: list[dict[str, Any]]
-) -> dict[str, pd.DataFrame]:
+def _copies(
+    images: pd.DataFrame, raw: Path, params: ValidateParams, compute: ComputeParams
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the groups of copies that stay, and the paths of training images that the remedy drops, if asked for."""
+    labelled = images[images["split"] != UNLABELLED]
+    pairs = duplicates.near_by_hash(labelled["phash"].tolist(), params.copy_bits)
+    sure = confirmed(pairs, labelled, raw, params.copy_correlation, compute.threads)
+    found = duplicates.groups(labelled, sure)
+    dropped = duplicates.leaking_copies(found) if params.drop_leaking else []
+    if dropped:
+        rest = labelled["path"].isin(dropped).to_numpy()
+        found = duplicates.groups(labelled, sure[~rest[sure].any(axis=1)])
+    return found, dropped
+
+
+def _facts(images: pd.DataFrame, copies: list[dict[str, Any]], params: ValidateParams, seed: int) -> dict[str, Any]:
+    """Return all that needs neither a picture nor a backbone: counts, copies, population, sources, shortcuts."""
+    counts = class_counts(zip(images["split"], images["label"], strict=True))
+    labelled = images[images["split"] != UNLABELLED]
+    shortcuts = selection.shortcuts(labelled, numpy_generator(seed, "validate"))
+    _check_prior(params.population_prior, classes_of(counts))
+    return {
+        "counts": counts,
+        "effective_classes": {split: selection.effective_number([*of.values()]) for split, of in counts.items()},
+        "copies": copies,
+        "population": selection.population_fit(_labelled(counts), params.population_prior),
+        "sources": selection.representation(labelled),
+        "shortcuts": shortcuts,
+    }
+
+
+def _labelled(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
+
+
+def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
+    if prior and sorted(map(str, prior)) != classes:
+        raise ParamsError([f"validate.population_prior names {', '.join(map(str, prior))}; "
+                           f"the classes are {', '.join(classes)}"])  # fmt: skip
+
+
+def _observed(
+    images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, compute: ComputeParams
+) -> dict[str, Any]:
+    """Return each account of the preprocessing with its scores, and which fits; nothing without training images."""
+    labelled = images[images["split"] != UNLABELLED]
+    if not (labelled["split"] == TRAIN).any():
+        return {}
+    classes = sorted(labelled["label"].unique())
+    loader = Images(raw, labelled, classes, params.preprocessing, compute)
+    accounts = observe(loader, backbone, params.sample_images)
+    return {
+        "done": done(accounts), "nearest": nearest(accounts),
+        "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
+    }  # fmt: skip
+
+
+def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return the tables that the rules look at, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
     per_class = [
         {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
-        for label in classes_of(counts)
+        for label in classes_of(told["counts"])
     ]
     rows = list(zip(images["id"], images["label"], images["split"], images["group"], strict=True))
-    as_text = [{**row, "pipeline": str(row["pipeline"]), "backbone": str(row["backbone"])} for row in contract]
-    return {
+    contract = [{name: str(value) for name, value in row.items()} for row in told["preprocessing"]]
+    changed = [group for group in told["copies"] if not group["identical"]]
+    tables = {
         "images": images,
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
-        "totals": pd.DataFrame([totals(rows, counts, quarantined)]),
-        "preprocessing": pd.DataFrame(as_text),
+        "totals": pd.DataFrame([totals(rows, told["counts"], told["quarantined"])]),
+        "copies": pd.DataFrame([{name: sum(g[name] for g in changed) for name in ("leaking", "conflicting")}]),
+        "sources": pd.DataFrame([{"alone": sum(row["significant"] for row in told["sources"])}]),
+        "preprocessing": pd.DataFrame(contract),
     }
+    if told["observed"]:
+        declared = told["observed"]["accounts"][0]
+        tables["observed"] = pd.DataFrame([{**told["observed"], "inputs": declared["inputs"]}]).drop(columns="accounts")
+    for name, key in (("population", "split"), ("shortcuts", "measure")):
+        if told[name]:
+            effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]
+            tables[name] = pd.DataFrame({"label": [row[key] for row in told[name]], "effect": effects})
+    return tables
 
 
-def refusal(broken: list[dict[str, Any]]) -> str:
+def refusal(broken: Sequence[dict[str, Any]]) -> str:
     """Say what is wrong, where, the limit and the remedy, rule by rule."""
     lines = [f"the data was rejected: {len(broken)} rule{'s' if len(broken) > 1 else ''} broken"]
     for rule in broken:

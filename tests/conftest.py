@@ -21,7 +21,10 @@ settings.load_profile("regraft")
 
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-COPIED = ("dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore")
+COPIED = (
+    "dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore",
+    "data/decisions.csv",
+)  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 POSTGRESQL = shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 NEEDS = {

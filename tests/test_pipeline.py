@@ -78,7 +78,7 @@ def test_a_second_run_finds_nothing_to_do_and_starts_neither_prefect_nor_torch(b
     )
     said = built.must("python", "-c", code, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert said.splitlines()[-1] == "0 []"
-    assert said.count("fresh") == 8
+    assert said.count("fresh") == 9
     assert (lock(built), registered(built)) == (before, held)
 
 
@@ -91,7 +91,7 @@ def test_dvc_finds_nothing_to_do_after_the_flow(built: Project) -> None:
 
 def test_a_forced_repro_ends_in_the_same_lock_and_registers_nothing_twice(built: Project) -> None:
     before, held = lock(built), registered(built)
-    assert built.must("dvc", "repro", "--force").count("Running stage") == 8
+    assert built.must("dvc", "repro", "--force").count("Running stage") == 9
     assert (lock(built), registered(built)) == (before, held)
     assert set(stages(built).values()) == {"Fresh"}
 

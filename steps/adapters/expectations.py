@@ -97,7 +97,7 @@ def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> l
     bad = table.loc[found.get("unexpected_index_list") or []]
     if rule.table == "preprocessing":
         return [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
-    if rule.table == "classes":
+    if "label" in table and rule.kind == "between" and rule.table != "images":
         return [f"{label!r} has {count}" for label, count in zip(bad["label"], bad[rule.column], strict=True)]
     return sorted({str(value) for value in found.get("unexpected_list", [])})
 

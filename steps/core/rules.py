@@ -1,13 +1,26 @@
 """The gate's rules as data: what is looked at, which limit holds, what to say and what to do when it does not."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row
 
-Table = Literal["images", "classes", "totals", "preprocessing"]
+Table = Literal[
+    "images",
+    "classes",
+    "totals",
+    "copies",
+    "population",
+    "sources",
+    "shortcuts",
+    "preprocessing",
+    "observed",
+    "features",
+]
+DECLARED = "as declared"  # the account of the preprocessing that ought to fit
+SEVERITIES = ("fail", "warn", "off")
 
 
 @dataclass(frozen=True)
@@ -41,12 +54,51 @@ class Rule:
         return words.get(self.kind, "equal")
 
 
-def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, quarantine_limit: float) -> Sequence[Rule]:
-    """Return the gate of the pipeline: schema, labels, minimum per class, balance, decodable share, leakage, contract.
+@dataclass(frozen=True, kw_only=True)
+class Severity:
+    """What each kind of broken rule does: fail (the data is rejected), warn (it is said) or off (not looked at)."""
 
-    Minimums count images; `max_imbalance` is largest over smallest class; `quarantine_limit` a share of all files.
-    """
-    label = "Add images of the class, or remove the class."
+    minimum: str
+    imbalance: str
+    quarantine: str
+    leakage: str
+    conflicting_labels: str
+    population: str
+    sources: str
+    shortcuts: str
+    preprocessing: str
+    observed: str
+
+    def faults(self) -> Iterator[str]:
+        """Yield words that are no severity."""
+        for name, value in vars(self).items():
+            if value not in SEVERITIES:
+                yield f"{name} is {value!r}; one of {', '.join(SEVERITIES)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The numbers of the gate: images a class and split, ratios and shares, effects and distances."""
+
+    min_train_per_class: int
+    min_val_per_class: int
+    min_test_per_class: int
+    max_imbalance: float
+    quarantine_limit: float
+    max_prior_effect: float
+    max_shortcut: float
+    max_input_distance: float
+
+
+def rules(limits: Limits, severity: Severity) -> Sequence[Rule]:
+    """Return the gate of the pipeline; a rule that is switched off is not there."""
+    every = (*_structure(), *_classes(limits, severity), *_copies(severity), *_selection(limits, severity),
+             *_preprocessing(limits, severity))  # fmt: skip
+    return [rule for rule in every if rule.severity != "off"]
+
+
+def _structure() -> Sequence[Rule]:
+    """Return what always has to hold: without it nothing else means anything."""
     return (
         Rule("the manifest is whole", "images", "columns", "id", "the columns of the manifest", "Run ingest again.",
              allowed=Row._fields),
@@ -57,28 +109,100 @@ def rules(min_train: int, min_val: int, min_test: int, max_imbalance: float, qua
         Rule("paths are unique", "images", "unique", "path", "each file appears once",
              "Remove the repeated line from the listing."),
         Rule("images have area", "images", "between", "width", "the width in pixels", "Remove the file.", low=1),
+    )  # fmt: skip
+
+
+def _classes(limits: Limits, severity: Severity) -> Sequence[Rule]:
+    label = "Add images of the class, or remove the class."
+    return (
         Rule("two classes or more", "totals", "between", "classes", "the number of classes",
              "Put the images of each class into a folder of its own.", low=2),
         Rule("enough to learn from", "classes", "between", TRAIN, "training images of each class",
-             f"{label} Or lower validate.min_train_per_class.", low=min_train),
+             f"{label} Or lower validate.min_train_per_class.", low=limits.min_train_per_class,
+             severity=severity.minimum),
         Rule("enough to choose by", "classes", "between", VAL, "validation images of each class",
-             f"{label} Or raise ingest.validation_share, or lower validate.min_val_per_class.", low=min_val),
+             f"{label} Or raise ingest.validation_share, or lower validate.min_val_per_class.",
+             low=limits.min_val_per_class, severity=severity.minimum),
         Rule("enough to judge by", "classes", "between", TEST, "test images of each class",
-             f"{label} Or raise ingest.test_share, or lower validate.min_test_per_class.", low=min_test),
+             f"{label} Or raise ingest.test_share, or lower validate.min_test_per_class.",
+             low=limits.min_test_per_class, severity=severity.minimum),
         Rule("classes are balanced", "totals", "between", "imbalance", "largest over smallest class in training",
-             "Collect more of the rare class; class weights correct the rest.", high=max_imbalance, severity="warn"),
+             "Collect more of the rare class; class weights correct the rest.", high=limits.max_imbalance,
+             severity=severity.imbalance),
         Rule("files can be decoded", "totals", "between", "quarantined_share", "share of files that are no image",
-             "Repair or remove the files listed in data/quarantine.csv.", high=quarantine_limit),
+             "Repair or remove the files listed in data/quarantine.csv.", high=limits.quarantine_limit,
+             severity=severity.quarantine),
+    )  # fmt: skip
+
+
+def _copies(severity: Severity) -> Sequence[Rule]:
+    remove = "Remove the copy from the training folder, or set validate.drop_leaking: a copied test image flatters."
+    decide = "Decide on one label in data/decisions.csv, or remove the other copy."
+    return (
         Rule("no image in two splits", "totals", "between", "leaking", "images whose very bytes stand in two splits",
-             "Remove the copy from the training folder: a copied test image flatters the test.", high=0),
+             remove, high=0, severity=severity.leakage),
+        Rule("no copy in two splits", "copies", "between", "leaking",
+             "re-encoded or resized copies of one picture in two splits", remove, high=0, severity=severity.leakage),
         Rule("no group in two splits", "totals", "between", "straddling", "groups whose images stand in two splits",
-             "Give all images of a group the same split in the listing.", high=0),
+             "Give all images of a group the same split in the listing.", high=0, severity=severity.leakage),
         Rule("one image, one label", "totals", "between", "conflicting", "images whose very bytes carry two labels",
-             "Decide on one label and remove the other copy.", high=0),
+             decide, high=0, severity=severity.conflicting_labels),
+        Rule("one picture, one label", "copies", "between", "conflicting",
+             "re-encoded or resized copies of one picture with two labels", decide, high=0,
+             severity=severity.conflicting_labels),
+    )  # fmt: skip
+
+
+def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
+    return (
+        Rule("classes are as in the population", "population", "between", "effect",
+             "how far class shares lie from validate.population_prior (Cohen's w; 0 where chance explains it)",
+             "Collect the classes as they occur, or correct the prior; class weights do not correct the test split.",
+             high=limits.max_prior_effect, severity=severity.population),
+        Rule("no source of one class alone", "sources", "between", "alone", "sources whose images are all of one class",
+             "Add images of the other classes from that source: else its look stands for the label.", high=0,
+             severity=severity.sources),
+        Rule("no shortcut to the label", "shortcuts", "between", "effect",
+             "how well a plain measure alone predicts the label (0 chance, 1 certainty; 0 where chance explains it)",
+             "Collect the classes under the same conditions, or crop and resize the files alike before they come here.",
+             high=limits.max_shortcut, severity=severity.shortcuts),
+    )  # fmt: skip
+
+
+def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
+    return (
         Rule("same preprocessing as the backbone", "preprocessing", "equal_columns", "pipeline",
              "each field of validate.preprocessing against the backbone's card",
-             "Set validate.preprocessing in params.yaml to the backbone's values (`regraft use` writes them)."),
+             "Set validate.preprocessing in params.yaml to the backbone's values (`regraft use` writes them).",
+             severity=severity.preprocessing),
+        Rule("tensors are what is declared", "observed", "in_set", "done", "what was done to a sample of the images",
+             "Mend the loader: it does something else than validate.preprocessing says.", allowed=(DECLARED,),
+             severity=severity.observed),
+        Rule("the weights know such inputs", "observed", "in_set", "nearest",
+             "the preprocessing nearest to the statistics that BatchNorm keeps of its own training",
+             "Correct the backbone's card (data/backbone/card.json) and validate.preprocessing alike.",
+             allowed=(DECLARED,), severity=severity.observed),
+        Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
+             "divergence of a sample's channels from the source's inputs (nats)",
+             "Look at value_range, mean and std in the backbone's card.", high=limits.max_input_distance,
+             severity=severity.observed),
     )  # fmt: skip
+
+
+def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Sequence[Rule]:
+    """Return what the features have to show: a share of the labels at most, and the severities of the two kinds."""
+    sheet = "Look at data/reports/screen.html and decide in data/decisions.csv"
+    found = (
+        Rule("labels are credible", "features", "between", "suspected_share",
+             "share of labels that a head trained without them contradicts", f"{sheet}, or set screen.drop_suspects.",
+             high=max_label_errors, severity=label_errors),
+        Rule("no like image in two splits", "features", "between", "leaking",
+             "groups of images alike to the backbone in two splits", f"{sheet}, or set screen.drop_leaking.",
+             high=0, severity=copies),
+        Rule("like images, one label", "features", "between", "conflicting",
+             "groups of images alike to the backbone with two labels", f"{sheet}.", high=0, severity=copies),
+    )  # fmt: skip
+    return [rule for rule in found if rule.severity != "off"]
 
 
 def totals(

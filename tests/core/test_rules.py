@@ -1,15 +1,22 @@
 """The gate's rules say their limits, and the totals that they look at are counted right."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
-from steps.core.rules import Rule, rules, totals
+from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, totals
 
-GATE = {rule.name: rule for rule in rules(3, 4, 5, 6.5, 0.07)}
+LIMITS = Limits(
+    min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
+    max_prior_effect=0.2, max_shortcut=0.5, max_input_distance=8.0,
+)  # fmt: skip
+FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
+GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
+STRUCTURE = 6  # rules that no severity switches off: without them nothing else means anything
 
 
 def bare(kind: str, low: float | None = None, high: float | None = None, allowed: tuple[str, ...] = ()) -> Rule:
@@ -39,7 +46,9 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
         "images have area": (1, None), "two classes or more": (2, None), "enough to learn from": (3, None),
         "enough to choose by": (4, None), "enough to judge by": (5, None), "classes are balanced": (None, 6.5),
         "files can be decoded": (None, 0.07), "no image in two splits": (None, 0), "one image, one label": (None, 0),
-        "no group in two splits": (None, 0),
+        "no group in two splits": (None, 0), "no copy in two splits": (None, 0), "one picture, one label": (None, 0),
+        "classes are as in the population": (None, 0.2), "no source of one class alone": (None, 0),
+        "no shortcut to the label": (None, 0.5), "inputs lie where the backbone's did": (None, 8.0),
     }  # fmt: skip
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
     assert columns == {TRAIN, VAL, TEST}
@@ -50,11 +59,23 @@ def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
     assert GATE["splits are known"].allowed == SPLITS
 
 
-def test_every_rule_tells_a_person_what_to_do_and_only_imbalance_merely_warns() -> None:
-    every = rules(1, 1, 1, 1.0, 0.0)
-    assert len({rule.name for rule in every}) == len(every) == 15
-    assert all((rule.what and rule.remedy.endswith(".")) or rule.remedy.endswith(")") for rule in every)
-    assert [rule.name for rule in every if rule.severity != "fail"] == ["classes are balanced"]
+def test_every_rule_tells_a_person_what_to_do() -> None:
+    every = [*GATE.values(), *screen_rules(0.03, "fail", "fail")]
+    assert len({rule.name for rule in every}) == len(every) == 26
+    assert all((rule.what and rule.remedy.endswith((".", ")"))) or rule.remedy.endswith("flatters.") for rule in every)
+
+
+def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
+    for name in vars(FAIL):
+        warned = rules(LIMITS, replace(FAIL, **{name: "warn"}))
+        mild = {rule.name for rule in warned if rule.severity == "warn"}
+        assert mild and len(warned) == len(GATE)
+        left = {rule.name for rule in rules(LIMITS, replace(FAIL, **{name: "off"}))}
+        assert left == set(GATE) - mild
+    off = Severity(**dict.fromkeys(vars(FAIL), "off"))
+    assert len(rules(LIMITS, off)) == STRUCTURE
+    assert [rule.severity for rule in screen_rules(0.1, "warn", "off")] == ["warn"]
+    assert list(replace(FAIL, sources="maybe").faults()) == ["sources is 'maybe'; one of fail, warn, off"]
 
 
 rows = st.lists(

@@ -76,6 +76,7 @@ class Inputs:
             "accepted",
             "validation",
             "strategy",
+            "screening",
             "train_head",
             "fine_tune",
             "evaluation",
@@ -168,6 +169,13 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ],
             "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
             "quarantined": 1,
+            "observed": {"done": "as declared", "nearest": "as declared", "accounts": [
+                {"account": "as declared", "on_grid": 1.0, "inputs": 0.02, "activations": 0.015},
+                {"account": "nearest filter", "on_grid": None, "inputs": 0.1, "activations": None},
+            ]},
+        },
+        "screening.json": {
+            "searched": 18, "agreement": 0.9, "label_errors": [], "like": [], "odd": [], "rules": [], "dropped": [],
         },
         "strategy.json": {
             "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],

@@ -1,29 +1,39 @@
 """The gate lets nothing through that breaks a rule, and leaves its reasons on disk when it refuses."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
-from steps.adapters import files, models
+from steps.adapters import backbones, files, images, models
+from steps.adapters.compute import ComputeParams
 from steps.core.manifest import Row
-from steps.core.preprocessing import Preprocessing
-from steps.errors import DataError
+from steps.core.rules import Severity
+from steps.errors import DataError, ParamsError
 from steps.validate import ValidateParams, refusal, validate
 
-SPEC = Preprocessing(
-    resize=32, crop=28, interpolation="bilinear", antialias=True, colour_order="RGB",
-    value_range=(0.0, 1.0), mean=(0.5, 0.0, 1.0), std=(0.5, 0.5, 2.0),
-)  # fmt: skip
+CARD, STATE = backbones.embedded()
+SPEC = CARD.preprocessing
 PARAMS = ValidateParams(
     min_train_per_class=4, min_val_per_class=2, min_test_per_class=3, max_imbalance=3.0, quarantine_limit=0.1,
-    preprocessing=SPEC,
+    max_prior_effect=0.2, max_shortcut=0.5, max_input_distance=8.0, copy_bits=6, copy_correlation=0.99,
+    drop_leaking=False, population_prior={}, sample_images=8, preprocessing=SPEC,
+    severity=Severity(
+        minimum="fail", imbalance="warn", quarantine="fail", leakage="fail", conflicting_labels="fail",
+        population="warn", sources="warn", shortcuts="warn", preprocessing="fail", observed="fail",
+    ),
 )  # fmt: skip
+COMPUTE = ComputeParams(threads=1, batch_size=8)
+DIGITS = load_digits()
 COUNTS = {
     "train": {"ant": 5, "bee": 4},
     "val": {"ant": 2, "bee": 2},
@@ -32,34 +42,40 @@ COUNTS = {
 }
 
 
+def digit(number: int) -> Image.Image:
+    """Return one of scikit-learn's handwritten digits, enlarged: a real picture, and no two alike."""
+    pixels = np.rint(DIGITS.images[number] * (255 / 16)).astype(np.uint8)
+    return Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
+
+
 def rows(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """Return a manifest whose files `Gate.lay_out` draws: the number of the picture is its place in the table."""
     made = []
     for split, labels in counts.items():
         for label, count in labels.items():
             for i in range(count):
-                name = f"{split}/{label}/{i}.png"
-                made.append(
-                    Row(
-                        hashlib.sha256(name.encode()).hexdigest(),
-                        name,
-                        label,
-                        split,
-                        8,
-                        8,
-                        "RGB",
-                        99,
-                        "PNG",
-                        "",
-                        "",
-                        1.0,
-                        "0" * 16,
-                        0.5,
-                        0.2,
-                        0.01,
-                        "",
-                    )
-                )
+                data = encoded(digit(len(made)))
+                made.append(row(f"{split}/{label}/{i}.png", data, label, split))
     return pd.DataFrame(made, columns=Row._fields)
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+PICTURES: dict[str, bytes] = {}
+
+
+def row(path: str, data: bytes, label: str, split: str) -> Row:
+    identity = hashlib.sha256(data).hexdigest()
+    PICTURES[identity] = data
+    facts = images.inspect(data)
+    return Row(
+        id=identity, path=path, label=label, split=split, bytes=len(data), group="", source="", weight=1.0,
+        **facts._asdict(),
+    )  # fmt: skip
 
 
 @dataclass
@@ -68,18 +84,24 @@ class Gate:
 
     root: Path
 
-    def lay_out(self, table: pd.DataFrame, quarantined: int = 0, card: Any = None) -> None:
+    def lay_out(self, table: pd.DataFrame, quarantined: int = 0, card: Any = None, decisions: str = "") -> None:
         files.write_table(self.root / "manifest.parquet", table)
         lines = ["path,reason,exception", *(f'bad {i}.jpg,"damaged, truncated",OSError: x' for i in range(quarantined))]
         files.write_text(self.root / "quarantine.csv", "\n".join(lines) + "\n")
-        files.write_json(self.root / "backbone" / models.CARD, {
-            "name": "mine", "architecture": "squeezenet1_1", "num_classes": 3, "sha256": "", "source": "",
-            "licence": "", "preprocessing": card or SPEC.to_dict(), "input_statistics": None, "notes": {},
-        })  # fmt: skip
+        files.write_text(self.root / "decisions.csv", f"image,decision,label,note\n{decisions}")
+        for path, identity in zip(table["path"], table["id"], strict=True):
+            (self.root / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / "raw" / path).write_bytes(PICTURES.get(identity, b""))
+        folder = self.root / "backbone"
+        files.write_tensors(folder / models.WEIGHTS, STATE)
+        models.write_card(folder, replace(CARD, sha256=files.sha256_of(folder / models.WEIGHTS)))
+        if card:
+            files.write_json(folder / models.CARD, {**files.read_json(folder / models.CARD), "preprocessing": card})
 
     def run(self, params: ValidateParams = PARAMS) -> None:
         validate(
-            params, self.root / "manifest.parquet", self.root / "quarantine.csv", self.root / "backbone",
+            params, 0, COMPUTE, self.root / "manifest.parquet", self.root / "quarantine.csv",
+            self.root / "decisions.csv", self.root / "raw", self.root / "backbone",
             self.root / "accepted.parquet", self.root / "preprocessing.json", self.root / "validation.json",
             self.root / "docs",
         )  # fmt: skip
@@ -100,7 +122,7 @@ def gate(tmp_path: Path) -> Gate:
 def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     table = rows(COUNTS)
     # One file in 22 is no image: under the limit of a tenth. The card's numbers stand without decimal points.
-    gate.lay_out(table, quarantined=1, card={**SPEC.to_dict(), "value_range": [0, 1], "mean": [0.5, 0, 1]})
+    gate.lay_out(table, quarantined=1, card={**SPEC.to_dict(), "value_range": [0, 1]})
     gate.run()
     assert pd.read_parquet(gate.root / "accepted.parquet").equals(table)
     assert models.read_preprocessing(gate.root / "preprocessing.json") == SPEC
@@ -108,7 +130,7 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert (verdict["accepted"], gate.broken()) == (True, {})
     assert verdict["counts"] == COUNTS
     assert verdict["quarantined"] == 1
-    assert len(verdict["rules"]) == 15
+    assert len(verdict["rules"]) == 22
     assert [row["field"] for row in verdict["preprocessing"]] == list(SPEC.to_dict())
     assert all(row["agree"] for row in verdict["preprocessing"])
     observed = {rule["name"]: rule["observed"] for rule in verdict["rules"]}
@@ -145,8 +167,9 @@ def of_the_files(table: pd.DataFrame) -> pd.DataFrame:
 def copied(table: pd.DataFrame) -> pd.DataFrame:
     """A test image's bytes stand in training too; and in training, one picture carries both labels."""
     train, test = table.index[table["split"] == "train"], table.index[table["split"] == "test"]
-    table.loc[train[0], "id"] = table.loc[test[0], "id"]
-    table.loc[train[1], "id"] = table.loc[train[-1], "id"]
+    facts = ["id", "phash"]
+    table.loc[train[0], facts] = table.loc[test[0], facts]
+    table.loc[train[1], facts] = table.loc[train[-1], facts]
     return table
 
 
@@ -219,13 +242,14 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
 def test_each_field_of_the_preprocessing_that_is_not_the_backbones_is_named(gate: Gate) -> None:
     gate.lay_out(rows(COUNTS))
     ours = replace(SPEC, interpolation="bicubic", mean=(0.5, 0.0, 0.9), value_range=(-1.0, 1.0))
+    silent = replace(PARAMS.severity, observed="off")
     with pytest.raises(DataError, match="same preprocessing as the backbone"):
-        gate.run(replace(PARAMS, preprocessing=ours))
+        gate.run(replace(PARAMS, preprocessing=ours, severity=silent))
     assert gate.broken() == {
         "same preprocessing as the backbone":
             "interpolation is bicubic, the backbone wants bilinear; "
             "value_range is [-1.0, 1.0], the backbone wants [0.0, 1.0]; "
-            "mean is [0.5, 0.0, 0.9], the backbone wants [0.5, 0.0, 1.0]"
+            "mean is [0.5, 0.0, 0.9], the backbone wants [0.2737, 0.2737, 0.2737]"
     }  # fmt: skip
     disagree = [row["field"] for row in gate.verdict["preprocessing"] if not row["agree"]]
     assert disagree == ["interpolation", "value_range", "mean"]
@@ -238,3 +262,71 @@ def test_a_refusal_of_one_rule_is_said_in_the_singular() -> None:
         "the data was rejected: 1 rule broken\n  n: w\n      found   o\n      limit   l\n      remedy  r"
     )
     assert refusal([rule, rule]).startswith("the data was rejected: 2 rules broken\n")
+
+
+def test_a_copy_in_another_size_and_format_is_found_across_splits_and_labels(gate: Gate) -> None:
+    table = rows(COUNTS)
+    test = table[table["split"] == "test"].iloc[0]
+    copy = encoded(digit(int(test.name)).resize((64, 64), Image.Resampling.BICUBIC), "JPEG", quality=90)
+    table.loc[len(table)] = row("train/bee/copy.jpg", copy, "bee", "train")
+    gate.lay_out(table)
+    with pytest.raises(DataError, match="no copy in two splits"):
+        gate.run()
+    assert gate.broken() == {"no copy in two splits": "1", "one picture, one label": "1"}
+    (group,) = gate.verdict["copies"]
+    assert [image["path"] for image in group["images"]] == ["test/ant/0.png", "train/bee/copy.jpg"]
+    assert (group["leaking"], group["conflicting"], group["identical"]) == (True, True, False)
+
+
+def test_the_remedy_drops_the_copy_from_training_and_moves_no_image(gate: Gate) -> None:
+    table = copied(rows({**COUNTS, "train": {"ant": 6, "bee": 5}}))
+    gate.lay_out(table)
+    leaking = table["path"][table["split"] == "train"].iloc[0]
+    silent = replace(PARAMS.severity, conflicting_labels="off")
+    gate.run(replace(PARAMS, drop_leaking=True, severity=silent))
+    left = pd.read_parquet(gate.root / "accepted.parquet")
+    assert gate.verdict["dropped"] == [leaking]
+    assert left.equals(table[table["path"] != leaking].reset_index(drop=True))
+
+
+def test_decisions_are_obeyed_before_the_gate_looks(gate: Gate) -> None:
+    table = rows(COUNTS)
+    identity = table["id"][table["path"] == "train/ant/1.png"].item()
+    gate.lay_out(
+        table, decisions=f"train/ant/0.png,relabel,bee,a bee\n{identity},drop,,blurred\nval/ant/0.png,keep,,\n"
+    )
+    with pytest.raises(DataError, match="'ant' has 3"):
+        gate.run()
+    gate.run(replace(PARAMS, min_train_per_class=3))
+    left = pd.read_parquet(gate.root / "accepted.parquet").set_index("path")
+    assert left["label"]["train/ant/0.png"] == "bee"
+    assert "train/ant/1.png" not in left.index and len(left) == len(table) - 1
+    assert (left["split"] == table.set_index("path")["split"][left.index]).all()
+    assert gate.verdict["decisions"] == {"keep": 1, "relabel": 1, "drop": 1}
+
+
+def test_wrong_decisions_are_all_listed_and_nothing_is_written(gate: Gate) -> None:
+    gate.lay_out(rows(COUNTS), decisions="nowhere.png,keep,,\ntrain/ant/0.png,erase,,\ntrain/bee/0.png,relabel,wasp,\n")
+    with pytest.raises(DataError) as caught:
+        gate.run()
+    assert caught.value.exit_code == 3
+    assert str(caught.value).splitlines() == [
+        "3 faults in decisions.csv:",
+        "  line 2: 'nowhere.png' is no id and no path of the manifest",
+        "  line 3: 'erase' is no decision; one of keep, relabel, drop",
+        "  line 4: 'wasp' is no label of this data; one of ant, bee",
+    ]
+    assert not (gate.root / "accepted.parquet").exists()
+
+
+def test_a_prior_of_other_classes_is_a_fault_of_the_params(gate: Gate) -> None:
+    gate.lay_out(rows(COUNTS))
+    with pytest.raises(ParamsError, match="population_prior names ant, wasp; the classes are ant, bee"):
+        gate.run(replace(PARAMS, population_prior={"ant": 1, "wasp": 1}))
+
+
+def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Gate) -> None:
+    wrong = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    gate.lay_out(rows(COUNTS), card=wrong.to_dict())
+    with pytest.raises(DataError, match="the weights know such inputs"):
+        gate.run(replace(PARAMS, preprocessing=wrong))

@@ -1,0 +1,21 @@
+"""Small copies of images for a page, within a budget of characters."""
+
+from pathlib import Path
+
+from steps.adapters.images import read_image
+from steps.adapters.pages import Picture, picture
+
+
+class Album:
+    """Small copies of the images under `raw`, until `budget` characters of page are used up."""
+
+    def __init__(self, raw: Path, side: int, budget: int) -> None:
+        self.raw, self.side, self.budget = raw, side, budget
+
+    def add(self, path: str, identity: str) -> Picture | None:
+        """Return a small copy of the image at `path`, or None where the page would grow too heavy."""
+        if self.budget <= 0:
+            return None
+        shown = picture(read_image(self.raw, path, identity), self.side)
+        self.budget -= len(shown.uri)
+        return shown if self.budget >= 0 else None

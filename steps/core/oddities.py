@@ -1,0 +1,62 @@
+"""Odd images: dark, bright, flat or blurred by the manifest's measures, or unlike all others by features."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a picture is odd; `blurred` and `unlike` are relative to the median of the set."""
+
+    dark: float
+    bright: float
+    flat: float
+    blurred: float
+    unlike: float
+
+
+def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: Limits) -> list[dict[str, Any]]:
+    """List odd images with their reasons in words, the most unlike first.
+
+    `images` has the manifest's columns; `features` [n, d] are theirs, row by row.
+    """
+    unlike = distance_to_others(features)
+    reasons = {
+        f"dark: mean luma under {limits.dark:g}": images["brightness"] < limits.dark,
+        f"bright: mean luma over {limits.bright:g}": images["brightness"] > limits.bright,
+        f"flat: contrast under {limits.flat:g}": images["contrast"] < limits.flat,
+        f"blurred: sharpness under {limits.blurred:g} of the median":
+            images["sharpness"] < limits.blurred * images["sharpness"].median(),
+        f"unlike the others: over {limits.unlike:g} times the usual distance": unlike > limits.unlike,
+    }  # fmt: skip
+    told = pd.DataFrame(reasons, index=images.index)
+    rows = [
+        {**image, "distance": round(float(distance), 4), "reasons": [reason for reason in told if found[reason]]}
+        for image, distance, found in zip(
+            images[["id", "path", "split", "label"]].to_dict("records"), unlike, told.to_dict("records"), strict=True
+        )
+        if any(found.values())
+    ]
+    return sorted(rows, key=lambda row: (-row["distance"], row["path"]))
+
+
+def distance_to_others(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return the mean distance [n] to the nearest neighbours, between directions, in units of its median.
+
+    Kuan & Mueller 2022 (arXiv 2207.03061) find it as good a mark of outliers as any on a trained network's features.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = min(NEIGHBOURS, len(features) - 1)
+    if nearest < 1:
+        return np.ones(len(features))
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    index = NearestNeighbors().fit(features / np.maximum(norms, np.finfo(np.float32).tiny))
+    distances = index.kneighbors(n_neighbors=nearest)[0].mean(axis=1)
+    return np.asarray(distances / max(float(np.median(distances)), np.finfo(np.float32).tiny), dtype=np.float64)

@@ -1,0 +1,199 @@
+"""Screen: the accepted images through the eyes of the backbone. Suspects go to a sheet on which a person decides."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from steps.adapters import decisions as decided
+from steps.adapters import expectations, files, stage
+from steps.adapters.album import Album
+from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.pages import render
+from steps.core import duplicates, label_errors
+from steps.core.curation import KEEP, named
+from steps.core.linear_probe import Labelled
+from steps.core.manifest import TRAIN, UNLABELLED, VAL
+from steps.core.oddities import Limits, odd
+from steps.core.rules import SEVERITIES, screen_rules
+from steps.core.seeding import derive
+from steps.errors import DataError
+from steps.validate import refusal
+
+BUDGET = 3_000_000  # characters for all pictures of the sheet
+SIDE = 160
+Floats = npt.NDArray[np.floating[Any]]
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenSeverity:
+    """What a finding does: fail | warn | off."""
+
+    label_errors: str
+    like_images: str
+
+    def faults(self) -> Iterator[str]:
+        """Yield words that are no severity."""
+        for name, value in vars(self).items():
+            if value not in SEVERITIES:
+                yield f"{name} is {value!r}; one of {', '.join(SEVERITIES)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenParams:
+    """From where on an image is a suspect, and the remedies that are wanted."""
+
+    max_label_errors: float
+    least_agreement: float
+    like: float
+    dark: float
+    bright: float
+    flat: float
+    blurred: float
+    unlike: float
+    most_shown: int
+    drop_suspects: bool
+    drop_leaking: bool
+    severity: ScreenSeverity
+
+    def faults(self) -> Iterator[str]:
+        """Yield limits that could not be meant."""
+        for name in ("max_label_errors", "least_agreement", "like", "dark", "bright", "flat", "blurred"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield f"{name} is {getattr(self, name)}; 0 to 1"
+        if self.unlike < 1:
+            yield f"unlike is {self.unlike}; at least 1 (the usual distance)"
+        if not 1 <= self.most_shown <= 1000:
+            yield f"most_shown is {self.most_shown}; 1 to 1000"
+
+
+def screen(
+    params: ScreenParams,
+    seed: int,
+    compute: ComputeParams,
+    raw: Path,
+    accepted: Path,
+    features: Path,
+    decisions: Path,
+    screened: Path,
+    screening: Path,
+    sheet: Path,
+    suspects: Path,
+    docs: Path,
+) -> None:
+    """Write what looks wrong (JSON, a page with pictures, a CSV to decide in) and the images that go on.
+
+    `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, nothing else changes.
+    Raises DataError where a finding that is set to fail was made.
+    """
+    images = files.read_table(accepted)
+    rows = _rows(images, features)
+    kept = named(images, decided.read(decisions, images), KEEP)
+    configure(compute)
+
+    found = {
+        **_label_errors(images, rows, derive(seed, "screen") % 2**32, params.least_agreement),
+        "like": _like(images, rows, params.like),
+        "odd": odd(images, rows, Limits(params.dark, params.bright, params.flat, params.blurred, params.unlike)),
+    }
+    found = _without(found, set(images["path"][kept]))
+    dropped = _dropped(found, images, params)
+    facts = pd.DataFrame([_facts(found)])
+    rules = screen_rules(params.max_label_errors, params.severity.label_errors, params.severity.like_images)
+    verdicts = expectations.check({"features": facts}, rules, docs) if rules else []
+
+    files.write_json(screening, {**found, "rules": verdicts, "kept": int(kept.sum()), "dropped": dropped})
+    files.write_text(sheet, _page(found, Album(raw, SIDE, BUDGET), params.most_shown))
+    decided.write_questions(suspects, _questions(found))
+    broken = [rule for rule in verdicts if not rule["passed"] and rule["severity"] == "fail"]
+    if broken:
+        raise DataError(refusal(broken))
+    files.write_table(screened, images.assign(weight=images["weight"].where(~images["path"].isin(dropped), 0.0)))
+
+
+def _rows(images: pd.DataFrame, features: Path) -> Floats:
+    """Return the features in the order of the images."""
+    ids, rows = files.read_features(features)
+    position = {identity: i for i, identity in enumerate(ids)}
+    return rows[[position[identity] for identity in images["id"]]]
+
+
+def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement: float) -> Found:
+    """Look for label errors in train and val; to mend test labels where a model disagrees would flatter the model."""
+    part = (images["split"].isin([TRAIN, VAL]) & (images["weight"] > 0)).to_numpy()
+    classes, targets = np.unique(images["label"][part].astype(str), return_inverse=True)
+    data = Labelled(rows[part], targets, images["weight"][part].to_numpy(np.float64))
+    answers = label_errors.out_of_fold(data, len(classes), seed)
+    agreement = float((answers.argmax(axis=1) == targets).mean())
+    searched = images[part][["id", "path", "split", "label"]].to_dict("records")
+    suspected = [
+        {**searched[i], "suggested": str(classes[answers[i].argmax()]), "credibility": round(answers[i, targets[i]], 4)}
+        for i in label_errors.suspects(targets, answers)
+    ]
+    # A head that often errs by itself contradicts many a right label: what it says is shown, but accuses nobody.
+    return {
+        "searched": len(searched), "agreement": round(agreement, 4), "credible": agreement >= least_agreement,
+        "label_errors": suspected,
+    }  # fmt: skip
+
+
+def _like(images: pd.DataFrame, rows: Floats, nearness: float) -> list[Found]:
+    labelled = (images["split"] != UNLABELLED).to_numpy()
+    return duplicates.groups(images[labelled], duplicates.near_by_features(rows[labelled], nearness))
+
+
+def _without(found: Found, kept: set[str]) -> Found:
+    """Leave out what a person has looked at and found right."""
+    return {
+        **found,
+        "label_errors": [row for row in found["label_errors"] if row["path"] not in kept],
+        "odd": [row for row in found["odd"] if row["path"] not in kept],
+        "like": [group for group in found["like"] if not {image["path"] for image in group["images"]} <= kept],
+    }
+
+
+def _dropped(found: Found, images: pd.DataFrame, params: ScreenParams) -> list[str]:
+    """Return the paths of the training images whose weight the requested remedies set to 0."""
+    train = set(images["path"][images["split"] == TRAIN])
+    suspected = [row["path"] for row in found["label_errors"]] if params.drop_suspects else []
+    leaking = duplicates.leaking_copies(found["like"]) if params.drop_leaking else []
+    return sorted(train & {*suspected, *leaking})
+
+
+def _facts(found: Found) -> dict[str, float]:
+    accused = len(found["label_errors"]) if found["credible"] else 0
+    return {
+        "suspected_share": accused / max(1, found["searched"]),
+        "leaking": sum(group["leaking"] for group in found["like"]),
+        "conflicting": sum(group["conflicting"] for group in found["like"]),
+    }
+
+
+def _page(found: Found, album: Album, most: int) -> str:
+    def shown(rows: Sequence[Found]) -> list[tuple[Found, Any]]:
+        return [(row, album.add(row["path"], row["id"])) for row in rows[:most]]
+
+    return render(
+        "screen.html", found=found, label_errors=shown(found["label_errors"]), odd=shown(found["odd"]),
+        like=[(group, shown(group["images"])) for group in found["like"][:most]], unlabelled=UNLABELLED,
+    )  # fmt: skip
+
+
+def _questions(found: Found) -> Iterator[tuple[str, str]]:
+    """Yield (path, reason) of every suspect, in the order of the sheet."""
+    for row in found["label_errors"]:
+        yield row["path"], f"labelled {row['label']}, looks like {row['suggested']}"
+    for group in found["like"]:
+        first, *others = (image["path"] for image in group["images"])
+        yield from ((path, f"looks like {first}") for path in others)
+    for row in found["odd"]:
+        yield row["path"], "; ".join(row["reasons"])
+
+
+if __name__ == "__main__":
+    stage.main(screen)
