@@ -66,6 +66,19 @@ def _nothing_to_do(root: Path) -> Report | None:
 
 
 @app.command()
+def validate(as_json: Json = False) -> None:
+    """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
+    from flows.validate import lines
+    from flows.validate import validate as run_gates
+
+    reports, refusal = run_gates(enter(Path.cwd()))
+    told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(reports)))
+    if refusal:
+        raise refusal
+
+
+@app.command()
 def status(as_json: Json = False) -> None:
     """Say which stages are fresh, and which version is in production."""
     from flows.graph import Graph

@@ -51,9 +51,7 @@ def undone(observed: torch.Tensor, spec: Preprocessing) -> dict[str, torch.Tenso
     faults = {
         DECLARED: observed,
         "scaled twice": with_scaled(lambda scaled: scaled * 255),
-        "not scaled": with_scaled(
-            lambda scaled: scaled / 255
-        ),  # after the other: so small, all values round to level 0
+        "not scaled": with_scaled(lambda scaled: scaled / 255),  # last: all its values round to 0
         "not normalised": (observed - mean) / std,
         "normalised twice": observed * std + mean,
         "colour order swapped": observed.flip(1),

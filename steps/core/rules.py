@@ -184,7 +184,7 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
              allowed=(DECLARED,), severity=severity.observed),
         Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
              "divergence of a sample's channels from the source's inputs (nats)",
-             "Look at value_range, mean and std in the backbone's card.", high=limits.max_input_distance,
+             "Look at the scale, mean and std in the backbone's card.", high=limits.max_input_distance,
              severity=severity.observed),
     )  # fmt: skip
 
