@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import doctor
-from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
+from flows.doctor import FAULT, GOOD, WARNING, examine
 from steps.adapters import backbones, files, models
 from tests.conftest import Project, free_port, write_images
 
