@@ -141,7 +141,7 @@ def _refuse_size(width: int, height: int) -> None:
 
 
 def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise UndecodableError where the headers announce more than memory and time allow (docs/decoding.md)."""
+    """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md)."""
     _refuse_size(image.width, image.height)
     slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
     if slow and max(image.width * image.height, len(data) // 4) > MAX_SLOW_PIXELS:
