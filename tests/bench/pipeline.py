@@ -65,10 +65,11 @@ def phase(project: Project, *stages: str) -> float:
 
 
 def set_params(project: Project, section: str, **values: Any) -> None:
-    """Change values of params.yaml, those that it has."""
+    """Change values of params.yaml, those that it has: a graph without the section is measured as it is."""
     path = project / "params.yaml"
     document = yaml.safe_load(path.read_text())
-    document[section].update({name: value for name, value in values.items() if name in document[section]})
+    found = document.get(section, {})
+    found.update({name: value for name, value in values.items() if name in found})
     path.write_text(yaml.safe_dump(document, sort_keys=False))
 
 
