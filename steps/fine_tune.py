@@ -1,4 +1,4 @@
-"""Fine-tune: the last blocks of the backbone and the head learn together, from the converged head, at a low rate."""
+"""Fine-tune: as many blocks as the strategy says and the head learn together, from the converged head, slowly."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -29,9 +29,8 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneParams:
-    """How deep, how long, how fast, how restrained, and what may be done to the training images."""
+    """How long, how fast, how restrained, and what may be done to the training images."""
 
-    blocks: int
     epochs: int
     patience: int
     warmup_epochs: int
@@ -55,7 +54,6 @@ class FineTuneParams:
     def faults(self) -> Iterator[str]:
         """Yield schedules that cannot be meant."""
         at_least = {
-            "blocks": 1,
             "epochs": 1,
             "patience": 1,
             "unfreeze_every": 0,
@@ -97,19 +95,20 @@ def fine_tune(
     preprocessing: Path,
     backbone: Path,
     head: Path,
+    strategy: Path,
     fine_tuned: Path,
     history: Path,
 ) -> None:
     """Unfreeze the last blocks, train with early stopping on validation, and prove that the rest stood still.
 
+    How many blocks is the strategy's choice; none leaves the head as it is.
     Starts from the head fitted on train alone, so that validation is unseen; a run of the same lineage that was
     killed goes on after its last whole epoch. Raises IntegrityError where a frozen tensor (BatchNorm statistics
     included) differs afterwards.
     """
-    cut = models.cut_of(head)
+    cut, count = models.cut_of(head), int(files.read_json(strategy)["blocks"])
     _, network, _ = models.load_backbone(backbone, cut)
-    chosen = last_blocks(network, params.blocks)
-    model = Grafted(network, models.load_head(head, refitted=False), chosen, params.bn_policy)
+    model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), params.bn_policy)
     images = _images(raw, accepted, preprocessing, head, compute)
     configure(compute)
 
@@ -144,11 +143,16 @@ def _train(model: Grafted, images: Images, params: FineTuneParams, seed: int, li
             model,
             train=lambda epoch: _tracked(boundary.train(epoch), images, epoch, params.epochs),
             val=boundary.val,
-            schedule=Schedule(**{field.name: getattr(params, field.name) for field in fields(Schedule)}),
+            schedule=_schedule(params, model),
             network=rest,
             resume=checkpoints.load(lineage),
             on_epoch=lambda progress: checkpoints.save(lineage, progress),
         )
+
+
+def _schedule(params: FineTuneParams, model: Grafted) -> Schedule:
+    values = {field.name: getattr(params, field.name) for field in fields(Schedule)}
+    return Schedule(**(values if model.trainable else {**values, "epochs": 0}))
 
 
 def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute: ComputeParams) -> Images:

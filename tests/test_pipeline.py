@@ -150,12 +150,12 @@ def test_preprocessing_that_contradicts_the_backbone_is_rejected_field_by_field(
 
 def test_faults_in_params_are_told_all_at_once_before_anything_runs(built: Project) -> None:
     before = (built / "params.yaml").read_text(encoding="utf-8")
-    for old, new in (("  blocks:", "  bloks:"), ("  margin:", "  margn:"), ("threads: 2", "threads: 0")):
+    for old, new in (("  patience:", "  patiens:"), ("  margin:", "  margn:"), ("threads: 2", "threads: 0")):
         built.edit("params.yaml", old, new)
     done = built.run("regraft", "run", PREFECT_API_URL="http://127.0.0.1:9/api")
     (built / "params.yaml").write_text(before, encoding="utf-8")
     assert done.returncode == 2
-    assert "fine_tune.bloks: no such parameter; did you mean 'blocks'?" in done.stderr
+    assert "fine_tune.patiens: no such parameter; did you mean 'patience'?" in done.stderr
     assert "promote.margn: no such parameter; did you mean 'margin'?" in done.stderr
     assert "compute.threads is 0; 1 to 256" in done.stderr
 

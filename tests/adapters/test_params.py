@@ -223,7 +223,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
      "train_head.inverse_regularisation is []; numbers above 0, at least one"),
     ("train_head", {"inverse_regularisation": [1.0, 0.0]},
      "train_head.inverse_regularisation is [1.0, 0.0]; numbers above 0, at least one"),
-    ("fine_tune", {"blocks": 0}, "fine_tune.blocks is 0; at least 1"),
+    ("fine_tune", {"patience": 0}, "fine_tune.patience is 0; at least 1"),
     ("fine_tune", {"head_rate": 0.001, "backbone_rate": 0.5}, "fine_tune.backbone_rate is 0.5 and head_rate 0.001; "
      "above 0, and the backbone's at most the head's"),
     ("fine_tune", {"warmup_epochs": 12}, "fine_tune.warmup_epochs is 12; from 0 to below epochs, 12"),

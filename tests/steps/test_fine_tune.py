@@ -50,14 +50,15 @@ class World:
 
     root: Path
 
-    def fine_tune(self, to: str = "out", digest: str = "ab" * 32, **changes: Any) -> dict[str, bytes]:
+    def fine_tune(self, to: str = "out", digest: str = "ab" * 32, blocks: int = 1, **changes: Any) -> dict[str, bytes]:
         """Run the stage; return the bytes of what it wrote."""
         out = self.root / to
+        files.write_json(self.root / "strategy.json", {"strategy": "later_blocks", "cut": "", "blocks": blocks})
         fine_tune(
             params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=8), lineage=lineage(digest),
             raw=self.root / "raw", accepted=self.root / "accepted.parquet",
             preprocessing=self.root / "preprocessing.json", backbone=self.root / "backbone", head=self.root / "head",
-            fine_tuned=out / "fine_tuned", history=out / "history.json",
+            strategy=self.root / "strategy.json", fine_tuned=out / "fine_tuned", history=out / "history.json",
         )  # fmt: skip
         return {name: (out / name).read_bytes() for name in FILES}
 
@@ -238,3 +239,26 @@ def test_batch_norm_statistics_follow_the_policy_in_learning_blocks_and_stand_st
     statistics = {name for name in base if "running" in name and name.startswith("features.2.")}
     assert statistics
     assert moved & statistics == (set() if policy == "frozen" else statistics)
+
+
+def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:
+    world.fine_tune(blocks=0)
+    told = files.read_json(world.root / "out/history.json")
+    assert (len(told["epochs"]), told["best_epoch"], told["trainable_blocks"]) == (1, 0, ["head"])
+    tuned = files.read_tensors(world.root / "out/fine_tuned" / models.WEIGHTS)
+    base = models.load_backbone(world.root / "backbone")[1].state_dict()
+    head = models.load_head(world.root / "head", refitted=False).state_dict()
+    assert all(torch.equal(tuned[f"backbone.{name}"], tensor) for name, tensor in base.items())
+    assert all(torch.equal(tuned[f"head.{name}"], tensor) for name, tensor in head.items())
+
+
+def test_a_head_trained_at_an_earlier_cut_is_fine_tuned_there(world: World) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    head = {"train_only.weight": 0.1 * torch.randn(3, 64, generator=drawn), "train_only.bias": torch.zeros(3)}
+    files.write_tensors(world.root / "head" / models.WEIGHTS, head)
+    files.write_json(world.root / "head" / models.FACTS, {"classes": ["0", "1", "2"], "cut": "features.1"})
+    world.fine_tune(epochs=1)
+    told = files.read_json(world.root / "out/history.json")
+    assert (told["trainable_blocks"], told["frozen_blocks"]) == (["features.1", "head"], ["features.0"])
+    model = models.load_fine_tuned(world.root / "backbone", world.root / "out/fine_tuned")
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
