@@ -84,7 +84,7 @@ def _task(raw: Path, table: pd.DataFrame, most: int, seed: int) -> Task:
 
 
 def _judge(name: str, card: Any, state: backbones.State, task: Task) -> Candidate:
-    network = build(card.architecture, card.num_classes)
+    network = build(card.architecture, card.num_classes, card.preprocessing.crop)
     network.load_state_dict(state)
     backbone = without_top(network)[0].eval()
     features, milliseconds = _features(name, backbone, card.preprocessing, task)

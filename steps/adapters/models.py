@@ -67,7 +67,7 @@ def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
             f"the weights of {card.name} have digest {found[:12]}, its card pins {card.sha256[:12]}; "
             "set the backbone anew with `regraft use`"
         )
-    network = build(card.architecture, card.num_classes)
+    network = build(card.architecture, card.num_classes, card.preprocessing.crop)
     network.load_state_dict(files.read_tensors(folder / WEIGHTS))
     backbone, width = without_top(network)
     return (card, *cut_at(backbone.eval(), cut)) if cut else (card, backbone.eval(), width)
@@ -101,13 +101,15 @@ def load_fine_tuned(backbone: Path, fine_tuned: Path) -> Grafted:
     """Return the fine-tuned network in evaluation mode."""
     card = read_card(backbone)
     state = files.read_tensors(fine_tuned / WEIGHTS)
-    return rebuild(card.architecture, card.num_classes, state, cut_of(fine_tuned))
+    return rebuild(card.architecture, card.num_classes, card.preprocessing.crop, state, cut_of(fine_tuned))
 
 
-def rebuild(architecture: str, num_classes: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
-    """Rebuild a grafted network, cut after the block `cut`, of its whole state (`backbone.*`, `head.*`); evaluation
-    mode."""
-    backbone, _ = without_top(build(architecture, num_classes))
+def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
+    """Rebuild a grafted network for pictures of `side` pixels, cut after the block `cut`, in evaluation mode.
+
+    `state` is the whole of it: `backbone.*`, `head.*`.
+    """
+    backbone, _ = without_top(build(architecture, num_classes, side))
     model = Grafted(cut_at(backbone, cut)[0], linear(state["head.weight"], state["head.bias"]))
     model.load_state_dict(state)
     return model.eval()

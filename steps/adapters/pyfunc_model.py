@@ -39,7 +39,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.classes = facts["classes"]
         self.spec = models.read_preprocessing_dict(facts["preprocessing"])
         state = files.read_tensors(folder / models.WEIGHTS)
-        self.model = models.rebuild(facts["architecture"], facts["num_classes"], state, facts["cut"])
+        self.model = models.rebuild(facts["architecture"], facts["num_classes"], self.spec.crop, state, facts["cut"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Map a frame with a binary column `image` to label, its probability, and all probabilities, row by row.

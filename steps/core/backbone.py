@@ -27,20 +27,25 @@ def architectures() -> list[str]:
     return sorted([*OWN, *models.list_models(module=models)])
 
 
-def build(architecture: str, num_classes: int) -> nn.Module:
+def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
     """Return the whole network, randomly initialised, with its original kind of top.
 
+    `side` is that of the square pictures in pixels; only in a ViT do the weights depend on it.
     Raises RequestError for an unknown name.
     """
     if architecture in OWN:
         return OWN[architecture](num_classes)
     if architecture not in models.list_models(module=models):
         raise RequestError(f"{architecture!r} is no backbone that regraft knows")
-    network: nn.Module = models.get_model(architecture, weights=None, num_classes=num_classes, **_extras(architecture))
+    network: nn.Module = models.get_model(
+        architecture, weights=None, num_classes=num_classes, **_extras(architecture, side)
+    )
     return network
 
 
-def _extras(architecture: str) -> dict[str, Any]:
+def _extras(architecture: str, side: int) -> dict[str, Any]:
+    if architecture.startswith("vit_"):
+        return {"image_size": side}
     # torchvision sets these two by itself, but only when it downloads the weights: without transform_input the very
     # same file gives other features.
     if architecture in ("googlenet", "inception_v3"):

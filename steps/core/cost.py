@@ -14,7 +14,7 @@ def block_flops(architecture: str, num_classes: int, side: int) -> dict[str, flo
     them; what lies between the blocks is small beside those.
     """
     with torch.device("meta"):
-        backbone = without_top(build(architecture, num_classes))[0].eval()
+        backbone = without_top(build(architecture, num_classes, side))[0].eval()
         pixels = torch.empty(1, 3, side, side)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

@@ -195,6 +195,14 @@ def test_the_cut_features_are_those_that_the_top_was_given(architecture: str) ->
     assert torch.allclose(again, logits, atol=1e-5)
 
 
+def test_a_vit_is_built_for_the_side_of_its_weights_own_pictures() -> None:
+    """torchvision's default weights of vit_h_14 are for 518 pixels: 37 x 37 patches and the class token."""
+    with _OnMeta():
+        large, usual = build("vit_h_14", 7, side=518), build("vit_h_14", 7)
+    assert large.state_dict()["encoder.pos_embedding"].shape == (1, 37 * 37 + 1, 1280)
+    assert usual.state_dict()["encoder.pos_embedding"].shape == (1, 16 * 16 + 1, 1280)
+
+
 @pytest.mark.parametrize("architecture", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_load_and_are_then_cut_off(architecture: str) -> None:
     whole = whole_on_meta(architecture, 7)
