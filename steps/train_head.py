@@ -1,4 +1,4 @@
-"""Train head: a linear head to convergence on the cached features. No image and no backbone is loaded here."""
+"""Train head: to convergence, on the cached features. No image and no backbone is loaded here."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,29 +6,34 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from steps.adapters import files, models, stage
 from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.stage import Lineage
-from steps.core.linear_probe import Labelled, Linear, Probe, fit_probe
+from steps.core.head_training import KINDS, Fitted, fit_head
+from steps.core.linear_probe import Labelled
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
+from steps.core.seeding import derive
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHeadParams:
-    """The inverse L2 strengths to try; validation log-loss picks one."""
+    """What kind of head, and the strengths to try; validation log-loss picks one."""
 
+    kind: str
     inverse_regularisation: tuple[float, ...]
 
     def faults(self) -> Iterator[str]:
-        """Yield an empty or impossible path."""
+        """Yield an unknown kind, and an empty or impossible path."""
+        if self.kind not in KINDS:
+            yield f"kind is {self.kind!r}; one of {', '.join(KINDS)}"
         if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
             yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
 
 
 def train_head(
     params: TrainHeadParams,
+    seed: int,
     compute: ComputeParams,
     lineage: Lineage,
     accepted: Path,
@@ -47,12 +52,14 @@ def train_head(
 
     position = {identity: i for i, identity in enumerate(ids)}
     train, val = (_select(table, split, classes, position, rows) for split in (TRAIN, VAL))
-    probe = fit_probe(train, val, len(classes), params.inverse_regularisation)
+    found = fit_head(
+        params.kind, train, val, len(classes), params.inverse_regularisation, derive(seed, "train_head") % 2**32
+    )
 
-    _write(head, probe, classes, cut, lineage)
+    _write(head, found, classes, cut, lineage)
     files.write_json(history, {
         "classes": classes, "n_train": len(train.targets), "n_val": len(val.targets),
-        "path": probe.path, "chosen_c": probe.chosen_c, "validation": probe.validation,
+        "kind": params.kind, "path": found.path, "chosen_c": found.chosen_c, "validation": found.validation,
     })  # fmt: skip
 
 
@@ -71,14 +78,11 @@ def _select(
     )
 
 
-def _write(folder: Path, probe: Probe, classes: list[str], cut: str, lineage: Lineage) -> None:
-    tensors = {**_named("train_only", probe.train_only), **_named("refitted", probe.refitted)}
+def _write(folder: Path, found: Fitted, classes: list[str], cut: str, lineage: Lineage) -> None:
+    states = {"train_only": found.train_only, "refitted": found.refitted}
+    tensors = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
     files.write_tensors(folder / models.WEIGHTS, tensors)
     files.write_json(folder / models.FACTS, {"classes": classes, "cut": cut, "lineage": lineage.to_dict()})
-
-
-def _named(name: str, head: Linear) -> dict[str, torch.Tensor]:
-    return {f"{name}.weight": torch.from_numpy(head.weight), f"{name}.bias": torch.from_numpy(head.bias)}
 
 
 if __name__ == "__main__":

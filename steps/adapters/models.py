@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from steps.adapters import files
+from steps.core import heads
 from steps.core.backbone import Grafted, build, cut_at, without_top
 from steps.core.preprocessing import Preprocessing
 from steps.errors import IntegrityError
@@ -73,18 +74,13 @@ def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
     return (card, *cut_at(backbone.eval(), cut)) if cut else (card, backbone.eval(), width)
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    """Make a head of weight [classes, width] and bias [classes]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer
-
-
-def load_head(folder: Path, refitted: bool) -> nn.Linear:
+def load_head(folder: Path, refitted: bool) -> nn.Module:
     """Return the head refitted on train + val, or the one fitted on train alone (from which fine-tuning starts)."""
-    tensors = files.read_tensors(folder / WEIGHTS)
-    prefix = "refitted" if refitted else "train_only"
-    return linear(tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
+    return heads.rebuild(_under("refitted." if refitted else "train_only.", files.read_tensors(folder / WEIGHTS)))
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_head_model(backbone: Path, head: Path) -> Grafted:
@@ -110,6 +106,6 @@ def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, tor
     `state` is the whole of it: `backbone.*`, `head.*`.
     """
     backbone, _ = without_top(build(architecture, num_classes, side))
-    model = Grafted(cut_at(backbone, cut)[0], linear(state["head.weight"], state["head.bias"]))
+    model = Grafted(cut_at(backbone, cut)[0], heads.rebuild(_under("head.", state)))
     model.load_state_dict(state)
     return model.eval()

@@ -224,7 +224,7 @@ def _is_norm(backbone: nn.Module, name: str) -> bool:
 
 
 class Grafted(nn.Module):
-    """A backbone with a linear head grafted on; the blocks named `trainable` learn, everything before is frozen.
+    """A backbone with a head grafted on; the blocks named `trainable` learn, everything before is frozen.
 
     Frozen means that no parameter takes a gradient and that its modules stay in evaluation mode through every
     `.train()`, so BatchNorm statistics and dropout stand still (pytorch/pytorch#86590). What BatchNorm does in the
@@ -234,7 +234,7 @@ class Grafted(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Linear, trainable: Iterable[str] = (), bn_policy: str = "frozen"
+        self, backbone: nn.Module, head: nn.Module, trainable: Iterable[str] = (), bn_policy: str = "frozen"
     ) -> None:
         super().__init__()
         self.backbone, self.head, self.bn_policy = backbone, head, bn_policy

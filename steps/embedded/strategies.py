@@ -186,11 +186,11 @@ def _backbone(images: str) -> backbones.Loaded:
     return backbones.torchvision("squeezenet1_1", str(Path(os.environ["REGRAFT_WEIGHTS"], WEIGHTS)))
 
 
-def measure(folder: Path, threads: int) -> dict[str, Any]:
-    """Run all tasks, or what is left of them; return the results: "task/seed" -> choice and answers."""
+def measure(folder: Path, threads: int, only: str) -> dict[str, Any]:
+    """Run the tasks, or what is left of them; return the results: "task/seed" -> choice and answers."""
     kept = folder / "results.json"
     results: dict[str, Any] = files.read_json(kept) if kept.exists() else {}
-    for task, seed in ((one, seed) for one in TASKS for seed in one.seeds):
+    for task, seed in ((one, seed) for one in TASKS for seed in one.seeds if one.name.startswith(only)):
         row = results.setdefault(f"{task.name}/{seed}", {"answers": {}})
         for done in _rest(Bench(folder / task.images, task.images, threads), task, seed, row):
             row |= done
@@ -276,10 +276,11 @@ def _interval(difference: dict[str, Any]) -> str:
 def main(
     folder: Annotated[Path, typer.Argument(help="Where what is done is kept; may be deleted afterwards.")],
     threads: Annotated[int, typer.Option(help="Of the processor.")] = 2,
+    only: Annotated[str, typer.Option(help="Tasks whose name begins so.")] = "",
     show: Annotated[bool, typer.Option("--show", help="Run nothing; show what is there.")] = False,
 ) -> None:
     """Run every strategy on every task, and say whether the automatic choice holds up."""
-    results = files.read_json(folder / "results.json") if show else measure(folder.resolve(), threads)
+    results = files.read_json(folder / "results.json") if show else measure(folder.resolve(), threads, only)
     console = Console(width=180)
     console.print(floors(results))
     console.print(choices(results))

@@ -108,13 +108,6 @@ def test_changed_weights_are_refused_before_they_are_read(tmp_path: Path, damage
         models.load_backbone(tmp_path)
 
 
-def test_a_linear_head_is_the_weights_it_was_given() -> None:
-    weight, bias = torch.randn(3, 5), torch.randn(3)
-    layer = models.linear(weight, bias)
-    features = torch.randn(4, 5)
-    torch.testing.assert_close(layer(features), features @ weight.T + bias)
-
-
 def test_both_heads_are_kept_apart(tmp_path: Path) -> None:
     tensors = write_head(tmp_path, 5)
     for refitted, prefix in ((True, "refitted"), (False, "train_only")):

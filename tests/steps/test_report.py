@@ -182,7 +182,8 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)]},
         },
         "train_head.json": {
-            "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1, "validation": scores,
+            "kind": "linear", "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1,
+            "validation": scores,
             "path": [{"c": c, "val_balanced_accuracy": 0.8 + c / 10} for c in (0.01, 0.1, 1.0)],
         },
         "fine_tune.json": {
