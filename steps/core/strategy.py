@@ -67,8 +67,8 @@ def _size(evidence: Evidence, rules: Rules) -> tuple[bool, str]:
     n, gain = evidence.labels_per_class, evidence.last_doubling["value"]
     enough, settled = n >= rules.least_labels, gain <= rules.settled
     words = (
-        f"{n} labels in the smallest class ({rules.least_labels} count as many), and doubling the labels brought "
-        f"{_points(evidence.last_doubling)} (at most {100 * rules.settled:g}: the head has what it needs)"
+        f"{n} labels in the smallest class (many: at least {rules.least_labels}), and the last doubling of labels "
+        f"brought the head {_points(evidence.last_doubling)} (settled: at most {100 * rules.settled:g})"
     )
     return enough and settled, f"the data is {'large' if enough and settled else 'small'}: {words}"
 
