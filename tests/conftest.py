@@ -26,6 +26,8 @@ COPIED = (
     "data/decisions.csv",
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Minutes long: .ci/run does all of it, `make test` a part.
+EXHAUSTIVE = "REGRAFT_EXHAUSTIVE" in os.environ
 POSTGRESQL = shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 NEEDS = {
     "real_data": (
@@ -51,6 +53,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         count = sum(f"{marker}:" in str(report.longrepr) for report in skipped)
         if not there and count:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
+    if not EXHAUSTIVE:
+        terminalreporter.write_line("shortened: concurrent promotion; REGRAFT_EXHAUSTIVE=1 runs all of it")
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,17 @@ def name_of(model: str) -> str:
     return f"{model}.ledger"
 
 
-def read(mlflow: "MlflowClient", model: str) -> Chain:
-    """Read and verify the whole ledger of a model; an empty chain where there is none."""
-    found = []
-    token = None
+def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chain:
+    """Read and verify the ledger of a model; an empty chain where there is none.
+
+    With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for.
+    """
+    known = since.slots if since and since.entries else ()
+    first = since.entries[-1][0] if since and since.entries else 1
+    clause = f"name = '{name_of(model)}' and version_number >= {first}"
+    found, token = [slot for slot in known if slot.number < first], None
     while True:
-        page = mlflow.search_model_versions(f"name = '{name_of(model)}'", max_results=1000, page_token=token)
+        page = mlflow.search_model_versions(clause, max_results=1000, page_token=token)
         found += [
             Slot(int(v.version), v.tags.get(TEXT, ""), v.tags.get(SIGNATURE, ""), APPLIED in v.tags) for v in page
         ]
@@ -68,7 +73,7 @@ def append(
     registry.ensure_model(mlflow, name_of(model), "Every decision about who is champion; signed, append-only.")
     tags = {TEXT: text, SIGNATURE: signing.sign(text)}
     made = _unless_lost(lambda: mlflow.create_model_version(name_of(model), f"models:/{model}/{version}", tags=tags))
-    return made is not None and any(slot == int(made.version) for slot, _ in read(mlflow, model).entries)
+    return made is not None and any(slot == int(made.version) for slot, _ in read(mlflow, model, chain).entries)
 
 
 def _unless_lost(write: Callable[[], T]) -> T | None:
@@ -92,19 +97,19 @@ def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) ->
     chain = settle(mlflow, model)
     for _ in range(ATTEMPTS):
         if turn(chain):
-            return settle(mlflow, model)
-        chain = whole(read(mlflow, model))
+            return settle(mlflow, model, chain)
+        chain = whole(read(mlflow, model, chain))
     raise RegistryError(f"{ATTEMPTS} decisions about {model} came first, one after another; run again")
 
 
-def settle(mlflow: "MlflowClient", model: str) -> Chain:
+def settle(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Chain:
     """Make the alias `champion` say what the last entry says, whoever moved it or was killed before moving it.
 
     Setting and then reading again means that whoever sets last has seen the last entry. An alias that had followed
     its entry and points elsewhere now was moved by hand: that becomes an entry of its own.
     """
     while True:
-        chain = whole(read(mlflow, model))
+        chain = whole(read(mlflow, model, chain))
         if not chain.entries:
             return _adopt(mlflow, model, chain)
         found = registry.alias_version(mlflow, model, registry.CHAMPION)
@@ -122,7 +127,7 @@ def settle(mlflow: "MlflowClient", model: str) -> Chain:
 def _follow(mlflow: "MlflowClient", model: str, chain: Chain, found: str | None) -> None:
     if found != chain.champion:
         registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
-    if read(mlflow, model).head == chain.head:
+    if read(mlflow, model, chain).head == chain.head:
         mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
 
 
@@ -139,7 +144,7 @@ def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chai
     """Look again a second later: another process may be setting the alias just now."""
     time.sleep(1)
     same_alias = registry.alias_version(mlflow, model, registry.CHAMPION) == found
-    return same_alias and read(mlflow, model).head == chain.head
+    return same_alias and read(mlflow, model, chain).head == chain.head
 
 
 def export(chain: Chain, root: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,20 +32,26 @@ def sign(text: str) -> str:
 
 def verifier() -> Callable[[str, str], bool]:
     """Return a function of UTF-8 text and signature that says whether this project's key made the signature."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = _private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return partial(_verified, public)
+
+
+@lru_cache(maxsize=2**14)  # a ledger is read several times for one decision
+def _verified(public: bytes, text: str, signature: str) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    public = _private().public_key()
-
-    def verify(text: str, signature: str) -> bool:
-        try:
-            public.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-    return verify
+    key = load_pem_public_key(public)
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # of our own making
+    try:
+        key.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def _private() -> "EllipticCurvePrivateKey":

@@ -69,6 +69,7 @@ class Chain:
     void: tuple[int, ...]
     faults: tuple[str, ...]
     applied: bool  # of the last entry
+    slots: tuple[Slot, ...] = ()  # all that were walked
 
     @property
     def head(self) -> str:
@@ -116,7 +117,8 @@ def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
     void: list[int] = []
     faults: list[str] = []
     heads, applied, expected = [""], True, 1
-    for slot in sorted(slots, key=lambda slot: slot.number):
+    slots = tuple(sorted(slots, key=lambda slot: slot.number))
+    for slot in slots:
         if slot.number != expected:
             faults.append(f"{_missing(expected, slot.number - 1)} missing: deleted")
         expected = slot.number + 1
@@ -133,7 +135,7 @@ def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
             void.append(slot.number)
         else:
             faults.append(f"entry {slot.number}: follows an entry that is not in the ledger")
-    return Chain(tuple(entries), tuple(void), tuple(faults), applied)
+    return Chain(tuple(entries), tuple(void), tuple(faults), applied, slots)
 
 
 def _checked(slot: Slot, verify: Verify) -> Decision:

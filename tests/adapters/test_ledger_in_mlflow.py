@@ -11,12 +11,12 @@ import pytest
 from steps.adapters import ledger, registry, tracking
 from steps.core.ledger import PROMOTE
 from steps.errors import RegistryError
-from tests.conftest import REPOSITORY
+from tests.conftest import EXHAUSTIVE, REPOSITORY
 from tests.servers import mlflow_server, postgresql
 
 MODEL = "regraft"
 PROCESSES = 8
-ATTEMPTS = 25  # of each process: 200 in all
+ATTEMPTS = 25 if EXHAUSTIVE else 3  # of each process: 200 in all
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql), "http"])
