@@ -47,7 +47,7 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         scratch = self.root / f"scratch-{label}"
-        facts = {"architecture": "glyphnet", "num_classes": 10, "classes": CLASSES, "preprocessing": SPEC}
+        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC}
         digest = package.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
         mlflow = tracking.client()
