@@ -26,13 +26,16 @@ def use(
     images: Annotated[str, typer.Argument(help="A folder of images, a listing (.csv, .parquet), or 'digits'.")],
     backbone: Annotated[str | None, typer.Option(help="A classification model of torchvision, or 'glyphnet'.")] = None,
     weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
+    accept_new_weights: Annotated[
+        bool, typer.Option("--accept-new-weights", help="Take other weights under the backbone's old name.")
+    ] = False,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.use import use as set_inputs
 
     root = enter(Path.cwd())
     with running(root):
-        for line in set_inputs(root, images, backbone, weights):
+        for line in set_inputs(root, images, backbone, weights, accept_new_weights):
             typer.echo(line)
     typer.echo("next      regraft run")
 

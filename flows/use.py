@@ -1,10 +1,13 @@
 """`regraft use`: point the project at images and at a backbone. The only command that writes params.yaml."""
 
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
+from flows.project import STATE
 from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
 from steps.adapters import backbones, files, models
 from steps.errors import RequestError
@@ -12,11 +15,11 @@ from steps.errors import RequestError
 DIGITS = "digits"
 
 
-def use(root: Path, images: str, backbone: str | None, weights: str | None) -> list[str]:
+def use(root: Path, images: str, backbone: str | None, weights: str | None, accept: bool) -> list[str]:
     """Set images and backbone; return what was done, in sentences.
 
-    `images` is a folder, a CSV or Parquet listing, or `digits`. Raises RequestError, with nothing changed, where
-    one of them does not exist or does not fit.
+    `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` takes other weights under the name of the
+    backbone that is set. Raises RequestError, with nothing changed, where one of them does not exist or does not fit.
     """
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
@@ -28,7 +31,7 @@ def use(root: Path, images: str, backbone: str | None, weights: str | None) -> l
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     if made:
-        _replace_backbone(root, *made)
+        _replace_backbone(root, *made, accept)
     _set_images(root, path)
     return _told(root, images, made is not None)
 
@@ -58,16 +61,37 @@ def _backbone(images: str, name: str | None, weights: str | None) -> backbones.L
     return backbones.embedded() if name == "glyphnet" and not weights else backbones.torchvision(name, weights)
 
 
-def _replace_backbone(root: Path, card: models.Card, state: dict[str, Any]) -> None:
-    folder = root / BACKBONE
-    shutil.rmtree(folder, ignore_errors=True)  # DVC may have linked it into the cache: replace, never write through
-    files.write_tensors(folder / models.WEIGHTS, state)
-    digest = files.sha256_of(folder / models.WEIGHTS)
-    models.write_card(folder, models.Card(**{**vars(card), "sha256": digest}))
+def _replace_backbone(root: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:
+    with tempfile.TemporaryDirectory(dir=root / STATE) as scratch:
+        new, folder = Path(scratch) / "backbone", root / BACKBONE
+        files.write_tensors(new / models.WEIGHTS, state)
+        card = replace(card, sha256=files.sha256_of(new / models.WEIGHTS))
+        models.write_card(new, card)
+        if not accept:
+            _check_pin(folder, card)
+        shutil.rmtree(folder, ignore_errors=True)  # DVC may have linked it into the cache: never write through
+        shutil.move(new, folder)
     _write_params(root, card, flip=card.architecture != "glyphnet")
     graph = Graph(root)
     graph.add(BACKBONE)
     graph.close()
+
+
+def _check_pin(folder: Path, card: models.Card) -> None:
+    """Refuse other weights under the same name: the first use of a name pins what it means.
+
+    The name is that of the backbone and where it came from: torchvision's weights entry, the name of a local file
+    without its folder, or the version in the registry.
+    """
+    if not (folder / models.CARD).exists():
+        return
+    pinned = models.read_card(folder)
+    if (pinned.name, pinned.source) == (card.name, card.source) and pinned.sha256 != card.sha256:
+        raise RequestError(
+            f"{card.name} ({card.source}) is pinned to digest {pinned.sha256[:12]}, these weights have "
+            f"{card.sha256[:12]}; bring back the file that was used first, give the new one a name of its own, or say "
+            "--accept-new-weights"
+        )
 
 
 def _write_params(root: Path, card: models.Card, flip: bool) -> None:

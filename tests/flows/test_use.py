@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from steps.adapters import files
+from steps.core.backbone import build
 from tests.conftest import Project, write_images
 
 
@@ -71,3 +74,33 @@ def test_the_source_is_never_touched_and_the_mirror_follows_it(project: Project,
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.rglob("*.png")} == before
     assert "glyphnet" in (project / "data/backbone/card.json").read_text()
     assert (project / "data/raw.dvc").exists() and (project / "data/backbone.dvc").exists()
+
+
+def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: Path) -> None:
+    images, weights = write_images(tmp_path / "images", 1), tmp_path / "base.safetensors"
+    card, command = project / "data/backbone/card.json", ("use", str(images), "--backbone", "squeezenet1_1")
+
+    def written(path: Path, seed: int) -> str:
+        torch.manual_seed(seed)
+        files.write_tensors(path, build("squeezenet1_1", 3).state_dict())
+        return files.sha256_of(path)
+
+    first = written(weights, 0)
+    for _ in range(2):
+        project.must("regraft", *command, "--weights", str(weights))
+    assert files.read_json(card)["sha256"] == first
+
+    second = written(weights, 1)
+    before = {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()}
+    sentence = (
+        f"squeezenet1_1 (local file base.safetensors) is pinned to digest {first[:12]}, these weights have "
+        f"{second[:12]};"
+    )
+    fails(project, 2, sentence, *command, "--weights", str(weights))
+    assert {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()} == before
+
+    project.must("regraft", *command, "--weights", str(weights), "--accept-new-weights")
+    assert files.read_json(card)["sha256"] == second
+    third = written(tmp_path / "other.safetensors", 2)
+    project.must("regraft", *command, "--weights", str(tmp_path / "other.safetensors"))
+    assert files.read_json(card)["sha256"] == third
