@@ -24,7 +24,7 @@ def regraft() -> None:
 @app.command()
 def use(
     images: Annotated[str, typer.Argument(help="A folder of images, a listing (.csv, .parquet), or 'digits'.")],
-    backbone: Annotated[str | None, typer.Option(help="A classification model of torchvision, or 'glyphnet'.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="torchvision's name, 'glyphnet', or models:/NAME@ALIAS.")] = None,
     weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
     accept_new_weights: Annotated[
         bool, typer.Option("--accept-new-weights", help="Take other weights under the backbone's old name.")

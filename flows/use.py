@@ -58,7 +58,7 @@ def _checked(path: Path, root: Path) -> Path:
 def _backbone(images: str, name: str | None, weights: str | None) -> backbones.Loaded | None:
     if name is None:
         return backbones.embedded() if images == DIGITS else None
-    return backbones.embedded() if name == "glyphnet" and not weights else backbones.torchvision(name, weights)
+    return backbones.named(name, weights)
 
 
 def _replace_backbone(root: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:

@@ -82,7 +82,7 @@ def choose_strategy(
     table = files.read_table(accepted)
     table = table[table["split"] == TRAIN].drop_duplicates("id")
     cuts = files.feature_cuts(features)
-    blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop)
+    blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE))
     configure(compute)
 
     sample = _sample(table, params, seed)

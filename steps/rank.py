@@ -14,10 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from steps.adapters import backbones, images
-from steps.adapters.backbones import Loaded
+from steps.adapters import backbones, images, models
 from steps.adapters.progress import track
-from steps.core.backbone import build, without_top
 from steps.core.linear_probe import Labelled
 from steps.core.manifest import TRAIN, uniform
 from steps.core.metrics import bootstrap
@@ -29,7 +27,6 @@ from steps.errors import DataError
 BATCH = 32
 FOLDS, DRAWS, CONFIDENCE = 5, 2000, 0.95
 PATH = (1e-3, 1e-2, 0.1, 1.0)
-EMBEDDED = "glyphnet"
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,12 @@ def rank(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str
     `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
     Raises RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
     """
-    loaded = {name: _load(name, weights.get(name)) for name in names}  # refuse all faults before the first image
+    loaded = {
+        name: backbones.named(name, weights.get(name)) for name in names
+    }  # refuse all faults before the first image
     task = _task(raw, table, most, seed)
     found = [_judge(name, *loaded[name], task) for name in names]
     return _rows(found, task, seed)
-
-
-def _load(name: str, weights: str | None) -> Loaded:
-    return backbones.embedded() if name == EMBEDDED and not weights else backbones.torchvision(name, weights)
 
 
 def _task(raw: Path, table: pd.DataFrame, most: int, seed: int) -> Task:
@@ -84,9 +79,7 @@ def _task(raw: Path, table: pd.DataFrame, most: int, seed: int) -> Task:
 
 
 def _judge(name: str, card: Any, state: backbones.State, task: Task) -> Candidate:
-    network = build(card.architecture, card.num_classes, card.preprocessing.crop)
-    network.load_state_dict(state)
-    backbone = without_top(network)[0].eval()
+    backbone, _ = models.assemble(card, state)
     features, milliseconds = _features(name, backbone, card.preprocessing, task)
     data = Labelled(features, task.targets, np.ones(len(task.targets)))
     held = probe(data, task.classes, task.folds, PATH)

@@ -90,7 +90,7 @@ def _candidate(
     )
     facts = {
         "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
-        "backbone_sha256": card.sha256, "cut": made["cut"], "classes": made["classes"],
+        "backbone_sha256": card.sha256, "cut": card.cut_after(made["cut"]), "classes": made["classes"],
         "lineage": made["lineage"]["digest"],
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }  # fmt: skip

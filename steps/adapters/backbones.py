@@ -1,12 +1,13 @@
-"""Where backbones come from: torchvision by name, a local file, or the one that the project ships."""
+"""Where backbones come from: torchvision by name, a local file, MLflow's registry, or the project itself."""
 
 import difflib
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steps.adapters import files, models
+from steps.adapters import files, models, registry, tracking
 from steps.adapters.models import Card
 from steps.core.backbone import OWN, architectures, build, top_of
 from steps.core.preprocessing import Preprocessing
@@ -14,7 +15,17 @@ from steps.errors import RequestError
 
 State = dict[str, torch.Tensor]
 Loaded = tuple[Card, State]
+REGISTRY = "models:"
 EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+
+def named(name: str, weights: str | None) -> Loaded:
+    """Return a backbone by the name that a user gives it; RequestError where it does not exist or does not fit."""
+    if name.startswith(REGISTRY):
+        if weights:
+            raise RequestError(f"{name} has weights of its own; leave --weights out")
+        return registered(name)
+    return embedded() if name == "glyphnet" and not weights else torchvision(name, weights)
 
 
 def embedded() -> Loaded:
@@ -44,10 +55,44 @@ def torchvision(name: str, weights: str | None) -> Loaded:
         entry = own[weights] if weights else own.DEFAULT
         return _card(name, entry, f"torchvision {entry}", entry.url), _download(name, entry)
     state = _read(Path(weights).expanduser())
-    _check(name, state)
     # A file does not say how it was trained; torchvision's first weights of the name are the common case.
-    entry = next(iter(own))
-    return _card(name, entry, f"local file {Path(weights).name}", "", _classes(name, state)), state
+    card = _card(name, next(iter(own)), f"local file {Path(weights).name}", "", _classes(name, state))
+    _check(card, state)
+    return card, state
+
+
+def registered(address: str) -> Loaded:
+    """Return the backbone under the head of a version that regraft registered, ending where it was cut.
+
+    `address` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Of the version's files two are read, JSON and
+    safetensors; its code does not run and nothing is unpickled. Raises RequestError where there is no such version or
+    regraft did not make it.
+    """
+    name, version = registry.resolve(tracking.client(), address)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = registry.fetch(name, version, "artifacts/model", Path(scratch))
+            facts, state = files.read_json(folder / models.FACTS), files.read_tensors(folder / models.WEIGHTS)
+        card = _card_of_version(name, version, facts)
+        state = models.under("backbone.", state)
+        _check(card, state)
+    except RequestError:
+        raise
+    except Exception as error:  # what else may lie in a registry is anyone's guess
+        raise RequestError(
+            f"version {version} of {name} is none that regraft registered ({type(error).__name__}: {error})"
+        ) from None
+    return card, state
+
+
+def _card_of_version(name: str, version: str, facts: dict[str, Any]) -> Card:
+    told = {key: facts[key] for key in ("kind", "backbone", "backbone_sha256", "classes", "lineage")}
+    return Card(
+        name=name, architecture=facts["architecture"], num_classes=facts["num_classes"], sha256="",
+        source=f"models:/{name}/{version}", licence=f"that of {facts['backbone']}, on which it was grafted",
+        preprocessing=models.read_preprocessing_dict(facts["preprocessing"]), input_statistics=None, notes=told,
+        cut=facts["cut"],
+    )  # fmt: skip
 
 
 def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000) -> Card:
@@ -101,15 +146,14 @@ def _classes(name: str, state: State) -> int:
     return len(state[top]) if top in state else 1000
 
 
-def _check(name: str, state: State) -> None:
-    network = build(name, _classes(name, state))
-    wanted = network.state_dict()
+def _check(card: Card, state: State) -> None:
+    wanted = models.untrained(card).state_dict()
     missing, foreign = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [k for k in sorted(wanted.keys() & state.keys()) if wanted[k].shape != state[k].shape]
     if missing or foreign or shapes:
         first = (missing or foreign or shapes)[0]
         raise RequestError(
-            f"the weights do not fit {name}: {len(missing)} tensors missing, {len(foreign)} unknown, "
+            f"the weights do not fit {card.architecture}: {len(missing)} tensors missing, {len(foreign)} unknown, "
             f"{len(shapes)} of another shape (first: {first})"
         )
     broken = [k for k, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]

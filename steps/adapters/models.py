@@ -22,13 +22,18 @@ class Card:
 
     name: str
     architecture: str
-    num_classes: int  # of the original top, which the file still holds
+    num_classes: int  # of the original top
     sha256: str
     source: str
     licence: str
     preprocessing: Preprocessing
     input_statistics: dict[str, list[float]] | None  # per channel, of the source's inputs in [0, 1]
     notes: dict[str, Any]
+    cut: str | None = None  # the file ends after this block ("": the last), without the original top; None: holds all
+
+    def cut_after(self, cut: str) -> str:
+        """Return the block of the architecture after which this backbone, cut at `cut`, ends; "" is nowhere."""
+        return cut or self.cut or ""
 
 
 def read_card(folder: Path) -> Card:
@@ -68,18 +73,30 @@ def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
             f"the weights of {card.name} have digest {found[:12]}, its card pins {card.sha256[:12]}; "
             "set the backbone anew with `regraft use`"
         )
+    return (card, *assemble(card, files.read_tensors(folder / WEIGHTS), cut))
+
+
+def untrained(card: Card) -> nn.Module:
+    """Return the network whose tensors the card's file holds, randomly initialised: the whole, or what a cut left."""
     network = build(card.architecture, card.num_classes, card.preprocessing.crop)
-    network.load_state_dict(files.read_tensors(folder / WEIGHTS))
-    backbone, width = without_top(network)
-    return (card, *cut_at(backbone.eval(), cut)) if cut else (card, backbone.eval(), width)
+    return network if card.cut is None else cut_at(without_top(network)[0], card.cut)[0]
+
+
+def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple[nn.Module, int]:
+    """Return the network of these weights without its top, in evaluation mode, and its width; `cut` as above."""
+    network = untrained(card)
+    network.load_state_dict(state)
+    backbone = without_top(network)[0] if card.cut is None else network
+    return cut_at(backbone.eval(), cut)
 
 
 def load_head(folder: Path, refitted: bool) -> nn.Module:
     """Return the head refitted on train + val, or the one fitted on train alone (from which fine-tuning starts)."""
-    return heads.rebuild(_under("refitted." if refitted else "train_only.", files.read_tensors(folder / WEIGHTS)))
+    return heads.rebuild(under("refitted." if refitted else "train_only.", files.read_tensors(folder / WEIGHTS)))
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix`, named without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -97,7 +114,8 @@ def load_fine_tuned(backbone: Path, fine_tuned: Path) -> Grafted:
     """Return the fine-tuned network in evaluation mode."""
     card = read_card(backbone)
     state = files.read_tensors(fine_tuned / WEIGHTS)
-    return rebuild(card.architecture, card.num_classes, card.preprocessing.crop, state, cut_of(fine_tuned))
+    cut = card.cut_after(cut_of(fine_tuned))
+    return rebuild(card.architecture, card.num_classes, card.preprocessing.crop, state, cut)
 
 
 def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
@@ -106,6 +124,6 @@ def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, tor
     `state` is the whole of it: `backbone.*`, `head.*`.
     """
     backbone, _ = without_top(build(architecture, num_classes, side))
-    model = Grafted(cut_at(backbone, cut)[0], heads.rebuild(_under("head.", state)))
+    model = Grafted(cut_at(backbone, cut)[0], heads.rebuild(under("head.", state)))
     model.load_state_dict(state)
     return model.eval()

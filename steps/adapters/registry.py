@@ -1,6 +1,7 @@
 """MLflow's model registry: versions found by lineage, and the aliases champion and challenger. Aliases, no stages."""
 
 import random
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters.tracking import LINEAGE
-from steps.errors import RegistryError
+from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 RACES = ("UNIQUE constraint", "duplicate key", "database is locked", "deadlock detected", "Giving up after")
 
 
@@ -95,6 +97,41 @@ def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
         return str(mlflow.get_model_version_by_alias(name, alias).version)
     except MlflowException:
         return None
+
+
+def resolve(mlflow: "MlflowClient", address: str) -> tuple[str, str]:
+    """Return name and number of the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises RequestError where there is no such address, model, alias or version, and says what there is.
+    """
+    from mlflow.exceptions import MlflowException
+
+    parts = ADDRESS.fullmatch(address)
+    if not parts:
+        raise RequestError(f"{address!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, version = parts.groups()
+    try:
+        aliases = mlflow.get_registered_model(name).aliases
+    except MlflowException:
+        there = ", ".join(model.name for model in mlflow.search_registered_models(max_results=20))
+        raise RequestError(f"the registry has no model {name!r}; it has: {there or 'none'}") from None
+    if alias and alias not in aliases:
+        raise RequestError(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(aliases)) or 'none'}")
+    version = version or str(aliases[alias])
+    if not has_version(mlflow, name, version):
+        raise RequestError(f"{name} has no version {version}, or its files are gone")
+    return name, version
+
+
+def fetch(name: str, version: str, path: str, folder: Path) -> Path:
+    """Copy one folder of a version's files into `folder`; return where it is. RequestError where it has none."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(download_artifacts(artifact_uri=f"models:/{name}/{version}/{path}", dst_path=str(folder)))
+    except (MlflowException, OSError):
+        raise RequestError(f"version {version} of {name} has no {path}: regraft did not register it") from None
 
 
 def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | None) -> None:

@@ -112,7 +112,7 @@ def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
     Raises RequestError for a block that there is not.
     """
     network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda found: found[cut])
-    return network, _output_of(network, getattr(backbone, "image_size", 224)).shape[1]
+    return network, _output_of(network, _facts(backbone).get("image_size", 224)).shape[1]
 
 
 def features_at(backbone: nn.Module, cuts: Sequence[str]) -> nn.Module:
@@ -159,7 +159,7 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
         else:
             value = _still_spread(called[names[names.index(cut) + 1]].args[0], backbone)
         with graph.inserting_after(value):
-            found[cut] = graph.call_function(pooled, (value, isinstance(backbone, models.SwinTransformer)))
+            found[cut] = graph.call_function(pooled, (value, _facts(backbone)["channels_last"]))
     end.args = (output(found),)
     return _pruned(backbone, graph)
 
@@ -185,7 +185,17 @@ def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[f
 
 def _pruned(backbone: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     _prune(graph)
-    return fx.GraphModule(backbone, graph)
+    network = fx.GraphModule(backbone, graph)
+    network.meta.update(_facts(backbone))  # of all attributes, this one survives a copy
+    return network
+
+
+def _facts(backbone: nn.Module) -> dict[str, Any]:
+    """Return what has to be known of a network's class, also where it was cut and has that class no more."""
+    if isinstance(backbone, fx.GraphModule):
+        return backbone.meta
+    side = {"image_size": backbone.image_size} if isinstance(backbone, models.VisionTransformer) else {}
+    return {"channels_last": isinstance(backbone, models.SwinTransformer), **side}
 
 
 def _prune(graph: fx.Graph) -> None:

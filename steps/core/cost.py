@@ -7,10 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from steps.core.backbone import blocks, build, without_top
 
 
-def block_flops(architecture: str, num_classes: int, side: int) -> dict[str, float]:
+def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
     """Return the FLOPs (two a multiply-add) of one picture's forward pass through each block that holds parameters.
 
-    `side` is the side of the square input in pixels. Matrix products and convolutions are counted, as torch counts
+    `side` is the side of the square input in pixels; `cut` names the last block, "" is all of
+    them. Matrix products and convolutions are counted, as torch counts
     them; what lies between the blocks is small beside those.
     """
     with torch.device("meta"):
@@ -21,7 +22,9 @@ def block_flops(architecture: str, num_classes: int, side: int) -> dict[str, flo
         backbone(pixels)
     counted = {name: float(sum(of_kind.values())) for name, of_kind in counter.get_flop_counts().items()}
     root = type(backbone).__name__
-    return {block: counted.get(f"{root}.{block}", 0.0) for block in learnable(backbone)}
+    names = learnable(backbone)
+    kept = names[: names.index(cut) + 1] if cut else names
+    return {block: counted.get(f"{root}.{block}", 0.0) for block in kept}
 
 
 def learnable(backbone: nn.Module) -> list[str]:

@@ -11,10 +11,10 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from steps.core.backbone import BATCH_NORMS, blocks, features_at
+from steps.core.backbone import BATCH_NORMS, blocks, features_at, pooled
+from steps.core.inference import PRECISIONS
 
 Floats = npt.NDArray[np.float32]
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -51,7 +51,8 @@ def folded(network: nn.Module) -> nn.Module:
 
     Only where the convolution feeds nothing else and both are called once: elsewhere the result would differ.
     """
-    nodes = [node for node in fx.symbolic_trace(network).graph.nodes if node.op == "call_module"]
+    graph = fx.Tracer(autowrap_functions=(pooled,)).trace(network)  # a backbone that was cut ends in it
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:
         source, norm = node.args[0], network.get_submodule(node.target)

@@ -1,7 +1,9 @@
 """Backbones come from where they are said to come from, and what does not fit is refused in words."""
 
 import http.server
+import io
 import pickle
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -13,8 +15,9 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from steps.adapters import backbones, files
-from steps.core.backbone import build, digest
+from steps.adapters import backbones, files, models, package, registry, tracking
+from steps.adapters.stage import Lineage
+from steps.core.backbone import Grafted, blocks, build, cut_at, digest, without_top
 from steps.errors import RequestError
 
 NAME = "squeezenet1_1"
@@ -234,3 +237,151 @@ def test_a_download_that_arrives_damaged_is_refused(corrupted: str) -> None:
 
     with pytest.raises(RequestError, match=r"could not be downloaded \(invalid hash value"):
         backbones._download(NAME, Entry())
+
+
+class Registry:
+    """A registry of its own, with what regraft and what others might have put there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.mlflow = root, tracking.client()
+
+    def put(self, name: str, folder: Path) -> str:
+        registry.ensure_model(self.mlflow, name)
+        lineage = Lineage("train_head", f"{folder}", "", {}, {})
+        run = tracking.log_run(self.mlflow, tracking.experiment(self.mlflow, "any"), lineage, [], (), {})
+        return registry.create_version(self.mlflow, name, f"{folder}", run, folder, {"kind": "head"}, {})
+
+    def model(self, folder: Path, architecture: str, cut: str, told: dict[str, Any]) -> Grafted:
+        """Write a model as `register` does; return the network."""
+        torch.manual_seed(0)
+        backbone, width = cut_at(without_top(build(architecture, 5))[0].eval(), cut)
+        network = Grafted(backbone, torch.nn.Linear(width, 3))
+        card = backbones.embedded()[0]
+        facts = {
+            "kind": "head", "architecture": architecture, "num_classes": 5, "backbone": "oak", "backbone_sha256": "0",
+            "cut": cut, "classes": ["a", "b", "c"], "lineage": "1", "preprocessing": card.preprocessing.to_dict(),
+            **told,
+        }  # fmt: skip
+        package.write_model(folder, network.state_dict(), facts)
+        return network
+
+    def version(self, architecture: str, cut: str, told: dict[str, Any] | None = None) -> tuple[Grafted, str]:
+        """Register a version with the files that are read, and no code; return network and number."""
+        folder = Path(tempfile.mkdtemp(dir=self.root))
+        network = self.model(folder / "artifacts/model", architecture, cut, told or {})
+        (folder / "MLmodel").write_text("flavors: {}")
+        return network, self.put("digits", folder)
+
+    def refusal(self, address: str, weights: str | None = None) -> str:
+        with pytest.raises(RequestError) as caught:
+            backbones.named(address, weights)
+        return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    root = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patched.setenv("DVC_ROOT", str(root))
+        yield Registry(root)
+
+
+def put_in_place(folder: Path, loaded: backbones.Loaded) -> None:
+    files.write_tensors(folder / models.WEIGHTS, loaded[1])
+    digest = files.sha256_of(folder / models.WEIGHTS)
+    models.write_card(folder, models.Card(**{**vars(loaded[0]), "sha256": digest}))
+
+
+@pytest.mark.parametrize(("architecture", "cut"), [("glyphnet", ""), ("resnet18", "layer2")])
+def test_a_registered_version_is_a_backbone_that_ends_where_its_head_began(
+    tmp_path: Path, versions: Registry, architecture: str, cut: str
+) -> None:
+    network, number = versions.version(architecture, cut)
+    versions.mlflow.set_registered_model_alias("digits", "champion", number)
+    loaded = backbones.named("models:/digits@champion", None)
+    assert digest(loaded[1]) == digest(network.backbone.state_dict()), "the head stays behind"
+    assert (loaded[0].name, loaded[0].source, loaded[0].cut) == ("digits", f"models:/digits/{number}", cut)
+    assert loaded[0].notes["backbone"] == "oak"
+    assert backbones.named(f"models:/digits/{number}", None)[0] == loaded[0]
+
+    put_in_place(tmp_path / "backbone", loaded)
+    card, backbone, width = models.load_backbone(tmp_path / "backbone")
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network.backbone(images).flatten(1)
+        assert torch.equal(backbone(images).flatten(1), wanted)
+        assert width == wanted.shape[1]
+        earlier = list(blocks(backbone))[-2]
+        deeper = models.load_backbone(tmp_path / "backbone", earlier)[1]
+        assert torch.equal(deeper(images), cut_at(network.backbone, earlier)[0](images))
+    assert card.preprocessing == backbones.embedded()[0].preprocessing
+
+
+def test_a_network_grafted_on_a_registered_one_is_rebuilt_where_that_was_cut(
+    tmp_path: Path, versions: Registry
+) -> None:
+    _, number = versions.version("resnet18", "layer2")
+    put_in_place(tmp_path / "backbone", backbones.named(f"models:/digits/{number}", None))
+    card, backbone, width = models.load_backbone(tmp_path / "backbone")
+    grafted = Grafted(backbone, torch.nn.Linear(width, 2)).eval()
+    files.write_tensors(tmp_path / "tuned" / models.WEIGHTS, grafted.state_dict())
+    files.write_json(tmp_path / "tuned" / models.FACTS, {"cut": ""})
+    again = models.load_fine_tuned(tmp_path / "backbone", tmp_path / "tuned")
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(again(images), grafted(images))
+    assert (card.cut_after(""), card.cut_after("layer1")) == ("layer2", "layer1")
+
+
+def test_no_code_of_a_version_runs(tmp_path: Path, versions: Registry) -> None:
+    from PIL import Image
+
+    versions.model(tmp_path / "model", "glyphnet", "", {})
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "PNG")
+    package.save(tmp_path / "saved", tmp_path / "model", "ab" * 32, picture.getvalue())
+    fuse = tmp_path / "fuse"
+    scripts = list((tmp_path / "saved").rglob("*.py"))
+    assert len(scripts) > 10
+    for script in scripts:
+        script.write_text(f"open({str(fuse)!r}, 'w')\n")
+    for name in ("python_model.pkl", "artifacts/model/extra.pkl"):
+        (tmp_path / "saved" / name).write_bytes(pickle.dumps(Bomb(fuse)))
+    number = versions.put("digits", tmp_path / "saved")
+    assert backbones.named(f"models:/digits/{number}", None)[0].architecture == "glyphnet"
+    assert not fuse.exists()
+
+
+def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, versions: Registry) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/MLmodel").write_text("flavors: {}")
+    versions.put("trees", tmp_path / "foreign")
+    versions.mlflow.set_registered_model_alias("trees", "challenger", "1")
+    assert versions.refusal("models:/tree/1").startswith("the registry has no model 'tree'; it has: ")
+    assert versions.refusal("models:/trees@champion") == "trees has no alias 'champion'; it has: challenger"
+    assert versions.refusal("models:/trees/7") == "trees has no version 7, or its files are gone"
+    for address in ("models:/trees", "models:/trees/latest", "models:trees/1", "models:/trees/1/artifacts"):
+        assert versions.refusal(address).startswith(f"{address!r} names no version; expected models:/NAME@ALIAS or")
+    assert versions.refusal("models:/trees/1", "w.pth").endswith("has weights of its own; leave --weights out")
+    assert versions.refusal("models:/trees@challenger") == (
+        "version 1 of trees has no artifacts/model: regraft did not register it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"architecture": "bert"}, "'bert' is no backbone that regraft knows"),
+        ({"cut": "layer9"}, "the backbone has no block 'layer9'"),
+        ({"cut": "layer2"}, "the weights do not fit resnet18: 0 tensors missing, 30 unknown"),
+        ({"architecture": "squeezenet1_1", "cut": ""}, "the weights do not fit squeezenet1_1"),
+        ({"preprocessing": {"resize": 16}}, "none that regraft registered (TypeError"),
+        ({"num_classes": "many"}, "none that regraft registered (TypeError"),
+    ],
+)
+def test_a_version_whose_facts_and_weights_disagree_is_refused(
+    versions: Registry, told: dict[str, Any], sentence: str
+) -> None:
+    _, number = versions.version("resnet18", "layer3", told=told)
+    assert sentence in versions.refusal(f"models:/digits/{number}")

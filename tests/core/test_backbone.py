@@ -359,6 +359,31 @@ def test_a_cut_network_trains_its_last_blocks_and_shares_no_tensor_with_what_was
 
 
 @pytest.mark.parametrize("architecture", SMALL)
+def test_a_cut_network_is_cut_again_as_the_whole_would_be(architecture: str) -> None:
+    network, _ = copy.deepcopy(real(architecture))
+    names = list(blocks(network.eval()))
+    first, second = names[len(names) // 2], names[len(names) // 2 - 1]
+    images = some_images(architecture)
+    once = copy.deepcopy(cut_at(network, first)[0])
+    with torch.inference_mode():
+        wanted, (again, width) = cut_at(network, second)[0](images), cut_at(once, second)
+        assert torch.equal(again(images), wanted)
+        assert width == wanted.shape[1]
+        assert torch.equal(features_at(once, ["", second])(images)[second], wanted)
+
+
+def test_a_vit_for_large_pictures_is_cut_twice_too() -> None:
+    torch.manual_seed(0)
+    network, _ = without_top(models.VisionTransformer(64, 16, 3, 2, 8, 16, num_classes=2))
+    once, _ = cut_at(network, "encoder.layers.encoder_layer_1")
+    again, width = cut_at(once, "encoder.layers.encoder_layer_0")
+    with torch.inference_mode():
+        wanted = cut_at(network, "encoder.layers.encoder_layer_0")[0](some_images("vit"))
+        assert torch.equal(again(some_images("vit")), wanted)
+    assert width == 8
+
+
+@pytest.mark.parametrize("architecture", SMALL)
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_frozen_part_and_the_rest_are_the_network_to_the_bit(architecture: str, depth: int) -> None:
     model, images = grafted(architecture, depth).eval(), some_images(architecture)

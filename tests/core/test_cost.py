@@ -14,6 +14,11 @@ def test_the_blocks_of_a_squeezenet_cost_what_their_convolutions_multiply() -> N
     assert len(found) == 9
 
 
+def test_what_is_cut_off_costs_nothing() -> None:
+    whole = block_flops("squeezenet1_1", 10, 224)
+    assert block_flops("squeezenet1_1", 10, 224, "features.3") == {name: whole[name] for name in list(whole)[:2]}
+
+
 def test_a_larger_picture_costs_more_and_the_number_of_classes_nothing() -> None:
     small, large = block_flops("resnet18", 10, 64), block_flops("resnet18", 1000, 128)
     assert sum(large.values()) == pytest.approx(4 * sum(small.values()), rel=0.01)

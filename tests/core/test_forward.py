@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from steps.adapters import backbones
-from steps.core.backbone import BATCH_NORMS, build, features_at, without_top
+from steps.core.backbone import BATCH_NORMS, build, cut_at, features_at, without_top
 from steps.core.forward import Forward, Mode, cut_names, folded
 from steps.core.preprocessing import normalise
 from steps.embedded.measure import read_digits
@@ -51,6 +51,15 @@ def test_norms_are_folded_where_they_follow_a_convolution_and_nothing_changes_bu
         found = folded(network)(images).flatten(1)
     assert before - norms(network) == FOLDABLE[name]
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_backbone_that_was_cut_is_made_ready_like_any_other() -> None:
+    network = cut_at(backbone("resnet18"), "layer2")[0]
+    found = Forward(network, ["", "layer1"], FAST, 2)(pixels(2))
+    with torch.no_grad():
+        wanted = features_at(network, ["", "layer1"])(pixels(2))
+    for cut, rows in wanted.items():
+        assert torch.allclose(torch.from_numpy(found[cut]), rows, rtol=1e-4, atol=1e-5 * float(rows.abs().max()))
 
 
 def test_a_convolution_that_feeds_another_layer_too_keeps_its_norm() -> None:
