@@ -15,8 +15,8 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
     them; what lies between the blocks is small beside those.
     """
     with torch.device("meta"):
-        backbone = without_top(build(architecture, num_classes, side))[0].eval()
         pixels = torch.empty(1, 3, side, side)
+    backbone = _shapes_of(architecture, num_classes, side)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         backbone(pixels)
@@ -25,6 +25,14 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
     names = learnable(backbone)
     kept = names[: names.index(cut) + 1] if cut else names
     return {block: counted.get(f"{root}.{block}", 0.0) for block in kept}
+
+
+def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
+    """Return the network without its top on the meta device: shapes, and no numbers."""
+    if architecture.startswith("regnet_"):  # finds its own widths by arithmetic on tensors, so they have to be real
+        return without_top(build(architecture, num_classes, side).to("meta"))[0].eval()
+    with torch.device("meta"):
+        return without_top(build(architecture, num_classes, side))[0].eval()
 
 
 def learnable(backbone: nn.Module) -> list[str]:
@@ -39,8 +47,7 @@ def dense_share(architecture: str, num_classes: int) -> float:
     Those of AlexNet and VGG are meant. What is called linear inside ConvNeXt or a transformer works place by place,
     as a convolution does.
     """
-    with torch.device("meta"):
-        backbone = without_top(build(architecture, num_classes))[0]
+    backbone = _shapes_of(architecture, num_classes)
     dense = {name for block in learnable(backbone) if block.startswith(("classifier", "fc")) for name in
              blocks(backbone)[block]}  # fmt: skip
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}

@@ -24,7 +24,9 @@ def test_a_larger_picture_costs_more_and_the_number_of_classes_nothing() -> None
     assert sum(large.values()) == pytest.approx(4 * sum(small.values()), rel=0.01)
 
 
-@pytest.mark.parametrize("name", [n for n in list_models() if n in ("vit_b_16", "swin_t", "vgg11", "densenet121")])
+@pytest.mark.parametrize(
+    "name", [n for n in list_models() if n in ("vit_b_16", "swin_t", "vgg11", "densenet121", "regnet_y_800mf")]
+)
 def test_hardly_any_block_of_other_families_is_free(name: str) -> None:
     found = block_flops(name, 10, 224)
     assert sum(cost == 0 for cost in found.values()) <= 2
