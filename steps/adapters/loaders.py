@@ -42,7 +42,10 @@ class Images:
         part = self.part(*splits)
         rows = list(zip(part["path"], part["id"], strict=True))
         tensors = images.parallel(
-            lambda row: preprocess(images.read_image(self.raw, *row), self.spec), rows, self.compute.threads
+            lambda row: preprocess(images.read_image(self.raw, *row), self.spec),
+            rows,
+            self.compute.threads,
+            self._ahead,
         )
         targets, weights = self.targets(part), torch.ones(len(part))
         yield from self._assemble(tensors, targets, weights)
@@ -56,10 +59,15 @@ class Images:
         if shuffle:
             part = part.iloc[self.order(seed, epoch)]
         rows = list(zip(part["path"], part["id"], strict=True))
-        decoded = images.parallel(lambda row: self._resized(*row), rows, self.compute.threads)
+        decoded = images.parallel(lambda row: self._resized(*row), rows, self.compute.threads, self._ahead)
         torch.manual_seed(derive(seed, "augmentation", epoch))
         tensors = (normalise(augmentation(pixels), self.spec) for pixels in decoded)
         yield from self._assemble(tensors, self.targets(part), self.loss_weights(part))
+
+    @property
+    def _ahead(self) -> int:
+        """Return how many pictures to decode ahead: the next batch is ready while one is computed on."""
+        return 2 * self.compute.batch_size
 
     def order(self, seed: int, epoch: int) -> list[int]:
         """Return the training split's order in an epoch, as places in the order of paths."""
