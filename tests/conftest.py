@@ -35,6 +35,7 @@ NEEDS = {
         "set REGRAFT_DATASETS and REGRAFT_WEIGHTS to the folders of real images and weights",
     ),
     "postgresql": (POSTGRESQL, "install PostgreSQL (Debian: apt-get install postgresql)"),
+    "all_models": ("REGRAFT_ALL_MODELS" in os.environ, "set REGRAFT_ALL_MODELS=1 (it takes a few minutes)"),
     "browser": (CHROMIUM is not None, "install Chromium (Debian: apt-get install chromium)"),
 }
 

@@ -1,0 +1,72 @@
+"""Numbers, not only shapes: networks run forward, and what is saved is read back to the bit, one at a time.
+
+All that torchvision lists with under 100 million parameters, where REGRAFT_ALL_MODELS is set; a sample elsewhere. What
+is larger is covered in tests/core/test_backbone.py, on shapes.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models as tv
+
+from steps.adapters import files, models
+from steps.core.backbone import architectures, build, without_top
+from steps.core.preprocessing import Preprocessing
+
+LARGEST = 100e6
+SAMPLE = {"glyphnet", "densenet121", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"}
+
+
+def parameters(architecture: str) -> int:
+    """Return how many there are, as torchvision says of its weights."""
+    return 0 if architecture == "glyphnet" else int(tv.get_model_weights(architecture).DEFAULT.meta["num_params"])
+
+
+SMALLER = [name for name in architectures() if parameters(name) < LARGEST]
+
+
+def spec(architecture: str) -> Preprocessing:
+    side = 96 if architecture == "inception_v3" else 64  # it is five times halved without padding
+    return Preprocessing(
+        resize=side, crop=side, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
+        mean=(0.5,) * 3, std=(0.5,) * 3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=() if name in SAMPLE else pytest.mark.all_models) for name in SMALLER],
+)
+def test_a_saved_backbone_computes_the_same_bits_when_it_is_read(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole, side = build(architecture, 7, spec(architecture).crop), spec(architecture).crop
+    state = whole.state_dict()
+    files.write_tensors(tmp_path / models.WEIGHTS, state)
+    card = models.Card(
+        name=architecture, architecture=architecture, num_classes=7, sha256=files.sha256_of(tmp_path / models.WEIGHTS),
+        source="", licence="", preprocessing=spec(architecture), input_statistics=None, notes={},
+    )  # fmt: skip
+    models.write_card(tmp_path, card)
+    read = files.read_tensors(tmp_path / models.WEIGHTS)
+    assert {name: (t.dtype, t.shape) for name, t in read.items()} == {n: (t.dtype, t.shape) for n, t in state.items()}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in read.items())
+
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    found, loaded, width = models.load_backbone(tmp_path)
+    with torch.inference_mode():
+        features = loaded(images).flatten(1)
+        assert torch.equal(features, without_top(whole)[0].eval()(images).flatten(1))
+    assert found == card
+    assert features.shape == (2, width)
+    assert features.isfinite().all()
+    assert len(features.unique(dim=0)) == 2, "two pictures, one answer"
+
+
+def test_no_name_is_left_out_but_the_largest() -> None:
+    assert set(SMALLER) >= SAMPLE
+    assert [name for name in architectures() if name not in SMALLER] == [
+        "convnext_large", "efficientnet_v2_l", "regnet_x_32gf", "regnet_y_128gf", "regnet_y_32gf", "vgg11", "vgg11_bn",
+        "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_h_14", "vit_l_16", "vit_l_32",
+        "wide_resnet101_2",
+    ]  # fmt: skip
