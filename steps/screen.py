@@ -66,8 +66,8 @@ class ScreenParams:
         for name in ("max_label_errors", "least_agreement", "like", "dark", "bright", "flat", "blurred"):
             if not 0 <= getattr(self, name) <= 1:
                 yield f"{name} is {getattr(self, name)}; 0 to 1"
-        if self.unlike < 1:
-            yield f"unlike is {self.unlike}; at least 1 (the usual distance)"
+        if self.unlike <= 0:
+            yield f"unlike is {self.unlike}; above 0 (interquartile ranges)"
         if not 1 <= self.most_shown <= 1000:
             yield f"most_shown is {self.most_shown}; 1 to 1000"
 

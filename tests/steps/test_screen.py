@@ -51,7 +51,7 @@ class Screened:
         features[COPY[1]] = (features[COPY[1]][0], features[COPY[0]][1] + 0.001)
         files.write_table(self.root / "accepted.parquet", pd.DataFrame(rows, columns=Row._fields))
         ids, vectors = zip(*sorted(features.values(), key=lambda pair: pair[0]), strict=True)
-        files.write_features(self.root / "features.safetensors", list(ids), np.array(vectors))
+        files.write_features(self.root / "features.safetensors", list(ids), {"": np.array(vectors, np.float32)})
         self.decide()
 
     def decide(self, *lines: str) -> None:
