@@ -13,7 +13,9 @@ Floats = npt.NDArray[np.float64]
 
 def table(n: int) -> pd.DataFrame:
     plain = {"split": "train", "label": "a", "brightness": 0.5, "contrast": 0.2, "sharpness": 0.1}
-    return pd.DataFrame({"id": [f"{i:04}" for i in range(n)], "path": [f"{i:04}.png" for i in range(n)]}).assign(**plain)
+    return pd.DataFrame({"id": [f"{i:04}" for i in range(n)], "path": [f"{i:04}.png" for i in range(n)]}).assign(
+        **plain
+    )
 
 
 def cloud(seed: int, n: int = 300, wide: float = 0.3) -> Floats:

@@ -43,3 +43,17 @@ def test_the_same_with_random_weights_stays_under_075(project: Project, tmp_path
     torch.manual_seed(0)
     save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "random.safetensors")
     assert head_accuracy(project, tmp_path / "random.safetensors") < 0.75
+
+
+def test_the_placeholder_labelled_ant_is_on_the_sheet_and_the_photographs_are_not_accused(project: Project) -> None:
+    images, weights = (Path(os.environ[f"REGRAFT_{name}"]) for name in ("DATASETS", "WEIGHTS"))
+    project.must(
+        "regraft", "use", str(images / "hymenoptera"), "--backbone", "squeezenet1_1",
+        "--weights", str(weights / "squeezenet1_1-imagenet.safetensors"),
+    )  # fmt: skip
+    told = json.loads(project.must("regraft", "validate", "--json", timeout=600))
+    suspects = [*told["screen"]["label_errors"], *told["screen"]["odd"]]
+    assert "train/ants/imageNotFound.gif" in {row["path"] for row in suspects}
+    assert "train/ants/imageNotFound.gif" in (project / "data/reports/screen.html").read_text(encoding="utf-8")
+    assert len(suspects) < 20, "a sheet that accuses everything is read by nobody"
+    assert not [rule for gate in ("validate", "screen") for rule in told[gate]["rules"] if not rule["passed"]]
