@@ -69,14 +69,24 @@ def _nothing_to_do(root: Path) -> Report | None:
 
 
 @app.command()
-def validate(as_json: Json = False) -> None:
+def validate(
+    against: Annotated[
+        Path | None, typer.Option(help="A folder of unlabelled pictures as production sees them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
-    from flows.validate import lines
-    from flows.validate import validate as run_gates
+    from flows import validate as gates
 
-    reports, refusal = run_gates(enter(Path.cwd()))
+    reference = against.expanduser().resolve() if against else None
+    root = enter(Path.cwd())
+    reports, refusal = gates.validate(root)
+    words = gates.lines(reports)
+    if reference and refusal is None:
+        reports["against"], refusal = gates.against(root, reference)
+        words += [*gates.lines({"against": reports["against"]}), *gates.differences(reports["against"])]
     told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(reports)))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(words))
     if refusal:
         raise refusal
 

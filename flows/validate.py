@@ -1,11 +1,12 @@
 """`regraft validate`: the gates alone. What they found is returned, also where they refuse."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
 from steps.adapters import files
-from steps.errors import DataError
+from steps.errors import DataError, RequestError
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
@@ -24,6 +25,47 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
         reached = {name: path for name, path in GATES.items() if _spoke(graph, name)}
         return {name: files.read_json(root / path) for name, path in reached.items()}, error
     return {name: files.read_json(root / path) for name, path in GATES.items()}, None
+
+
+def against(root: Path, reference: Path) -> tuple[dict[str, Any], DataError | None]:
+    """Compare the training images with a folder of what production sees; return the report, and the refusal if any.
+
+    The gates have to be up to date. Raises RequestError where the folder is none or holds too few images.
+    """
+    from flows.sources import Source, contents
+    from steps.adapters import params, stage
+    from steps.against import Trained
+    from steps.against import against as compare
+    from steps.validate import refusal
+
+    if not reference.is_dir():
+        raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
+    graph, document = Graph(root), params.read(root)
+    (extract, paths), (screen, screened) = (
+        stage.parse(graph.stages[name].cmd) for name in ("extract_features", "screen")
+    )
+    graph.close()
+    places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
+    mode = stage.values(extract, document)["params"]
+    found = compare(root, reference, [*contents(Source(reference))], Trained(**places), mode=mode,
+                    **stage.values(screen, document))  # fmt: skip
+    broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
+    return found, DataError(refusal(broken)) if broken else None
+
+
+def differences(found: dict[str, Any]) -> list[str]:
+    """Say in words what the comparison found: how well the two are told apart, by which measures, and where to look."""
+    auc = found["auc"]
+    sure = "" if auc["low"] is None else f" ({auc['low']:.3f} to {auc['high']:.3f})"
+    moved = [row for row in found["measures"] if row["significant"]]
+    return [
+        f"  {found['training']} training images against {found['reference']} of the reference"
+        + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
+        f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
+        *(f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
+          for row in moved),
+        f"  page: {found['page']}",
+    ]  # fmt: skip
 
 
 def _spoke(graph: Graph, name: str) -> bool:

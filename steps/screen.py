@@ -36,6 +36,7 @@ class ScreenSeverity:
 
     label_errors: str
     like_images: str
+    domain_shift: str
 
     def faults(self) -> Iterator[str]:
         """Yield words that are no severity."""
@@ -59,6 +60,7 @@ class ScreenParams:
     most_shown: int
     drop_suspects: bool
     drop_leaking: bool
+    max_shift_auc: float
     severity: ScreenSeverity
 
     def faults(self) -> Iterator[str]:
@@ -68,6 +70,8 @@ class ScreenParams:
                 yield f"{name} is {getattr(self, name)}; 0 to 1"
         if self.unlike <= 0:
             yield f"unlike is {self.unlike}; above 0 (interquartile ranges)"
+        if not 0.5 <= self.max_shift_auc <= 1:
+            yield f"max_shift_auc is {self.max_shift_auc}; 0.5 (no difference) to 1"
         if not 1 <= self.most_shown <= 1000:
             yield f"most_shown is {self.most_shown}; 1 to 1000"
 

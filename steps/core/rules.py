@@ -18,6 +18,7 @@ Table = Literal[
     "preprocessing",
     "observed",
     "features",
+    "shift",
 ]
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SEVERITIES = ("fail", "warn", "off")
@@ -203,6 +204,18 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
              "groups of images alike to the backbone with two labels", f"{sheet}.", high=0, severity=copies),
     )  # fmt: skip
     return [rule for rule in found if rule.severity != "off"]
+
+
+def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
+    """Return what a comparison with a reference has to show."""
+    found = Rule(
+        "training looks like the reference", "shift", "between", "auc",
+        "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
+        "Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, "
+        "or mend what differs (camera, crop, light) on either side.",
+        high=max_auc, severity=severity,
+    )  # fmt: skip
+    return [found] if severity != "off" else []
 
 
 def totals(

@@ -89,9 +89,9 @@ def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.G
     """
     rows = []
     for name in (*MEASURES, TAKEN, *NAMES):
-        sides = [table[name][table[name] != ""] for table in (first, second)]
-        if min(map(len, sides)) >= LEAST:
-            found = _names(*sides, generator) if name in NAMES else _numbers(*sides, is_date=name == TAKEN)
+        one, other = (table[name][table[name] != ""] for table in (first, second))
+        if min(len(one), len(other)) >= LEAST:
+            found = _names(one, other, generator) if name in NAMES else _numbers(one, other, is_date=name == TAKEN)
             rows.append({"measure": name, **found})
     return with_holm(rows)
 
@@ -99,7 +99,7 @@ def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.G
 def _numbers(first: "pd.Series[Any]", second: "pd.Series[Any]", is_date: bool) -> dict[str, Any]:
     one, other = (pd.to_datetime(side, format="ISO8601") if is_date else side for side in (first, second))
     found = ks_2samp(one.astype("int64" if is_date else "float64"), other.astype("int64" if is_date else "float64"))
-    middles = (side.sort_values().iloc[len(side) // 2] for side in (first, second))
+    middles = (sorted(side.tolist())[len(side) // 2] for side in (first, second))
     told = dict(zip(("first", "second"), middles, strict=True))
     return {"test": "Kolmogorov-Smirnov", "effect": float(found.statistic), "p": float(found.pvalue), **told}
 

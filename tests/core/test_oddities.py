@@ -13,9 +13,8 @@ Floats = npt.NDArray[np.float64]
 
 def table(n: int) -> pd.DataFrame:
     plain = {"split": "train", "label": "a", "brightness": 0.5, "contrast": 0.2, "sharpness": 0.1}
-    return pd.DataFrame({"id": [f"{i:04}" for i in range(n)], "path": [f"{i:04}.png" for i in range(n)]}).assign(
-        **plain
-    )
+    names = [f"{i:04}" for i in range(n)]
+    return pd.DataFrame({"id": names, "path": [f"{name}.png" for name in names], **plain})
 
 
 def cloud(seed: int, n: int = 300, wide: float = 0.3) -> Floats:

@@ -20,7 +20,7 @@ from steps.screen import ScreenParams, ScreenSeverity, screen
 PARAMS = ScreenParams(
     max_label_errors=0.01, least_agreement=0.8, like=0.25, dark=0.05, bright=0.95, flat=0.02, blurred=0.05, unlike=2.0,
     most_shown=5, drop_suspects=False, drop_leaking=False,
-    severity=ScreenSeverity(label_errors="warn", like_images="warn"),
+    max_shift_auc=0.7, severity=ScreenSeverity(label_errors="warn", like_images="warn", domain_shift="warn"),
 )  # fmt: skip
 SIZES = {"train": 30, "val": 10, "test": 10}
 WRONG, DARK = "train/0/3.png", "train/1/4.png"  # a wrong label; a dark picture
@@ -118,7 +118,7 @@ def test_remedies_set_weights_of_training_images_and_are_recorded(project: Scree
 
 def test_what_is_set_to_fail_rejects_the_data_and_leaves_the_sheet(project: Screened) -> None:
     with pytest.raises(DataError, match="no like image in two splits"):
-        project.run(severity=ScreenSeverity(label_errors="off", like_images="fail"))
+        project.run(severity=ScreenSeverity(label_errors="off", like_images="fail", domain_shift="warn"))
     assert (project.root / "screen.html").exists() and not (project.root / "screened.parquet").exists()
 
 
