@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import typer
-from PIL import Image
+from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
@@ -30,13 +30,15 @@ from steps.core.observed import Account
 from steps.core.preprocessing import Preprocessing, preprocess
 from steps.core.rules import DECLARED
 from steps.core.seeding import numpy_generator
-from steps.core.selection import population_fit, representation, shortcuts
+from steps.core.selection import ALPHA, population_fit, representation, shortcuts
+from steps.core.shift import two_sample
 from steps.embedded import digits
 
 Generator = np.random.Generator
 Alarm = Callable[[Generator, bool], bool]  # (luck, is the fault planted?) -> was an alarm raised
 SAMPLE, LABELLED = 32, 200
-MAX_IMBALANCE, MAX_EFFECT, MAX_SHORTCUT, MAX_LABEL_ERRORS = 10.0, 0.2, 0.5, 0.03  # as in params.yaml
+TRAINING, REFERENCE = 150, 100
+MAX_IMBALANCE, MAX_EFFECT, MAX_SHORTCUT, MAX_LABEL_ERRORS, MAX_AUC = 10.0, 0.2, 0.5, 0.03, 0.7  # as in params.yaml
 BITS, CORRELATION = 6, 0.99
 COLOUR = Preprocessing(
     resize=16, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
@@ -53,11 +55,28 @@ class Digits:
         network.load_state_dict(state)
         self.pixels, self.labels = digits.pixels()
         self.spec, self.network = card.preprocessing, without_top(network)[0].eval()
-        with torch.inference_mode():
-            parts = torch.split(self.tensors(np.arange(len(self.pixels)), self.spec), 256)
-            wide = torch.cat([self.network(part).flatten(1) for part in parts]).numpy()
+        self.wide = self.seen(lambda picture: picture)
         # 64 directions hold 95 % of the variance of 512, and 2,000 fits of a head are done in a minute instead of ten
-        self.features = PCA(64, random_state=0).fit_transform(wide)
+        self.features = PCA(64, random_state=0).fit_transform(self.wide)
+
+    def seen(self, change: Callable[[Image.Image], Image.Image]) -> npt.NDArray[np.float32]:
+        """Return what the backbone makes of every picture after a change, float32 [1797, 512]."""
+        pictures = [change(picture) for picture in self.pictures(np.arange(len(self.pixels)))]
+        with torch.inference_mode():
+            parts = torch.split(torch.stack([preprocess(picture, self.spec) for picture in pictures]), 256)
+            return np.asarray(torch.cat([self.network(part).flatten(1) for part in parts]).numpy())
+
+    def shifted(self, change: Callable[[Image.Image], Image.Image]) -> Alarm:
+        """Return the comparison of some pictures with others that production has seen after a change."""
+        changed = self.seen(change)
+
+        def alarm(luck: Generator, planted: bool) -> bool:
+            rows = luck.permutation(len(self.pixels))[: TRAINING + REFERENCE]
+            reference = (changed if planted else self.wide)[rows[TRAINING:]]
+            told = two_sample(self.wide[rows[:TRAINING]], reference, int(luck.integers(2**32)))
+            return told.p < ALPHA and told.auc["value"] > MAX_AUC
+
+        return alarm
 
     def pictures(self, rows: npt.NDArray[np.int64], tint: Generator | None = None) -> list[Image.Image]:
         """Return RGB pictures, each tinted by luck where asked."""
@@ -118,6 +137,16 @@ class Digits:
         return any(correlation(small[i], small[j]) >= CORRELATION for i, j in pairs.tolist())
 
 
+def brighter(picture: Image.Image) -> Image.Image:
+    """Lift black by a tenth of the range."""
+    return Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.1)
+
+
+def outlines(picture: Image.Image) -> Image.Image:
+    """Turn a picture into a sketch of itself."""
+    return picture.resize((32, 32)).filter(ImageFilter.FIND_EDGES)
+
+
 def starved(luck: Generator, planted: bool) -> bool:
     """One class of ten has 0.5 % of the training images where it should have its tenth."""
     shares = np.full(10, 0.1)
@@ -165,6 +194,8 @@ def faults() -> dict[str, Alarm]:
         "BGR after normalisation": data.loader(lambda x: x.flip(1)),
         "mean off by 0.05": data.loader(lambda x: x - 0.05 / std),
         "another resize filter": data.filter,
+        "shifted brightness (+ 0.1)": data.shifted(brighter),
+        "shifted domain (outlines)": data.shifted(outlines),
         "one class starved": starved,
         "prior off (65 % for 50 %)": prior_off,
         "brightness tells the class": brightness_tells,

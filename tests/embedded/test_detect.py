@@ -12,7 +12,7 @@ def faults() -> dict[str, detect.Alarm]:
 
 
 GROSS = ("unscaled", "normalised twice", "BGR after normalisation", "mean off by 0.05", "one class starved",
-         "source of one class alone")  # fmt: skip
+         "source of one class alone", "shifted brightness (+ 0.1)", "shifted domain (outlines)")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", GROSS)
