@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from steps.adapters import params
+from steps.adapters import files, params
 from steps.adapters.tracking import tracking_uri
 from steps.errors import GraphError, ParamsError, RequestError
 
@@ -49,6 +50,25 @@ def _check_sections(root: Path) -> None:
     faults = [*params.unknown_sections(document, known)]
     if faults:
         raise ParamsError(faults)
+
+
+@contextmanager
+def editing_params(root: Path) -> Iterator[Any]:
+    """Yield params.yaml to be changed in place; comments, quotes, order and what is null stay as they are."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 200
+    yaml.representer.add_representer(
+        type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    document = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
+    yield document
+    text = io.StringIO()
+    yaml.dump(document, text)
+    files.write_text(root / "params.yaml", text.getvalue())
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """`regraft tune`: measure the ways to compute features, on the user's images and backbone; write the best if asked."""
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps.adapters import files, models, params
+from flows.project import editing_params
+from steps.adapters import models, params
 from steps.tune import COMPILED, EAGER, Speed, decode_rate, sample, speeds
 
 TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat16 is off by 1 to 2 %
@@ -51,14 +51,6 @@ def _values(best: Speed) -> dict[str, dict[str, Any]]:
 
 
 def _write(root: Path, best: Speed) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 200
-    path = root / "params.yaml"
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    for section, values in _values(best).items():
-        document[section].update(values)
-    text = io.StringIO()
-    yaml.dump(document, text)
-    files.write_text(path, text.getvalue())
+    with editing_params(root) as document:
+        for section, values in _values(best).items():
+            document[section].update(values)

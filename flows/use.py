@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
-from flows.project import STATE
+from flows.project import STATE, editing_params
 from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
 from steps.adapters import backbones, files, models
 from steps.errors import RequestError
@@ -96,24 +96,14 @@ def _check_pin(folder: Path, card: models.Card) -> None:
 
 def _write_params(root: Path, card: models.Card, flip: bool) -> None:
     """Write what depends on the backbone into params.yaml, keeping its comments."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 200
-    path = root / "params.yaml"
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    section = document["validate"]["preprocessing"]
-    for name, value in card.preprocessing.to_dict().items():
-        if isinstance(value, list):
-            section[name][:] = value
-        else:
-            section[name] = value
-    document["fine_tune"]["horizontal_flip"] = flip
-    text = io.StringIO()
-    yaml.dump(document, text)
-    files.write_text(path, text.getvalue())
+    with editing_params(root) as document:
+        section = document["validate"]["preprocessing"]
+        for name, value in card.preprocessing.to_dict().items():
+            if isinstance(value, list):
+                section[name][:] = value
+            else:
+                section[name] = value
+        document["fine_tune"]["horizontal_flip"] = flip
 
 
 def _set_images(root: Path, path: Path | None) -> None:

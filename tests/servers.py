@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +19,26 @@ def postgresql_programs() -> Path | None:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Run a database server in `folder`; yield its SQLAlchemy address (it refuses root, hence `postgres`)."""
-    programs, port, data = postgresql_programs(), free_port(), folder / "data"
+def postgresql() -> Iterator[str]:
+    """Run a database server; yield its SQLAlchemy address. It refuses root, hence `postgres`, and pytest's folders."""
+    programs, port = postgresql_programs(), free_port()
     assert programs is not None
-    data.mkdir(parents=True)
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(data, "postgres")
-        for parent in [data, *data.parents][:-2]:  # pytest's folders are closed to others
-            parent.chmod(parent.stat().st_mode | 0o055)
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={data} -c fsync=off"
-    run = [*as_user, str(programs / "pg_ctl"), "-D", str(data), "-w"]
-    made = [*as_user, str(programs / "initdb"), "-D", str(data), "-U", "regraft", "--auth=trust"]
-    subprocess.run(made, check=True, capture_output=True)
-    subprocess.run([*run, "-o", options, "-l", str(data / "log"), "start"], check=True, stdout=subprocess.DEVNULL)
-    try:
-        yield f"postgresql://regraft@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*run, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory(prefix="regraft-postgresql-") as folder:
+        as_user: list[str] = []
+        if os.geteuid() == 0:
+            as_user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(folder, "postgres")
+        data = Path(folder) / "data"
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+        run = [*as_user, str(programs / "pg_ctl"), "-D", str(data), "-w"]
+        made = [*as_user, str(programs / "initdb"), "-D", str(data), "-U", "regraft", "--auth=trust"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder)
+        start = [*run, "-o", options, "-l", f"{folder}/log", "start"]
+        subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        try:
+            yield f"postgresql://regraft@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*run, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
+PATIENCE = 15  # seconds that an alias has to stand elsewhere before it counts as moved by hand
 ATTEMPTS = 100  # lost races in a row before one gives up
 
 
@@ -141,10 +142,13 @@ def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
 
 
 def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chain) -> bool:
-    """Look again a second later: another process may be setting the alias just now."""
-    time.sleep(1)
-    same_alias = registry.alias_version(mlflow, model, registry.CHAMPION) == found
-    return same_alias and read(mlflow, model, chain).head == chain.head
+    """Look again and again: another process may be about to set the alias, and nobody is accused for being slow."""
+    for _ in range(PATIENCE):
+        time.sleep(1)
+        same_alias = registry.alias_version(mlflow, model, registry.CHAMPION) == found
+        if not (same_alias and read(mlflow, model, chain).head == chain.head):
+            return False
+    return True
 
 
 def export(chain: Chain, root: Path) -> None:

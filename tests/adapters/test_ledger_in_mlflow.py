@@ -25,7 +25,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "sqlite":
         yield use(f"sqlite:///{tmp_path / 'registry.db'}", monkeypatch)
     elif request.param == "postgresql":
-        with postgresql(tmp_path / "postgresql") as address:
+        with postgresql() as address:
             yield use(address, monkeypatch)
     else:
         with mlflow_server(tmp_path) as address:

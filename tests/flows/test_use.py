@@ -51,7 +51,7 @@ def test_a_folder_of_text_files(project: Project, tmp_path: Path) -> None:
         (tmp_path / "images" / label).mkdir(parents=True)
         (tmp_path / "images" / label / "note.txt").write_text("no picture")
     project.must("regraft", "use", str(tmp_path / "images"), "--backbone", "glyphnet")
-    fails(project, 3, "not one of 2 files is a readable image (first: a/note.txt: not an image format)", "run")
+    fails(project, 3, "not one of 2 files can be used (first: a/note.txt: not an image format)", "run")
 
 
 def test_one_class_only(project: Project, tmp_path: Path) -> None:

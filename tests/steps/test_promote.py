@@ -15,7 +15,7 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, package, registry, tracking
+from steps.adapters import files, ledger, package, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.ledger import Decision
@@ -171,7 +171,8 @@ def better_comes(world: World) -> None:
     assert world.promote().champion == "2"
 
 
-def test_an_alias_moved_by_hand_is_set_back_and_told(world: World) -> None:
+def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "PATIENCE", 1)
     better_comes(world)
     tracking.client().set_registered_model_alias(NAME, registry.CHAMPION, "1")
     done = world.promote()
