@@ -68,7 +68,7 @@ def test_a_head_is_served_through_the_cut_backbone_as_it_was_trained(made: Made,
     with torch.inference_mode():
         logits = model(made.images)
     assert (logits.argmax(1).numpy() == made.targets).mean() > 0.9
-    served = models.rebuild("glyphnet", 5, model.state_dict(), cut)
+    served = models.rebuild("glyphnet", 5, 16, model.state_dict(), cut)
     with torch.inference_mode():
         assert torch.equal(served(made.images), logits), "what a registered version answers"
 
