@@ -76,6 +76,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
             mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question
         )
 
+    ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
     ledger.export(chain, root)
     if registry.alias_version(mlflow, name, registry.CHALLENGER) != challenger:

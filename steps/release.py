@@ -64,6 +64,7 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], tuple[str,
         _must_exist(mlflow, name, version)
         return ledger.append(mlflow, name, chain, kind, version, version, reasons, by=by)
 
+    ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
     ledger.export(chain, root)
     return next(d for _, d in reversed(chain.entries) if d.kind == kind)

@@ -7,6 +7,7 @@ tidy; an experiment for each decision would not.
 """
 
 import getpass
+import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from steps.errors import RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger("regraft")
 T = TypeVar("T")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
@@ -56,7 +58,11 @@ def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
     """Return the chain where nothing is wrong with it; RegistryError names every fault."""
     faults = [*chain.faults, *differences(chain, exported)]
     if faults:
-        raise RegistryError("the ledger of decisions was tampered with:\n  " + "\n  ".join(faults))
+        raise RegistryError(
+            "the ledger of decisions was tampered with:\n  "
+            + "\n  ".join(faults)
+            + f"\nNothing is decided on it. Was {EXPORT} exported from another registry, move it away."
+        )
     return chain
 
 
@@ -149,6 +155,21 @@ def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chai
         if not (same_alias and read(mlflow, model, chain).head == chain.head):
             return False
     return True
+
+
+def reconcile(mlflow: "MlflowClient", model: str, root: Path) -> None:
+    """Hold the ledger against its last export, before anything is decided.
+
+    Raises RegistryError where an exported entry is changed or gone. A registry that is empty altogether was wiped or
+    is another one: the export is kept under another name, and a new ledger begins.
+    """
+    chain, path = whole(read(mlflow, model)), root / EXPORT
+    if chain.entries:
+        whole(chain, exported(root))
+    elif path.is_file():
+        kept = path.with_name(f"ledger-{files.sha256_of(path)[:8]}.jsonl")
+        path.replace(kept)
+        log.warning("the registry holds no decision, data/ledger.jsonl did: kept as data/%s", kept.name)
 
 
 def export(chain: Chain, root: Path) -> None:

@@ -21,7 +21,7 @@ from steps.core.backbone import Grafted, build, without_top
 from steps.core.ledger import Decision
 from steps.core.metrics import judge
 from steps.core.seeding import numpy_generator
-from steps.errors import RequestError
+from steps.errors import RegistryError, RequestError
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
@@ -217,6 +217,27 @@ def test_a_stale_approval_is_refused(world: World) -> None:
     with pytest.raises(RequestError, match="proposed in place of no champion, but production is now version 2"):
         release.approve(world.root, "1", "Ada", "late")
     assert world.alias() == "2"
+
+
+def test_an_export_that_the_ledger_no_longer_holds_stops_every_decision(world: World) -> None:
+    better_comes(world)
+    export = world.root / ledger.EXPORT
+    held = export.read_text()
+    assert len(held.splitlines()) == 2
+    tracking.client().delete_model_version(ledger.name_of(NAME), "2")
+    with pytest.raises(RegistryError, match="its end was cut off"):
+        release.rollback(world.root, None, "Ada", "why")
+    assert export.read_text() == held
+
+
+def test_a_wiped_registry_begins_a_new_ledger_and_the_old_export_is_kept(world: World) -> None:
+    export = world.root / ledger.EXPORT
+    export.parent.mkdir(parents=True, exist_ok=True)
+    export.write_text("of before\n")
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    assert world.promote().champion == "1"
+    assert len(export.read_text().splitlines()) == 1
+    assert [path.read_text() for path in export.parent.glob("ledger-*.jsonl")] == ["of before\n"]
 
 
 def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
