@@ -40,7 +40,15 @@ def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
     network: nn.Module = models.get_model(
         architecture, weights=None, num_classes=num_classes, **_extras(architecture, side)
     )
+    if isinstance(network, models.MNASNet):
+        network.__class__ = _MNASNet
     return network
+
+
+class _MNASNet(models.MNASNet):  # type: ignore[misc]
+    """torchvision's own refuses a state without the version number that only pickled files carry."""
+
+    _load_from_state_dict = nn.Module._load_from_state_dict
 
 
 def _extras(architecture: str, side: int) -> dict[str, Any]:
