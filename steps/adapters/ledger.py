@@ -125,17 +125,23 @@ def settle(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Ch
         if chain.applied and not _is_still(mlflow, model, found, chain):
             continue
         if chain.applied:
-            told = f"the alias champion was moved by hand to {f'version {found}' if found else 'nothing'}; set back"
+            stood = f"version {found}" if found else "nothing"
+            told = f"the alias champion stood on {stood}, moved by hand or by a run that was killed; set back"
             append(mlflow, model, chain, RESTORE, chain.champion or str(found), chain.champion, [told])
         else:
             _unless_lost(partial(_follow, mlflow, model, chain, found))
 
 
 def _follow(mlflow: "MlflowClient", model: str, chain: Chain, found: str | None) -> None:
-    if found != chain.champion:
-        registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
-    if read(mlflow, model, chain).head == chain.head:
-        mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
+    """Set the alias, and again while others decide: a slow write of ours must not undo a quick one of theirs."""
+    while True:
+        if found != chain.champion:
+            registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
+        now = read(mlflow, model, chain)
+        if now.head == chain.head:
+            mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
+            return
+        chain, found = now, None
 
 
 def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
