@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from steps.adapters import files, registry, signing
+from steps.adapters.registry import CHAMPION
 from steps.core.ledger import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
 from steps.errors import RegistryError
 
@@ -26,7 +27,7 @@ log = logging.getLogger("regraft")
 T = TypeVar("T")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
-PATIENCE = 15  # seconds that an alias has to stand elsewhere before it counts as moved by hand
+PATIENCE = 30  # seconds that an alias has to stand elsewhere before it counts as moved by hand
 ATTEMPTS = 100  # lost races in a row before one gives up
 
 
@@ -41,7 +42,7 @@ def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chai
     With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for.
     """
     known = since.slots if since and since.entries else ()
-    first = since.entries[-1][0] if since and since.entries else 1
+    first = since.last_number if since and since.entries else 1
     clause = f"name = '{name_of(model)}' and version_number >= {first}"
     found, token = [slot for slot in known if slot.number < first], None
     while True:
@@ -119,7 +120,7 @@ def settle(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Ch
         chain = whole(read(mlflow, model, chain))
         if not chain.entries:
             return _adopt(mlflow, model, chain)
-        found = registry.alias_version(mlflow, model, registry.CHAMPION)
+        found = registry.alias_version(mlflow, model, CHAMPION)
         if found == chain.champion and chain.applied:
             return chain
         if chain.applied and not _is_still(mlflow, model, found, chain):
@@ -129,24 +130,33 @@ def settle(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Ch
             told = f"the alias champion stood on {stood}, moved by hand or by a run that was killed; set back"
             append(mlflow, model, chain, RESTORE, chain.champion or str(found), chain.champion, [told])
         else:
-            _unless_lost(partial(_follow, mlflow, model, chain, found))
+            _follow(mlflow, model, chain, found)
 
 
 def _follow(mlflow: "MlflowClient", model: str, chain: Chain, found: str | None) -> None:
-    """Set the alias, and again while others decide: a slow write of ours must not undo a quick one of theirs."""
-    while True:
-        if found != chain.champion:
-            registry.point_alias(mlflow, model, registry.CHAMPION, chain.champion)
-        now = read(mlflow, model, chain)
-        if now.head == chain.head:
-            mlflow.set_model_version_tag(name_of(model), str(chain.entries[-1][0]), APPLIED, "yes")
-            return
-        chain, found = now, None
+    """Set the alias, and again while others decide: a slow write of ours must not undo a quick one of theirs.
+
+    A write that finds the database busy is made again here: leaving an old alias behind would look, to the others
+    and to this process itself, like one moved by hand.
+    """
+    for _ in range(ATTEMPTS):
+        if found == chain.champion or _written(partial(registry.point_alias, mlflow, model, CHAMPION, chain.champion)):
+            now = read(mlflow, model, chain)
+            if now.head != chain.head:
+                chain, found = now, None
+            elif _written(partial(mlflow.set_model_version_tag, name_of(model), str(now.last_number), APPLIED, "yes")):
+                return
+    raise RegistryError(f"the alias {CHAMPION} could not be set: the registry was busy {ATTEMPTS} times; run again")
+
+
+def _written(write: Callable[[], object]) -> bool:
+    """Say whether a write went through; False where it lost a race with others."""
+    return _unless_lost(lambda: (write(),)) is not None
 
 
 def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
     """Begin the ledger with the champion that is there already, of a project older than its ledger."""
-    champion = registry.alias_version(mlflow, model, registry.CHAMPION)
+    champion = registry.alias_version(mlflow, model, CHAMPION)
     if champion is None:
         return chain
     append(mlflow, model, chain, ADOPT, champion, champion, ["was champion before there was a ledger"])
@@ -157,7 +167,7 @@ def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chai
     """Look again and again: another process may be about to set the alias, and nobody is accused for being slow."""
     for _ in range(PATIENCE):
         time.sleep(1)
-        same_alias = registry.alias_version(mlflow, model, registry.CHAMPION) == found
+        same_alias = registry.alias_version(mlflow, model, CHAMPION) == found
         if not (same_alias and read(mlflow, model, chain).head == chain.head):
             return False
     return True

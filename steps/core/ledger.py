@@ -77,6 +77,11 @@ class Chain:
         return self.entries[-1][1].digest if self.entries else ""
 
     @property
+    def last_number(self) -> int:
+        """Return the number of the last slot that counts."""
+        return self.entries[-1][0]
+
+    @property
     def champion(self) -> str | None:
         """Return the version in production after the last entry."""
         return self.entries[-1][1].champion if self.entries else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from steps.adapters import ledger, registry, tracking
-from steps.core.ledger import PROMOTE
+from steps.core.ledger import PROMOTE, RESTORE, parse
 from steps.errors import RegistryError
 from tests.conftest import EXHAUSTIVE, REPOSITORY
 from tests.servers import mlflow_server, postgresql
@@ -61,7 +61,10 @@ def test_many_processes_at_once_share_the_slots_and_lose_nothing(store: str) -> 
     assert sorted(d.question for _, d in chain.entries) == sorted(outcomes), "each outcome has one slot"
     for _, decision in chain.entries:
         assert decision.predecessor == outcomes[decision.question][-1], "a win follows what its last turn has seen"
-    assert len(chain.void) == sum(len(seen) - 1 for seen in outcomes.values()), "each lost slot was decided anew"
+    lost = [parse(slot.text) for slot in chain.slots if slot.number in chain.void]
+    # A process that finds a slow one's alias may ask for it to be set back; that claim never counts (checked above)
+    attempts = [decision for decision in lost if decision.kind != RESTORE]
+    assert len(attempts) == sum(len(seen) - 1 for seen in outcomes.values()), "each lost slot was decided anew"
     assert registry.alias_version(mlflow, MODEL, registry.CHAMPION) == chain.champion
     assert store
 
