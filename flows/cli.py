@@ -10,7 +10,7 @@ import typer
 
 from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
 from flows.project import enter, running
-from steps.errors import RegraftError
+from steps.errors import RegraftError, RequestError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -73,17 +73,22 @@ def validate(
     against: Annotated[
         Path | None, typer.Option(help="A folder of unlabelled pictures as production sees them.")
     ] = None,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="With --against: write data/importance.csv, which the next run obeys.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
     from flows import validate as gates
 
+    if reweight and not against:
+        raise RequestError("--reweight needs --against FOLDER: weights make training look like something")
     reference = against.expanduser().resolve() if against else None
     root = enter(Path.cwd())
     reports, refusal = gates.validate(root)
     words = gates.lines(reports)
     if reference and refusal is None:
-        reports["against"], refusal = gates.against(root, reference)
+        reports["against"], refusal = gates.against(root, reference, reweight)
         words += [*gates.lines({"against": reports["against"]}), *gates.differences(reports["against"])]
     told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
     typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(words))

@@ -27,10 +27,11 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
     return {name: files.read_json(root / path) for name, path in GATES.items()}, None
 
 
-def against(root: Path, reference: Path) -> tuple[dict[str, Any], DataError | None]:
+def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
     """Compare the training images with a folder of what production sees; return the report, and the refusal if any.
 
-    The gates have to be up to date. Raises RequestError where the folder is none or holds too few images.
+    The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
+    none or holds too few images, or where no weights could make training stand for it.
     """
     from flows.sources import Source, contents
     from steps.adapters import params, stage
@@ -48,7 +49,7 @@ def against(root: Path, reference: Path) -> tuple[dict[str, Any], DataError | No
     places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
     mode = stage.values(extract, document)["params"]
     found = compare(root, reference, [*contents(Source(reference))], Trained(**places), mode=mode,
-                    **stage.values(screen, document))  # fmt: skip
+                    reweight=reweight, **stage.values(screen, document))  # fmt: skip
     broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
     return found, DataError(refusal(broken)) if broken else None
 
@@ -64,6 +65,8 @@ def differences(found: dict[str, Any]) -> list[str]:
         f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
         *(f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
           for row in moved),
+        f"  training holds about {found['covered']:.0%} of what the reference shows; reweighted (--reweight) "
+        f"its images would be worth {found['effective']:.0f}",
         f"  page: {found['page']}",
     ]  # fmt: skip
 

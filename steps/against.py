@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from steps.adapters import expectations, files, images, models
+from steps.adapters import expectations, files, images, importance, models
 from steps.adapters.album import Album
 from steps.adapters.compute import ComputeParams, configure, refuse_absent
 from steps.adapters.pages import render
 from steps.adapters.progress import track
+from steps.core import shift
 from steps.core.forward import Forward, Mode
 from steps.core.manifest import TRAIN, Rejected, uniform
 from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
@@ -27,6 +28,8 @@ from steps.errors import RequestError
 from steps.screen import BUDGET, SIDE, ScreenParams
 
 MOST = 5000  # images of either side, picked by a hash: more would say the same in more time
+IMPORTANCE = Path("data", "importance.csv")
+LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
 WHOLE = ""  # the cut at which images are compared
 PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
 Found = dict[str, Any]
@@ -46,12 +49,13 @@ class Trained:
 
 def against(
     root: Path, reference: Path, names: Sequence[str], trained: Trained,
-    params: ScreenParams, mode: Mode, seed: int, compute: ComputeParams,
+    params: ScreenParams, mode: Mode, seed: int, compute: ComputeParams, reweight: bool = False,
 ) -> Found:  # fmt: skip
     """Compare the training images with the unlabelled ones called `names` under `reference`; write the page.
 
-    Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome. Raises
-    RequestError where too few of the files are images, or where training has too few.
+    Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome; with
+    `reweight` data/importance.csv too, which the next run obeys. Raises RequestError where too few of the files are
+    images, where training has too few, or where no weights could make training stand for the reference.
     """
     refuse_absent(mode.device)
     configure(compute)
@@ -65,19 +69,34 @@ def against(
 
     told = two_sample(known, rows, derive(seed, "against") % 2**32)
     luck = numpy_generator(seed, "against")
+    mine, theirs = np.split(told.odds, [len(training)])
+    weighed = shift.importance(mine, theirs, params.max_importance)
     excess = told.auc["value"] if told.p < ALPHA else 0.5
     rules = shift_rules(params.max_shift_auc, params.severity.domain_shift)
     found = {
         "reference": len(seen), "training": len(training), "left_out": len(names) - len(seen) - len(rejected),
         "unreadable": [row._asdict() for row in rejected], "auc": told.auc, "p": told.p,
+        "effective": round(weighed.effective, 1), "covered": round(weighed.covered, 3),
         "measures": covariates(training, seen, luck),
-        "strange": _strangest(seen, told.odds[len(training) :]),
-        "unseen": _strangest(training, -told.odds[: len(training)]),
+        "strange": _strangest(seen, theirs),
+        "unseen": _strangest(training, -mine),
         "rules": expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else [],
     }  # fmt: skip
 
+    if reweight:
+        _reweight(root, training, weighed)
     files.write_text(root / PAGE, _page(found, reference, trained.raw, params.most_shown))
     return {**found, "page": PAGE.as_posix()}
+
+
+def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> None:
+    """Write what each training image counts for from now on; training images that were not compared keep 1."""
+    if weighed.covered < LEAST_COVERED:
+        raise RequestError(
+            f"training holds about {weighed.covered:.0%} of what the reference shows, and weights need "
+            f"{LEAST_COVERED:.0%}: they cannot stand for images that are not there. Label images of that kind instead"
+        )
+    importance.write(root / IMPORTANCE, training["id"].tolist(), weighed.weights)
 
 
 def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:

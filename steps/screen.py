@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from steps.adapters import decisions as decided
-from steps.adapters import expectations, files, stage
+from steps.adapters import expectations, files, importance, stage
 from steps.adapters.album import Album
 from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.pages import render
@@ -61,6 +61,7 @@ class ScreenParams:
     drop_suspects: bool
     drop_leaking: bool
     max_shift_auc: float
+    max_importance: float
     severity: ScreenSeverity
 
     def faults(self) -> Iterator[str]:
@@ -72,6 +73,8 @@ class ScreenParams:
             yield f"unlike is {self.unlike}; above 0 (interquartile ranges)"
         if not 0.5 <= self.max_shift_auc <= 1:
             yield f"max_shift_auc is {self.max_shift_auc}; 0.5 (no difference) to 1"
+        if not 1 < self.max_importance <= 1000:
+            yield f"max_importance is {self.max_importance}; above 1, at most 1000"
         if not 1 <= self.most_shown <= 1000:
             yield f"most_shown is {self.most_shown}; 1 to 1000"
 
@@ -84,6 +87,7 @@ def screen(
     accepted: Path,
     features: Path,
     decisions: Path,
+    weights: Path,
     screened: Path,
     screening: Path,
     sheet: Path,
@@ -92,11 +96,13 @@ def screen(
 ) -> None:
     """Write what looks wrong (JSON, a page with pictures, a CSV to decide in) and the images that go on.
 
-    `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, nothing else changes.
+    `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, `weights` (importance)
+    multiply those of training images, nothing else changes.
     Raises DataError where a finding that is set to fail was made.
     """
     images = files.read_table(accepted)
     rows = _rows(images, features)
+    factors = importance.read(weights, images).where(images["split"] == TRAIN, 1.0)
     kept = named(images, decided.read(decisions, images), KEEP)
     configure(compute)
 
@@ -109,15 +115,19 @@ def screen(
     dropped = _dropped(found, images, params)
     facts = pd.DataFrame([_facts(found)])
     rules = screen_rules(params.max_label_errors, params.severity.label_errors, params.severity.like_images)
-    verdicts = expectations.check({"features": facts}, rules, docs) if rules else []
+    where = _where(found)
+    checked = expectations.check({"features": facts}, rules, docs) if rules else []
+    verdicts = [{**rule, "where": where[rule["name"]]} for rule in checked]
 
-    files.write_json(screening, {**found, "rules": verdicts, "kept": int(kept.sum()), "dropped": dropped})
+    files.write_json(screening, {**found, "rules": verdicts, "kept": int(kept.sum()), "dropped": dropped,
+                                  "reweighted": int((factors != 1).sum())})  # fmt: skip
     files.write_text(sheet, _page(found, Album(raw, SIDE, BUDGET), params.most_shown))
     decided.write_questions(suspects, _questions(found))
     broken = [rule for rule in verdicts if not rule["passed"] and rule["severity"] == "fail"]
     if broken:
         raise DataError(refusal(broken))
-    files.write_table(screened, images.assign(weight=images["weight"].where(~images["path"].isin(dropped), 0.0)))
+    weight = (images["weight"] * factors).where(~images["path"].isin(dropped), 0.0)
+    files.write_table(screened, images.assign(weight=weight))
 
 
 def _rows(images: pd.DataFrame, features: Path) -> Floats:
@@ -175,6 +185,19 @@ def _facts(found: Found) -> dict[str, float]:
         "suspected_share": accused / max(1, found["searched"]),
         "leaking": sum(group["leaking"] for group in found["like"]),
         "conflicting": sum(group["conflicting"] for group in found["like"]),
+    }
+
+
+def _where(found: Found) -> dict[str, list[str]]:
+    """Return the files that each rule has counted, by the rule's name."""
+
+    def members(kind: str) -> list[str]:
+        return sorted({image["path"] for group in found["like"] if group[kind] for image in group["images"]})
+
+    return {
+        "labels are credible": [row["path"] for row in found["label_errors"]] if found["credible"] else [],
+        "no like image in two splits": members("leaking"),
+        "like images, one label": members("conflicting"),
     }
 
 

@@ -45,7 +45,7 @@ class ValidateParams(Limits):
             yield f"max_imbalance is {self.max_imbalance}; at least 1 (largest over smallest class)"
         if not 0 <= self.quarantine_limit < 1:
             yield f"quarantine_limit is {self.quarantine_limit}; a share from 0 to below 1"
-        for name in ("max_prior_effect", "max_shortcut", "max_input_distance"):
+        for name in ("max_prior_effect", "max_coverage_gap", "max_shortcut", "max_input_distance"):
             if getattr(self, name) < 0:
                 yield f"{name} is {getattr(self, name)}; at least 0"
         if not 0 <= self.copy_bits <= 8:
@@ -94,6 +94,9 @@ def validate(
         tables = _tables(images, told)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
     found = expectations.check(tables, asked, docs)
+    if "copies" in tables and not all(rule["passed"] for rule in found):
+        where = _where(images, told, pd.read_csv(quarantine)["path"].tolist())
+        found = [{**rule, "where": [] if rule["passed"] else where.get(rule["name"], [])} for rule in found]
     broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
 
     files.write_json(validation, {"accepted": not broken, "rules": found, **told})
@@ -138,6 +141,8 @@ def _facts(images: pd.DataFrame, copies: list[dict[str, Any]], params: ValidateP
         "copies": copies,
         "population": selection.population_fit(_labelled(counts), params.population_prior),
         "sources": selection.representation(labelled),
+        "coverage": selection.coverage(labelled),
+        "groups": selection.groups(labelled),
         "shortcuts": shortcuts,
     }
 
@@ -190,11 +195,29 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
     if told["observed"]:
         declared = told["observed"]["accounts"][0]
         tables["observed"] = pd.DataFrame([{**told["observed"], "inputs": declared["inputs"]}]).drop(columns="accounts")
-    for name, key in (("population", "split"), ("shortcuts", "measure")):
+    for name, key in (("population", "split"), ("shortcuts", "measure"), ("coverage", "value")):
         if told[name]:
             effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]
             tables[name] = pd.DataFrame({"label": [row[key] for row in told[name]], "effect": effects})
     return tables
+
+
+def _where(images: pd.DataFrame, told: dict[str, Any], quarantined: list[str]) -> dict[str, list[str]]:
+    """Return the files that each rule over totals has counted, by the rule's name, in the order of their paths."""
+    labelled = images[images["split"] != UNLABELLED]
+    by_id, by_group = labelled.groupby("id"), labelled[labelled["group"] != ""].groupby("group")
+    copies = [group for group in told["copies"] if not group["identical"]]
+    alone = [row["source"] for row in told["sources"] if row["significant"]]
+    named = {
+        "files can be decoded": quarantined,
+        "no image in two splits": labelled["path"][by_id["split"].transform("nunique") > 1],
+        "one image, one label": labelled["path"][by_id["label"].transform("nunique") > 1],
+        "no group in two splits": labelled["path"][by_group["split"].transform("nunique").reindex(labelled.index) > 1],
+        "no copy in two splits": [i["path"] for group in copies if group["leaking"] for i in group["images"]],
+        "one picture, one label": [i["path"] for group in copies if group["conflicting"] for i in group["images"]],
+        "no source of one class alone": labelled["path"][labelled["source"].isin(alone)],
+    }
+    return {rule: sorted(paths) for rule, paths in named.items()}
 
 
 def refusal(broken: Sequence[dict[str, Any]]) -> str:
@@ -204,6 +227,7 @@ def refusal(broken: Sequence[dict[str, Any]]) -> str:
         lines += [
             f"  {rule['name']}: {rule['what']}",
             f"      found   {rule['observed']}",
+            *([f"      where   {expectations.some(rule['where'])}"] if rule.get("where") else []),
             f"      limit   {rule['limit']}",
             f"      remedy  {rule['remedy']}",
         ]

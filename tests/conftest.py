@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = (
     "dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore",
-    "data/decisions.csv",
+    "data/decisions.csv", "data/importance.csv",
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Minutes long: .ci/run does all of it, `make test` a part.

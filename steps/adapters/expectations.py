@@ -88,7 +88,7 @@ def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: A
         return "nothing to look at"
     if result.success:
         return _range(table[rule.column]) if rule.kind == "between" else "as it should be"
-    return _some(_offenders(rule, table, result.result))
+    return some(_offenders(rule, table, result.result))
 
 
 def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
@@ -113,7 +113,8 @@ def _range(column: "pd.Series[Any]") -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _some(items: list[str]) -> str:
+def some(items: Sequence[str]) -> str:
+    """Name the first few, and say how many more there are."""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return "; ".join(items[:SHOWN]) + more
 

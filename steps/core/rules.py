@@ -14,6 +14,7 @@ Table = Literal[
     "copies",
     "population",
     "sources",
+    "coverage",
     "shortcuts",
     "preprocessing",
     "observed",
@@ -66,6 +67,7 @@ class Severity:
     conflicting_labels: str
     population: str
     sources: str
+    coverage: str
     shortcuts: str
     preprocessing: str
     observed: str
@@ -87,6 +89,7 @@ class Limits:
     max_imbalance: float
     quarantine_limit: float
     max_prior_effect: float
+    max_coverage_gap: float
     max_shortcut: float
     max_input_distance: float
 
@@ -163,6 +166,10 @@ def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
         Rule("no source of one class alone", "sources", "between", "alone", "sources whose images are all of one class",
              "Add images of the other classes from that source: else its look stands for the label.", high=0,
              severity=severity.sources),
+        Rule("training covers what is tested", "coverage", "between", "effect",
+             "how far the share of a source or month in training lies from that elsewhere (0 where chance explains it)",
+             "Add training images of the sources and months that it lacks, or give the listing a split that is alike.",
+             high=limits.max_coverage_gap, severity=severity.coverage),
         Rule("no shortcut to the label", "shortcuts", "between", "effect",
              "how well a plain measure alone predicts the label (0 chance, 1 certainty; 0 where chance explains it)",
              "Collect the classes under the same conditions, or crop and resize the files alike before they come here.",

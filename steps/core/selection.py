@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chisquare, hypergeom
+from scipy.stats import chisquare, fisher_exact, hypergeom
 
+from steps.core.manifest import TRAIN
 from steps.core.metrics import balanced_accuracy
 
 ALPHA = 0.05  # of a whole family
@@ -67,6 +68,40 @@ def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
         rows.append({"source": str(source), "images": len(part), "classes": int(part["label"].nunique()),
                      "only": str(label) if alone else "", "p": float(p)})  # fmt: skip
     return with_holm(rows)
+
+
+def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
+    """Say of each source and month how its share in training differs from its share in validation and test.
+
+    `effect` is the absolute difference of the shares, p is Fisher's exact test of the two by two table. Values of
+    fewer than `LEAST` images are left out, and so is a column with one value: nobody is missing there.
+    """
+    training = (images["split"] == TRAIN).to_numpy()
+    rows = []
+    for name, column in (("source", images["source"]), ("month", images["taken"].str[:7])):
+        often = column[column != ""].value_counts()
+        for value in often[often >= LEAST].index if len(often) > 1 else []:
+            here = (column == value).to_numpy()
+            table = [[int((here & side).sum()), int((~here & side).sum())] for side in (training, ~training)]
+            if min(map(sum, table)) > 0:
+                inside, outside = (row[0] / sum(row) for row in table)
+                rows.append({"column": name, "value": str(value), "images": int(here.sum()), "training": inside,
+                             "elsewhere": outside, "effect": round(abs(inside - outside), 4),
+                             "p": float(fisher_exact(table).pvalue)})  # fmt: skip
+    return with_holm(rows)
+
+
+def groups(images: pd.DataFrame) -> dict[str, Any]:
+    """Say how many groups (patients, cameras ...) stand behind the training images, and how evenly.
+
+    A group never straddles splits, so training cannot lack a part of one; it can consist of few. `effective` is
+    exp of the entropy of their shares. Empty where no image has a group.
+    """
+    counts = images["group"][(images["split"] == TRAIN) & (images["group"] != "")].value_counts()
+    if counts.empty:
+        return {}
+    return {"groups": len(counts), "effective": effective_number(counts.tolist()),
+            "largest": str(counts.index[0]), "largest_share": float(counts.iloc[0] / counts.sum())}  # fmt: skip
 
 
 def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:

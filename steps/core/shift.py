@@ -14,6 +14,7 @@ from scipy.special import logit
 from scipy.stats import PermutationMethod, chi2_contingency, ks_2samp, mannwhitneyu
 from scipy.stats.contingency import association
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from steps.core.label_errors import C, out_of_fold
@@ -54,6 +55,37 @@ def two_sample(first: Floats, second: Floats, seed: int) -> TwoSample:
     data = Labelled(principal, side, np.ones(len(side)))
     odds = logit(np.clip(out_of_fold(data, 2, seed)[:, 1], 1e-9, 1 - 1e-9))
     return TwoSample(auc(odds[side == 0], odds[side == 1]), _chance(data, seed), odds)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Weights [n] of mean 1 that make one sample stand for another.
+
+    `effective` says how many images the weighted sample is worth; `covered` how much of the second world it holds.
+    """
+
+    weights: Scores
+    effective: float
+    covered: float
+
+
+def importance(first: Scores, second: Scores, most: float) -> Importance:
+    """Weigh the first sample's images by how much more often the second world shows their kind.
+
+    `first` [n] and `second` [m] are scores of being of the second sample by a classifier that has not seen the
+    image. A logistic curve makes odds of them (Platt 1999: the classifier itself is shrunk on purpose), and odds
+    times n / m estimate the ratio of the densities (Sugiyama et al. 2012, ch. 4). Ratios are clipped to
+    1/most..most: what a single image may count for stays bounded. `effective` is Kish's sample size,
+    (sum w)^2 / sum w^2. The mean ratio is 1 where the first sample holds every kind that the second shows, and less
+    where it does not: no weights make up for images that are not there.
+    """
+    scores = np.concatenate([first, second])
+    scaled = ((scores - scores.mean()) / max(float(scores.std()), 1e-12))[:, None]
+    side = np.repeat([0, 1], [len(first), len(second)])
+    odds = LogisticRegression(C=1e3, max_iter=1000).fit(scaled, side).decision_function(scaled[: len(first)])
+    ratios = np.exp(np.clip(odds + np.log(len(first) / len(second)), -np.log(most), np.log(most)))
+    weights = ratios / ratios.mean()
+    return Importance(weights, float(weights.sum() ** 2 / (weights**2).sum()), min(1.0, float(ratios.mean())))
 
 
 def auc(first: Scores, second: Scores) -> dict[str, Any]:

@@ -1,8 +1,13 @@
-"""How often planted faults are found and clean data accused: `python -m steps.embedded.detect`, on the digits."""
+"""How often planted faults are found and clean data accused: `python -m steps.embedded.detect`, on the digits.
+
+Where REGRAFT_DATASETS and REGRAFT_WEIGHTS name the folders of real images and weights, on photographs too.
+"""
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import imagehash
@@ -11,13 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import typer
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
 
-from steps.adapters import backbones
+from steps.adapters import backbones, images
 from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.models import Card
 from steps.adapters.progress import track
 from steps.adapters.thumbnails import SIDE
 from steps.core import observed
@@ -25,6 +31,7 @@ from steps.core.backbone import build, without_top
 from steps.core.duplicates import correlation, near_by_hash
 from steps.core.label_errors import out_of_fold, suspects
 from steps.core.linear_probe import Labelled
+from steps.core.manifest import uniform
 from steps.core.metrics import proportion
 from steps.core.observed import Account
 from steps.core.preprocessing import Preprocessing, preprocess
@@ -36,7 +43,7 @@ from steps.embedded import digits
 
 Generator = np.random.Generator
 Alarm = Callable[[Generator, bool], bool]  # (luck, is the fault planted?) -> was an alarm raised
-SAMPLE, LABELLED = 32, 200
+SAMPLE, LABELLED, PHOTOGRAPHS = 32, 200, 400
 TRAINING, REFERENCE = 150, 100
 MAX_IMBALANCE, MAX_EFFECT, MAX_SHORTCUT, MAX_LABEL_ERRORS, MAX_AUC = 10.0, 0.2, 0.5, 0.03, 0.7  # as in params.yaml
 BITS, CORRELATION = 6, 0.99
@@ -50,33 +57,19 @@ class Digits:
     """Real pictures, their labels, and what the embedded backbone makes of them."""
 
     def __init__(self) -> None:
-        card, state = backbones.embedded()
-        network = build(card.architecture, card.num_classes)
-        network.load_state_dict(state)
+        self.spec, self.network = frozen(*backbones.embedded())
         self.pixels, self.labels = digits.pixels()
-        self.spec, self.network = card.preprocessing, without_top(network)[0].eval()
         self.wide = self.seen(lambda picture: picture)
         # 64 directions hold 95 % of the variance of 512, and 2,000 fits of a head are done in a minute instead of ten
         self.features = PCA(64, random_state=0).fit_transform(self.wide)
 
     def seen(self, change: Callable[[Image.Image], Image.Image]) -> npt.NDArray[np.float32]:
         """Return what the backbone makes of every picture after a change, float32 [1797, 512]."""
-        pictures = [change(picture) for picture in self.pictures(np.arange(len(self.pixels)))]
-        with torch.inference_mode():
-            parts = torch.split(torch.stack([preprocess(picture, self.spec) for picture in pictures]), 256)
-            return np.asarray(torch.cat([self.network(part).flatten(1) for part in parts]).numpy())
+        return features(self.network, self.spec, map(change, self.pictures(np.arange(len(self.pixels)))))
 
     def shifted(self, change: Callable[[Image.Image], Image.Image]) -> Alarm:
         """Return the comparison of some pictures with others that production has seen after a change."""
-        changed = self.seen(change)
-
-        def alarm(luck: Generator, planted: bool) -> bool:
-            rows = luck.permutation(len(self.pixels))[: TRAINING + REFERENCE]
-            reference = (changed if planted else self.wide)[rows[TRAINING:]]
-            told = two_sample(self.wide[rows[:TRAINING]], reference, int(luck.integers(2**32)))
-            return told.p < ALPHA and told.auc["value"] > MAX_AUC
-
-        return alarm
+        return comparison(self.wide, self.seen(change))
 
     def pictures(self, rows: npt.NDArray[np.int64], tint: Generator | None = None) -> list[Image.Image]:
         """Return RGB pictures, each tinted by luck where asked."""
@@ -137,6 +130,44 @@ class Digits:
         return any(correlation(small[i], small[j]) >= CORRELATION for i, j in pairs.tolist())
 
 
+def frozen(card: Card, state: backbones.State) -> tuple[Preprocessing, torch.nn.Module]:
+    """Return a backbone without its top, in eval mode, and the preprocessing that it expects."""
+    network = build(card.architecture, card.num_classes, card.preprocessing.crop)
+    network.load_state_dict(state)
+    return card.preprocessing, without_top(network)[0].eval()
+
+
+def features(network: torch.nn.Module, spec: Preprocessing, pictures: Iterable[Image.Image]) -> npt.NDArray[np.float32]:
+    """Return what a backbone makes of pictures, float32 [n, d]; 64 of them at a time."""
+    with torch.inference_mode():
+        parts = [
+            network(torch.stack([preprocess(picture, spec) for picture in batch]))
+            for batch in images.batched(pictures, 64)
+        ]
+    return np.asarray(torch.cat([part.flatten(1) for part in parts]).numpy())
+
+
+def comparison(usual: npt.NDArray[np.float32], changed: npt.NDArray[np.float32]) -> Alarm:
+    """Compare rows of features [n, d] with others, of pictures that production has seen `changed` [n, d]."""
+
+    def alarm(luck: Generator, planted: bool) -> bool:
+        rows = luck.permutation(len(usual))[: TRAINING + REFERENCE]
+        reference = (changed if planted else usual)[rows[TRAINING:]]
+        told = two_sample(usual[rows[:TRAINING]], reference, int(luck.integers(2**32)))
+        return told.p < ALPHA and told.auc["value"] > MAX_AUC
+
+    return alarm
+
+
+def sketches(datasets: Path, weights: Path) -> Alarm:
+    """Return the comparison of photographs with sketches of others: the photos of PACS, an edge filter, SqueezeNet."""
+    spec, network = frozen(*backbones.torchvision("squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")))
+    paths = sorted((datasets / "pacs-photo").rglob("*.jpg"), key=lambda path: uniform(path.name))[:PHOTOGRAPHS]
+    taken = [images.decode(images.read_bytes(path)) for path in paths]
+    drawn = [ImageOps.invert(picture.convert("L").filter(ImageFilter.FIND_EDGES)).convert("RGB") for picture in taken]
+    return comparison(features(network, spec, taken), features(network, spec, drawn))
+
+
 def brighter(picture: Image.Image) -> Image.Image:
     """Lift black by a tenth of the range."""
     return Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.1)
@@ -188,6 +219,8 @@ def faults() -> dict[str, Alarm]:
     """Return every planted fault with its check."""
     data = Digits()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (COLOUR.mean, COLOUR.std))
+    places = [os.environ.get(name) for name in ("REGRAFT_DATASETS", "REGRAFT_WEIGHTS")]
+    photographs = {"photographs turned to sketches": sketches(*map(Path, places))} if all(places) else {}  # type: ignore[arg-type]
     return {
         "unscaled": data.loader(lambda x: ((x * std + mean) * 255 - mean) / std),
         "normalised twice": data.loader(lambda x: (x - mean) / std),
@@ -202,6 +235,7 @@ def faults() -> dict[str, Alarm]:
         "source of one class alone": source_of_one_class,
         "copy across splits (JPEG, twice the size)": data.copied,
         "5 % of labels flipped": data.flipped,
+        **photographs,
     }
 
 

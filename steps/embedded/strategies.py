@@ -82,6 +82,8 @@ class Bench:
         self.root.mkdir(parents=True)
         for name in ("dvc.yaml", "requirements.lock", "steps"):
             (self.root / name).symlink_to(HOME / name)
+        for name in ("decisions.csv", "importance.csv"):
+            files.write_text(self.root / "data" / name, (HOME / "data" / name).read_text(encoding="utf-8"))
         card, state = _backbone(images)
         self._inputs(images, card, state)
         self._params(card, threads)

@@ -12,7 +12,7 @@ from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, totals
 
 LIMITS = Limits(
     min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
-    max_prior_effect=0.2, max_shortcut=0.5, max_input_distance=8.0,
+    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
 )  # fmt: skip
 FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
 GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
@@ -48,6 +48,7 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
         "files can be decoded": (None, 0.07), "no image in two splits": (None, 0), "one image, one label": (None, 0),
         "no group in two splits": (None, 0), "no copy in two splits": (None, 0), "one picture, one label": (None, 0),
         "classes are as in the population": (None, 0.2), "no source of one class alone": (None, 0),
+        "training covers what is tested": (None, 0.2),
         "no shortcut to the label": (None, 0.5), "inputs lie where the backbone's did": (None, 8.0),
     }  # fmt: skip
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
@@ -61,7 +62,7 @@ def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
 
 def test_every_rule_tells_a_person_what_to_do() -> None:
     every = [*GATE.values(), *screen_rules(0.03, "fail", "fail")]
-    assert len({rule.name for rule in every}) == len(every) == 26
+    assert len({rule.name for rule in every}) == len(every) == 27
     assert all((rule.what and rule.remedy.endswith((".", ")"))) or rule.remedy.endswith("flatters.") for rule in every)
 
 

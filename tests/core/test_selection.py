@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.core.selection import effective_number, population_fit, representation, shortcuts, with_holm
+from steps.core.selection import (
+    coverage,
+    effective_number,
+    groups,
+    population_fit,
+    representation,
+    shortcuts,
+    with_holm,
+)
 
 
 def table(n: int = 200, seed: int = 0, **columns: Any) -> pd.DataFrame:
@@ -47,6 +55,25 @@ def test_a_source_of_one_class_is_named_and_a_mixed_or_tiny_one_is_not() -> None
     found = {row["source"]: row for row in representation(images)}
     assert {name for name, row in found.items() if row["significant"]} == {"field", "shop"}
     assert found["shop"]["only"] == "bee"
+
+
+def test_a_month_that_training_lacks_is_named_and_an_even_split_is_not() -> None:
+    images = table(split=np.where(np.arange(200) % 4 < 3, "train", "test"), source="", taken="2025-01-05T10:00:00")
+    assert coverage(images) == [], "one month, nobody is missing"
+    images.loc[images["split"].eq("test"), "taken"] = "2025-07-05T10:00:00"
+    found = {row["value"]: row for row in coverage(images)}
+    assert found["2025-07"]["effect"] == pytest.approx(1) and found["2025-07"]["significant"]
+    images["taken"], images["source"] = "", np.where(np.arange(200) % 5 < 2, "clinic", "field")
+    assert [row["value"] for row in coverage(images)] == ["field", "clinic"]
+    assert not any(row["significant"] for row in coverage(images))
+
+
+def test_few_groups_behind_many_images_are_counted() -> None:
+    images = table(split="train", group=np.where(np.arange(200) < 198, "one", "other"))
+    found = groups(images)
+    assert (found["groups"], found["largest"], found["largest_share"]) == (2, "one", 0.99)
+    assert 1 < found["effective"] < 1.1
+    assert groups(table(split="train", group="")) == {}
 
 
 def test_brightness_that_tells_the_label_is_a_shortcut() -> None:

@@ -94,3 +94,22 @@ def test_one_format_on_both_sides_is_no_difference() -> None:
     same = [photographs(seed, format="JPEG") for seed in (0, 1)]
     rows = {row["measure"]: row for row in shift.covariates(*same, np.random.default_rng(0))}
     assert (rows["format"]["effect"], rows["format"]["p"]) == (0.0, 1.0)
+
+
+def test_importance_weights_move_the_mean_to_the_other_world() -> None:
+    # Two normal worlds with means 0 and 1: any increasing line of x scores them, and the true ratio is exp(x - 1/2)
+    luck = np.random.default_rng(0)
+    first, second = luck.normal(size=4000), luck.normal(1, 1, 3000)
+    found = shift.importance(first / 50, second / 50, most=100)
+    assert np.average(first, weights=found.weights) == pytest.approx(1, abs=0.1)
+    assert found.weights.mean() == pytest.approx(1) and found.covered == pytest.approx(1, abs=0.05)
+    assert found.effective == pytest.approx(4000 / np.exp(1), rel=0.15), "E[w]^2 / E[w^2] of that ratio is 1/e"
+
+
+def test_importance_is_even_where_nothing_differs_and_tells_what_is_missing() -> None:
+    luck = np.random.default_rng(1)
+    same = shift.importance(luck.normal(size=600), luck.normal(size=400), most=10)
+    assert same.effective > 590 and same.covered > 0.98
+    apart = shift.importance(luck.normal(size=600), luck.normal(40, 1, 400), most=10)
+    assert apart.covered == pytest.approx(0.1, abs=0.01), "nothing but the clipping is left of it"
+    assert apart.weights.max() / apart.weights.min() <= 100

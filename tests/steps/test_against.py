@@ -63,9 +63,11 @@ class Bench:
         plain = {"label": "0", "split": "train", "bytes": 1, "group": "", "source": "", "weight": 1.0}
         return Row(id=files.sha256_of(path), path=path.relative_to(self.trained.raw).as_posix(), **plain, **facts)
 
-    def compare(self, reference: Path, **changes: Any) -> dict[str, Any]:
+    def compare(self, reference: Path, reweight: bool = False, **changes: Any) -> dict[str, Any]:
         names = [path.relative_to(reference).as_posix() for path in reference.rglob("*") if path.is_file()]
-        return against(self.root, reference, names, self.trained, replace(PARAMS, **changes), MODE, 0, COMPUTE)
+        return against(
+            self.root, reference, names, self.trained, replace(PARAMS, **changes), MODE, 0, COMPUTE, reweight
+        )
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,19 @@ def test_a_shift_is_found_named_and_shown(bench: Bench, folder: str, measure: st
     assert page.count("<img ") == 2 * PARAMS.most_shown, "the strangest of either side"
     assert found["strange"][0]["path"] in page and found["unseen"][0]["path"] in page and rule["remedy"] in page
     assert "<script" not in page and "http:" not in page and "https:" not in page
+
+
+def test_weights_are_written_on_request_and_refused_where_training_lacks_the_kind(bench: Bench) -> None:
+    path = bench.root / "data" / "importance.csv"
+    with pytest.raises(RequestError, match="Label images of that kind instead"):
+        bench.compare(bench.root / "edges", reweight=True)
+    assert not path.exists()
+    found = bench.compare(bench.root / "same", reweight=True)
+    table = pd.read_csv(path)
+    assert set(table["image"]) == set(pd.read_parquet(bench.trained.screened)["id"])
+    assert table["weight"].mean() == pytest.approx(1, abs=1e-3)
+    assert (table["weight"].sum() ** 2 / (table["weight"] ** 2).sum()) == pytest.approx(found["effective"], rel=0.01)
+    path.unlink()
 
 
 def test_the_severity_is_the_params(bench: Bench) -> None:

@@ -20,7 +20,8 @@ from steps.screen import ScreenParams, ScreenSeverity, screen
 PARAMS = ScreenParams(
     max_label_errors=0.01, least_agreement=0.8, like=0.25, dark=0.05, bright=0.95, flat=0.02, blurred=0.05, unlike=2.0,
     most_shown=5, drop_suspects=False, drop_leaking=False,
-    max_shift_auc=0.7, severity=ScreenSeverity(label_errors="warn", like_images="warn", domain_shift="warn"),
+    max_shift_auc=0.7, max_importance=10.0,
+    severity=ScreenSeverity(label_errors="warn", like_images="warn", domain_shift="warn"),
 )  # fmt: skip
 SIZES = {"train": 30, "val": 10, "test": 10}
 WRONG, DARK = "train/0/3.png", "train/1/4.png"  # a wrong label; a dark picture
@@ -53,13 +54,14 @@ class Screened:
         ids, vectors = zip(*sorted(features.values(), key=lambda pair: pair[0]), strict=True)
         files.write_features(self.root / "features.safetensors", list(ids), {"": np.array(vectors, np.float32)})
         self.decide()
+        files.write_text(self.root / "importance.csv", "image,weight\n")
 
     def decide(self, *lines: str) -> None:
         files.write_text(self.root / "decisions.csv", "\n".join(["image,decision,label,note", *lines]) + "\n")
 
     def run(self, **changes: Any) -> dict[str, Any]:
-        names = ("raw", "accepted.parquet", "features.safetensors", "decisions.csv", "screened.parquet", "screen.json",
-                 "screen.html", "suspects.csv", "docs")  # fmt: skip
+        names = ("raw", "accepted.parquet", "features.safetensors", "decisions.csv", "importance.csv",
+                 "screened.parquet", "screen.json", "screen.html", "suspects.csv", "docs")  # fmt: skip
         screen(
             replace(PARAMS, **changes), 0, ComputeParams(threads=1, batch_size=8), *(self.root / name for name in names)
         )
@@ -116,9 +118,30 @@ def test_remedies_set_weights_of_training_images_and_are_recorded(project: Scree
     assert {path for path, weight in project.weights.items() if weight == 0} == {WRONG, COPY[1]}
 
 
+def test_importance_weights_multiply_those_of_training_images_alone(project: Screened) -> None:
+    table = pd.read_parquet(project.root / "accepted.parquet").set_index("path")["id"]
+    lines = [f"{table[path]},{weight}" for path, weight in (("train/0/0.png", 2.5), ("test/0/0.png", 3), (WRONG, 4))]
+    files.write_text(project.root / "importance.csv", "\n".join(["image,weight", *lines, "gone,2"]) + "\n")
+    found = project.run(drop_suspects=True)
+    changed = {path: weight for path, weight in project.weights.items() if weight != 1}
+    assert changed == {"train/0/0.png": 2.5, WRONG: 0.0} and found["reweighted"] == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["image,weight\na,-1\n", "image,weight\na,1\na,2\n", "image,weight\na,heavy\n", "image\na\n"]
+)
+def test_weights_that_make_no_sense_are_refused_by_name(project: Screened, text: str) -> None:
+    files.write_text(project.root / "importance.csv", text)
+    with pytest.raises(DataError, match=r"importance\.csv"):
+        project.run()
+    assert not (project.root / "screened.parquet").exists()
+
+
 def test_what_is_set_to_fail_rejects_the_data_and_leaves_the_sheet(project: Screened) -> None:
     with pytest.raises(DataError, match="no like image in two splits"):
         project.run(severity=ScreenSeverity(label_errors="off", like_images="fail", domain_shift="warn"))
+    (rule,) = [r for r in json.loads((project.root / "screen.json").read_text())["rules"] if not r["passed"]]
+    assert rule["where"] == sorted(COPY)
     assert (project.root / "screen.html").exists() and not (project.root / "screened.parquet").exists()
 
 

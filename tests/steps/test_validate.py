@@ -25,11 +25,11 @@ CARD, STATE = backbones.embedded()
 SPEC = CARD.preprocessing
 PARAMS = ValidateParams(
     min_train_per_class=4, min_val_per_class=2, min_test_per_class=3, max_imbalance=3.0, quarantine_limit=0.1,
-    max_prior_effect=0.2, max_shortcut=0.5, max_input_distance=8.0, copy_bits=6, copy_correlation=0.99,
-    drop_leaking=False, population_prior={}, sample_images=8, preprocessing=SPEC,
+    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
+    copy_bits=6, copy_correlation=0.99, drop_leaking=False, population_prior={}, sample_images=8, preprocessing=SPEC,
     severity=Severity(
         minimum="fail", imbalance="warn", quarantine="fail", leakage="fail", conflicting_labels="fail",
-        population="warn", sources="warn", shortcuts="warn", preprocessing="fail", observed="fail",
+        population="warn", sources="warn", coverage="warn", shortcuts="warn", preprocessing="fail", observed="fail",
     ),
 )  # fmt: skip
 COMPUTE = ComputeParams(threads=1, batch_size=8)
@@ -173,6 +173,29 @@ def copied(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def test_a_refusal_names_the_files_that_it_counts(gate: Gate) -> None:
+    table = copied(rows(COUNTS))
+    gate.lay_out(table, quarantined=3)
+    with pytest.raises(DataError) as caught:
+        gate.run()
+    where = {rule["name"]: rule["where"] for rule in gate.verdict["rules"] if rule["where"]}
+    assert where == {
+        "files can be decoded": ["bad 0.jpg", "bad 1.jpg", "bad 2.jpg"],
+        "no image in two splits": ["test/ant/0.png", "train/ant/0.png"],
+        "one image, one label": ["train/ant/1.png", "train/bee/3.png"],
+    }
+    for names in where.values():
+        assert f"      where   {'; '.join(names)}\n" in str(caught.value)
+
+
+def test_a_source_that_training_lacks_is_a_warning(gate: Gate) -> None:
+    table = rows({"train": {"ant": 12, "bee": 12}, "val": {"ant": 2, "bee": 2}, "test": {"ant": 12, "bee": 12}})
+    table["source"] = np.where(table["split"] == "test", "clinic", "field")
+    gate.lay_out(table)
+    gate.run()
+    assert gate.broken()["training covers what is tested"] == "'field' has 0.8571; 'clinic' has 0.8571"
+
+
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 FEW = {"train": {"ant": 5, "bee": 3, "wasp": 4}, "val": {"ant": 1, "bee": 2, "wasp": 2}, "test": {"ant": 3, "bee": 3}}
 LONELY = {"train": {"ant": 5}, "val": {"ant": 2}, "test": {"ant": 3}}
@@ -213,6 +236,7 @@ def test_exactly_the_broken_rules_are_named_and_nothing_passes(gate: Gate, case:
     assert told.startswith(f"the data was rejected: {len(wanted)} rule")
     for rule in gate.verdict["rules"]:
         lines = [f"  {rule['name']}: {rule['what']}", f"      found   {rule['observed']}",
+                 *([f"      where   {'; '.join(rule['where'])}"] if rule.get("where") else []),
                  f"      limit   {rule['limit']}", f"      remedy  {rule['remedy']}"]  # fmt: skip
         assert ("\n".join(lines) in told) == (rule["name"] in wanted)
 
