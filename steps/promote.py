@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, ledger, params, registry, stage, tracking
+from steps.adapters import files, ledger, packages, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
 from steps.core.decision import Verdict, decide
 from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
@@ -177,7 +177,7 @@ def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / ACCEPTED)
     part = table[table["split"] == TEST].sort_values("path")
-    model = registry.load(name, version)
+    model = packages.load(tracking.client(), name, version).model
     told = pd.concat(
         [
             model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))

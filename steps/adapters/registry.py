@@ -2,14 +2,13 @@
 
 import random
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters.tracking import LINEAGE
-from steps.errors import RegistryError, RequestError
+from steps.errors import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -151,16 +150,3 @@ def lost_race(error: Exception) -> bool:
         return False
     time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that those who met do not meet again
     return True
-
-
-def load(name: str, version: str) -> Any:
-    """Load a registered version as a pyfunc model; RegistryError where its files are gone."""
-    import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return mlflow.pyfunc.load_model(f"models:/{name}/{version}", dst_path=scratch)
-    except (MlflowException, OSError) as error:
-        told = str(error).split("\n")[0]
-        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}") from None

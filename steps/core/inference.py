@@ -20,8 +20,13 @@ def frozen_pass(frozen: nn.Module, images: torch.Tensor, precision: str) -> torc
     return output.float()
 
 
-def predict_probabilities(model: nn.Module, images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes], eager, in evaluation mode."""
+def predict_probabilities(
+    model: nn.Module, images: torch.Tensor, temperature: float = 1.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes], eager, in evaluation mode.
+
+    softmax(logits / temperature): temperature scaling (Guo et al. 2017); above 1 a model is less sure of itself.
+    """
     model.eval()
     with torch.inference_mode():
-        return torch.softmax(model(images).to(torch.float64), dim=1).numpy()
+        return torch.softmax(model(images).to(torch.float64) / temperature, dim=1).numpy()

@@ -15,7 +15,7 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, ledger, package, registry, tracking
+from steps.adapters import files, ledger, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.ledger import Decision
@@ -47,7 +47,8 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         scratch = self.root / f"scratch-{label}"
-        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC}
+        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC,
+                 "temperature": 1.0, "abstain_below": 0.0}  # fmt: skip
         digest = package.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
         mlflow = tracking.client()
@@ -142,7 +143,7 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     world.promote()
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     first = world.promote()
-    monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("the champion was judged again"))
+    monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
     assert world.promote().reasons == first.reasons
 
 
