@@ -1,12 +1,13 @@
 """What comes after the graph: promotion, which asks the registry of now, and the page that tells the outcome."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flows.graph import Graph
 from steps.adapters import files, stage
-from steps.promote import ACCEPTED, EVALUATION, RECEIPT, PromoteParams, Promotion, promote
+from steps.core.ledger import Decision
+from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
 
 FRESH, RAN = "Fresh", "Ran"
 PAGE = Path("data/outcome/index.html")
@@ -33,6 +34,19 @@ def finish(graph: Graph, report: Report) -> Report:
     _remember(graph.root, report.promotion)
     write_page(graph.root, report.promotion)
     report.page = str(graph.root / PAGE)
+    return report
+
+
+def answered(root: Path, report: Report, decision: Decision) -> Report:
+    """Let the outcome say what a person has answered since."""
+    if report.promotion is None:
+        return report
+    report.promotion = replace(
+        report.promotion, champion=decision.champion, previous=decision.previous, reasons=decision.reasons,
+        changed=decision.champion != decision.previous, verdict=decision.kind,
+    )  # fmt: skip
+    _remember(root, report.promotion)
+    write_page(root, report.promotion)
     return report
 
 
@@ -65,7 +79,7 @@ def _state(root: Path) -> str | None:
     database = home / "mlflow.db"
     if os.environ.get("MLFLOW_TRACKING_URI") != f"sqlite:///{database}" or not database.is_file():
         return None
-    looked_at = [root / name for name in ("params.yaml", RECEIPT, EVALUATION, ACCEPTED)]
+    looked_at = [root / name for name in ("params.yaml", RECEIPT, *LOOKED_AT)]
     facts = database.stat()
     return stage.digest_of({
         "inputs": [files.sha256_of(path) for path in looked_at],

@@ -185,6 +185,11 @@ def export(chain: Chain, root: Path) -> None:
 
 
 def exported(root: Path) -> list[str]:
-    """Return the texts of the last export."""
+    """Return the texts of the last export; bytes that are no UTF-8 stay in them, as something that no entry holds."""
     path = root / EXPORT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    return (
+        text.removesuffix("\n").split("\n") if text else []
+    )  # a reason may hold what Python also takes for the end of a line

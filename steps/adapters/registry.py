@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,19 @@ def _has_files(mlflow: "MlflowClient", version: Any) -> bool:
     except (MlflowException, OSError):
         return False
     return any(file.path == "MLmodel" for file in files)
+
+
+def size(mlflow: "MlflowClient", name: str, version: str) -> int:
+    """Return the bytes of a version's files, all of them."""
+    model = str(mlflow.get_model_version(name, version).source).removeprefix("models:/")
+    total, waiting = 0, [None]
+    while waiting:
+        for file in mlflow.list_logged_model_artifacts(model, waiting.pop()):
+            if file.is_dir:
+                waiting.append(file.path)
+            else:
+                total += int(file.file_size or 0)
+    return total
 
 
 def create_version(
@@ -139,6 +152,16 @@ def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | No
         mlflow.delete_registered_model_alias(name, alias)
     else:
         mlflow.set_registered_model_alias(name, alias, version)
+
+
+def tag_verdict(
+    mlflow: "MlflowClient", name: str, version: str, verdict: str, reasons: Sequence[str], opponent: str | None
+) -> None:
+    """Write on a version, for who looks at MLflow's pages, what was last decided about it."""
+    against = f"version {opponent}" if opponent else "no champion"
+    tags = {"verdict": verdict, "reasons": "\n".join(reasons), "compared_with": against}
+    for tag, value in tags.items():
+        mlflow.set_model_version_tag(name, version, f"regraft.{tag}", value)
 
 
 def lost_race(error: Exception) -> bool:

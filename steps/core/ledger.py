@@ -131,6 +131,8 @@ def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
             entries.append((slot.number, decision))
             heads.append(decision.digest)
             applied = slot.applied
+        elif decision.digest in heads:
+            faults.append(f"entry {slot.number}: repeats an earlier one")
         elif decision.predecessor in heads:
             void.append(slot.number)
         else:
