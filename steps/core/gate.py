@@ -25,7 +25,8 @@ class Rules:
     max_calibration_error: float | None
     max_latency_ratio: float | None
     max_bytes: int | None
-    look_budget: bool
+    look_budget: int
+    look_limit: int | None
     blocking_warnings: tuple[str, ...]
 
     def faults(self) -> Iterator[str]:
@@ -46,6 +47,8 @@ class Rules:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 yield f"{name} is {value}; more than 0, or null"
+        if not 1 <= self.look_budget <= (self.look_limit or self.look_budget):
+            yield f"look_budget is {self.look_budget} and look_limit {self.look_limit}; at least 1, and not above it"
         if self.max_breached_slices is not None and self.max_breached_slices < 0:
             yield f"max_breached_slices is {self.max_breached_slices}; 0 or more, or null"
 
@@ -57,7 +60,7 @@ class Facts:
     `challenger` is what `metrics.judge` returns; `comparison` and `recalls` what `paired.compare` and
     `paired.per_class` do, of the challenger (a) and the champion (b) on the same images; None and empty where there
     is no champion. `calibration_error` has value, low and high. `looks` says in words why
-    these test images may decide nothing more. `checks` holds the rules of the data gates as their reports list them.
+    these test images may decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
     """
 
     challenger: Mapping[str, Any]
@@ -172,8 +175,8 @@ def _size(facts: Facts, rules: Rules) -> Iterator[str]:
 
 
 def _looks(facts: Facts, rules: Rules) -> Iterator[str]:
-    if rules.look_budget and facts.looks:
-        yield f"{facts.looks} (promote.look_budget)"
+    if rules.look_limit is not None and facts.looks:
+        yield facts.looks
 
 
 def _warnings(facts: Facts, rules: Rules) -> Iterator[str]:

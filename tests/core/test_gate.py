@@ -13,7 +13,7 @@ from steps.core.paired import compare, mcnemar, per_class
 
 OFF = Rules(
     floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_breached_slices=None,
-    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=False, blocking_warnings=(),
+    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1, look_limit=None, blocking_warnings=(),
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ CASES = [
     (replace(GOOD, latency_ratio=1.6), {"max_latency_ratio": 1.5}, "it takes 1.60 times as long as the champion"),
     (replace(GOOD, size=10), {"max_bytes": 10}, None),
     (replace(GOOD, size=11), {"max_bytes": 10}, "its files hold 11 bytes, at most 10"),
-    (replace(GOOD, looks="looked at 30 times"), {"look_budget": True}, "looked at 30 times (promote.look_budget)"),
+    (replace(GOOD, looks="looked at 30 times"), {"look_limit": 20}, "looked at 30 times"),
     (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("imbalance",)}, "warns of imbalance: largest over"),
     (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("all",)}, "the data gate warns of imbalance"),
     (replace(GOOD, checks=[{**WARNED, "passed": True}]), {"blocking_warnings": ("imbalance",)}, None),
@@ -94,14 +94,14 @@ def test_each_rule_speaks_where_it_is_broken_and_only_there(
 
 
 def test_a_refusal_lists_every_reason() -> None:
-    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), looks="too often", latency_ratio=3.0,
+    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), looks="too often (promote.look_limit)", latency_ratio=3.0,
                     slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
     rules = Rules(
         floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_breached_slices=0,
-        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=True, blocking_warnings=("all",),
+        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1, look_limit=1, blocking_warnings=("all",),
     )  # fmt: skip
     named = ["floor", "comparison", "max_recall_drop", "max_breached_slices", "max_calibration_error",
-             "max_latency_ratio", "max_bytes", "look_budget", "blocking_warnings"]  # fmt: skip
+             "max_latency_ratio", "max_bytes", "look_limit", "blocking_warnings"]  # fmt: skip
     reasons = decide(facts, rules).reasons
     assert len(reasons) == len(named)
     assert all(f"(promote.{name}" in reason for name, reason in zip(named, reasons, strict=True))
@@ -139,7 +139,7 @@ limits = {
     "floor": shares, "comparison": st.sampled_from(["superior", "non_inferior"]), "max_recall_drop": shares,
     "max_breached_slices": st.integers(0, 1), "max_calibration_error": shares,
     "max_latency_ratio": st.sampled_from([0.4, 1.0, 3.0]), "max_bytes": st.integers(1, 20),
-    "look_budget": st.just(True),    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
+    "look_limit": st.integers(1, 9),    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
 }  # fmt: skip
 some_rules = st.fixed_dictionaries({}, optional=limits)
 
@@ -163,6 +163,7 @@ def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
         ({"floor": 1.0}, "floor is 1.0; from 0 to below 1"),
         ({"max_latency_ratio": 0.0}, "max_latency_ratio is 0.0; more than 0, or null"),
         ({"max_recall_drop": -0.1}, "max_recall_drop is -0.1; 0 to 1"),
+        ({"look_budget": 3, "look_limit": 2}, "look_budget is 3 and look_limit 2; at least 1, and not above it"),
         ({"max_breached_slices": -1}, "max_breached_slices is -1; 0 or more, or null"),
     ],
 )
