@@ -8,7 +8,6 @@ from typing import Any
 from flows.graph import cache
 from steps import audit as chain
 from steps.audit import Link
-from steps.release import history
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,13 @@ class Audit:
 def audit(root: Path, version: str | None, verify: bool) -> Audit:
     """Follow a version (default: the champion) to its raw images; with `verify`, look for tampering as well."""
     found, links = chain.audit(root, version, cache(root))
-    return Audit(found, links, [*history(root)[1]] if verify else None)
+    return Audit(found, links, chain.tampered(root, found) if verify else None)
 
 
 def _verified(faults: Sequence[str]) -> list[str]:
-    return [f"tampered with: {fault}" for fault in faults] or ["verified: the ledger is whole"]
+    return [f"fault: {fault}" for fault in faults] or [
+        "verified: the ledger is whole, and every package is as it was signed"
+    ]
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import circumstances, files, ledger, params, registry, tracking
+from steps import release
+from steps.adapters import circumstances, files, ledger, packages, params, registry, tracking
 from steps.adapters.tracking import LINEAGE
 from steps.core.ledger import Chain
-from steps.errors import RequestError
+from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,6 +71,18 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
     with tempfile.TemporaryDirectory() as scratch:
         held = gather(mlflow, root, chain, name, version, Path(scratch))
         return version, [*_registry(mlflow, held), *_run(held), *_data(held, store)]
+
+
+def tampered(root: Path, version: str) -> list[str]:
+    """Return what is wrong with the ledger, its export, and the packages of every version that they or you name."""
+    chain, faults = release.history(root)
+    mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
+    for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
+        try:
+            packages.verify(mlflow, name, number)
+        except RegistryError as error:
+            faults.append(str(error))
+    return faults
 
 
 def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:

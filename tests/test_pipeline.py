@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import BIN, Project, write_images
+from tests.conftest import BIN, EXHAUSTIVE, Project, write_images
 
 DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "register", "report"]
 
@@ -24,7 +24,10 @@ def built(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempP
     project = new_project(tmp_path_factory.mktemp("project"))
     images = write_images(tmp_path_factory.mktemp("images"), per_class=40)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
-    project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")
+    who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "a project"]):
+        subprocess.run(["git", *command], cwd=project.root, env=dict(project.environment), check=True)
+    project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")  # a run of a dirty tree
     project.must("regraft", "run")
     return project
 
@@ -55,6 +58,18 @@ def test_the_first_run_leaves_a_champion_and_a_report(built: Project) -> None:
     assert accuracy["low"] < accuracy["value"] <= 1 and accuracy["value"] > 0.8
     assert promotion["headline"] in Path(told["report"]).read_text(encoding="utf-8")
     assert registered(built) == {"runs": 2, "model_versions": 2}
+
+
+@pytest.mark.skipif(not EXHAUSTIVE, reason="two minutes long: REGRAFT_EXHAUSTIVE=1 runs it")
+def test_the_champion_is_made_again_to_the_byte(built: Project) -> None:
+    held, before = registered(built), lock(built)
+    champion = json.loads(built.must("regraft", "status", "--json"))["champion"]
+    told = json.loads(built.must("regraft", "replay", champion, "--json", timeout=900))
+    assert told["verdict"] == "identical", told
+    assert (registered(built), lock(built)) == (held, before), "the replay left traces in the project"
+    audit = json.loads(built.must("regraft", "audit", "--verify", "--json"))
+    assert (audit["version"], audit["faults"]) == (champion, [])
+    assert [gap for link in audit["links"] for gap in link["gaps"]] == []
 
 
 @pytest.mark.browser

@@ -59,8 +59,8 @@ class Facts:
 
     `challenger` is what `metrics.judge` returns; `comparison` and `recalls` what `paired.compare` and
     `paired.per_class` do, of the challenger (a) and the champion (b) on the same images; None and empty where there
-    is no champion. `calibration_error` has value, low and high. `looks` says in words why
-    these test images may decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
+    is no champion. `calibration_error` has value, low and high. `looks` says why these test images may
+    decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
     """
 
     challenger: Mapping[str, Any]

@@ -13,7 +13,8 @@ from steps.core.paired import compare, mcnemar, per_class
 
 OFF = Rules(
     floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_breached_slices=None,
-    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1, look_limit=None, blocking_warnings=(),
+    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1, look_limit=None,
+    blocking_warnings=(),
 )  # fmt: skip
 
 
@@ -94,11 +95,13 @@ def test_each_rule_speaks_where_it_is_broken_and_only_there(
 
 
 def test_a_refusal_lists_every_reason() -> None:
-    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), looks="too often (promote.look_limit)", latency_ratio=3.0,
+    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), latency_ratio=3.0,
+                    looks="too often (promote.look_limit)",
                     slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
     rules = Rules(
         floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_breached_slices=0,
-        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1, look_limit=1, blocking_warnings=("all",),
+        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1, look_limit=1,
+        blocking_warnings=("all",),
     )  # fmt: skip
     named = ["floor", "comparison", "max_recall_drop", "max_breached_slices", "max_calibration_error",
              "max_latency_ratio", "max_bytes", "look_limit", "blocking_warnings"]  # fmt: skip

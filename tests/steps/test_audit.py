@@ -13,7 +13,7 @@ import yaml
 from flows.audit import Audit
 from steps.adapters import files, ledger, registry, tracking
 from steps.adapters.stage import Lineage
-from steps.audit import Link, audit, place_of
+from steps.audit import Link, audit, place_of, tampered
 from steps.core.ledger import PROMOTE
 from steps.errors import RequestError
 
@@ -169,11 +169,18 @@ def test_a_version_that_does_not_exist_is_refused(world: World) -> None:
         audit(world.root, "7", world.store)
 
 
+def test_verification_names_what_is_wrong_with_ledger_export_and_packages(world: World) -> None:
+    files.write_text(world.root / ledger.EXPORT, "another line\n")
+    found = tampered(world.root, "1")
+    assert found[0] == "entry 1 differs from line 1 of the export"
+    assert len(found) == 2 and found[1].startswith("version 1 of regraft is not signed")
+
+
 def test_the_text_counts_the_gaps_and_names_the_faults() -> None:
     links = [Link("alias", "champion is version 1"), Link("run", "none", ("it is gone",))]
     told = Audit("1", links, ["entry 2 is missing: deleted"]).lines()
     assert told == [
         "  alias  champion is version 1", "  run    none", "         gap: it is gone", "version 1: 2 links, 1 gap",
-        "tampered with: entry 2 is missing: deleted",
+        "fault: entry 2 is missing: deleted",
     ]  # fmt: skip
     assert Audit("1", links, []).lines()[-1].startswith("verified: ")
