@@ -18,8 +18,8 @@ from steps import release
 from steps.adapters import files, ledger, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
+from steps.core.judgement import judge
 from steps.core.ledger import Decision
-from steps.core.metrics import judge
 from steps.core.seeding import numpy_generator
 from steps.errors import RegistryError, RequestError
 from tests.conftest import REPOSITORY, write_images
