@@ -28,9 +28,10 @@ class Approval(RunInput):
     reason: str = Field(min_length=1, description="Why; kept in the ledger")
 
 
-def tell(promotion: Promotion) -> None:
-    """Show the verdict with all its reasons as an artifact of the flow run."""
-    create_markdown_artifact(key=ARTIFACT, markdown=_words(promotion), description=f"{promotion.verdict}")
+def tell(report: Report) -> None:
+    """Show the outcome (verdict, reasons, figures, looks) as an artifact of the flow run."""
+    if report.promotion:
+        create_markdown_artifact(key=ARTIFACT, markdown=str(report.summary), description=report.promotion.verdict)
 
 
 def settle(root: Path, report: Report) -> Report:

@@ -78,8 +78,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
         if targets:
             return report
         report = finish(graph, report)
-    if report.promotion:
-        tell(report.promotion)
+    tell(report)
     return settle(home, report)
 
 

@@ -58,6 +58,7 @@ class Promotion:
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
     verdict: str  # promote | refuse | propose
+    comparison: dict[str, Any] | None  # of the two, as `core.paired` returns it, where they were compared just now
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -91,7 +92,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         model_name=name, champion=found.champion, challenger=challenger, previous=found.previous,
         changed=found.champion != found.previous, reasons=found.reasons,
         run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=case.evaluation["test"][case.kind],
-        verdict=found.kind,
+        verdict=found.kind, comparison=found.comparison,
     )  # fmt: skip
 
 
@@ -135,6 +136,7 @@ class Answer:
     reasons: tuple[str, ...]
     question: str
     new: bool
+    comparison: dict[str, Any] | None = None
 
 
 def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
@@ -148,13 +150,14 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
         reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
         return Answer(found.kind, before, before, reasons, question, new=False)
-    verdict, lost = _decided(mlflow, case, before)
-    if not verdict.promote:
-        return Answer(REFUSE, before, before, (*lost, *verdict.reasons), question, new=True)
-    if case.rules.approval == REQUIRED:
+    verdict, lost, compared = _decided(mlflow, case, before)
+    kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
+    if verdict.promote and case.rules.approval == REQUIRED:
         wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
-        return Answer(PROPOSE, before, before, (wait, *lost, *verdict.reasons), question, new=True)
-    return Answer(PROMOTE, challenger, before, (*lost, *verdict.reasons), question, new=True)
+        kind, reasons = PROPOSE, (wait, *reasons)
+    elif verdict.promote:
+        kind, champion = PROMOTE, challenger
+    return Answer(kind, champion, before, reasons, question, new=True, comparison=compared)
 
 
 def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
@@ -193,7 +196,9 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
     return chosen
 
 
-def _decided(mlflow: "MlflowClient", case: Case, champion: str | None) -> tuple[Verdict, list[str]]:
+def _decided(
+    mlflow: "MlflowClient", case: Case, champion: str | None
+) -> tuple[Verdict, list[str], dict[str, Any] | None]:
     """Decide; a champion whose files are gone or changed cannot be judged, and is no opponent.
 
     Raises RegistryError where the challenger's own files are not what was signed.
@@ -219,7 +224,7 @@ def _decided(mlflow: "MlflowClient", case: Case, champion: str | None) -> tuple[
         looks=case.looks(),
         checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
     )
-    return decide(facts, rules), lost
+    return decide(facts, rules), lost, facts.comparison
 
 
 def _checks(report: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from steps.core.decision import FINE_TUNED, HEAD
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 
 NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
+RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
 MOST_CLASSES = 30  # in one figure; a task with more shows the ends of the scale
 MOST_SAMPLED = 24  # classes with sample images; a task with more shows the hardest
@@ -160,10 +161,13 @@ def _drawings(found: Found) -> Iterator[Drawing]:
 
 def _of_test(found: Found) -> Iterator[Drawing]:
     judged, test = found.judged, found.test
+    rivals = [row for row in judged.get("transfer", {}).get("baselines", []) if row["against"] in RIVALS]
     accuracies = [
-        {"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
-        for model, name in NAMES.items()
-    ]
+        *({"name": RIVALS[row["against"]], "chosen": False, "value": row["accuracy"], "low": None, "high": None}
+          for row in rivals),
+        *({"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
+          for model, name in NAMES.items()),
+    ]  # fmt: skip
     largest = findings.majority(test)
     figure = figures.accuracy_intervals(accuracies, largest["value"], f"always “{largest['label']}”")
     said = "; ".join(f"{row['name']} {percent(row['value'])}" for row in accuracies)
