@@ -57,6 +57,7 @@ def register(
     fine_tuned: Path,
     fine_tune_history: Path,
     evaluation: Path,
+    model_card: Path,
     receipt: Path,
 ) -> None:
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
@@ -70,7 +71,7 @@ def register(
 
     mlflow = tracking.client()
     registry.ensure_model(mlflow, params.model_name)
-    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation) for c in candidates}
+    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation, model_card) for c in candidates}
 
     files.write_json(receipt, {
         "model_name": params.model_name,
@@ -112,7 +113,7 @@ def _register(
     candidate: Candidate,
     judged: dict[str, Any],
     example: bytes,
-    evaluation: Path,
+    *artifacts: Path,
 ) -> str:
     """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,7 +122,7 @@ def _register(
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment = tracking.experiment(mlflow, params.experiment)
         run = tracking.log_run(
-            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, evaluation),
+            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, *artifacts),
             {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
         )  # fmt: skip
         if registry.find_version(mlflow, params.model_name, digest) is None:

@@ -12,13 +12,13 @@ from steps.adapters import files, stage
 from steps.adapters.album import Album
 from steps.adapters.pages import Picture, inline_svg, percent, render
 from steps.core import figures, findings
-from steps.core.decision import FINE_TUNED, HEAD
+from steps.core.findings import NAMES
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 
-NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
 RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
 MOST_CLASSES = 30  # in one figure; a task with more shows the ends of the scale
+GLANCED = 4  # mistakes on the first screen
 MOST_SAMPLED = 24  # classes with sample images; a task with more shows the hardest
 
 
@@ -113,6 +113,7 @@ def _test(found: Found) -> dict[str, Any]:
     chosen, test = found.judged["chosen"], found.test
     return {
         "names": NAMES, "chosen": chosen, "chosen_name": NAMES[chosen], "classes": found.classes, "test": test,
+        "figures": findings.figures(found.judged["test"]),
         "majority": findings.majority(test),
         "paired": findings.paired(found.answers),
         "hardest": findings.hardest_first(test),
@@ -124,9 +125,12 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
     """Gather the mistakes and the suspects, with their pictures."""
     wrong = findings.mistakes(found.answers, found.judged["chosen"], found.classes)
     suspects = findings.suspects(found.screened, params.wrong_answers)
+    shown = _pictured(wrong[: params.wrong_answers], album, "Test image of class {label}, named {predicted}")
+    album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
     return {
         "wrong_total": len(wrong),
-        "wrong": _pictured(wrong[: params.wrong_answers], album, "Test image of class {label}, named {predicted}"),
+        "wrong": shown,
+        "glanced": shown[:GLANCED],
         "suspects": _pictured(suspects, album, "Suspect {path}"),
     }
 

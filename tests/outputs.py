@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from steps.describe import DescribeParams, describe
 from steps.outcome import PROMOTED, REFUSED, Outcome
 from steps.report import ReportParams, report
 
 CLASSES = ["ants", "bees", "蜜蜂 Größe"]
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!-- outcome -->", "$x_{ & {{ 7*7 }}"]
 PARAMS = ReportParams(sample_images=2, wrong_answers=3, thumbnail=64)
+UNSTATED = DescribeParams(licence="", intended_use="", out_of_scope="")
 PREPROCESSING = {"resize": 256, "antialias": True, "mean": [0.485, 0.456, 0.406]}
 SPLITS = {"train": 4, "val": 2, "test": 4}  # images of each class
 
@@ -35,6 +37,12 @@ class Inputs:
     def change(self, name: str, **values: Any) -> None:
         path = getattr(self, name)
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    def card(self, params: DescribeParams = UNSTATED) -> Path:
+        """Write the model card; return where it is."""
+        names = ("backbone", "accepted", "validation", "strategy", "fine_tune", "evaluation")
+        describe(params, *(getattr(self, name) for name in names), model_card=self.root / "model_card.md")
+        return self.root / "model_card.md"
 
     def images(self) -> pd.DataFrame:
         return pd.read_parquet(self.accepted)

@@ -19,7 +19,7 @@ GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="u
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = [
     "ingest", "validate", "extract_features", "screen", "choose_strategy", "train_head", "fine_tune", "baselines",
-    "evaluate", "register", "report",
+    "evaluate", "describe", "register", "report",
 ]  # fmt: skip
 UNTRACKED = "data/outcome/"  # what depends on the clock or the registry: written, never declared
 FINAL = {  # read by people and by `promote`

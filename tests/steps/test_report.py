@@ -82,7 +82,9 @@ def test_the_page_asks_for_nothing_from_outside_and_runs_nothing(page: Page) -> 
 
 def test_every_picture_has_words_and_a_size_and_can_be_decoded(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) == 2 * len(CLASSES) + 2
+    assert len(pictures) == 2 * len(CLASSES) + 2 + 2, (
+        "samples, mistakes, and the mistakes once more on the first screen"
+    )
     for attributes in pictures:
         assert attributes["alt"]
         data = base64.b64decode(str(attributes["src"]).partition(",")[2])
@@ -108,7 +110,7 @@ def test_the_numbers_are_those_of_the_json(page: Page) -> None:
         "Epoch 1 of 1 had the lowest log loss, with a balanced accuracy of 91.3 %",
         "25.0 % of the parameters could move",
         "always answering “ants” would get 33.3 %",
-        "Why this model: it was better on validation.",
+        "Why fine-tuned: it was better on validation.",
         "30 images passed the checks; 1 file could not be read",
         "1 of 2 rules about the data hold",
         "put 1 of the head's wrong answers right and 0 of its right answers wrong",
@@ -147,7 +149,7 @@ def test_untrusted_labels_and_paths_stay_text(tmp_path: Path, page: Page) -> Non
     assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in page.tags}
     assert hostile.comments == [" outcome ", " reasons "]
     assert all(label in hostile.text for label in HOSTILE)
-    assert len(hostile.all("img")) == 2 * len(HOSTILE) + 2
+    assert len(hostile.all("img")) == 2 * len(HOSTILE) + 2 + 2
 
 
 def test_no_wrong_answers_are_a_sentence_and_not_an_empty_list(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_fine_tuning_that_helped_nothing_is_told_so(inputs: Inputs) -> None:
 
 def test_the_parameters_bound_what_is_shown(tmp_path: Path) -> None:
     found = read(make(tmp_path, wrong=3), ReportParams(sample_images=1, wrong_answers=2, thumbnail=32))
-    assert len(found.all("img")) == len(CLASSES) + 2
+    assert len(found.all("img")) == len(CLASSES) + 2 + 2
     assert {max(int(image["width"] or 0), int(image["height"] or 0)) for image in found.all("img")} == {32}
     assert "3 of 12 test images got a wrong name; here are the 2 of which the model was surest" in found.text
 
@@ -196,7 +198,7 @@ def test_pictures_stop_at_their_budget_and_mistakes_are_served_first(
     pictures = found.all("img")
     assert 2 < len(pictures) < len(whole)
     assert sum(len(str(image["src"])) for image in pictures) <= sum(whole) // 2
-    assert sum("named bees" in str(image["alt"]) for image in pictures) == 2
+    assert sum("named bees" in str(image["alt"]) for image in pictures) == 4, "each twice"
     assert "no image shown" in found.text
 
 
