@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from flows.graph import Graph
 from steps.adapters import files, stage
 from steps.core.ledger import PROPOSE, Decision
-from steps.promote import EVALUATION, LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
+from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
+from steps.rematch import EVALUATION
 
 if TYPE_CHECKING:  # its templates load where a page is written
     from steps.outcome import Outcome

@@ -1,6 +1,6 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +58,7 @@ class Promotion:
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: dict[str, Any] | None  # of the two, as `core.paired` returns it, where they were compared just now
+    comparison: Mapping[str, Any] | None  # of the two, as `core.paired` returns it, where they were compared just now
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -136,7 +136,7 @@ class Answer:
     reasons: tuple[str, ...]
     question: str
     new: bool
-    comparison: dict[str, Any] | None = None
+    comparison: Mapping[str, Any] | None = None
 
 
 def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
@@ -198,7 +198,7 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
 
 def _decided(
     mlflow: "MlflowClient", case: Case, champion: str | None
-) -> tuple[Verdict, list[str], dict[str, Any] | None]:
+) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
     """Decide; a champion whose files are gone or changed cannot be judged, and is no opponent.
 
     Raises RegistryError where the challenger's own files are not what was signed.
