@@ -54,6 +54,8 @@ class Found:
     head: dict[str, Any]
     tuned: dict[str, Any]
     judged: dict[str, Any]
+    rivals: dict[str, Any]
+    inspected: dict[str, Any]
     images: pd.DataFrame
     answers: pd.DataFrame
 
@@ -85,6 +87,8 @@ def report(
     fine_tune: Path,
     evaluation: Path,
     predictions: Path,
+    baselines: Path,
+    inspection: Path,
     page: Path,
 ) -> None:
     """Write the report of one run of the pipeline; the same inputs give the same bytes.
@@ -96,6 +100,7 @@ def report(
         **{name: files.read_json(path) for name, path in {
             "card": backbone / "card.json", "checks": validation, "screened": screening, "plan": strategy,
             "head": train_head, "tuned": fine_tune, "judged": evaluation,
+            "rivals": baselines, "inspected": inspection,
         }.items()},
         images=files.read_table(accepted),
         answers=files.read_table(predictions),

@@ -60,6 +60,8 @@ class Inputs:
             "fine_tune",
             "evaluation",
             "predictions",
+            "baselines",
+            "inspection",
         )
         page = self.root / "reports" / "report.html"
         report(params, *(getattr(self, name) for name in names), page=page)
@@ -120,6 +122,24 @@ def predicted(images: pd.DataFrame, classes: Sequence[str], wrong: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def rivals(classes: Sequence[str]) -> dict[str, Any]:
+    found = {"accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.7, "n": 6}
+    run = {"draw": 0, "rate": 0.001, "epochs": 3, "best_epoch": 2, "validation": found}
+    return {
+        "classes": classes, "train": 8, "train_of": 12, "val": 6, "test": 12,
+        "majority": {"label": classes[0], "validation": found},
+        "pixels": {"side": 16, "chosen_c": 0.01, "path": [], "validation": found},
+        "scratch": {"architecture": "convnet", "parameters": 1000, "rates": [run], "chosen_rate": 0.001,
+                    "draws": [run, {**run, "draw": 1}]},
+    }  # fmt: skip
+
+
+def inspected() -> dict[str, Any]:
+    """Nothing to show; what a chapter makes of more is in test_report_inspect."""
+    return {"chosen": "fine_tuned", "block": None, "wrong": [], "wrong_total": 0, "right": [], "map": None, "svg": {},
+            "pool": 0, "asked": 0, "label_next": []}  # fmt: skip
+
+
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
     inputs, n = Inputs(root), len(classes)
     images = write_images(inputs.raw, classes)
@@ -158,7 +178,8 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
         },
         "strategy.json": {
             "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],
-            "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)]},
+            "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)],
+                     "next_doubling": {"value": 0.031, "low": 0.012, "high": 0.05, "method": "power law"}},
         },
         "train_head.json": {
             "kind": "linear", "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1,
@@ -180,6 +201,7 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "test": {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)},
         },
     }  # fmt: skip
+    contents |= {"baselines.json": rivals(classes), "inspection.json": inspected()}
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(json.dumps(content))
