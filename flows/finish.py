@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # its templates load where a page is written
 FRESH, RAN = "Fresh", "Ran"
 REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
 ANSWER = Path(".regraft/promotion.json")
+Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 
 @dataclass
@@ -37,8 +38,12 @@ def check_params(graph: Graph) -> None:
 
 def finish(graph: Graph, report: Report) -> Report:
     """Promote the chosen version if it earned it, and write the outcome page around the tracked report."""
-    report.promotion = _recalled(graph.root) or promote(graph.root, graph.stages["register"].cmd)
-    return _told(graph.root, report, report.promotion)
+    root = graph.root
+    recalled = _recalled(root)
+    if recalled:
+        return _told(root, report, *recalled)
+    promotion = promote(root, graph.stages["register"].cmd)
+    return _told(root, report, promotion, _looks(root))
 
 
 def answered(root: Path, report: Report, decision: Decision) -> Report:
@@ -49,20 +54,29 @@ def answered(root: Path, report: Report, decision: Decision) -> Report:
         report.promotion, champion=decision.champion, previous=decision.previous, reasons=decision.reasons,
         changed=decision.champion != decision.previous, verdict=decision.kind,
     )  # fmt: skip
-    return _told(root, report, promotion)
+    return _told(root, report, promotion, _looks(root))
 
 
-def _told(root: Path, report: Report, promotion: Promotion) -> Report:
+def _looks(root: Path) -> Looks:
+    """Say how often the test images were looked at, and how much that matters."""
+    from steps.adapters import looks
+
+    found = looks.standing(root)
+    state = "exhausted" if found.exhausted else "over budget" if found.over_budget else "within budget"
+    return {"state": state, "sentence": found.sentence}
+
+
+def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
     """Remember what was decided, and say it on the page and in Markdown."""
     from steps.outcome import markdown, write_outcome
 
-    _remember(root, promotion)
-    told = outcome(root, promotion)
+    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
+    told = outcome(root, promotion, looks)
     write_outcome(root / REPORT, root / PAGE, told)
     return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
 
 
-def _recalled(root: Path) -> Promotion | None:
+def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
     """Return the last answer where the question and the registry are as they were then; MLflow costs 2 s to ask.
 
     Only for the project's own store: of a server one cannot tell from outside whether it has changed.
@@ -76,13 +90,9 @@ def _recalled(root: Path) -> Promotion | None:
         if found["state"] != state:
             return None
         answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"]), "changed": False}
-        return Promotion(**answer)
+        return Promotion(**answer), found["looks"]
     except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
         return None
-
-
-def _remember(root: Path, promotion: Promotion) -> None:
-    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion)})
 
 
 def _state(root: Path) -> str | None:
@@ -113,7 +123,7 @@ def headline(promotion: Promotion) -> str:
     return f"version {challenger} of {name} {became}; {kept}"
 
 
-def outcome(root: Path, promotion: Promotion) -> "Outcome":
+def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
     """Gather what a person wants to know first: what was decided, why, and how often the test set was looked at."""
     from steps.outcome import Outcome
 
@@ -128,7 +138,7 @@ def outcome(root: Path, promotion: Promotion) -> "Outcome":
         judged=promotion.judged,
         confidence=files.read_json(root / EVALUATION)["confidence"],
         comparison=promotion.comparison,
-        looks=None,
+        looks=looks,
         links=tuple(_links(root, promotion.run_id)),
     )
 

@@ -18,8 +18,9 @@ class Outcome:
     """What promotion decided, in words, and where to read on.
 
     `judged` is what `metrics.judge` found of the challenger; `comparison` the challenger less the champion on the
-    same test images (difference, low, high, n, mcnemar_p), None where nothing was compared. `looks` counts how often
-    the test images were looked at (count, optimism, budget, limit). `links` are pairs of text and address.
+    same test images (difference, low, high, n, mcnemar_p), None where nothing was compared. `looks` says how
+    often the test images were looked at (sentence; state: within budget, over budget, exhausted). `links` are pairs of
+    text and address.
     """
 
     verdict: str
@@ -32,7 +33,7 @@ class Outcome:
     judged: Mapping[str, Any]
     confidence: float
     comparison: Mapping[str, Any] | None
-    looks: Any
+    looks: Mapping[str, str] | None
     links: tuple[tuple[str, str], ...]
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,5 +230,6 @@ FIRST = Outcome(
 REFUSAL = replace(
     FIRST, verdict=REFUSED, headline="the <b>challenger</b> was not promoted", champion_version="3",
     previous_version="3", comparison=COMPARISON, reasons=("too few images", "class a|b: recall *falls*"), links=(),
-    looks=SimpleNamespace(count=27, optimism=0.0108, budget=25, limit=50),
+    looks={"state": "over budget", "sentence": "27 models were judged on these test images; the best of so many looks "
+           "better than it is by up to 1.1 points on average. More than the budget of 20 (promote.look_budget)"},
 )  # fmt: skip

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,13 +67,13 @@ def test_a_difference_without_interval_or_without_size_can_be_drawn(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(1, ""), (25, ""), (26, "! over budget"), (50, "! over budget"), (51, "✗ looked at too often")]
+    ("state", "mark"), [("within budget", ""), ("over budget", "! over budget"), ("exhausted", "✗ too many looks")]
 )
-def test_looks_warn_past_the_budget_and_past_the_limit(tmp_path: Path, count: int, said: str) -> None:
-    looks = SimpleNamespace(count=count, optimism=0.0108, budget=25, limit=50)
-    text = told(tmp_path, replace(REFUSAL, looks=looks))
-    assert f"{count} look" in text and "flatter by 1.1 points" in text
-    assert [words for words in ("! over budget", "✗ looked at too often") if words in text] == [said] * bool(said)
+def test_looks_are_told_and_marked_past_the_budget_and_past_the_limit(tmp_path: Path, state: str, mark: str) -> None:
+    outcome = replace(REFUSAL, looks={"state": state, "sentence": "27 models were judged"})
+    for text in (told(tmp_path, outcome), markdown(outcome)):
+        assert "27 models were judged." in text
+        assert [words for words in ("! over budget", "✗ too many looks") if words in text] == [mark] * bool(mark)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,8 @@ def test_markdown_says_the_same_and_no_label_becomes_markup() -> None:
     text = markdown(REFUSAL)
     for said in (
         "# The \\<b\\>challenger\\</b\\> was not promoted", "- too few images", "- class a\\|b: recall \\*falls\\*",
-        "**+2.0 points** (-0.7 to +4.6)", "94.1\xa0% (89.2 to 96.8, Wilson 95\xa0%)", "27 looks", "! over budget",
+        "**+2.0 points** (-0.7 to +4.6)", "94.1\xa0% (89.2 to 96.8, Wilson 95\xa0%)",
+        "! over budget: 27 models were judged",
     ):  # fmt: skip
         assert said in text, said
     assert "data_docs" not in markdown(FIRST), "a link to a file is no use elsewhere"
