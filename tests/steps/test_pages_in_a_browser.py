@@ -11,12 +11,12 @@ from steps.adapters.pages import render
 from steps.outcome import write_outcome
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import AXE, NEEDS
-from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, make
+from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
 ODD = [*HOSTILE, "\u202eright to left", "نحلة " * 9, "蜜蜂" * 30, "w" * 120, "a\nb"]
-PAGES = ("report", "outcome", "first", "sheet", "many", "odd", "one", "none")
+PAGES = ("report", "outcome", "first", "sheet", "against", "many", "odd", "one", "none")
 each_page = pytest.mark.parametrize("name", PAGES)
 each_width = pytest.mark.parametrize("width", HEIGHTS)
 each_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -34,7 +34,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return make(tmp_path_factory.mktemp(name), *args)
 
     plain = inputs("plain")
-    found = {"report": plain.page(), "sheet": sheet(plain)}
+    found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
     for name, outcome in (("outcome", REFUSAL), ("first", FIRST)):
         found[name] = plain.root / f"{name}.html"
         write_outcome(found["report"], found[name], outcome)
@@ -57,6 +57,30 @@ def sheet(inputs: Inputs) -> Path:
         found={"label_errors": [error], "like": [group], "odd": [odd], "searched": 9, "agreement": 0.9,
                "credible": False},
         unlabelled="unlabelled",
+    ), encoding="utf-8")  # fmt: skip
+    return page
+
+
+def against(inputs: Inputs) -> Path:
+    """The page of training against a reference."""
+    row = {**inputs.images().iloc[0].to_dict(), "odds": 3.21}
+    shown = [(row, Album(inputs.raw, 96, 10**6).add(row["path"], row["id"]))]
+    measure = {"first": 0.123456, "second": [0.1, 0.2], "effect": 0.71, "adjusted": 1e-9, "significant": True}
+    rule = {
+        "passed": False,
+        "severity": "warn",
+        "name": "domain shift",
+        "observed": 0.9,
+        "limit": 0.7,
+        "remedy": "Look.",
+    }
+    page = inputs.root / "against.html"
+    page.write_text(render(
+        "against.html", strange=shown, unseen=shown, confidence=0.95,
+        found={"training": 146, "reference": 40, "auc": figure(0.9, 0.8, 0.95, "bootstrap"), "p": 0.001,
+               "rules": [rule], "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
+               "strange": [row], "unseen": [row], "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
+               "left_out": 3},
     ), encoding="utf-8")  # fmt: skip
     return page
 
