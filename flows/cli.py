@@ -127,6 +127,17 @@ def approve(version: str, reason: Reason, by: By = "") -> None:
 
 
 @app.command()
+def decline(version: str, reason: Reason, by: By = "") -> None:
+    """Refuse a version that the gate has proposed; the same proposal is not made again."""
+    from steps.release import decline as decide
+
+    root = enter(Path.cwd())
+    with running(root):
+        decision = decide(root, version, by, reason)
+    typer.echo(f"version {decision.version} is declined by {decision.by}")
+
+
+@app.command()
 def rollback(
     reason: Reason,
     to: Annotated[str | None, typer.Option(help="An earlier champion; default: the one before.")] = None,
@@ -155,6 +166,43 @@ def history(
     when = moment(at) if at else None
     typer.echo(json.dumps(plain(chain, faults, when), indent=2) if as_json else "\n".join(lines(chain, faults, when)))
     sys.exit(1 if faults else 0)
+
+
+@app.command()
+def audit(
+    version: Annotated[str | None, typer.Argument(help="A version's number; default: the champion.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every signature, too; exit code 1 on a fault.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print where a version comes from, from the alias to the raw images, with every gap named."""
+    from flows.audit import audit as follow
+
+    found = follow(enter(Path.cwd()), version, verify)
+    typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
+    sys.exit(1 if found.faults else 0)
+
+
+@app.command()
+def replay(
+    version: Annotated[str, typer.Argument(help="A version's number.")],
+    values: Annotated[
+        Path | None, typer.Option("--params", help="A params.yaml instead of the run's own: what would it change?")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Of figures and probabilities: up to here it counts as equivalent.")
+    ] = 1e-4,
+    as_json: Json = False,
+) -> None:
+    """Make a version again from what its run kept, and say: identical, equivalent or different."""
+    from flows.replay import replay as again
+
+    given = values.expanduser().resolve() if values else None
+    root = enter(Path.cwd())
+    with running(root):
+        found = again(root, version, given, tolerance)
+    typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
 
 
 @app.command()

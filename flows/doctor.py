@@ -78,14 +78,22 @@ def _packages(root: Path) -> Findings:
     if not lock.is_file():
         yield Finding("packages", FAULT, "there is no requirements.lock", "restore it from git; stages depend on it")
         return
-    wanted = dict(_locked(lock.read_text(encoding="utf-8")))
-    other = [f"{name} {_installed(name) or 'is missing'} (locked: {version})" for name, version in wanted.items()
-             if _installed(name) != version]  # fmt: skip
+    text = lock.read_text(encoding="utf-8")
+    other = unlike(text)
     if other:
         shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
         yield Finding("packages", FAULT, shown, "install the lock anew: rm -rf .venv && make check")
     else:
-        yield Finding("packages", GOOD, f"all {len(wanted)} as requirements.lock says")
+        yield Finding("packages", GOOD, f"all {len([*_locked(text)])} as requirements.lock says")
+
+
+def unlike(lock: str) -> list[str]:
+    """Say which packages are missing, or installed in another version than a lock's text pins."""
+    return [
+        f"{name} {_installed(name) or 'is missing'} (locked: {version})"
+        for name, version in _locked(lock)
+        if _installed(name) != version
+    ]
 
 
 def _locked(text: str) -> Iterator[tuple[str, str]]:

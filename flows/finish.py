@@ -1,16 +1,24 @@
 """What comes after the graph: promotion, which asks the registry of now, and the page that tells the outcome."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.graph import Graph
 from steps.adapters import files, stage
-from steps.promote import ACCEPTED, EVALUATION, RECEIPT, PromoteParams, Promotion, promote
+from steps.core.ledger import PROPOSE, Decision
+from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
+from steps.rematch import EVALUATION
+
+if TYPE_CHECKING:  # its templates load where a page is written
+    from steps.outcome import Outcome
 
 FRESH, RAN = "Fresh", "Ran"
-PAGE = Path("data/outcome/index.html")
+REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
 ANSWER = Path(".regraft/promotion.json")
+Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 
 @dataclass
@@ -20,6 +28,7 @@ class Report:
     stages: dict[str, str] = field(default_factory=dict)
     promotion: Promotion | None = None
     page: str | None = None
+    summary: str | None = None  # the outcome in Markdown
 
 
 def check_params(graph: Graph) -> None:
@@ -29,14 +38,45 @@ def check_params(graph: Graph) -> None:
 
 def finish(graph: Graph, report: Report) -> Report:
     """Promote the chosen version if it earned it, and write the outcome page around the tracked report."""
-    report.promotion = _recalled(graph.root) or promote(graph.root, graph.stages["register"].cmd)
-    _remember(graph.root, report.promotion)
-    write_page(graph.root, report.promotion)
-    report.page = str(graph.root / PAGE)
-    return report
+    root = graph.root
+    recalled = _recalled(root)
+    if recalled:
+        return _told(root, report, *recalled)
+    promotion = promote(root, graph.stages["register"].cmd)
+    return _told(root, report, promotion, _looks(root))
 
 
-def _recalled(root: Path) -> Promotion | None:
+def answered(root: Path, report: Report, decision: Decision) -> Report:
+    """Let the outcome say what a person has answered since."""
+    if report.promotion is None:
+        return report
+    promotion = replace(
+        report.promotion, champion=decision.champion, previous=decision.previous, reasons=decision.reasons,
+        changed=decision.champion != decision.previous, verdict=decision.kind,
+    )  # fmt: skip
+    return _told(root, report, promotion, _looks(root))
+
+
+def _looks(root: Path) -> Looks:
+    """Say how often the test images were looked at, and how much that matters."""
+    from steps.adapters import looks
+
+    found = looks.standing(root)
+    state = "exhausted" if found.exhausted else "over budget" if found.over_budget else "within budget"
+    return {"state": state, "sentence": found.sentence}
+
+
+def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
+    """Remember what was decided, and say it on the page and in Markdown."""
+    from steps.outcome import markdown, write_outcome
+
+    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
+    told = outcome(root, promotion, looks)
+    write_outcome(root / REPORT, root / PAGE, told)
+    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
+
+
+def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
     """Return the last answer where the question and the registry are as they were then; MLflow costs 2 s to ask.
 
     Only for the project's own store: of a server one cannot tell from outside whether it has changed.
@@ -50,13 +90,9 @@ def _recalled(root: Path) -> Promotion | None:
         if found["state"] != state:
             return None
         answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"]), "changed": False}
-        return Promotion(**answer)
+        return Promotion(**answer), found["looks"]
     except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
         return None
-
-
-def _remember(root: Path, promotion: Promotion) -> None:
-    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion)})
 
 
 def _state(root: Path) -> str | None:
@@ -65,7 +101,7 @@ def _state(root: Path) -> str | None:
     database = home / "mlflow.db"
     if os.environ.get("MLFLOW_TRACKING_URI") != f"sqlite:///{database}" or not database.is_file():
         return None
-    looked_at = [root / name for name in ("params.yaml", RECEIPT, EVALUATION, ACCEPTED)]
+    looked_at = [root / name for name in ("params.yaml", RECEIPT, *LOOKED_AT)]
     facts = database.stat()
     return stage.digest_of({
         "inputs": [files.sha256_of(path) for path in looked_at],
@@ -83,27 +119,44 @@ def headline(promotion: Promotion) -> str:
     if promotion.champion == challenger:
         return f"version {challenger} of {name} remains the champion"
     kept = f"version {promotion.champion} remains the champion" if promotion.champion else "there is no champion yet"
-    return f"version {challenger} of {name} was not promoted; {kept}"
+    became = "waits for approval" if promotion.verdict == PROPOSE else "was not promoted"
+    return f"version {challenger} of {name} {became}; {kept}"
 
 
-def write_page(root: Path, promotion: Promotion) -> None:
-    """Write data/outcome/index.html: verdict first, then the whole report; it depends on the world and is untracked."""
-    from steps.outcome import Outcome, write_outcome
+def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
+    """Gather what a person wants to know first: what was decided, why, and how often the test set was looked at."""
+    from steps.outcome import Outcome
 
-    docs = root / "data/outcome/data_docs/index.html"
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    server = [("MLflow run", f"{uri}/#/runs/{promotion.run_id}")] if uri.startswith("http") else []
-    links = [
-        *server,
-        *([("Data Docs: what the gate checked", "data_docs/index.html")] if docs.exists() else []),
-    ]
-    outcome = Outcome(
-        promoted=promotion.champion == promotion.challenger,
+    return Outcome(
+        verdict=_verdict(promotion),
         headline=headline(promotion),
         reasons=promotion.reasons,
         champion_version=promotion.champion,
         challenger_version=promotion.challenger,
+        previous_version=promotion.previous,
         model_name=promotion.model_name,
-        links=tuple(links),
+        judged=promotion.judged,
+        confidence=files.read_json(root / EVALUATION)["confidence"],
+        comparison=promotion.comparison,
+        looks=looks,
+        links=tuple(_links(root, promotion.run_id)),
     )
-    write_outcome(root / "data/reports/report.html", root / PAGE, outcome)
+
+
+def _verdict(promotion: Promotion) -> str:
+    """Say what became of the challenger; one that was champion before is not promoted anew."""
+    from steps.outcome import PROMOTED, PROPOSED, REFUSED, REMAINS
+
+    if promotion.changed:
+        return PROMOTED
+    if promotion.champion == promotion.challenger:
+        return REMAINS
+    return PROPOSED if promotion.verdict == PROPOSE else REFUSED
+
+
+def _links(root: Path, run_id: str) -> Iterator[tuple[str, str]]:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith("http"):
+        yield "MLflow run", f"{uri}/#/runs/{run_id}"
+    if (root / "data/outcome/data_docs/index.html").exists():
+        yield "Data Docs: what the gate checked", "data_docs/index.html"

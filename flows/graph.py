@@ -198,6 +198,17 @@ def read_at(root: Path, path: str, revision: str) -> bytes:
         repo.close()
 
 
+def cache(root: Path) -> Path:
+    """Return the folder of DVC's cache."""
+    from dvc.repo import Repo
+
+    repo = Repo(str(root))
+    try:
+        return Path(repo.cache.local_cache_dir)
+    finally:
+        repo.close()
+
+
 Snapshot = dict[str, Any]
 
 

@@ -17,6 +17,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.approval import settle, tell
 from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
@@ -74,7 +75,11 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
             futures[stage.name] = task.submit(graph, stage, force, wait_for=wait_for)  # type: ignore[call-overload]
         wait(list(futures.values()))  # all of them: the project's lock must outlive the last stage that still runs
         report.stages = {name: _settled(name, future) for name, future in futures.items()}
-        return report if targets else finish(graph, report)
+        if targets:
+            return report
+        report = finish(graph, report)
+    tell(report)
+    return settle(home, report)
 
 
 def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:

@@ -103,7 +103,8 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
                 section[name][:] = value
             else:
                 section[name] = value
-        document["fine_tune"]["horizontal_flip"] = flip
+        for name in ("fine_tune", "baselines"):
+            document[name]["horizontal_flip"] = flip
 
 
 def _set_images(root: Path, path: Path | None) -> None:

@@ -15,6 +15,7 @@ from steps.adapters import files, models, stage
 from steps.adapters.compute import ComputeParams, configure
 from steps.core import transferability
 from steps.core.cost import block_flops
+from steps.core.learning_curve import next_doubling
 from steps.core.linear_probe import Labelled
 from steps.core.manifest import TRAIN, uniform
 from steps.core.metrics import bootstrap
@@ -103,7 +104,8 @@ def choose_strategy(
 
     files.write_json(strategy, {
         "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks, "reasons": list(plan.reasons),
-        "size": _size(curve, sample, evidence), "similarity": _similarity(held, at, sample, evidence),
+        "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, sample, params, seed)},
+        "similarity": _similarity(held, at, sample, evidence),
         "cost": _cost(evidence, plan, rules),
     })  # fmt: skip
 
@@ -156,6 +158,14 @@ def _size(curve: list[tuple[float, Held]], sample: Sample, evidence: Evidence) -
         "curve": [{"labels_per_class": round(share * trained, 1), **held.scores()} for share, held in curve],
         "last_doubling": evidence.last_doubling,
     }
+
+
+def _forecast(
+    curve: list[tuple[float, Held]], sample: Sample, params: ChooseStrategyParams, seed: int
+) -> dict[str, Any]:
+    correct = np.stack([held.correct for _, held in curve])
+    generator = numpy_generator(seed, "choose_strategy", "forecast")
+    return next_doubling(correct, sample.targets, params.confidence, DRAWS, generator)
 
 
 def _similarity(

@@ -1,4 +1,4 @@
-"""Evaluate: validation chooses between head and fine-tuned; the test split judges both, in eager float32."""
+"""Evaluate: validation chooses and calibrates, the test split judges, in eager float32; every look is recorded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,33 +6,58 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from steps.adapters import files, models, stage
+from steps.adapters import files, looks, models, stage
 from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.loaders import Images
 from steps.adapters.progress import track
-from steps.core.backbone import Grafted
+from steps.core import calibration
+from steps.core.backbone import Grafted, digest
+from steps.core.comparison import Rules, compare, transfer
 from steps.core.decision import FINE_TUNED, HEAD, choose
-from steps.core.inference import predict_probabilities
-from steps.core.manifest import TEST, UNLABELLED
-from steps.core.metrics import judge
+from steps.core.inference import predict_logits
+from steps.core.intervals import Sample, sampled
+from steps.core.judgement import BINS, judge
+from steps.core.manifest import TEST, UNLABELLED, VAL
 from steps.core.seeding import numpy_generator
+from steps.core.slices import COLUMNS, judge_slices
+from steps.errors import ParamsError
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
-    """How sure an interval is meant to be, and how many bootstrap draws back it."""
+    """How sure intervals and verdicts are meant to be; how probabilities are calibrated; which slices are looked at."""
 
     confidence: float
     bootstrap_draws: int
+    power: float
+    temperature_spread: float
+    target_accuracy: float
+    slice_columns: tuple[str, ...]
+    slice_least: int
+    slice_limits: dict  # type: ignore[type-arg]
 
     def faults(self) -> Iterator[str]:
-        """Yield values that make no interval."""
+        """Yield values that make no interval, no prior or no limit."""
         if not 0.5 <= self.confidence <= 0.999:
             yield f"confidence is {self.confidence}; 0.5 to 0.999"
         if not 100 <= self.bootstrap_draws <= 1_000_000:
             yield f"bootstrap_draws is {self.bootstrap_draws}; 100 to 1000000"
+        if not 0.5 <= self.power <= 0.999:
+            yield f"power is {self.power}; 0.5 to 0.999"
+        if not 0.01 <= self.temperature_spread <= 10:
+            yield f"temperature_spread is {self.temperature_spread}; 0.01 to 10"
+        if not 0 < self.target_accuracy <= 1:
+            yield f"target_accuracy is {self.target_accuracy}; above 0, at most 1"
+        if self.slice_least < 1:
+            yield f"slice_least is {self.slice_least}; at least 1"
+        for name, limit in self.slice_limits.items():
+            if not isinstance(limit, int | float) or not 0 <= limit <= 1:
+                yield f"slice_limits.{name} is {limit!r}; an accuracy from 0 to 1"
 
 
 def evaluate(
@@ -47,19 +72,24 @@ def evaluate(
     head_history: Path,
     fine_tuned: Path,
     fine_tune_history: Path,
+    baselines: Path,
     evaluation: Path,
     predictions: Path,
 ) -> None:
     """Write every test prediction of both models, and the figures with intervals that follow from them.
 
-    Validation figures come from training, where the heads had not seen that split; the refitted head has.
+    Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
+    has seen them) and through the fine-tuned network of its best epoch. Raises ParamsError for a slice that the
+    manifest does not know, IntegrityError where the ledger of looks was tampered with.
     """
     classes = files.read_json(head / models.FACTS)["classes"]
     networks = {
         HEAD: models.load_head_model(backbone, head),
         FINE_TUNED: models.load_fine_tuned(backbone, fine_tuned),
     }
+    unrefitted = Grafted(networks[HEAD].backbone, models.load_head(head, refitted=False)).eval()
     table = files.read_table(accepted)
+    _check_columns(params, table)
     spec = models.read_preprocessing(preprocessing)
     images = Images(raw, table[table["split"] != UNLABELLED], classes, spec, compute)
     validation = {
@@ -68,36 +98,116 @@ def evaluate(
     }
     configure(compute)
 
-    found = _predict(networks, images)
+    looks.record({name: digest(network.state_dict()) for name, network in networks.items()}, images.part(TEST)["id"])
+    unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
+    found = _logits(networks, images, TEST)
     choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
-    targets = images.targets(images.part(TEST)).numpy()
-    test = {
-        name: judge(
-            targets, probabilities, classes, params.confidence, params.bootstrap_draws,
-            numpy_generator(seed, "evaluate", name),
-        )
-        for name, probabilities in found.items()
-    }  # fmt: skip
+    judged, probabilities = judge_all(params, seed, images, unseen, found)
+    rivals = _rivals(files.read_table(baselines), images)
+    judged["transfer"] = _transfer(params, seed, images, probabilities[choice.chosen], rivals)
 
     files.write_json(evaluation, {
         "chosen": choice.chosen, "reason": choice.reason, "classes": classes,
         "backbone": models.read_card(backbone).name, "confidence": params.confidence,
-        "validation": validation, "test": test,
+        "validation": validation, **judged,
     })  # fmt: skip
-    files.write_table(predictions, _rows(images, found))
+    files.write_table(predictions, _rows(images, probabilities))
 
 
-def _predict(networks: dict[str, Grafted], images: Images) -> dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]:
-    """Return probabilities [n, classes] of each model on the test split; each image is decoded once."""
+def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
+    limited = {name.partition("=")[0] for name in params.slice_limits}
+    known = {*COLUMNS, *params.slice_columns}
+    faults = [f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
+              for name in params.slice_columns if name not in table.columns]  # fmt: skip
+    faults += [f"evaluate.slice_limits: {name!r} is no slice (known: {', '.join(sorted(known))})"
+               for name in sorted(limited - known)]  # fmt: skip
+    if faults:
+        raise ParamsError(faults)
+
+
+def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[str, Floats]:
+    """Return logits [n, classes] of each model on a split; each image is decoded once."""
     collected: dict[str, list[Any]] = {name: [] for name in networks}
-    total = len(images.part(TEST))
-    for pixels, _, _ in track(images.batches(TEST), total, "evaluating", images.compute.batch_size):
+    total = len(images.part(split))
+    for pixels, _, _ in track(images.batches(split), total, f"evaluating, {split}", images.compute.batch_size):
         for name, network in networks.items():
-            collected[name].append(predict_probabilities(network, pixels))
+            collected[name].append(predict_logits(network, pixels))
     return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 
-def _rows(images: Images, found: dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]) -> pd.DataFrame:
+def judge_all(
+    params: EvaluateParams, seed: int, images: Images, unseen: dict[str, Floats], found: dict[str, Floats]
+) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """Calibrate each model on its logits of unseen validation images, and judge it by those of the test images."""
+    part, targets = images.part(TEST), images.targets(images.part(TEST)).numpy()
+    validated = images.targets(images.part(VAL)).numpy()
+    groups = groups_of(part)
+    sample = sampled(targets, groups)
+    told: dict[str, Any] = {"test": {}, "calibration": {}, "slices": {}}
+    probabilities = {}
+    for name, logits in found.items():
+        generator = numpy_generator(seed, "evaluate", name)
+        told["calibration"][name] = _calibrated(params, unseen[name], validated, logits, targets, sample, generator)
+        answers = calibration.tempered(logits, told["calibration"][name]["temperature"])
+        told["test"][name] = judge(
+            targets, answers, images.classes, params.confidence, params.bootstrap_draws, generator, groups
+        )
+        told["slices"][name] = judge_slices(
+            part, answers.argmax(axis=1) == targets, sample.cluster, (*COLUMNS, *params.slice_columns),
+            params.slice_least, params.slice_limits, params.confidence,
+        )  # fmt: skip
+        probabilities[name] = answers
+    rules = Rules(params.confidence, params.power, params.bootstrap_draws)
+    generator = numpy_generator(seed, "evaluate", "comparison")
+    tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
+    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, rules, generator)]
+    return told, probabilities
+
+
+def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """Return what each baseline answered to the test images, as class indices, one array a draw."""
+    part = images.part(TEST)
+    rivals: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for (name, _), rows in answers[answers["split"] == TEST].groupby(["model", "draw"], sort=True):
+        of_path = dict(zip(rows["path"], rows["predicted"], strict=True))
+        predicted = np.searchsorted(images.classes, [of_path[path] for path in part["path"]])
+        rivals.setdefault(str(name), []).append(predicted.astype(np.int64))
+    return rivals
+
+
+def _transfer(
+    params: EvaluateParams, seed: int, images: Images, chosen: Floats, rivals: dict[str, list[npt.NDArray[np.int64]]]
+) -> dict[str, Any]:
+    part = images.part(TEST)
+    targets, rules = images.targets(part).numpy(), Rules(params.confidence, params.power, params.bootstrap_draws)
+    generator = numpy_generator(seed, "evaluate", "transfer")
+    return transfer(targets, chosen, rivals, sampled(targets, groups_of(part)), rules, generator)
+
+
+def groups_of(part: pd.DataFrame) -> npt.NDArray[Any] | None:
+    """Return the group of each image, its own where it has none; None where no image has one."""
+    if (part["group"] == "").all():
+        return None
+    return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
+
+
+def _calibrated(
+    params: EvaluateParams,
+    unseen: Floats,
+    validated: npt.NDArray[np.int64],
+    logits: Floats,
+    targets: npt.NDArray[np.int64],
+    sample: Sample,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    temperature = calibration.fit_temperature(unseen, validated, params.temperature_spread)
+    threshold = calibration.abstention(calibration.tempered(unseen, temperature), validated, params.target_accuracy)
+    return calibration.verified(
+        logits, targets, temperature, threshold, BINS, sample, params.confidence, params.bootstrap_draws, generator
+    )
+
+
+def _rows(images: Images, found: dict[str, Floats]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
     tables = [
         part.assign(

@@ -1,43 +1,48 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, ledger, params, registry, stage, tracking
+from steps.adapters import files, ledger, packages, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
-from steps.core.decision import Verdict, decide
+from steps.core.gate import Facts, Rules, Verdict, decide
 from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.errors import RegistryError
+from steps.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RECEIPT, EVALUATION, ACCEPTED, RAW = (
-    "data/reports/register.json", "data/reports/evaluation.json", "data/screened.parquet", "data/raw",
-)  # fmt: skip
-
-
+RECEIPT, VALIDATION, SCREENING = (
+    "data/reports/register.json",
+    "data/reports/validation.json",
+    "data/reports/screen.json",
+)
+LOOKED_AT = (ACCEPTED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # beside the registry and params.yaml
 AUTO, REQUIRED = "auto", "required"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteParams:
-    """What a challenger has to earn: a balanced accuracy on the test images, and a margin over the champion."""
+class PromoteParams(Rules):
+    """What a challenger has to earn, and whether a person has the last word."""
 
     approval: str
-    floor: float
-    margin: float
+    wait_minutes: float
 
     def faults(self) -> Iterator[str]:
-        """Yield rules that would promote anything or nothing."""
+        """Yield what `Rules` finds wrong, and an approval that is none."""
+        yield from super().faults()
         if self.approval not in (AUTO, REQUIRED):
             yield f"approval is {self.approval!r}; {AUTO} or {REQUIRED}"
-        if not 0 <= self.floor < 1:
-            yield f"floor is {self.floor}; a balanced accuracy from 0 to below 1"
-        if not 0 <= self.margin < 1:
-            yield f"margin is {self.margin}; from 0 to below 1"
+        if self.wait_minutes < 0:
+            yield f"wait_minutes is {self.wait_minutes}; 0 or more"
+
+    def rules(self) -> dict[str, Any]:
+        """Return what an answer follows from: how long a run waits for a person is not part of it."""
+        return {name: value for name, value in vars(self).items() if name != "wait_minutes"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Promotion:
     reasons: tuple[str, ...]
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
+    verdict: str  # promote | refuse | propose
+    comparison: Mapping[str, Any] | None  # of the two, as `core.paired` returns it, where they were compared just now
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -64,13 +71,13 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     rules = params.bind(PromoteParams, params.read(root).get("promote"), "promote")
     mlflow = tracking.client()
     receipt = files.read_json(root / RECEIPT)
-    name, kind = receipt["model_name"], receipt["chosen"]
+    name = receipt["model_name"]
     challenger = _ensure_registered(mlflow, root, register_cmd, receipt)
-    judged = files.read_json(root / EVALUATION)["test"][kind]
+    case = Case(root, name, receipt["chosen"], challenger, rules)
     outcomes: list[Answer] = []
 
     def turn(chain: Chain) -> bool:
-        outcomes.append(_answer(root, name, challenger, chain, judged, rules))
+        outcomes.append(_answer(mlflow, case, chain))
         found = outcomes[-1]
         return not found.new or ledger.append(
             mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question
@@ -79,14 +86,44 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
     ledger.export(chain, root)
-    if registry.alias_version(mlflow, name, registry.CHALLENGER) != challenger:
-        mlflow.set_registered_model_alias(name, registry.CHALLENGER, challenger)
     found = outcomes[-1]
+    _project(mlflow, case, found)
     return Promotion(
         model_name=name, champion=found.champion, challenger=challenger, previous=found.previous,
         changed=found.champion != found.previous, reasons=found.reasons,
-        run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=judged,
+        run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=case.evaluation["test"][case.kind],
+        verdict=found.kind, comparison=found.comparison,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One challenger and the rules that it is held to."""
+
+    root: Path
+    name: str
+    kind: str
+    challenger: str
+    rules: PromoteParams
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """Return what `evaluate` wrote."""
+        found: dict[str, Any] = files.read_json(self.root / EVALUATION)
+        return found
+
+    def question(self, champion: str | None) -> str:
+        """Return the digest of all that the answer follows from; no clock: measured time is evidence, not question."""
+        document = params.read(self.root)
+        return digest_of({
+            "champion": champion, "rules": self.rules.rules(), "kind": self.kind, "seed": document["seed"],
+            "evaluate": document["evaluate"], "looks": self.looks(),
+            "files": {path: _digest(self.root / path) for path in LOOKED_AT},
+        })  # fmt: skip
+
+    def looks(self) -> str | None:
+        """Say why the test images may decide nothing more, if that is so."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,14 +136,13 @@ class Answer:
     reasons: tuple[str, ...]
     question: str
     new: bool
+    comparison: Mapping[str, Any] | None = None
 
 
-def _answer(
-    root: Path, name: str, challenger: str, chain: Chain, judged: dict[str, Any], rules: PromoteParams
-) -> Answer:
+def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
     """Recall the answer where the question is an old one; decide otherwise."""
-    before = chain.champion
-    question = digest_of({"champion": before, "judged": judged, "rules": vars(rules)})
+    before, challenger = chain.champion, case.challenger
+    question = case.question(before)
     if challenger == before:
         reasons = chain.made_champion(challenger).reasons
         return Answer(PROMOTE, before, before, reasons, question, new=False)
@@ -114,13 +150,22 @@ def _answer(
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
         reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
         return Answer(found.kind, before, before, reasons, question, new=False)
-    verdict, lost = _decided(root, name, before, judged, rules)
-    if not verdict.promote:
-        return Answer(REFUSE, before, before, (*lost, *verdict.reasons), question, new=True)
-    if rules.approval == REQUIRED:
+    verdict, lost, compared = _decided(mlflow, case, before)
+    kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
+    if verdict.promote and case.rules.approval == REQUIRED:
         wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
-        return Answer(PROPOSE, before, before, (wait, *lost, *verdict.reasons), question, new=True)
-    return Answer(PROMOTE, challenger, before, (*lost, *verdict.reasons), question, new=True)
+        kind, reasons = PROPOSE, (wait, *reasons)
+    elif verdict.promote:
+        kind, champion = PROMOTE, challenger
+    return Answer(kind, champion, before, reasons, question, new=True, comparison=compared)
+
+
+def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
+    """Let alias and tags in MLflow say what was decided; the ledger is what counts."""
+    if registry.alias_version(mlflow, case.name, registry.CHALLENGER) != case.challenger:
+        mlflow.set_registered_model_alias(case.name, registry.CHALLENGER, case.challenger)
+    if found.new:
+        registry.tag_verdict(mlflow, case.name, case.challenger, found.kind, found.reasons, found.previous)
 
 
 def production(root: Path) -> str | None:
@@ -152,51 +197,39 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
 
 
 def _decided(
-    root: Path, name: str, champion: str | None, judged: dict[str, Any], rules: PromoteParams
-) -> tuple[Verdict, list[str]]:
-    """Decide; a champion whose files are gone cannot be judged, answers nobody, and is no opponent."""
-    try:
-        opponent, lost = (_judge_champion(root, name, champion) if champion else None), []
-    except RegistryError as error:
-        opponent, lost = None, [str(error)]
-    return decide(judged, opponent, rules.floor, rules.margin), lost
+    mlflow: "MlflowClient", case: Case, champion: str | None
+) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
+    """Decide; a champion whose files are gone or changed cannot be judged, and is no opponent.
 
-
-def _judge_champion(root: Path, name: str, version: str) -> dict[str, Any]:
-    """Judge a registered version on the current test images, from their raw bytes."""
-    import numpy as np
-    import pandas as pd
-
-    from steps.adapters.images import batched
-    from steps.core.manifest import TEST
-    from steps.core.metrics import judge
-    from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams
-
-    document = params.read(root)
-    rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
-    table = files.read_table(root / ACCEPTED)
-    part = table[table["split"] == TEST].sort_values("path")
-    model = registry.load(name, version)
-    told = pd.concat(
-        [
-            model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))
-            for some in batched(part["path"], 256)
-        ]
+    Raises RegistryError where the challenger's own files are not what was signed.
+    """
+    packages.verify(mlflow, case.name, case.challenger)
+    rules, lost, match = case.rules, [], None
+    if champion:
+        try:
+            timed = rules.max_latency_ratio is not None
+            match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, champion, timed)
+        except RegistryError as error:
+            lost = [str(error)]
+    evaluation = case.evaluation
+    calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
+    facts = Facts(
+        challenger=evaluation["test"][case.kind],
+        comparison=match.comparison if match else None,
+        recalls=match.recalls if match else (),
+        slices=evaluation.get("slices", {}).get(case.kind, ()),
+        calibration_error=calibration.get("calibration_error"),
+        latency_ratio=match.latency_ratio if match else None,
+        size=registry.size(mlflow, case.name, case.challenger) if rules.max_bytes is not None else None,
+        looks=case.looks(),
+        checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
     )
-    classes = model.unwrap_python_model().classes
-    today = files.read_json(root / EVALUATION)["classes"]
-    probabilities = _aligned(np.array(told["probabilities"].tolist()), classes, today)
-    targets = np.searchsorted(today, part["label"].tolist())
-    return judge(
-        targets, probabilities, today, rules.confidence, rules.bootstrap_draws,
-        numpy_generator(document["seed"], "promote", version),
-    )  # fmt: skip
+    return decide(facts, rules), lost, facts.comparison
 
 
-def _aligned(probabilities: Any, classes: list[str], today: list[str]) -> Any:
-    """Put the champion's columns into today's order; a class that it never learnt gets probability 0."""
-    import numpy as np
+def _checks(report: Path) -> list[dict[str, Any]]:
+    return list(files.read_json(report)["rules"]) if report.is_file() else []
 
-    columns = [probabilities[:, classes.index(c)] if c in classes else np.zeros(len(probabilities)) for c in today]
-    return np.stack(columns, axis=1)
+
+def _digest(path: Path) -> str | None:
+    return files.sha256_of(path) if path.is_file() else None

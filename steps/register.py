@@ -57,20 +57,21 @@ def register(
     fine_tuned: Path,
     fine_tune_history: Path,
     evaluation: Path,
+    model_card: Path,
     receipt: Path,
 ) -> None:
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
     judged = files.read_json(evaluation)
     candidates = (
-        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing),
+        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing, judged),
         _candidate(FINE_TUNED, models.load_fine_tuned(backbone, fine_tuned), fine_tuned, fine_tune_history,
-                   backbone, preprocessing),
+                   backbone, preprocessing, judged),
     )  # fmt: skip
     example = _example(raw, accepted)
 
     mlflow = tracking.client()
     registry.ensure_model(mlflow, params.model_name)
-    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation) for c in candidates}
+    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation, model_card) for c in candidates}
 
     files.write_json(receipt, {
         "model_name": params.model_name,
@@ -81,17 +82,20 @@ def register(
 
 
 def _candidate(
-    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path
-) -> Candidate:
+    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path,
+    judged: dict[str, Any],
+) -> Candidate:  # fmt: skip
     made, card, told = (
         files.read_json(folder / models.FACTS),
         models.read_card(backbone),
         files.read_json(history),
     )
+    calibration = judged.get("calibration", {}).get(kind, {})
     facts = {
         "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
         "backbone_sha256": card.sha256, "cut": card.cut_after(made["cut"]), "classes": made["classes"],
         "lineage": made["lineage"]["digest"],
+        "temperature": calibration.get("temperature", 1.0), "abstain_below": calibration.get("abstain_below", 0.0),
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }  # fmt: skip
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
@@ -109,7 +113,7 @@ def _register(
     candidate: Candidate,
     judged: dict[str, Any],
     example: bytes,
-    evaluation: Path,
+    *artifacts: Path,
 ) -> str:
     """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -118,7 +122,7 @@ def _register(
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment = tracking.experiment(mlflow, params.experiment)
         run = tracking.log_run(
-            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, evaluation),
+            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, *artifacts),
             {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
         )  # fmt: skip
         if registry.find_version(mlflow, params.model_name, digest) is None:

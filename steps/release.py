@@ -1,18 +1,27 @@
 """What people decide about production: approve a proposal, roll back, read the history."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.adapters import ledger, params, registry, tracking
-from steps.core.ledger import PROMOTE, PROPOSE, ROLLBACK, Chain, Decision, differences
+from steps.adapters import ledger, packages, params, registry, tracking
+from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
 from steps.errors import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Reason = tuple[str, ...]
+
+@dataclass(frozen=True)
+class Turn:
+    """What a person decides: about which version, who is champion then, and why."""
+
+    version: str
+    champion: str | None
+    reasons: tuple[str, ...]
+    question: str = ""
 
 
 def approve(root: Path, version: str, by: str, reason: str) -> Decision:
@@ -21,20 +30,36 @@ def approve(root: Path, version: str, by: str, reason: str) -> Decision:
     Raises RequestError where the version was not proposed, or where it was proposed against another champion.
     """
 
-    def target(chain: Chain) -> tuple[str, Reason]:
-        about = [decision for _, decision in chain.entries if decision.version == version]
-        if not about or about[-1].kind != PROPOSE:
-            waiting = proposals(chain)
-            told = f"waiting: {', '.join(waiting)}" if waiting else "nothing is"
-            raise RequestError(f"version {version} is not waiting for approval ({told})")
-        if about[-1].champion != chain.champion:
-            raise RequestError(
-                f"version {version} was proposed in place of {_named(about[-1].champion)}, but production is now "
-                f"{_named(chain.champion)}: `regraft run` compares the two and proposes again if it is better"
-            )
-        return version, (f"approved: {reason}", *about[-1].reasons[1:])
+    def target(chain: Chain) -> Turn:
+        proposal = _proposal(chain, version)
+        return Turn(version, version, (f"approved: {reason}", *proposal.reasons[1:]))
 
     return _decide(root, PROMOTE, by, target)
+
+
+def decline(root: Path, version: str, by: str, reason: str) -> Decision:
+    """Refuse a proposed version: the same proposal is not made again. Raises RequestError as `approve` does."""
+
+    def target(chain: Chain) -> Turn:
+        proposal = _proposal(chain, version)
+        return Turn(version, chain.champion, (f"declined: {reason}", *proposal.reasons[1:]), proposal.question)
+
+    return _decide(root, REFUSE, by, target)
+
+
+def _proposal(chain: Chain, version: str) -> Decision:
+    """Return the proposal that waits for an answer; RequestError where there is none, or where it is stale."""
+    about = [decision for _, decision in chain.entries if decision.version == version]
+    if not about or about[-1].kind != PROPOSE:
+        waiting = proposals(chain)
+        told = f"waiting: {', '.join(waiting)}" if waiting else "nothing is"
+        raise RequestError(f"version {version} is not waiting for approval ({told})")
+    if about[-1].champion != chain.champion:
+        raise RequestError(
+            f"version {version} was proposed in place of {_named(about[-1].champion)}, but production is now "
+            f"{_named(chain.champion)}: `regraft run` compares the two and proposes again if it is better"
+        )
+    return about[-1]
 
 
 def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
@@ -43,7 +68,7 @@ def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
     Raises RequestError where there is none, or where `to` was never champion.
     """
 
-    def target(chain: Chain) -> tuple[str, Reason]:
+    def target(chain: Chain) -> Turn:
         held = sorted({d.champion for _, d in chain.entries if d.champion and d.champion != chain.champion}, key=int)
         back = to or chain.before_champion()
         if back is None:
@@ -51,28 +76,31 @@ def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
         if back not in held:
             known = ", ".join(held) or "none"
             raise RequestError(f"version {back} was never champion, or is now; earlier champions: {known}")
-        return back, (reason,)
+        return Turn(back, back, (reason,))
 
     return _decide(root, ROLLBACK, by, target)
 
 
-def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], tuple[str, Reason]]) -> Decision:
+def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> Decision:
     mlflow, name = tracking.client(), _model(root)
 
     def turn(chain: Chain) -> bool:
-        version, reasons = target(chain)
-        _must_exist(mlflow, name, version)
-        return ledger.append(mlflow, name, chain, kind, version, version, reasons, by=by)
+        made = target(chain)
+        _must_exist(mlflow, name, made.version)
+        return ledger.append(mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by)
 
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
     ledger.export(chain, root)
-    return next(d for _, d in reversed(chain.entries) if d.kind == kind)
+    made = next(d for _, d in reversed(chain.entries) if d.kind == kind)
+    registry.tag_verdict(mlflow, name, made.version, kind, made.reasons, made.previous)
+    return made
 
 
 def _must_exist(mlflow: "MlflowClient", name: str, version: str) -> None:
     if not registry.has_version(mlflow, name, version):
         raise RequestError(f"version {version} of {name} is no longer in the registry, or its files are gone")
+    packages.verify(mlflow, name, version)
 
 
 def history(root: Path) -> tuple[Chain, list[str]]:

@@ -1,22 +1,24 @@
 """One self-contained HTML page about what the pipeline found, made of tracked inputs alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from steps.adapters import files, stage
 from steps.adapters.album import Album
-from steps.adapters.pages import inline_svg, percent, render
+from steps.adapters.pages import Picture, inline_svg, percent, render
 from steps.core import figures, findings
-from steps.core.decision import FINE_TUNED, HEAD
+from steps.core.findings import NAMES
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 
-NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
+RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
 MOST_CLASSES = 30  # in one figure; a task with more shows the ends of the scale
+GLANCED = 4  # mistakes on the first screen
 MOST_SAMPLED = 24  # classes with sample images; a task with more shows the hardest
 
 
@@ -38,6 +40,41 @@ class ReportParams:
             yield f"thumbnail is {self.thumbnail}; between 32 and 512 pixels"
 
 
+Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the words that stand for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the stages found: the variables of the templates under these names. A chapter's owner adds what it needs."""
+
+    card: dict[str, Any]
+    checks: dict[str, Any]
+    screened: dict[str, Any]
+    plan: dict[str, Any]
+    head: dict[str, Any]
+    tuned: dict[str, Any]
+    judged: dict[str, Any]
+    rivals: dict[str, Any]
+    inspected: dict[str, Any]
+    images: pd.DataFrame
+    answers: pd.DataFrame
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the labels, in the order of probabilities and of the confusion matrix."""
+        return list(self.judged["classes"])
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """Return the chosen model's figures on the test split."""
+        return dict(self.judged["test"][self.judged["chosen"]])
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the images of each class in each split, splits in words."""
+        return {"validation" if name == VAL else name: of for name, of in self.checks["counts"].items()}
+
+
 def report(
     params: ReportParams,
     raw: Path,
@@ -50,6 +87,8 @@ def report(
     fine_tune: Path,
     evaluation: Path,
     predictions: Path,
+    baselines: Path,
+    inspection: Path,
     page: Path,
 ) -> None:
     """Write the report of one run of the pipeline; the same inputs give the same bytes.
@@ -57,79 +96,113 @@ def report(
     `raw` holds the images and `backbone` a card.json; `accepted` and `predictions` are Parquet, the others the
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
-    card, checks = files.read_json(backbone / "card.json"), files.read_json(validation)
-    screened, plan, head = (files.read_json(path) for path in (screening, strategy, train_head))
-    tuned, judged = files.read_json(fine_tune), files.read_json(evaluation)
-    images, answers = files.read_table(accepted), files.read_table(predictions)
-
-    classes, test = judged["classes"], judged["test"][judged["chosen"]]
-    counts = {"validation" if name == VAL else name: of for name, of in checks["counts"].items()}
-    hardest = findings.hardest_first(test)
-    wrong = findings.mistakes(answers, judged["chosen"], classes)
-    sampled = classes if len(classes) <= MOST_SAMPLED else [row["label"] for row in hardest[:MOST_SAMPLED]]
-    album = Album(raw, params.thumbnail, PICTURE_BUDGET)
-    text = render(
-        "report.html",
-        card=card, checks=checks, screened=screened, plan=plan, head=head, tuned=tuned, judged=judged, test=test,
-        names=NAMES, counts=counts,
-        images_total=len(images),
-        imbalance=findings.imbalance(counts.get(TRAIN, {}), classes),
-        majority=findings.majority(test),
-        paired=findings.paired(answers),
-        hardest=hardest,
-        confused=findings.confusions(test),
-        svg={
-            name: inline_svg(figure, name, words)
-            for name, figure, words in _figures(counts, plan, head, tuned, judged)
-        },
-        most_classes=MOST_CLASSES,
-        # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
-        wrong_total=len(wrong),
-        wrong=[(row, shown) for row in wrong[: params.wrong_answers] if (shown := album.add(row["path"], row["id"]))],
-        suspects=[(row, shown) for row in findings.suspects(screened, params.wrong_answers)
-                  if (shown := album.add(row["path"], row["id"]))],
-        samples={
-            label: [shown for path, identity in picked if (shown := album.add(path, identity))]
-            for label, picked in findings.sampled(images, sampled, params.sample_images).items()
-        },
+    found = Found(
+        **{name: files.read_json(path) for name, path in {
+            "card": backbone / "card.json", "checks": validation, "screened": screening, "plan": strategy,
+            "head": train_head, "tuned": fine_tune, "judged": evaluation,
+            "rivals": baselines, "inspected": inspection,
+        }.items()},
+        images=files.read_table(accepted),
+        answers=files.read_table(predictions),
     )  # fmt: skip
+    album = Album(raw, params.thumbnail, PICTURE_BUDGET)
+    # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
+    context = {**_test(found), **_wrong_answers(found, album, params), **_data(found, album, params)}
+    svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(found)}
 
-    files.write_text(page, text)
+    files.write_text(page, render("report.html", **vars(found), **context, svg=svg, most_classes=MOST_CLASSES))
 
 
-def _figures(
-    counts: Mapping[str, Mapping[str, int]], plan: Any, head: Any, tuned: Any, judged: Any
-) -> Iterator[tuple[str, Figure, str]]:
+def _test(found: Found) -> dict[str, Any]:
+    """Gather what the chapters of the test split say, and the names that all chapters use."""
+    chosen, test = found.judged["chosen"], found.test
+    return {
+        "names": NAMES, "chosen": chosen, "chosen_name": NAMES[chosen], "classes": found.classes, "test": test,
+        "figures": findings.figures(found.judged["test"]),
+        "majority": findings.majority(test),
+        "paired": findings.paired(found.answers),
+        "hardest": findings.hardest_first(test),
+        "confused": findings.confusions(test),
+    }  # fmt: skip
+
+
+def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
+    """Gather the mistakes and the suspects, with their pictures."""
+    wrong = findings.mistakes(found.answers, found.judged["chosen"], found.classes)
+    suspects = findings.suspects(found.screened, params.wrong_answers)
+    shown = _pictured(wrong[: params.wrong_answers], album, "Test image of class {label}, named {predicted}")
+    album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
+    return {
+        "wrong_total": len(wrong),
+        "wrong": shown,
+        "glanced": shown[:GLANCED],
+        "suspects": _pictured(suspects, album, "Suspect {path}"),
+    }
+
+
+def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tuple[dict[str, Any], Picture, str]]:
+    """Return (row, picture, alternative text) of each row whose picture still has room on the page."""
+    return [(row, shown, alt.format(**row)) for row in rows if (shown := album.add(row["path"], row["id"]))]
+
+
+def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
+    """Gather the sizes of the splits and sample images of each class, or of the hardest where there are many."""
+    sampled = found.classes
+    if len(sampled) > MOST_SAMPLED:
+        sampled = [row["label"] for row in findings.hardest_first(found.test)[:MOST_SAMPLED]]
+    picked = findings.sampled(found.images, sampled, params.sample_images)
+    return {
+        "counts": found.counts,
+        "images_total": len(found.images),
+        "imbalance": findings.imbalance(found.counts.get(TRAIN, {}), found.classes),
+        "samples": {
+            label: [shown for path, identity in some if (shown := album.add(path, identity))]
+            for label, some in picked.items()
+        },
+    }
+
+
+def _drawings(found: Found) -> Iterator[Drawing]:
     """Yield each figure of the page with its name and the words that stand for it where it cannot be seen."""
-    classes, test = judged["classes"], judged["test"][judged["chosen"]]
+    yield from _of_test(found)
+    yield from _of_training(found)
+
+
+def _of_test(found: Found) -> Iterator[Drawing]:
+    judged, test = found.judged, found.test
+    rivals = [row for row in judged.get("transfer", {}).get("baselines", []) if row["against"] in RIVALS]
     accuracies = [
-        {"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
-        for model, name in NAMES.items()
-    ]
+        *({"name": RIVALS[row["against"]], "chosen": False, "value": row["accuracy"], "low": None, "high": None}
+          for row in rivals),
+        *({"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
+          for model, name in NAMES.items()),
+    ]  # fmt: skip
     largest = findings.majority(test)
     figure = figures.accuracy_intervals(accuracies, largest["value"], f"always “{largest['label']}”")
     said = "; ".join(f"{row['name']} {percent(row['value'])}" for row in accuracies)
     yield "comparison", figure, f"Test accuracy: {said}"
 
-    labelled = {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
-    shown = findings.ends_of_scale(counts.get(TRAIN, {}), classes, MOST_CLASSES)
+    if len(found.classes) <= MOST_CLASSES:
+        figure = figures.confusion_matrix(test["confusion"], found.classes)
+        yield "confusion", figure, "Confusion matrix of the test split; the tables beside it say the same"
+
+
+def _of_training(found: Found) -> Iterator[Drawing]:
+    labelled = {split: of_class for split, of_class in found.counts.items() if split != UNLABELLED}
+    shown = findings.ends_of_scale(found.counts.get(TRAIN, {}), found.classes, MOST_CLASSES)
     yield "balance", figures.class_balance(labelled, shown), "Images of each class in each split"
 
-    curve = plan["size"]["curve"]
+    curve = found.plan["size"]["curve"]
     reached = percent(curve[-1]["balanced_accuracy"])
     yield "learning", figures.learning_curve(curve), f"Balanced accuracy by labels a class; with all of them {reached}"
 
-    chosen = head["chosen_c"]
-    figure = figures.head_path(head["path"], chosen)
+    chosen = found.head["chosen_c"]
+    figure = figures.head_path(found.head["path"], chosen)
     yield "path", figure, f"Validation balanced accuracy by C; the chosen C is {chosen:g}"
 
-    best = tuned["best_epoch"]
-    figure = figures.fine_tuning_curve(tuned["epochs"], best)
+    best = found.tuned["best_epoch"]
+    figure = figures.fine_tuning_curve(found.tuned["epochs"], best)
     yield "curve", figure, f"Validation balanced accuracy and log loss by epoch; the best epoch is {best}"
-
-    if len(classes) <= MOST_CLASSES:
-        figure = figures.confusion_matrix(test["confusion"], classes)
-        yield "confusion", figure, "Confusion matrix of the test split; the tables beside it say the same"
 
 
 if __name__ == "__main__":

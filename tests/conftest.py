@@ -26,6 +26,7 @@ COPIED = (
     "data/decisions.csv", "data/importance.csv",
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+AXE = REPOSITORY / "tests/node_modules/axe-core/axe.min.js"
 # Minutes long: .ci/run does all of it, `make test` a part.
 EXHAUSTIVE = "REGRAFT_EXHAUSTIVE" in os.environ
 POSTGRESQL = shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -37,6 +38,7 @@ NEEDS = {
     "postgresql": (POSTGRESQL, "install PostgreSQL (Debian: apt-get install postgresql)"),
     "all_models": ("REGRAFT_ALL_MODELS" in os.environ, "set REGRAFT_ALL_MODELS=1 (it takes a few minutes)"),
     "browser": (CHROMIUM is not None, "install Chromium (Debian: apt-get install chromium)"),
+    "axe": (AXE.is_file(), "npm install --prefix tests --no-save axe-core@4.14.1"),
 }
 
 
@@ -55,7 +57,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not there and count:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
     if not EXHAUSTIVE:
-        terminalreporter.write_line("shortened: concurrent promotion; REGRAFT_EXHAUSTIVE=1 runs all of it")
+        terminalreporter.write_line("shortened: concurrent promotion, replay; REGRAFT_EXHAUSTIVE=1 runs all of it")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import BIN, Project, write_images
+from tests.conftest import BIN, EXHAUSTIVE, Project, write_images
+from tests.test_graph import STAGES
 
-DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "register", "report"]
+DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "inspect", "register", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,10 @@ def built(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempP
     project = new_project(tmp_path_factory.mktemp("project"))
     images = write_images(tmp_path_factory.mktemp("images"), per_class=40)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
-    project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")
+    who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "a project"]):
+        subprocess.run(["git", *command], cwd=project.root, env=dict(project.environment), check=True)
+    project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")  # a run of a dirty tree
     project.must("regraft", "run")
     return project
 
@@ -57,6 +61,18 @@ def test_the_first_run_leaves_a_champion_and_a_report(built: Project) -> None:
     assert registered(built) == {"runs": 2, "model_versions": 2}
 
 
+@pytest.mark.skipif(not EXHAUSTIVE, reason="two minutes long: REGRAFT_EXHAUSTIVE=1 runs it")
+def test_the_champion_is_made_again_to_the_byte(built: Project) -> None:
+    held, before = registered(built), lock(built)
+    champion = json.loads(built.must("regraft", "status", "--json"))["champion"]
+    told = json.loads(built.must("regraft", "replay", champion, "--json", timeout=900))
+    assert told["verdict"] == "identical", told
+    assert (registered(built), lock(built)) == (held, before), "the replay left traces in the project"
+    audit = json.loads(built.must("regraft", "audit", "--verify", "--json"))
+    assert (audit["version"], audit["faults"]) == (champion, [])
+    assert [gap for link in audit["links"] for gap in link["gaps"]] == []
+
+
 @pytest.mark.browser
 def test_the_outcome_page_asks_for_nothing_and_fits_a_phone_and_a_desk(built: Project, tmp_path: Path) -> None:
     from tests.browser import look
@@ -79,7 +95,7 @@ def test_a_second_run_finds_nothing_to_do_and_starts_neither_prefect_nor_torch(b
     )
     said = built.must("python", "-c", code, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert said.splitlines()[-1] == "0 []"
-    assert said.count("fresh") == 10
+    assert said.count("fresh") == len(STAGES)
     assert (lock(built), registered(built)) == (before, held)
 
 
@@ -92,7 +108,7 @@ def test_dvc_finds_nothing_to_do_after_the_flow(built: Project) -> None:
 
 def test_a_forced_repro_ends_in_the_same_lock_and_registers_nothing_twice(built: Project) -> None:
     before, held = lock(built), registered(built)
-    assert built.must("dvc", "repro", "--force").count("Running stage") == 10
+    assert built.must("dvc", "repro", "--force").count("Running stage") == len(STAGES)
     assert (lock(built), registered(built)) == (before, held)
     assert set(stages(built).values()) == {"Fresh"}
 

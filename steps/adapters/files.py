@@ -71,6 +71,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that a program wrote."""
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Write a Parquet file atomically: same rows, same bytes."""
     with replacing(path) as temporary:

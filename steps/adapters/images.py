@@ -101,6 +101,14 @@ def decode(data: bytes) -> Image.Image:
     return _decode(data)[1]
 
 
+def of_pixels(pixels: light.Array) -> Image.Image:
+    """Return uint8 [height, width, 3] as an RGB image; UndecodableError where it is none, or out of bounds."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UndecodableError(f"an array {pixels.dtype}{list(pixels.shape)}; expected uint8 [height, width, 3]", "")
+    _refuse_size(pixels.shape[1], pixels.shape[0])
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
 def inspect(data: bytes) -> Facts:
     """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
     import imagehash  # brings SciPy; only ingest pays for it

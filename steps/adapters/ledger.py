@@ -9,10 +9,11 @@ tidy; an experiment for each decision would not.
 import getpass
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from steps.adapters import files, registry, signing
@@ -43,16 +44,32 @@ def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chai
     """
     known = since.slots if since and since.entries else ()
     first = since.last_number if since and since.entries else 1
-    clause = f"name = '{name_of(model)}' and version_number >= {first}"
-    found, token = [slot for slot in known if slot.number < first], None
+    found = [slot for slot in known if slot.number < first]
+    return walk([*found, *slots(mlflow, name_of(model), first)[0]], signing.verifier())
+
+
+def slots(mlflow: "MlflowClient", name: str, first: int = 1) -> tuple[list[Slot], dict[int, dict[str, str]]]:
+    """Return the slots of a ledger from number `first` on, and the tags of each."""
+    clause = f"name = '{name}' and version_number >= {first}"
+    found, tags, token = [], {}, None
     while True:
         page = mlflow.search_model_versions(clause, max_results=1000, page_token=token)
-        found += [
-            Slot(int(v.version), v.tags.get(TEXT, ""), v.tags.get(SIGNATURE, ""), APPLIED in v.tags) for v in page
-        ]
+        for v in page:
+            tags[int(v.version)] = dict(v.tags)
+            found.append(Slot(int(v.version), v.tags.get(TEXT, ""), v.tags.get(SIGNATURE, ""), APPLIED in v.tags))
         token = page.token
         if not token:
-            return walk(found, signing.verifier())
+            return found, tags
+
+
+def take(
+    mlflow: "MlflowClient", name: str, told: str, source: str, text: str, tags: Mapping[str, str] = MappingProxyType({})
+) -> int | None:
+    """Sign a text and take the next slot of the ledger `name` with it; its number, or None where others were first."""
+    registry.ensure_model(mlflow, name, told)
+    tags = {TEXT: text, SIGNATURE: signing.sign(text), **tags}
+    made = _unless_lost(lambda: mlflow.create_model_version(name, source, tags=tags))
+    return None if made is None else int(made.version)
 
 
 def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
@@ -77,11 +94,9 @@ def append(
         question=question, by=by or getpass.getuser(), at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predecessor=chain.head,
     )  # fmt: skip
-    text = decision.text()
-    registry.ensure_model(mlflow, name_of(model), "Every decision about who is champion; signed, append-only.")
-    tags = {TEXT: text, SIGNATURE: signing.sign(text)}
-    made = _unless_lost(lambda: mlflow.create_model_version(name_of(model), f"models:/{model}/{version}", tags=tags))
-    return made is not None and any(slot == int(made.version) for slot, _ in read(mlflow, model, chain).entries)
+    told = "Every decision about who is champion; signed, append-only."
+    made = take(mlflow, name_of(model), told, f"models:/{model}/{version}", decision.text())
+    return made is not None and any(slot == made for slot, _ in read(mlflow, model, chain).entries)
 
 
 def _unless_lost(write: Callable[[], T]) -> T | None:
@@ -195,6 +210,11 @@ def export(chain: Chain, root: Path) -> None:
 
 
 def exported(root: Path) -> list[str]:
-    """Return the texts of the last export."""
+    """Return the texts of the last export; bytes that are no UTF-8 stay in them, as something that no entry holds."""
     path = root / EXPORT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    return (
+        text.removesuffix("\n").split("\n") if text else []
+    )  # a reason may hold what Python also takes for the end of a line

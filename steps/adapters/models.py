@@ -86,6 +86,15 @@ def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple
     """Return the network of these weights without its top, in evaluation mode, and its width; `cut` as above."""
     network = untrained(card)
     network.load_state_dict(state)
+    return _topless(card, network, cut)
+
+
+def untrained_backbone(card: Card) -> tuple[nn.Module, int]:
+    """Return what `load_backbone` would, but randomly initialised: no weights are read."""
+    return _topless(card, untrained(card), "")
+
+
+def _topless(card: Card, network: nn.Module, cut: str) -> tuple[nn.Module, int]:
     backbone = without_top(network)[0] if card.cut is None else network
     return cut_at(backbone.eval(), cut)
 

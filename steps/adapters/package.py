@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from steps.adapters import files, images, models, pyfunc_model
+from steps.adapters import files, images, models, pyfunc_model, signing
+from steps.adapters.packages import DIGEST
 from steps.adapters.stage import code_dependencies, digest_of
 
 HOME = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "
 def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
     """Write weights and facts of one model into `folder`; return the digest of content and serving code.
 
-    `facts` holds architecture, num_classes, cut, classes, preprocessing and lineage.
+    `facts` holds architecture, num_classes, cut, classes, preprocessing, temperature, abstain_below and lineage.
     """
     files.write_tensors(folder / models.WEIGHTS, state)
     files.write_json(folder / models.FACTS, facts)
@@ -29,7 +30,7 @@ def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, A
 
 
 def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
-    """Save the MLflow model of what `write_model` wrote into the new `folder`; loads without regraft's repository.
+    """Save the MLflow model of what `write_model` wrote into the new `folder`, signed; loads without this repository.
 
     Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the
     digest, because `code_paths` of the name `steps` would lose to a repository that stands on the path.
@@ -43,7 +44,7 @@ def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
     script = model.parent / "model.py"
     script.write_text(
         f"from mlflow.models import set_model\nfrom {name}.adapters.pyfunc_model import ImageClassifier\n\n"
-        "set_model(ImageClassifier())\n",
+        f"set_model(ImageClassifier({digest[:16]!r}))\n",
         encoding="utf-8",
     )
     with _importable(code):
@@ -55,7 +56,9 @@ def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
             signature=pyfunc_model.SIGNATURE,
             input_example=pd.DataFrame({pyfunc_model.IMAGE: [example]}),
             pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
+            metadata={DIGEST: digest},
         )
+    signing.sign_folder(folder)
 
 
 @contextmanager

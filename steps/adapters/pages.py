@@ -3,8 +3,9 @@
 import base64
 import io
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,6 +120,26 @@ def bounds(figure: dict[str, Any], confidence: float, share: bool = True) -> str
     return f"{low} to {high}, {figure['method']} {100 * confidence:g}{SIGN}"
 
 
+def points(share: float | None) -> str:
+    """Format a difference of shares in percentage points, with its sign: "+0.8 points"; a dash for None or NaN."""
+    return ABSENT if share is None or math.isnan(share) else f"{100 * share:+.1f} points"
+
+
+def between(figure: Mapping[str, Any]) -> str:
+    """Format the interval of a difference of shares: "-0.3 to +1.9"."""
+    return f"{100 * figure['low']:+.1f} to {100 * figure['high']:+.1f}"
+
+
+def sentence(text: str) -> str:
+    """Let a sentence begin with a capital; the rest stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def markdown(text: str) -> Markup:
+    """Let a text stand in Markdown, a table's cell included, as it is: nothing in it becomes markup."""
+    return Markup(re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split())))  # noqa: S704  # escaped right here
+
+
 def plain(value: object) -> str:
     """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas."""
     if value is None or isinstance(value, bool):
@@ -153,6 +174,10 @@ def _environment() -> Environment:
         percent=percent,
         decimal=decimal,
         bounds=bounds,
+        points=points,
+        between=between,
+        sentence=sentence,
+        markdown=markdown,
         plain=plain,
         few=few,
         counted=counted,

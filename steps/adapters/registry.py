@@ -2,14 +2,13 @@
 
 import random
 import re
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters.tracking import LINEAGE
-from steps.errors import RegistryError, RequestError
+from steps.errors import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,6 +59,19 @@ def _has_files(mlflow: "MlflowClient", version: Any) -> bool:
     except (MlflowException, OSError):
         return False
     return any(file.path == "MLmodel" for file in files)
+
+
+def size(mlflow: "MlflowClient", name: str, version: str) -> int:
+    """Return the bytes of a version's files, all of them."""
+    model = str(mlflow.get_model_version(name, version).source).removeprefix("models:/")
+    total, waiting = 0, [None]
+    while waiting:
+        for file in mlflow.list_logged_model_artifacts(model, waiting.pop()):
+            if file.is_dir:
+                waiting.append(file.path)
+            else:
+                total += int(file.file_size or 0)
+    return total
 
 
 def create_version(
@@ -142,6 +154,16 @@ def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | No
         mlflow.set_registered_model_alias(name, alias, version)
 
 
+def tag_verdict(
+    mlflow: "MlflowClient", name: str, version: str, verdict: str, reasons: Sequence[str], opponent: str | None
+) -> None:
+    """Write on a version, for who looks at MLflow's pages, what was last decided about it."""
+    against = f"version {opponent}" if opponent else "no champion"
+    tags = {"verdict": verdict, "reasons": "\n".join(reasons), "compared_with": against}
+    for tag, value in tags.items():
+        mlflow.set_model_version_tag(name, version, f"regraft.{tag}", value)
+
+
 def lost_race(error: Exception) -> bool:
     """Say whether this is what a database says where several processes write at once; if so, wait a moment.
 
@@ -151,16 +173,3 @@ def lost_race(error: Exception) -> bool:
         return False
     time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that those who met do not meet again
     return True
-
-
-def load(name: str, version: str) -> Any:
-    """Load a registered version as a pyfunc model; RegistryError where its files are gone."""
-    import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return mlflow.pyfunc.load_model(f"models:/{name}/{version}", dst_path=scratch)
-    except (MlflowException, OSError) as error:
-        told = str(error).split("\n")[0]
-        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}") from None

@@ -1,11 +1,15 @@
-"""The project's key: ECDSA on P-256 over SHA-256, by the library `cryptography`. Made on first use, mode 0600."""
+"""The project's key and what it signs: texts (ECDSA over SHA-256), and folders of files (model-signing).
+
+The key is one on P-256, made on first use, mode 0600.
+"""
 
 import base64
 import os
+import tempfile
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steps.adapters.files import project_root
 from steps.errors import IntegrityError
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 ENVIRONMENT = "REGRAFT_KEY"  # a PEM file; a team that shares a registry shares a key
+CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing takes
+SIGNATURE = "model.sig"
+UNSIGNED = (SIGNATURE, "registered_model_meta")  # MLflow writes the second beside a model that it downloads
 
 
 def key_path() -> Path:
@@ -32,10 +39,51 @@ def sign(text: str) -> str:
 
 def verifier() -> Callable[[str, str], bool]:
     """Return a function of UTF-8 text and signature that says whether this project's key made the signature."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    return partial(_verified, _public())
 
-    public = _private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return partial(_verified, public)
+
+def sign_folder(folder: Path) -> None:
+    """Sign every file of a folder; the signature, a Sigstore bundle over a list of digests, becomes `model.sig`."""
+    from model_signing.signing import Config
+
+    _private()
+    Config().use_elliptic_key_signer(private_key=key_path()).set_hashing_config(_hashing()).sign(
+        folder, folder / SIGNATURE
+    )
+
+
+def fault(folder: Path) -> str | None:
+    """Say what is wrong with a signed folder: which files were changed, are missing, or were never listed.
+
+    None: every file but those of `UNSIGNED` is, byte by byte, what this project's key signed, and so is the signature.
+    """
+    from model_signing.verifying import Config
+
+    try:
+        with tempfile.NamedTemporaryFile() as public:
+            public.write(_public())
+            public.flush()
+            verifier = Config().use_elliptic_key_verifier(public_key=public.name)
+            verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
+        return None if _canonical(folder / SIGNATURE) else f"{SIGNATURE} was changed"
+    except Exception as error:  # what a parser makes of a broken bundle is anyone's guess
+        if str(error).startswith("Signature mismatch"):  # model-signing lists the files
+            return str(error)
+        return f"{SIGNATURE} was changed, or made with another key than {key_path()} ({type(error).__name__})"
+
+
+def _canonical(signature: Path) -> bool:
+    """Say whether a bundle is written as it was: readers of JSON and base64 pass over much that makes no difference."""
+    from sigstore_models.bundle.v1 import Bundle
+
+    text = signature.read_text(encoding="utf-8")
+    return str(Bundle.from_json(text).to_json()) == text
+
+
+def _hashing() -> Any:
+    from model_signing.hashing import Config
+
+    return Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
 
 
 @lru_cache(maxsize=2**14)  # a ledger is read several times for one decision
@@ -48,10 +96,17 @@ def _verified(public: bytes, text: str, signature: str) -> bool:
     key = load_pem_public_key(public)
     assert isinstance(key, ec.EllipticCurvePublicKey)  # of our own making
     try:
-        key.verify(base64.b64decode(signature, validate=True), text.encode(), ec.ECDSA(hashes.SHA256()))
+        raw = base64.b64decode(signature, validate=True)
+        key.verify(raw, text.encode(), ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return base64.b64encode(raw).decode() == signature  # the last character's spare bits can say anything else
+
+
+def _public() -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return _private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _private() -> "EllipticCurvePrivateKey":
@@ -68,8 +123,11 @@ def _private() -> "EllipticCurvePrivateKey":
             f"the key {path} cannot be read ({type(error).__name__}); expected an unencrypted EC private key in PEM: "
             f"openssl ecparam -name prime256v1 -genkey -noout -out {path.name}"
         ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise IntegrityError(f"the key {path} is no EC key; openssl ecparam -name prime256v1 -genkey -noout makes one")
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
+        raise IntegrityError(
+            f"the key {path} is no EC key on {', '.join(CURVES)}; openssl ecparam -name prime256v1 -genkey -noout "
+            "makes one"
+        )
     return key
 
 

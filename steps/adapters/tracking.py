@@ -1,10 +1,12 @@
 """MLflow runs, by explicit run id: the fluent active run is thread-local and gets lost in workers (mlflow#15131)."""
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.adapters import circumstances
 from steps.adapters.files import project_root
 from steps.adapters.stage import Lineage
 from steps.errors import RegistryError
@@ -76,10 +78,11 @@ def log_run(
     _fail_unfinished(mlflow, experiment_id, lineage.digest)
     from mlflow.entities import Metric, Param, RunTag
 
+    around = circumstances.gather(project_root())
     run = mlflow.create_run(
         experiment_id,
         run_name=f"{lineage.stage} {lineage.digest[:8]}",
-        tags={LINEAGE: lineage.digest, "stage": lineage.stage, **tags},
+        tags={LINEAGE: lineage.digest, "stage": lineage.stage, **around.tags, **tags},
     )
     now = int(run.info.start_time)
     metrics = [
@@ -95,8 +98,29 @@ def log_run(
     mlflow.log_dict(run.info.run_id, lineage.to_dict(), "lineage.json")
     for path in artifacts:
         mlflow.log_artifact(run.info.run_id, str(path))
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in around.files.items():
+            (Path(scratch) / name).write_bytes(content)
+        mlflow.log_artifacts(run.info.run_id, scratch, circumstances.FOLDER)
     mlflow.set_terminated(run.info.run_id, "FINISHED")
     return str(run.info.run_id)
+
+
+def fetch(mlflow: "MlflowClient", run_id: str, folder: Path) -> dict[str, Path]:
+    """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name."""
+    from mlflow.exceptions import MlflowException
+
+    found: dict[str, Path] = {}
+    for path in (
+        "lineage.json",
+        "evaluation.json",
+        *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES),
+    ):
+        try:
+            found[Path(path).name] = Path(mlflow.download_artifacts(run_id, path, str(folder)))
+        except (MlflowException, OSError):  # one that is not there is a gap, which the caller names
+            continue
+    return found
 
 
 def _fail_unfinished(mlflow: "MlflowClient", experiment_id: str, digest: str) -> None:

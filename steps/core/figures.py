@@ -212,13 +212,14 @@ def _name_both_ways(axes: Axes, names: Sequence[str]) -> None:
 
 @styled
 def accuracy_intervals(rows: Sequence[Row], baseline: float, baseline_name: str) -> Figure:
-    """Draw a dot with its interval a row: name, value, low, high in [0, 1], chosen (drawn in the accent).
+    """Draw a dot with its interval a row: name, value, low, high in [0, 1] or None, chosen (drawn in the accent).
 
     `baseline` is drawn only near them: further away it would squeeze the intervals into one corner.
     """
-    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    ends = [row[end] for row in rows for end in ("low", "value", "high") if row[end] is not None]
+    lowest, highest = min(ends), max(ends)
     shown = [baseline] if lowest - baseline < NEARBY else []
-    left, tall = _room(row["name"] for row in rows), 34 * len(rows)
+    left, tall = _room(row["name"] for row in rows), 26 * len(rows)
     figure = _figure(WIDTH, tall + 28 + 20 * len(shown))
     axes = _axes(figure, left, 6, WIDTH - left - 62, tall)
     for place, row in enumerate(rows):
@@ -246,7 +247,8 @@ def _dashed(axes: Axes, share: float, name: str) -> None:
 
 def _dot(axes: Axes, place: int, row: Row) -> None:
     colour, weight = (COLOURS["accent"], "bold") if row["chosen"] else (COLOURS["soft"], "normal")
-    axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
+    if row["low"] is not None:
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
     axes.plot(row["value"], place, "o", color=colour, ms=8, clip_on=False)
     axes.annotate(
         _percent(row["value"]), (1, place), (10, 0), xycoords=axes.get_yaxis_transform(),

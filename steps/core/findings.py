@@ -8,6 +8,7 @@ import pandas as pd
 from steps.core.decision import FINE_TUNED, HEAD
 from steps.core.manifest import TEST, TRAIN
 
+NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
 Judged = Mapping[str, Any]  # one model on one split, as `metrics.judge` returns it
 
 
@@ -37,6 +38,13 @@ def paired(answers: pd.DataFrame) -> dict[str, int]:
     right = {model: set(of["path"][of["predicted"] == of["label"]]) for model, of in test.groupby("model")}
     before, after = right[HEAD], right[FINE_TUNED]
     return {"mended": len(after - before), "broken": len(before - after)}
+
+
+def figures(tests: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
+    """Turn model -> judged into figure -> model -> {value, low, high, method}: every figure there is of the first."""
+    first = next(iter(tests.values()))
+    names = [name for name, figure in first.items() if isinstance(figure, Mapping) and "value" in figure]
+    return {name: {model: judged[name] for model, judged in tests.items()} for name in names}
 
 
 def confusions(judged: Judged, most: int = 10) -> list[dict[str, Any]]:

@@ -20,8 +20,15 @@ def frozen_pass(frozen: nn.Module, images: torch.Tensor, precision: str) -> torc
     return output.float()
 
 
-def predict_probabilities(model: nn.Module, images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes], eager, in evaluation mode."""
+def predict_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Map float32 [n, 3, h, w] to float64 logits [n, classes], eager, in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        return torch.softmax(model(images).to(torch.float64), dim=1).numpy()
+        return model(images).to(torch.float64).numpy()  # type: ignore[no-any-return]
+
+
+def predict_probabilities(
+    model: nn.Module, images: torch.Tensor, temperature: float = 1.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes]: the softmax of logits / temperature."""
+    return torch.softmax(torch.from_numpy(predict_logits(model, images)) / temperature, dim=1).numpy()

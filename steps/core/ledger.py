@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 PROMOTE, REFUSE, PROPOSE, ROLLBACK, ADOPT, RESTORE = "promote", "refuse", "propose", "rollback", "adopt", "restore"
 Verify = Callable[[str, str], bool]  # text, signature -> whether a trusted key made it
@@ -112,41 +112,75 @@ class Chain:
         return line[-2] if len(line) > 1 else None
 
 
+class Entry(Protocol):
+    """What a slot of any chained ledger holds."""
+
+    @property
+    def predecessor(self) -> str:
+        """Return the digest of the entry before; "" for the first."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Return the digest that the next entry names."""
+        ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True)
+class Walked(Generic[E]):
+    """The entries that count with their numbers, the slots that lost their race, what is wrong, and the last's mark."""
+
+    entries: tuple[tuple[int, E], ...]
+    void: tuple[int, ...]
+    faults: tuple[str, ...]
+    applied: bool
+
+
 def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
+    """Walk the ledger of decisions."""
+    slots = tuple(sorted(slots, key=lambda slot: slot.number))
+    return Chain(**vars(walk_entries(slots, verify, parse)), slots=slots)
+
+
+def walk_entries(slots: Sequence[Slot], verify: Verify, read: Callable[[str], E]) -> Walked[E]:
     """Walk the slots by number. An entry counts if it is signed and names the digest of the last that counted.
 
     One that names an earlier counted entry lost its race and is void. Everything else is a fault: a slot that is
     missing, a signature that does not verify, a text that was changed, an unknown predecessor.
     """
-    entries: list[tuple[int, Decision]] = []
+    entries: list[tuple[int, E]] = []
     void: list[int] = []
     faults: list[str] = []
     heads, applied, expected = [""], True, 1
-    slots = tuple(sorted(slots, key=lambda slot: slot.number))
-    for slot in slots:
+    for slot in sorted(slots, key=lambda slot: slot.number):
         if slot.number != expected:
             faults.append(f"{_missing(expected, slot.number - 1)} missing: deleted")
         expected = slot.number + 1
         try:
-            decision = _checked(slot, verify)
+            entry = _checked(slot, verify, read)
         except ValueError as error:
             faults.append(f"entry {slot.number}: {error}")
             continue
-        if decision.predecessor == heads[-1]:
-            entries.append((slot.number, decision))
-            heads.append(decision.digest)
+        if entry.predecessor == heads[-1]:
+            entries.append((slot.number, entry))
+            heads.append(entry.digest)
             applied = slot.applied
-        elif decision.predecessor in heads:
+        elif entry.digest in heads:
+            faults.append(f"entry {slot.number}: repeats an earlier one")
+        elif entry.predecessor in heads:
             void.append(slot.number)
         else:
             faults.append(f"entry {slot.number}: follows an entry that is not in the ledger")
-    return Chain(tuple(entries), tuple(void), tuple(faults), applied, slots)
+    return Walked(tuple(entries), tuple(void), tuple(faults), applied)
 
 
-def _checked(slot: Slot, verify: Verify) -> Decision:
+def _checked(slot: Slot, verify: Verify, read: Callable[[str], E]) -> E:
     if not verify(slot.text, slot.signature):
         raise ValueError("its signature does not verify: changed, or signed with a key that is not trusted here")
-    return parse(slot.text)
+    return read(slot.text)
 
 
 def _missing(first: int, last: int) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 from scipy.stats import bootstrap as resample
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
+from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -71,36 +71,3 @@ def bootstrap(
         vectorized=True, batch=100, rng=generator,
     ).confidence_interval  # fmt: skip
     return {"value": value, "low": float(found.low), "high": float(found.high), "method": "bootstrap"}
-
-
-def judge(
-    targets: Ints,
-    probabilities: Floats,
-    classes: list[str],
-    confidence: float,
-    draws: int,
-    generator: np.random.Generator,
-) -> dict[str, Any]:
-    """Judge one model on one split: figures with intervals, per class, and the confusion matrix (rows = truth)."""
-    predicted = probabilities.argmax(axis=1)
-    matrix = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
-
-    chosen = np.clip(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).tiny, 1)
-    correct, loss = (predicted == targets).astype(np.float64), -np.log(chosen)
-
-    return {
-        "n": len(targets),
-        "accuracy": proportion(int(matrix.trace()), len(targets), confidence),
-        "balanced_accuracy": bootstrap(correct, targets, True, confidence, draws, generator),
-        "log_loss": bootstrap(loss, targets, False, confidence, draws, generator),
-        "per_class": [
-            {
-                "label": label,
-                "n": int(matrix[i].sum()),
-                "recall": proportion(int(matrix[i, i]), int(matrix[i].sum()), confidence),
-                "precision": proportion(int(matrix[i, i]), int(matrix[:, i].sum()), confidence),
-            }
-            for i, label in enumerate(classes)
-        ],
-        "confusion": matrix.tolist(),
-    }

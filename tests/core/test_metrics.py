@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from sklearn.metrics import balanced_accuracy_score
 
-from steps.core.metrics import balanced_accuracy, bootstrap, judge, proportion, scores
+from steps.core.metrics import balanced_accuracy, bootstrap, proportion, scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-CLASSES = ["ant", "bee", "wasp"]
 
 
 def wilson_by_hand(successes: int, n: int, confidence: float) -> tuple[float, float]:
@@ -158,39 +157,3 @@ def test_values_all_alike_leave_the_value_and_no_interval_of_width_zero(value: f
     targets = np.repeat([0, 1], 20)
     found = bootstrap(np.full(40, value), targets, True, 0.95, 200, np.random.default_rng(0))
     assert found == {"value": pytest.approx(value), "low": None, "high": None, "method": "bootstrap"}
-
-
-def test_the_figures_of_a_judgement_agree_with_one_another() -> None:
-    targets, probabilities = random_predictions(120, 2)
-    found = judge(targets, probabilities, CLASSES, 0.95, 300, np.random.default_rng(0))
-    matrix = np.array(found["confusion"])
-    wanted = np.zeros((3, 3), int)
-    np.add.at(wanted, (targets, probabilities.argmax(axis=1)), 1)
-    assert matrix.tolist() == wanted.tolist()
-    assert found["n"] == matrix.sum() == 120
-    assert found["accuracy"] == proportion(int(matrix.trace()), 120, 0.95)
-    recalls = [row["recall"]["value"] for row in found["per_class"]]
-    assert recalls == pytest.approx((matrix.diagonal() / matrix.sum(axis=1)).tolist())
-    assert [row["precision"]["value"] for row in found["per_class"]] == pytest.approx(
-        (matrix.diagonal() / matrix.sum(axis=0)).tolist()
-    )
-    assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
-    assert found["log_loss"]["value"] == pytest.approx(scores(targets, probabilities)["log_loss"])
-    assert [(row["label"], row["n"]) for row in found["per_class"]] == list(
-        zip(CLASSES, matrix.sum(axis=1).tolist(), strict=True)
-    )
-
-
-def test_a_class_never_predicted_has_no_precision_and_one_never_seen_no_recall() -> None:
-    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0], [0.6, 0.4, 0.0]])
-    found = judge(np.array([0, 0, 1, 1]), probabilities, CLASSES, 0.95, 200, np.random.default_rng(0))
-    wasp = found["per_class"][2]
-    assert (wasp["n"], wasp["recall"]["value"], wasp["precision"]["value"]) == (0, None, None)
-    assert found["balanced_accuracy"]["value"] == pytest.approx(0.75)
-
-
-def test_a_certain_error_costs_a_finite_loss() -> None:
-    certain = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    found = judge(np.array([0, 1, 1, 0]), certain, ["a", "b"], 0.95, 200, np.random.default_rng(0))
-    assert 100 < found["log_loss"]["value"] < math.inf
-    assert np.isfinite(found["log_loss"]["high"])

@@ -37,13 +37,15 @@ def until(found: Callable[[], Any], seconds: float) -> Any:
     return value
 
 
-def test_a_triggered_deployment_retrains_and_completes(
+def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
     new_project: Callable[[Path], Project], prefect_server: str, tmp_path: Path
 ) -> None:
     project = new_project(tmp_path / "project")
     images = write_images(tmp_path / "images", per_class=40)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
     project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")
+    project.edit("params.yaml", "approval: auto", "approval: required")
+    project.edit("params.yaml", "wait_minutes: 0", "wait_minutes: 10")
     log = (tmp_path / "log").open("w")
     server = subprocess.Popen(
         [str(BIN / "regraft"), "deploy", "--cron", "0 3 * * *"],
@@ -55,7 +57,11 @@ def test_a_triggered_deployment_retrains_and_completes(
         scheduled = until(lambda: _scheduled(prefect_server, deployment["id"]), 90)
         assert scheduled[0]["auto_scheduled"], "the scheduler itself has to plan the nights ahead"
         run = ask(f"{prefect_server}/deployments/{deployment['id']}/create_flow_run", {})
-        state = until(lambda: _ended(prefect_server, run["id"]), 240)
+        until(lambda: _paused(prefect_server, run["id"]), 240)
+        answer = {"approve": True, "by": "Ada", "reason": "looked at the mistakes"}
+        resumed = ask(f"{prefect_server}/flow_runs/{run['id']}/resume", {"run_input": answer})
+        assert resumed["status"] == "ACCEPT", resumed
+        state = until(lambda: _ended(prefect_server, run["id"]), 60)
     finally:
         server.terminate()
         server.wait()
@@ -63,7 +69,11 @@ def test_a_triggered_deployment_retrains_and_completes(
     assert state == "COMPLETED", (tmp_path / "log").read_text()
     tasks = ask(f"{prefect_server}/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     assert {task["name"].rsplit("-", 1)[0] for task in tasks} >= {"ingest", "fine_tune", "report"}
-    assert (project / "data/outcome/index.html").exists()
+    page = (project / "data/outcome/index.html").read_text(encoding="utf-8")
+    assert "version 1 of regraft is the new champion" in page or "version 2 of regraft is the new champion" in page
+    entries = json.loads(project.must("regraft", "history", "--json"))["entries"]
+    assert [(entry["kind"], entry["champion"] is None) for entry in entries] == [("propose", True), ("promote", False)]
+    assert (entries[1]["by"], entries[1]["reasons"][0]) == ("Ada", "approved: looked at the mistakes")
 
 
 def _deployment(api: str) -> Any:
@@ -76,6 +86,12 @@ def _deployment(api: str) -> Any:
 def _scheduled(api: str, deployment: str) -> Any:
     planned = ask(f"{api}/flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}})
     return [run for run in planned if run["state_type"] == "SCHEDULED"] or None
+
+
+def _paused(api: str, run: str) -> Any:
+    state = ask(f"{api}/flow_runs/{run}")["state"]
+    assert state["type"] not in ("COMPLETED", "FAILED", "CRASHED"), state
+    return state if state["type"] == "PAUSED" else None
 
 
 def _ended(api: str, run: str) -> Any:

@@ -15,11 +15,11 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, ledger, package, registry, tracking
+from steps.adapters import files, ledger, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
+from steps.core.judgement import judge
 from steps.core.ledger import Decision
-from steps.core.metrics import judge
 from steps.core.seeding import numpy_generator
 from steps.errors import RegistryError, RequestError
 from tests.conftest import REPOSITORY, write_images
@@ -47,7 +47,8 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         scratch = self.root / f"scratch-{label}"
-        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC}
+        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC,
+                 "temperature": 1.0, "abstain_below": 0.0}  # fmt: skip
         digest = package.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
         mlflow = tracking.client()
@@ -64,12 +65,15 @@ class World:
         probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
         judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
         files.write_json(self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES})
+        answers = [CLASSES[i] for i in probabilities.argmax(axis=1)]
+        told = self.table.assign(model="head", predicted=answers, probabilities=list(probabilities))
+        files.write_table(self.root / promotion.PREDICTIONS, told)
         receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
         files.write_json(self.root / promotion.RECEIPT, receipt)
 
-    def promote(self, **rules: float | str) -> promotion.Promotion:
+    def promote(self, **rules: float | str | None) -> promotion.Promotion:
         document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-        document["promote"] = {"approval": "auto", "floor": 0.0, "margin": 0.0, **rules}
+        document["promote"] |= {"floor": 0.0, **rules}
         document["evaluate"]["bootstrap_draws"] = 200
         (self.root / "params.yaml").write_text(yaml.safe_dump(document))
         return promotion.promote(self.root, "python -m steps.register")
@@ -111,7 +115,10 @@ def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     done = world.promote(floor=0.9)
     assert (done.champion, world.alias()) == (None, None)
-    assert done.reasons == ("balanced accuracy 0.333 is under the floor of 0.9 (promote.floor)",)
+    assert done.reasons == ("balanced accuracy 0.333 (0.333 to 0.333) is under the floor of 0.9 (promote.floor)",)
+    tags = tracking.client().get_model_version(NAME, "1").tags
+    assert tags["regraft.verdict"] == "refuse"
+    assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
 
 
 def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> None:
@@ -120,8 +127,10 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     done = world.promote(floor=0.9)
     assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
-    assert len(done.reasons) == 2, "a refusal lists all its reasons"
-    assert "does not beat the champion's 0.333 by more than 0.0 on the same 12 test images" in done.reasons[1]
+    assert len(done.reasons) == 3, "a refusal lists all its reasons"
+    assert done.reasons[1].startswith("as good as the champion (interval ")
+    assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
+    assert done.reasons[2].startswith("class 0: recall falls by 1.000 against the champion's, of 6 images 6 lost")
     assert registry.alias_version(tracking.client(), NAME, registry.CHALLENGER) == "2"
 
 
@@ -134,7 +143,10 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
-    assert done.reasons == ("balanced accuracy 1.000, the champion's is 0.000",)
+    assert done.reasons == (
+        "balanced accuracy 1.000 clears the floor of 0; 1.000 better than the champion on the same 6 test images, "
+        "6 won and 0 lost (McNemar p = 0.031)",
+    )
 
 
 def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +154,7 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     world.promote()
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     first = world.promote()
-    monkeypatch.setattr(registry, "load", lambda *_: pytest.fail("the champion was judged again"))
+    monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
     assert world.promote().reasons == first.reasons
 
 
@@ -159,6 +171,20 @@ def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pyt
     done = world.promote()
     assert (done.champion, world.alias()) == ("1", "1")
     assert [d.kind for d in world.decisions()] == ["promote"]
+
+
+def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_question(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    rules = {"comparison": None, "max_recall_drop": None, "max_latency_ratio": 1e-6, "max_bytes": 1000}
+    done = world.promote(**rules)
+    assert [reason.split("(")[-1] for reason in done.reasons] == ["promote.max_latency_ratio)", "promote.max_bytes)"]
+    files_of = [*(world.root / ".regraft/mlartifacts").rglob("models/*/artifacts/**/*")]
+    saved = sum(path.stat().st_size for path in files_of if path.is_file())
+    assert registry.size(tracking.client(), NAME, "1") + registry.size(tracking.client(), NAME, "2") == saved
+    assert world.promote(**rules).reasons == done.reasons
+    assert [d.kind for d in world.decisions()] == ["promote", "refuse"]
 
 
 def better_comes(world: World) -> None:
@@ -264,8 +290,3 @@ def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -
     assert registry.find_version(tracking.client(), NAME, digest) == "1"
     shutil.rmtree(world.root / ".regraft/mlartifacts")
     assert registry.find_version(tracking.client(), NAME, digest) is None
-
-
-def test_columns_of_another_set_of_classes_are_put_in_order() -> None:
-    told = promotion._aligned(np.array([[0.7, 0.3]]), ["b", "a"], ["a", "b", "c"])
-    assert told.tolist() == [[0.3, 0.7, 0.0]]

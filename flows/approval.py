@@ -1,0 +1,65 @@
+"""The verdict in Prefect's pages, and a person's answer to a proposal given there."""
+
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import deployment
+from pydantic import Field
+
+from flows.finish import Report, answered, headline
+from flows.project import running
+from steps import release
+from steps.adapters import params
+from steps.core.ledger import PROPOSE
+from steps.promote import Promotion
+
+ARTIFACT = "verdict"
+POLL = 5  # seconds between two looks whether somebody has answered
+
+
+class Approval(RunInput):
+    """What Prefect's form asks of the person who resumes the run."""
+
+    approve: bool = Field(description="Promote the version?")
+    by: str = Field(min_length=1, description="Who decides")
+    reason: str = Field(min_length=1, description="Why; kept in the ledger")
+
+
+def tell(report: Report) -> None:
+    """Show the outcome (verdict, reasons, figures, looks) as an artifact of the flow run."""
+    if report.promotion:
+        create_markdown_artifact(key=ARTIFACT, markdown=str(report.summary), description=report.promotion.verdict)
+
+
+def settle(root: Path, report: Report) -> Report:
+    """Wait for a person's answer where a deployed run has proposed a version and params.yaml says how long.
+
+    Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile. Raises
+    RequestError where the champion has moved while the run was waiting.
+    """
+    found = report.promotion
+    minutes = params.read(root)["promote"]["wait_minutes"]
+    if found is None or found.verdict != PROPOSE or not minutes or deployment.id is None:
+        return report
+    answer = _ask(found, minutes)
+    if answer is None:
+        return report
+    decide = release.approve if answer.approve else release.decline
+    with running(root):
+        return answered(root, report, decide(root, found.challenger, answer.by, answer.reason))
+
+
+def _ask(promotion: Promotion, minutes: float) -> Approval | None:
+    form = Approval.with_initial_data(description=_words(promotion))
+    try:
+        return pause_flow_run(wait_for_input=form, timeout=max(1, round(60 * minutes)), poll_interval=POLL)
+    except FlowPauseTimeout:
+        return None
+
+
+def _words(promotion: Promotion) -> str:
+    reasons = "".join(f"- {reason}\n" for reason in promotion.reasons)
+    return f"**{headline(promotion)}**\n\n{reasons}"

@@ -1,0 +1,160 @@
+"""`regraft replay`: make a registered version again from what its run kept, apart from everything, and compare."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.doctor import unlike
+from flows.graph import Graph, cache
+from flows.project import STATE, TELEMETRY_OFF
+from steps.adapters import circumstances, files, ledger, params, tracking
+from steps.adapters.tracking import LINEAGE
+from steps.audit import Evidence, gather, missing_inputs, place_of
+from steps.core.replay import Verdict, differences, gaps, judge
+from steps.errors import GraphError, RequestError
+
+log = logging.getLogger("regraft")
+LAST = "register"  # what comes after it does not make the version
+RECEIPT, EVALUATION, PREDICTIONS = (
+    "data/reports/register.json", "data/reports/evaluation.json", "data/predictions.parquet",
+)  # fmt: skip
+APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "PYTHONPATH")  # what a replay does not inherit
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay came to, and where this environment and machine are not those of then."""
+
+    version: str
+    verdict: Verdict
+    environment: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"version": self.version, "verdict": self.verdict.kind, "reasons": self.verdict.reasons,
+                "environment": self.environment}  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        told = [f"version {self.version}: {self.verdict.kind}", *(f"  {reason}" for reason in self.verdict.reasons)]
+        return [*told, *(f"  not as it was: {one}" for one in self.environment)]
+
+
+def replay(root: Path, version: str, values: Path | None, tolerance: float) -> Replay:
+    """Run every stage of a version again, in a clean worktree of its commit, and compare with what was recorded.
+
+    `values`: a params.yaml in place of the run's own, to see what it would change. `tolerance`: of figures and
+    probabilities, up to which the replay counts as equivalent. Raises RequestError, with every reason, where the
+    run does not hold enough to begin.
+    """
+    mlflow, name, store = tracking.client(), str(params.read(root)["register"]["model_name"]), cache(root)
+    with tempfile.TemporaryDirectory() as scratch:
+        held = gather(mlflow, root, ledger.read(mlflow, name), name, version, Path(scratch))
+        _refuse(held, store)
+        with _worktree(root, held, store) as tree:
+            if values:
+                shutil.copy(values, tree / "params.yaml")
+            unlike_then = _environment(tree, held)
+            _run(tree)
+            return Replay(version, _verdict(tree, held, store, tolerance), unlike_then)
+
+
+def _refuse(held: Evidence, store: Path) -> None:
+    """Refuse a version whose run lacks what a replay begins with."""
+    tags = held.run.data.tags if held.run else {}
+    commit, state = tags.get(circumstances.COMMIT), tags.get(circumstances.CHANGES)
+    lacks = []
+    if held.run is None:
+        lacks.append("its run is gone")
+    elif not commit:
+        lacks.append("it was made in no git commit")
+    elif not circumstances.has_commit(held.root, commit):
+        lacks.append(f"its commit {commit[:12]} is not in this repository: fetch it")
+    if commit and state != circumstances.NONE and circumstances.PATCH not in held.kept:
+        lacks.append(f"its uncommitted changes are not kept ({state or 'lost'})")
+    if held.run and circumstances.LOCK not in held.kept:
+        lacks.append("its run holds no dvc.lock")
+    lacks += missing_inputs(held, store)
+    if lacks:
+        raise RequestError("\n  ".join([f"version {held.version} cannot be replayed:", *lacks]))
+
+
+@contextmanager
+def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
+    """Yield the project as the run saw it: commit, changes and data; DVC reads the cache of the main checkout."""
+    place = root / STATE / "replay"
+    shutil.rmtree(place, ignore_errors=True)
+    _git(root, "worktree", "prune")
+    try:
+        _git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", "--force", str(place),
+             held.run.data.tags[circumstances.COMMIT])  # fmt: skip
+        if circumstances.PATCH in held.kept:
+            _git(place, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
+        tree = place / _git(root, "rev-parse", "--show-prefix").strip()
+        (tree / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {store}\n", encoding="utf-8")
+        yield tree
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        _git(root, "worktree", "prune")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise GraphError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment(tree: Path, held: Evidence) -> tuple[str, ...]:
+    """Say where packages and machine are not those of the run: what the lock pins, and what the run's tags tell."""
+    now, then = circumstances.hardware(), held.run.data.tags.get(circumstances.HARDWARE)
+    machine = [f"the machine: {now} (then: {then})"] if now != then else []
+    return (*unlike((tree / "requirements.lock").read_text(encoding="utf-8")), *machine)
+
+
+def _run(tree: Path) -> None:
+    """Fetch the data from the cache and let DVC run every stage in a process of its own; nothing is restored or kept.
+
+    MLflow, the ledger's key and DVC's site cache are the worktree's own.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(APART)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**kept, **TELEMETRY_OFF, "PATH": path, "DVC_SITE_CACHE_DIR": str(tree / STATE / "dvc")}
+    pointers = sorted(path.relative_to(tree).as_posix() for path in (tree / "data").glob("*.dvc"))
+    _dvc(tree, environment, "checkout", "--quiet", "--force", *pointers)
+    _dvc(tree, environment, "repro", "--force", "--no-run-cache", "--no-commit", LAST)
+
+
+def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
+    log.info("dvc %s ...", arguments[0])
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tree, env=environment, stdout=sys.stderr,
+                          check=False)  # fmt: skip
+    if done.returncode:
+        raise GraphError(f"the replay ended in `dvc {arguments[0]}`; what it said stands above")
+
+
+def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdict:
+    graph = Graph(tree)
+    order = [stage.name for stage in graph.select([LAST]) if stage.name != LAST]
+    graph.close()
+    was, now = held.lock(), files.read_yaml(tree / circumstances.LOCK)["stages"]
+    versions = files.read_json(tree / RECEIPT)["versions"]
+    reproduced = versions.get(held.tags.get("kind")) == held.tags.get(LINEAGE)
+    return judge(differences(order, was, now), reproduced, _measured(tree, held, store), tolerance)
+
+
+def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | None:
+    """Measure how far answers and figures are apart; None where the cache no longer has the original's."""
+    place = place_of(store, held.made().get(PREDICTIONS, ""))
+    if not place.is_file() or Path(EVALUATION).name not in held.kept:
+        return None
+    judged, anew = files.read_json(held.kept[Path(EVALUATION).name]), files.read_json(tree / EVALUATION)
+    return gaps(files.read_table(place), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])

@@ -1,0 +1,83 @@
+"""Registered packages as they are used: downloaded once, verified against their signature, loaded from those bytes."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.adapters import signing
+from steps.adapters.tracking import LINEAGE
+from steps.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DIGEST = "regraft.digest"  # in MLmodel's metadata, under the signature
+
+
+@dataclass(frozen=True)
+class Package:
+    """A verified version, loaded; `folder` holds its files for as long as this object lives."""
+
+    model: Any  # mlflow.pyfunc.PyFuncModel: `predict` takes a frame with a column `image` (inputs.picture)
+    version: str  # the registry's number
+    digest: str
+    folder: Path
+    scratch: "tempfile.TemporaryDirectory[str]"
+
+
+def load(mlflow: "MlflowClient", name: str, version: str) -> Package:
+    """Download, verify and load a version; nothing of it runs before its signature is proven.
+
+    Raises RegistryError where its files are gone, and where one was changed, is missing, or was never listed.
+    """
+    from mlflow import pyfunc
+
+    scratch = tempfile.TemporaryDirectory(prefix="regraft-")
+    folder = _verified(mlflow, name, version, Path(scratch.name))
+    model = pyfunc.load_model(str(folder))
+    return Package(model, version, str(model.metadata.metadata[DIGEST]), folder, scratch)
+
+
+def verify(mlflow: "MlflowClient", name: str, version: str) -> None:
+    """Raise RegistryError as `load` does, without loading."""
+    with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
+        _verified(mlflow, name, version, Path(scratch))
+
+
+def _verified(mlflow: "MlflowClient", name: str, version: str, scratch: Path) -> Path:
+    """Return the folder of a version's files, proven to be those that were registered under its digest."""
+    folder = _download(name, version, scratch)
+    if not (folder / signing.SIGNATURE).is_file():
+        raise RegistryError(
+            f"version {version} of {name} is not signed: it was registered before regraft signed its versions, or its "
+            f"{signing.SIGNATURE} is gone. `regraft run` registers today's models, signed"
+        )
+    if fault := signing.fault(folder):
+        raise RegistryError(f"version {version} of {name} is not what was signed: {fault}")
+    held, registered = _digest(folder), mlflow.get_model_version(name, version).tags.get(LINEAGE)
+    if held != registered:
+        raise RegistryError(
+            f"version {version} of {name} holds the package {held[:16]}, but was registered as {str(registered)[:16]}"
+        )
+    return folder
+
+
+def _download(name: str, version: str, scratch: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(scratch)))
+        told = "" if (folder / "MLmodel").is_file() else "its files are gone"
+    except (MlflowException, OSError) as error:
+        told = str(error).split("\n")[0]
+    if told:
+        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}")
+    return folder
+
+
+def _digest(folder: Path) -> str:
+    from mlflow.models import Model
+
+    return str((Model.load(str(folder)).metadata or {}).get(DIGEST))

@@ -1,0 +1,245 @@
+"""Baselines: what the same labels on the same split give without transfer, so that transfer has rivals to beat.
+
+Nothing here knows the backbone's weights or the head: only new data, or a value of this section, costs anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from steps.adapters import checkpoints, files, models, stage
+from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.loaders import Boundary, Images, augmentation, mixing
+from steps.adapters.progress import track
+from steps.adapters.scratch import Scratch
+from steps.adapters.stage import Lineage
+from steps.core.backbone import Grafted, blocks
+from steps.core.baselines import bounded, class_shares, schedule, small_pixels
+from steps.core.fine_tuning import Batch, fine_tune_model
+from steps.core.inference import predict_probabilities
+from steps.core.linear_probe import Floats, Labelled, fit_probe
+from steps.core.manifest import TEST, TRAIN, UNLABELLED, VAL
+from steps.core.metrics import scores
+from steps.core.seeding import derive
+
+MAJORITY, PIXELS, SCRATCH = "majority", "pixels", "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesParams:
+    """How small the pixels are, and how long and how often the architecture is trained from random weights."""
+
+    most_images: int
+    side: int
+    inverse_regularisation: tuple[float, ...]
+    scratch: bool
+    rates: tuple[float, ...]
+    epochs: int
+    patience: int
+    draws: int
+    small_set: int
+    least_area: float
+    horizontal_flip: bool
+
+    def faults(self) -> Iterator[str]:
+        """Yield what cannot be meant."""
+        for name, least, most in (
+            ("most_images", 10, 1_000_000), ("side", 1, 64), ("epochs", 1, 1000), ("patience", 1, 1000),
+            ("draws", 1, 20), ("small_set", 0, 1_000_000), ("least_area", 0.05, 1),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                yield f"{name} is {getattr(self, name)}; {least} to {most}"
+        if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
+            yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
+        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
+            yield f"rates is {list(self.rates)}; numbers above 0 and below 1, at least one"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one baseline came to: its facts for a reader, and its test probabilities [n, classes], one a draw."""
+
+    facts: dict[str, Any]
+    answers: list[Floats]
+
+
+def baselines(
+    params: BaselinesParams,
+    seed: int,
+    compute: ComputeParams,
+    lineage: Lineage,
+    raw: Path,
+    accepted: Path,
+    preprocessing: Path,
+    card: Path,
+    predictions: Path,
+    history: Path,
+) -> None:
+    """Write every baseline's answers for the test split, and what it reached on validation.
+
+    `card` is the backbone's card.json: it names the architecture, and no weights are read. A run of the same lineage
+    that was killed goes on after the last whole epoch of the network that it was training.
+    """
+    table = files.read_table(accepted)
+    table = table[table["split"] != UNLABELLED]
+    classes, known = sorted(table["label"].unique()), int((table["split"] == TRAIN).sum())
+    spec = models.read_preprocessing(preprocessing)
+    images = Images(raw, bounded(table, params.most_images), classes, spec, compute, Scratch())
+    configure(compute)
+
+    found = {MAJORITY: _majority(images), PIXELS: _pixels(images, params)}
+    if params.scratch:
+        found[SCRATCH] = _scratch(images, models.read_card(card.parent), params, seed, lineage)
+
+    files.write_json(history, {
+        "classes": classes, "train": len(images.part(TRAIN)), "train_of": known, "val": len(images.part(VAL)),
+        "test": len(images.part(TEST)), SCRATCH: None, **{name: each.facts for name, each in found.items()},
+    })  # fmt: skip
+    files.write_table(predictions, _rows(images, found))
+    for attempt in _attempts(params, len(images.part(TRAIN))):
+        checkpoints.remove(attempt.lineage(lineage))
+
+
+def _majority(images: Images) -> Found:
+    both, val = images.part(TRAIN, VAL), images.part(VAL)
+    fitted, refitted = (
+        class_shares(images.targets(part).numpy(), part["weight"].to_numpy(np.float64), len(images.classes))
+        for part in (images.part(TRAIN), both)
+    )
+    validation = scores(images.targets(val).numpy(), np.tile(fitted, (len(val), 1)))
+    facts = {"label": images.classes[int(refitted.argmax())], "validation": validation}
+    return Found(facts, [np.tile(refitted, (len(images.part(TEST)), 1))])
+
+
+def _pixels(images: Images, params: BaselinesParams) -> Found:
+    train, val, test = (_shrunk(images, split, params.side) for split in (TRAIN, VAL, TEST))
+    probe = fit_probe(train, val, len(images.classes), params.inverse_regularisation)
+    facts = {"side": params.side, "chosen_c": probe.chosen_c, "path": probe.path, "validation": probe.validation}
+    return Found(facts, [probe.refitted.probabilities(test.features)])
+
+
+def _shrunk(images: Images, split: str, side: int) -> Labelled:
+    part = images.part(split)
+    batches = track(images.batches(split), len(part), f"pixels of {split}", images.compute.batch_size)
+    rows = [small_pixels(pixels, side) for pixels, _, _ in batches]
+    return Labelled(np.concatenate(rows), images.targets(part).numpy(), part["weight"].to_numpy(np.float64))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One training from scratch: the draw (random weights, order, crops) and the place of its rate among the rates."""
+
+    draw: int
+    place: int
+
+    def lineage(self, of_stage: Lineage) -> Lineage:
+        """Return who this training is among those of the stage: each keeps a checkpoint of its own."""
+        return replace(of_stage, stage=f"{of_stage.stage}_{self.draw}_{self.place}")
+
+
+def _attempts(params: BaselinesParams, images: int) -> list[_Attempt]:
+    draws = params.draws if images < params.small_set else 1
+    return [_Attempt(draw, place) for draw in range(draws) for place in range(len(params.rates))]
+
+
+def _scratch(images: Images, card: models.Card, params: BaselinesParams, seed: int, lineage: Lineage) -> Found:
+    """Train with every rate once, choose the rate on validation, and train with it from other random weights too."""
+    kept = Scratch()
+    attempts = _attempts(params, len(images.part(TRAIN)))
+
+    def train(attempt: _Attempt) -> tuple[Grafted, dict[str, Any]]:
+        return _train(_Training(images, card, params, derive(seed, "baselines", attempt.draw), kept), attempt, lineage)
+
+    tried = {attempt: train(attempt) for attempt in attempts if attempt.draw == 0}
+    chosen = min(tried, key=lambda attempt: tried[attempt][1]["validation"]["log_loss"])
+    drawn = [tried[chosen], *(train(other) for other in attempts if other.draw and other.place == chosen.place)]
+    networks = [network for network, _ in drawn]
+    facts = {
+        "architecture": card.architecture,
+        "parameters": sum(parameter.numel() for parameter in networks[0].parameters()),
+        "rates": [told for _, told in tried.values()],
+        "chosen_rate": params.rates[chosen.place],
+        "draws": [told for _, told in drawn],
+    }
+    return Found(facts, _answers(networks, images))
+
+
+@dataclass(frozen=True)
+class _Training:
+    images: Images
+    card: models.Card
+    params: BaselinesParams
+    seed: int
+    kept: Scratch  # of validation pictures: the same for all trainings
+
+    def network(self) -> Grafted:
+        """Return the backbone's architecture with a linear head, all of it random, all of it learning."""
+        torch.manual_seed(derive(self.seed, "weights"))
+        backbone, width = models.untrained_backbone(self.card)
+        model = Grafted(backbone, nn.Linear(width, len(self.images.classes)), blocks(backbone), bn_policy="train")
+        return model.to(memory_format=torch.channels_last)
+
+    def boundary(self) -> Boundary:
+        """Return the batches, which no frozen part has seen."""
+        spec, classes = self.images.spec, len(self.images.classes)
+        return Boundary(
+            images=self.images, frozen=nn.Identity(),
+            augment=augmentation(spec, "crop", self.params.least_area, self.params.horizontal_flip),
+            mix=mixing("none", 1.0, classes), views=0, precision="float32", seed=self.seed, kept=self.kept,
+        )  # fmt: skip
+
+
+def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Grafted, dict[str, Any]]:
+    params, mine, rate = training.params, attempt.lineage(lineage), training.params.rates[attempt.place]
+    boundary, what = training.boundary(), f"from scratch, draw {attempt.draw}, rate {rate:g}"
+    with torch.random.fork_rng(devices=[]):
+        model = training.network()
+        outcome = fine_tune_model(
+            model,
+            train=lambda epoch: _tracked(boundary.train(epoch), training.images, f"{what}, epoch {epoch}"),
+            val=boundary.val,
+            schedule=schedule(rate, params.epochs, params.patience),
+            resume=checkpoints.load(mine),
+            on_epoch=lambda progress: checkpoints.save(mine, progress),
+        )
+    best, n = outcome["epochs"][outcome["best_epoch"]], len(training.images.part(VAL))
+    validation = {name.removeprefix("val_"): best[name] for name in best if name.startswith("val_")}
+    return model, {
+        "draw": attempt.draw, "rate": rate, "epochs": len(outcome["epochs"]) - 1, "best_epoch": outcome["best_epoch"],
+        "validation": {**validation, "n": n},
+    }  # fmt: skip
+
+
+def _tracked(batches: Iterator[Batch], images: Images, what: str) -> Iterator[Batch]:
+    batches = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
+    return (batch for batch in batches if len(batch[1]) > 1)  # of one image BatchNorm can make no statistics
+
+
+def _answers(networks: list[Grafted], images: Images) -> list[Floats]:
+    collected: list[list[Floats]] = [[] for _ in networks]
+    for pixels, _, _ in images.batches(TEST):
+        for answers, network in zip(collected, networks, strict=True):
+            answers.append(predict_probabilities(network, pixels))
+    return [np.concatenate(answers) for answers in collected]
+
+
+def _rows(images: Images, found: dict[str, Found]) -> pd.DataFrame:
+    part = images.part(TEST)[["id", "path", "split", "label"]]
+    return pd.concat([
+        part.assign(
+            model=name, draw=draw,
+            predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
+            probabilities=list(probabilities),
+        )
+        for name, each in found.items() for draw, probabilities in enumerate(each.answers)
+    ], ignore_index=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    stage.main(baselines)

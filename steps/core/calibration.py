@@ -1,0 +1,210 @@
+"""Calibration: one temperature that makes probabilities mean what they say, and when to say nothing at all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from scipy.stats import norm
+
+from steps.core.intervals import Figure, Sample, figure, resampled_sums, smoothed, studentised
+from steps.core.metrics import proportion
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+TRIANGLE = "triangle bound"
+POINTS = 20  # of the coverage-risk curve, at most
+
+
+def tempered(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
+    """Map logits [n, classes] to probabilities: softmax(logits / temperature)."""
+    return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1))
+
+
+def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
+    """Return the temperature of the least log-loss on images that the model has not learnt from (validation).
+
+    Guo et al. 2017 (arXiv 1706.04599). A log-normal prior around 1 with `spread` holds it where a few dozen images,
+    all answered rightly, would drive it to zero and the probabilities to certainty.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        nats = -scaled[np.arange(len(targets)), targets].sum()
+        return float(nats + 0.5 * (log_temperature / spread) ** 2)
+
+    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-9})
+    return float(np.exp(found.x))
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Images sorted into bins of equal number by their confidence: `index` [n] is the bin of each."""
+
+    index: Ints
+    count: int
+
+
+def binned(confidence: Floats, bins: int) -> Bins:
+    """Sort images into at most `bins` bins of equal number by confidence; ten images a bin at least."""
+    count = max(1, min(bins, len(confidence) // 10))
+    index = np.empty(len(confidence), dtype=np.int64)
+    for number, places in enumerate(np.array_split(np.argsort(confidence, kind="stable"), count)):
+        index[places] = number
+    return Bins(index, count)
+
+
+def calibration_error(probabilities: Floats, targets: Ints, bins: int, sample: Sample, confidence: float) -> Figure:
+    """Return the expected calibration error over bins of equal number, with an interval that holds the truth.
+
+    The plain estimate is above zero even for perfect probabilities, and a bootstrap of it is worse; but it is never
+    further from the truth than the sum of the bins' own errors (triangle inequality), whose quantile under the normal
+    law gives the interval. Conservative. Bins: Nixon et al. 2019 (arXiv 1904.01685).
+    """
+    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    parts = binned(top, bins)
+    gap = correct - top
+    value = float(np.abs(np.bincount(parts.index, gap, minlength=parts.count)).sum() / len(targets))
+    claimed = np.bincount(parts.index, top * (1 - top), minlength=parts.count)
+    seen = np.zeros((sample.clusters, parts.count))
+    mean = np.bincount(parts.index, gap) / np.bincount(parts.index)
+    np.add.at(seen, (sample.cluster, parts.index), gap - mean[parts.index])
+    spread = np.sqrt(np.maximum(claimed, (seen**2).sum(axis=0))) / len(targets)
+    reach = np.sqrt(2 / np.pi) * spread.sum() + norm.ppf(confidence) * np.sqrt((1 - 2 / np.pi) * (spread**2).sum())
+    return figure(value, max(0.0, value - float(reach)), min(1.0, value + float(reach)), TRIANGLE)
+
+
+def reliability(probabilities: Floats, targets: Ints, bins: int, confidence: float) -> list[dict[str, Any]]:
+    """Return the bins of a reliability diagram: mean confidence, share that was right with its interval, and n."""
+    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    parts = binned(top, bins)
+    return [
+        {
+            "confidence": float(top[parts.index == number].mean()),
+            "accuracy": proportion(int(correct[parts.index == number].sum()), size, confidence),
+            "n": size,
+        }
+        for number, size in enumerate(np.bincount(parts.index, minlength=parts.count).tolist())
+    ]
+
+
+@dataclass(frozen=True)
+class Abstention:
+    """Answer only from a probability of `below` on; `reached`: whether that met the target on validation."""
+
+    below: float
+    reached: bool
+
+
+def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstention:
+    """Return the lowest threshold above which the answers to the validation images reach the target accuracy.
+
+    Where no threshold reaches it, the one of the highest accuracy, and of those the one that answers most.
+    """
+    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    order = np.argsort(-top, kind="stable")
+    last = np.append(np.diff(top[order]) != 0, True)  # images of one probability are answered all or none
+    accuracy = (np.cumsum(correct[order]) / np.arange(1, len(top) + 1))[last]
+    thresholds = top[order][last]
+    if accuracy[-1] >= target:
+        return Abstention(0.0, True)
+    enough = np.flatnonzero(accuracy >= target)
+    place = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
+    return Abstention(float(thresholds[place]), bool(len(enough)))
+
+
+def coverage_risk(probabilities: Floats, targets: Ints, confidence: float) -> list[dict[str, Any]]:
+    """Return the error among the answers if only the surest share of the images is answered, for several shares.
+
+    El-Yaniv and Wiener 2010, JMLR 11:1605.
+    """
+    top, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != targets
+    order = np.argsort(-top, kind="stable")
+    steps = np.unique(np.ceil(np.linspace(1 / POINTS, 1, POINTS) * len(top)).astype(int))
+    return [
+        {
+            "coverage": int(k) / len(top),
+            "threshold": float(top[order[k - 1]]),
+            "risk": proportion(int(wrong[order[:k]].sum()), int(k), confidence),
+        }
+        for k in steps
+    ]
+
+
+def losses(probabilities: Floats, targets: Ints) -> Floats:
+    """Return log-loss (nats) and Brier score (0 to 2) of each image, [n, 2]."""
+    chosen = np.clip(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).tiny, 1)
+    on = np.eye(probabilities.shape[1])[targets]
+    return np.stack([-np.log(chosen), ((probabilities - on) ** 2).sum(axis=1)], axis=1)
+
+
+def verified(
+    logits: Floats,
+    targets: Ints,
+    temperature: float,
+    threshold: Abstention,
+    bins: int,
+    sample: Sample,
+    confidence: float,
+    draws: int,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Verify a temperature and a threshold on test logits [n, classes]: figures before, after, and paired."""
+    kinds = {"before": tempered(logits, 1.0), "after": tempered(logits, temperature)}
+    answered = kinds["after"].max(axis=1) >= threshold.below
+    right = (kinds["after"].argmax(axis=1) == targets) & answered
+    told: dict[str, Any] = {
+        "temperature": temperature,
+        "abstain_below": threshold.below,
+        "target_reached": threshold.reached,
+        "coverage": proportion(int(answered.sum()), len(targets), confidence),
+        "accuracy_answered": proportion(int(right.sum()), int(answered.sum()), confidence),
+    }
+    for name, probabilities in kinds.items():
+        nats, _ = studentised(losses(probabilities, targets), sample, confidence, draws, generator)
+        told[name] = {
+            "log_loss": nats,
+            "calibration_error": calibration_error(probabilities, targets, bins, sample, confidence),
+            "reliability": reliability(probabilities, targets, bins, confidence),
+        }
+    change = (losses(kinds["after"], targets) - losses(kinds["before"], targets))[:, 0]
+    told["change"] = {
+        "log_loss": smoothed(change, sample, confidence, draws, generator, unit=float(np.abs(change).mean())),
+        "calibration_error": _change_of_error(kinds["before"], kinds["after"], targets, bins, sample, confidence,
+                                              draws, generator),
+    }  # fmt: skip
+    told["curve"] = coverage_risk(kinds["after"], targets, confidence)
+    return told
+
+
+def _change_of_error(
+    before: Floats,
+    after: Floats,
+    targets: Ints,
+    bins: int,
+    sample: Sample,
+    confidence: float,
+    draws: int,
+    generator: np.random.Generator,
+) -> Figure:
+    """Return by how much the calibration error changed on the same images; negative is better.
+
+    Both in the bins of the answers before, and each draw's noise (which inflates both) taken off by reflection.
+    """
+    correct = before.argmax(axis=1) == targets
+    parts = binned(before.max(axis=1), bins)
+    cells = np.zeros((len(targets), 2 * parts.count))
+    rows = np.arange(len(targets))
+    cells[rows, parts.index] = correct - before.max(axis=1)
+    cells[rows, parts.index + parts.count] = correct - after.max(axis=1)
+
+    def change(sums: Floats) -> Floats:
+        gaps = np.abs(sums.reshape(-1, 2, parts.count)).sum(axis=2) / len(targets)
+        return np.asarray(gaps[:, 1] - gaps[:, 0])
+
+    value = float(change(cells.sum(axis=0)[None])[0])
+    drawn = change(resampled_sums(cells, sample, draws, generator))
+    high, low = 2 * value - np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return figure(value, float(low), float(high), "basic bootstrap")

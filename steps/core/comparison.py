@@ -1,0 +1,177 @@
+"""Model against model on the same images: the difference, how sure it is, and what would settle it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest, norm
+
+from steps.core.calibration import losses
+from steps.core.intervals import Figure, Sample, smoothed
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
+HELPS, HURTS = "helps", "hurts"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How sure a verdict has to be: confidence of intervals, chance of seeing a real difference, bootstrap draws."""
+
+    confidence: float
+    power: float
+    draws: int
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: images that one model alone got right (McNemar 1947)."""
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def needed(only_a: float, only_b: float, n: int, confidence: float, power: float) -> int | None:
+    """Return how many images would show this difference with this power; None where none was seen.
+
+    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ.
+    """
+    differing, difference = (only_a + only_b) / n, abs(only_a - only_b) / n
+    if difference == 0:
+        return None
+    z = norm.ppf(0.5 + confidence / 2) * np.sqrt(differing) + norm.ppf(power) * np.sqrt(differing - difference**2)
+    return int(np.ceil((z / difference) ** 2))
+
+
+def compare(
+    names: tuple[str, str],
+    targets: Ints,
+    a: Floats,
+    b: Floats,
+    sample: Sample,
+    rules: Rules,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Compare model a with model b by their probabilities [n, classes] on the same images.
+
+    *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
+    images come in groups the interval knows of them and the test does not, so neither is enough alone.
+    """
+    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
+    told = _verdict(right_a, right_b, sample, rules, generator)
+    change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
+    weights = _per_class(targets)
+    gain = (right_a.astype(float) - right_b) * weights
+    return {
+        "a": names[0], "b": names[1], "n": len(targets), **told,
+        "balanced_accuracy": smoothed(gain, sample, rules.confidence, rules.draws, generator, float(weights.max())),
+        "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, float(np.abs(change).mean())),
+    }  # fmt: skip
+
+
+def _verdict(a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator) -> dict[str, Any]:
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    difference = smoothed(a.astype(float) - b, sample, rules.confidence, rules.draws, generator)
+    p = mcnemar(only_a, only_b)
+    wanted = needed(only_a, only_b, len(a), rules.confidence, rules.power)
+    verdict = verdict_of(difference, p, rules.confidence)
+    return {
+        "difference": difference["value"], "low": difference["low"], "high": difference["high"],
+        "method": difference["method"], "only_a": only_a, "only_b": only_b, "mcnemar_p": p, "verdict": verdict,
+        "needed_n": wanted if verdict == NO_EVIDENCE else None,
+        "sentence": sentence(verdict, difference, wanted, len(a)),
+    }  # fmt: skip
+
+
+def verdict_of(difference: Figure, p: float, confidence: float) -> str:
+    """Return better, worse or no evidence: the interval and the exact test have to agree."""
+    if p < 1 - confidence and difference["low"] > 0:
+        return BETTER
+    return WORSE if p < 1 - confidence and difference["high"] < 0 else NO_EVIDENCE
+
+
+def sentence(verdict: str, difference: Figure, wanted: int | None, n: int, names: Sequence[str] = ()) -> str:
+    """Say a verdict in words; `names` replace *better* and *worse*."""
+    better, worse = names or (BETTER, WORSE)
+    low, high = (100 * difference[end] for end in ("low", "high"))
+    if verdict == BETTER:
+        return f"{better} by {low:.1f} to {high:.1f} points"
+    if verdict == WORSE:
+        return f"{worse} by {-high:.1f} to {-low:.1f} points"
+    if wanted is None:
+        return "no evidence yet (no difference was seen)"
+    return f"no evidence yet (needs about {max(1, wanted - n):,} more test images)"
+
+
+def _per_class(targets: Ints) -> Floats:
+    """Return the weight of each image that makes a mean over images a mean over classes."""
+    counts = np.bincount(targets)
+    return np.asarray(len(targets) / ((counts > 0).sum() * counts[targets]))
+
+
+def transfer(
+    targets: Ints,
+    model: Floats,
+    baselines: Mapping[str, Sequence[Ints]],
+    sample: Sample,
+    rules: Rules,
+    luck: np.random.Generator,
+) -> dict[str, Any]:
+    """Say whether transfer helped: the model's answers against each baseline's, the mean over a baseline's draws.
+
+    `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
+    or against the strongest of the others where scratch was left out. An image's difference is the mean over the
+    draws; McNemar's test, which knows one draw only, takes the least favourable of them.
+    """
+    right = model.argmax(axis=1) == targets
+    rows = [
+        {
+            "against": name,
+            "draws": len(each),
+            **_against(right, [a == targets for a in each], sample, rules, luck),
+        }
+        for name, each in baselines.items()
+    ]
+    if not rows:
+        return {"verdict": None, "sentence": "not asked: no baseline was trained", "against": None, "baselines": []}
+    decisive = next((row for row in rows if row["against"] == "scratch"), max(rows, key=lambda row: row["accuracy"]))
+    words = {BETTER: HELPS, WORSE: HURTS, NO_EVIDENCE: NO_EVIDENCE}
+    return {
+        "verdict": words[decisive["verdict"]], "sentence": decisive["sentence"], "against": decisive["against"],
+        "baselines": rows,
+    }  # fmt: skip
+
+
+def _against(
+    right: Bools, draws: list[Bools], sample: Sample, rules: Rules, generator: np.random.Generator
+) -> dict[str, Any]:
+    mean = np.mean(draws, axis=0)
+    difference = smoothed(right - mean, sample, rules.confidence, rules.draws, generator)
+    tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
+    p = max(mcnemar(*table) for table in tables)
+    ahead, behind = np.mean([table[0] for table in tables]), np.mean([table[1] for table in tables])
+    wanted = needed(float(ahead), float(behind), len(right), rules.confidence, rules.power)
+    verdict = verdict_of(difference, p, rules.confidence)
+    return {
+        "accuracy": float(mean.mean()), "difference": difference["value"], "low": difference["low"],
+        "high": difference["high"], "method": difference["method"], "mcnemar_p": p, "verdict": verdict,
+        "needed_n": wanted if verdict == NO_EVIDENCE else None,
+        "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS)),
+    }  # fmt: skip
+
+
+def per_class(targets: Ints, a: Floats, b: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return for each class that occurs how many images each model alone got right, and McNemar's p (not adjusted)."""
+    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
+    rows = []
+    for i, label in enumerate(classes):
+        mine = targets == i
+        only_a, only_b = int((right_a & ~right_b & mine).sum()), int((right_b & ~right_a & mine).sum())
+        if mine.any():
+            rows.append({
+                "label": label, "n": int(mine.sum()), "recall_a": float(right_a[mine].mean()),
+                "recall_b": float(right_b[mine].mean()), "only_a": only_a, "only_b": only_b,
+                "mcnemar_p": mcnemar(only_a, only_b),
+            })  # fmt: skip
+    return rows

@@ -1,0 +1,60 @@
+"""The features seen without their labels: a flat map, clusters, and how well those agree with the classes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+AXES = 50  # principal components that t-SNE starts from: distances in more are mostly noise, and slower
+STARTS = 5  # of k-means; the tightest clustering is kept
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Two flat views [n, 2] of features, and clusters found in them without a look at the labels."""
+
+    pca: Floats
+    tsne: Floats
+    explained: float  # share of the variance that the two principal components hold
+    clusters: Ints  # [n], as many as there are classes
+    agreement: float  # adjusted mutual information of clusters and classes: 0 chance, 1 the same
+
+
+def lay_out(features: Floats, targets: Ints, perplexity: float, seed: int) -> FeatureMap:
+    """Lay features [n, d] out flat: principal components, and t-SNE (van der Maaten and Hinton 2008).
+
+    In t-SNE who is near whom means something; distances between clouds and their sizes do not. Runs on one thread:
+    sums over several come out differently.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import adjusted_mutual_info_score
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        axes = PCA(min(AXES, *features.shape), svd_solver="full").fit(features)
+        placed = axes.transform(features)
+        nearby = min(perplexity, (len(features) - 1) / 3)
+        flat = TSNE(2, perplexity=nearby, init="pca", random_state=seed).fit_transform(placed)
+        clusters = KMeans(len(np.unique(targets)), n_init=STARTS, random_state=seed).fit_predict(placed)
+    return FeatureMap(
+        pca=placed[:, :2], tsne=flat, explained=float(axes.explained_variance_ratio_[:2].sum()), clusters=clusters,
+        agreement=float(adjusted_mutual_info_score(targets, clusters)),
+    )  # fmt: skip
+
+
+def nearest(known: Floats, asked: Floats, count: int) -> tuple[Ints, Floats]:
+    """Return for each row of `asked` [m, d] the `count` rows of `known` [n, d] most like it, and their cosines.
+
+    Directions are taken from the mean of what is known: features that are all positive would all be alike.
+    """
+    from sklearn.preprocessing import normalize
+
+    centre = known.mean(axis=0, dtype=np.float64)
+    cosines = normalize(asked - centre) @ normalize(known - centre).T
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(cosines, order, axis=1)

@@ -1,0 +1,88 @@
+"""The model card: what a stranger has to know before using a version, in Hugging Face's format, as tracked text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.adapters import files, stage
+from steps.adapters.pages import render
+from steps.adapters.stage import digest_of
+from steps.core import findings
+from steps.core.manifest import VAL
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+WEAKEST = 3  # classes that the card names
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeParams:
+    """What only people know; where it is empty, the card says that nobody has stated it."""
+
+    licence: str
+    intended_use: str
+    out_of_scope: str
+
+    def faults(self) -> Iterator[str]:
+        """Yield what would be no licence's name."""
+        if " " in self.licence:
+            yield f"licence is {self.licence!r}; one word as Hugging Face spells it, such as apache-2.0, or other"
+
+
+def describe(
+    params: DescribeParams,
+    backbone: Path,
+    accepted: Path,
+    validation: Path,
+    strategy: Path,
+    fine_tune: Path,
+    evaluation: Path,
+    model_card: Path,
+) -> None:
+    """Write the card of the chosen model; the same inputs give the same bytes, and nothing is looked up anywhere.
+
+    `backbone` holds a card.json, `accepted` is Parquet, the others are the stages' JSON.
+    """
+    from huggingface_hub import ModelCard
+
+    judged, checks = files.read_json(evaluation), files.read_json(validation)
+    data = digest_of(sorted(files.read_table(accepted)["id"]))
+    test = judged["test"][judged["chosen"]]
+    body = render(
+        "model_card.md", params=params, judged=judged, checks=checks, test=test, names=findings.NAMES, data=data,
+        chosen=judged["chosen"], classes=judged["classes"],
+        card=files.read_json(backbone / "card.json"), plan=files.read_json(strategy), tuned=files.read_json(fine_tune),
+        counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
+        figures=findings.figures(judged["test"]),
+        weakest=findings.hardest_first(test)[:WEAKEST],
+    )  # fmt: skip
+    facts = _facts(params, judged, data)
+
+    files.write_text(model_card, str(ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{body}")))
+
+
+def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelCardData":
+    """Return the card's machine-readable part: every figure of the chosen model, its interval among the arguments."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-classification", dataset_type="imagefolder", dataset_name="test split",
+            dataset_split="test", dataset_revision=data, metric_type=name, metric_value=figure["value"],
+            metric_args={**{end: figure[end] for end in ("low", "high", "method")}, "confidence": judged["confidence"]},
+        )
+        for name, figure in findings.figures({judged["chosen"]: judged["test"][judged["chosen"]]}).items()
+        for figure in figure.values()
+        if figure["value"] is not None
+    ]  # fmt: skip
+    return ModelCardData(
+        license=params.licence or None, library_name="regraft", pipeline_tag="image-classification",
+        tags=["image-classification", "transfer-learning", "regraft"],
+        model_name=f"{findings.NAMES[judged['chosen']]} on {judged['backbone']}", eval_results=results,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    stage.main(describe)

@@ -1,0 +1,219 @@
+"""Inspect: what the chosen model looks at, what its features hold, and which images to label next."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from steps.adapters import files, models, stage
+from steps.adapters.album import Album
+from steps.adapters.compute import ComputeParams, configure
+from steps.adapters.images import read_image
+from steps.adapters.pages import inline_svg, picture
+from steps.core import advice, findings
+from steps.core.activation import heat_of, last_map, tinted
+from steps.core.backbone import Grafted
+from steps.core.decision import HEAD
+from steps.core.feature_map import Floats, lay_out, nearest
+from steps.core.figures_inspect import feature_map
+from steps.core.inference import predict_probabilities
+from steps.core.manifest import TEST, TRAIN, UNLABELLED, uniform
+from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.core.seeding import derive
+
+BUDGET = 1_000_000  # characters for all pictures of the chapter
+LEAST_MAPPED = 10  # images: fewer make no map
+STRETCH = 4096  # rows of the pool that the head answers at a time
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectParams:
+    """How many answers are shown, how much is drawn, and how many images are proposed for labelling."""
+
+    answers: int
+    neighbours: int
+    thumbnail: int
+    most_points: int
+    perplexity: float
+    label_next: int
+    label_pictures: int
+
+    def faults(self) -> Iterator[str]:
+        """Yield what cannot be meant."""
+        for name, least, most in (
+            ("answers", 1, 48), ("neighbours", 1, 10), ("thumbnail", 32, 512), ("most_points", LEAST_MAPPED, 5000),
+            ("perplexity", 2, 100), ("label_next", 1, 5000), ("label_pictures", 0, 100),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                yield f"{name} is {getattr(self, name)}; {least} to {most}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Every image of the project with its row of cached features, at the cut where the head was trained."""
+
+    table: pd.DataFrame
+    features: Floats
+    place: dict[str, int]
+
+    def part(self, *splits: str) -> pd.DataFrame:
+        """Return the rows of these splits, one an image (copies under other names are left out), sorted by path."""
+        return self.table[self.table["split"].isin(splits)].sort_values("path").drop_duplicates("id")
+
+    def of(self, part: pd.DataFrame) -> Floats:
+        """Return the features of these rows, [n, d]."""
+        return np.asarray(self.features[[self.place[identity] for identity in part["id"]]])
+
+
+def inspect(
+    params: InspectParams,
+    seed: int,
+    compute: ComputeParams,
+    raw: Path,
+    accepted: Path,
+    preprocessing: Path,
+    backbone: Path,
+    features: Path,
+    head: Path,
+    fine_tuned: Path,
+    evaluation: Path,
+    predictions: Path,
+    inspection: Path,
+    label_next: Path,
+) -> None:
+    """Write what the report shows of this (JSON with pictures and SVG), and the CSV of images worth a label.
+
+    Neighbours, map and advice stand on the cached features of the frozen backbone, also where the fine-tuned network
+    was chosen: those are the features that cost nothing to look at. The activation pictures are the chosen model's.
+    """
+    judged, table = files.read_json(evaluation), files.read_table(accepted)
+    ids, rows = files.read_features(features, models.cut_of(head))
+    known = Known(table, rows, {identity: i for i, identity in enumerate(ids)})
+    chosen, classes = judged["chosen"], judged["classes"]
+    answers = files.read_table(predictions)
+    answers = answers[(answers["model"] == chosen) & (answers["split"] == TEST)]
+    configure(compute)
+    album = Album(raw, params.thumbnail, BUDGET)
+
+    wrong = findings.mistakes(answers, chosen, classes)
+    right = _right(answers)[: params.answers]
+    model = models.load_head_model(backbone, head) if chosen == HEAD else models.load_fine_tuned(backbone, fine_tuned)
+    look = _Looks(model, models.read_preprocessing(preprocessing), raw, params.thumbnail)
+    told = {
+        "chosen": chosen,
+        "block": look.block,
+        "wrong": _with_neighbours(look.at(wrong[: params.answers], classes, album), known, params.neighbours, album),
+        "wrong_total": len(wrong),
+        "right": look.at(right, classes, album),
+        **_map(known, {row["id"] for row in wrong}, params, derive(seed, "inspect", "map") % 2**32),
+    }
+    picks = _advice(known, models.load_head(head, refitted=True), classes, params, derive(seed, "labels") % 2**32)
+    shown = [{**row, "picture": _picture(album, row)} for row in picks[: params.label_pictures]]
+
+    files.write_json(
+        inspection, {**told, "pool": len(known.part(UNLABELLED)), "asked": len(picks), "label_next": shown}
+    )
+    columns = ["path", "predicted", "margin", "stands_for", "rank"]
+    listed = pd.DataFrame(picks, columns=["id", *columns])[columns]
+    files.write_text(label_next, str(listed.to_csv(index=False, lineterminator="\n")))
+
+
+def _right(answers: pd.DataFrame) -> list[Row]:
+    """Return the right answers in the order of their images' hashes: nobody's choice."""
+    right = answers[answers["label"] == answers["predicted"]]
+    rows = right.assign(order=right["id"].map(uniform)).sort_values("order")
+    return [
+        {"id": identity, "path": path, "label": label, "predicted": label, "of_predicted": float(max(chances))}
+        for identity, path, label, chances in zip(
+            rows["id"], rows["path"], rows["label"], rows["probabilities"], strict=True
+        )
+    ]
+
+
+class _Looks:
+    """Pictures as the network gets them, with what speaks for its answer laid over."""
+
+    def __init__(self, model: Grafted, spec: Preprocessing, raw: Path, side: int) -> None:
+        self.model, self.spec, self.raw, self.side = model, spec, raw, side
+        self.block = last_map(model, spec.crop)
+
+    def at(self, rows: list[Row], classes: list[str], album: Album) -> list[Row]:
+        """Return the rows with a picture of each and, where the network has maps, the place it answers from."""
+        return [{**row, "picture": _picture(album, row), "heat": self._heat(row, classes, album)} for row in rows]
+
+    def _heat(self, row: Row, classes: list[str], album: Album) -> Row | None:
+        if self.block is None or album.budget <= 0:
+            return None
+        pixels = centre_crop(resized(read_image(self.raw, row["path"], row["id"]), self.spec), self.spec)
+        target = torch.tensor([classes.index(row["predicted"])])
+        heat = heat_of(self.model, self.block, normalise(pixels, self.spec)[None], target)[0]
+        shown = picture(Image.fromarray(tinted(pixels, heat).permute(1, 2, 0).numpy()), self.side)
+        album.budget -= len(shown.uri)
+        return vars(shown)
+
+
+def _picture(album: Album, row: Row) -> Row | None:
+    shown = album.add(row["path"], row["id"])
+    return vars(shown) if shown else None
+
+
+def _with_neighbours(rows: list[Row], known: Known, count: int, album: Album) -> list[Row]:
+    """Add to each row the training images most like it: what the model may have learned its answer from."""
+    train = known.part(TRAIN)
+    if not rows or train.empty:
+        return [{**row, "neighbours": []} for row in rows]
+    order, cosines = nearest(known.of(train), known.of(pd.DataFrame(rows)), count)
+    facts = train[["id", "path", "label"]].to_dict("records")
+    return [
+        {**row, "neighbours": [
+            {**facts[i], "likeness": round(float(cosine), 4), "picture": _picture(album, facts[i])}
+            for i, cosine in zip(places, alike, strict=True)
+        ]}
+        for row, places, alike in zip(rows, order, cosines, strict=True)
+    ]  # fmt: skip
+
+
+def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> Row:
+    """Return two flat views of the labelled images' features as figures, and how well clusters find the classes."""
+    part = known.part(TRAIN, TEST)
+    part = part.assign(order=part["id"].map(uniform)).sort_values("order")[: params.most_points]
+    if len(part) < LEAST_MAPPED or part["label"].nunique() < 2:
+        return {"map": None, "svg": {}}
+    labels = part["label"].tolist()
+    found = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
+    rings = part["id"].isin(wrong).tolist()
+    words = f"{len(part)} images on a flat map of their features, {{}}; a mark for each class, a ring on wrong answers"
+    views = {"pca": (found.pca, "principal components"), "tsne": (found.tsne, "t-SNE")}
+    svg = {
+        f"inspect-{name}": inline_svg(feature_map(places, labels, rings), f"inspect-{name}", words.format(how))
+        for name, (places, how) in views.items()
+    }
+    facts = {"images": len(part), "of": len(known.part(TRAIN, TEST)), "clusters": int(found.clusters.max()) + 1,
+             "agreement": round(found.agreement, 4), "explained": round(found.explained, 4)}  # fmt: skip
+    return {"map": facts, "svg": svg}
+
+
+def _advice(known: Known, head: torch.nn.Module, classes: list[str], params: InspectParams, seed: int) -> list[Row]:
+    """Return the images of the pool most worth a label, the head's answer with each; none where there is no pool."""
+    pool = known.part(UNLABELLED)
+    if pool.empty:
+        return []
+    rows = known.of(pool)
+    stretches = (torch.from_numpy(rows[start : start + STRETCH]) for start in range(0, len(rows), STRETCH))
+    probabilities = np.concatenate([predict_probabilities(head, stretch) for stretch in stretches])
+    facts = pool[["id", "path"]].to_dict("records")
+    return [
+        {**facts[pick.row], "predicted": classes[int(probabilities[pick.row].argmax())],
+         "margin": round(pick.margin, 4), "stands_for": pick.stands_for, "rank": rank}
+        for rank, pick in enumerate(advice.next_labels(rows, probabilities, params.label_next, seed), 1)
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    stage.main(inspect)

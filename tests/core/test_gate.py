@@ -1,0 +1,199 @@
+"""A verdict follows from its figures, and names every reason."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steps.core.gate import Facts, Rules, decide
+from steps.core.paired import compare, mcnemar, per_class
+
+OFF = Rules(
+    floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_breached_slices=None,
+    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1, look_limit=None,
+    blocking_warnings=(),
+)  # fmt: skip
+
+
+def judged(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {"n": 60, "balanced_accuracy": {"value": value, "low": low, "high": high}}
+
+
+def against(value: float, low: float | None = None, high: float | None = None, p: float = 0.01) -> dict[str, Any]:
+    counts = {"n": 60, "only_a": 9, "only_b": 3, "mcnemar_p": p, "confidence": 0.95}
+    return {"balanced_accuracy": {"value": value, "low": low, "high": high}, **counts}
+
+
+def slice_of(breached: bool) -> dict[str, Any]:
+    accuracy = {"value": 0.4, "low": 0.3, "high": 0.5}
+    return {"column": "source", "value": "night", "n": 20, "accuracy": accuracy, "limit": 0.6, "breached": breached}
+
+
+def error(low: float) -> dict[str, Any]:
+    return {"value": low + 0.1, "low": low, "high": low + 0.2}
+
+
+FELL = {"label": "cat", "n": 10, "only_b": 4, "only_a": 1, "mcnemar_p": 0.375}
+WARNED = {"name": "imbalance", "passed": False, "what": "largest over smallest class"}
+GOOD = Facts(challenger=judged(0.9, 0.8, 0.95))
+CASES = [
+    (replace(GOOD), {"floor": 0.9}, None),
+    (replace(GOOD), {"floor": 0.91}, "balanced accuracy 0.900 (0.800 to 0.950) is under the floor of 0.91"),
+    (replace(GOOD), {"floor": 0.8, "floor_by": "low"}, None),
+    (replace(GOOD), {"floor": 0.85, "floor_by": "low"}, "the lower end of balanced accuracy 0.900 (0.800 to"),
+    (replace(GOOD, challenger=judged(0.9)), {"floor": 0.1, "floor_by": "low"}, "is under the floor of 0.1"),
+    (GOOD, {"comparison": "superior", "margin": 0.1}, None),
+    (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior"}, None),
+    (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior", "margin": 0.02},
+     "0.100 better than the champion (interval +0.020 to +0.200) on the same 60 test images, 9 won and 3 lost "
+     "(McNemar p = 0.01): that it is better by more than 0.02 is not shown"),
+    (replace(GOOD, comparison=against(0.1, -0.01, 0.2)), {"comparison": "superior"}, "is not shown"),
+    (replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.06)), {"comparison": "superior"}, "is not shown"),
+    (replace(GOOD, comparison=against(-0.1, -0.2, 0.0)), {"comparison": "non_inferior", "margin": 0.1},
+     "0.100 worse than the champion (interval -0.200 to +0.000) on the same 60 test images, 9 won and 3 lost "
+     "(McNemar p = 0.01): that it is at most 0.1 worse is not shown"),
+    (replace(GOOD, comparison=against(-0.01, -0.05, 0.1)), {"comparison": "non_inferior", "margin": 0.1}, None),
+    (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "superior"}, "as good as the champion on the same"),
+    (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "non_inferior", "margin": 0.1}, None),
+    (replace(GOOD, comparison=against(1.0, p=0.01)), {"comparison": "superior"}, None),
+    (replace(GOOD, comparison=against(1.0, p=0.2)), {"comparison": "superior"}, "1.000 better than the champion on"),
+    (replace(GOOD, recalls=[FELL]), {"max_recall_drop": 0.3}, None),
+    (replace(GOOD, recalls=[FELL]), {"max_recall_drop": 0.2},
+     "class cat: recall falls by 0.300 against the champion's, of 10 images 4 lost and 1 won (McNemar p = 0.38); "
+     "at most 0.2"),
+    (replace(GOOD, slices=[slice_of(True)]), {"max_breached_slices": 1}, None),
+    (replace(GOOD, slices=[slice_of(True), slice_of(False)]), {"max_breached_slices": 0},
+     "slice source = night: accuracy 0.400 (0.300 to 0.500) on 20 images, where 0.600 is the least"),
+    (replace(GOOD, calibration_error=error(0.1)), {"max_calibration_error": 0.1}, None),
+    (replace(GOOD, calibration_error=error(0.11)), {"max_calibration_error": 0.1},
+     "calibration error 0.210 (0.110 to 0.310), at most 0.1"),
+    (GOOD, {"max_calibration_error": 0.1}, None),
+    (replace(GOOD, latency_ratio=1.5), {"max_latency_ratio": 1.5}, None),
+    (replace(GOOD, latency_ratio=1.6), {"max_latency_ratio": 1.5}, "it takes 1.60 times as long as the champion"),
+    (replace(GOOD, size=10), {"max_bytes": 10}, None),
+    (replace(GOOD, size=11), {"max_bytes": 10}, "its files hold 11 bytes, at most 10"),
+    (replace(GOOD, looks="looked at 30 times"), {"look_limit": 20}, "looked at 30 times"),
+    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("imbalance",)}, "warns of imbalance: largest over"),
+    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("all",)}, "the data gate warns of imbalance"),
+    (replace(GOOD, checks=[{**WARNED, "passed": True}]), {"blocking_warnings": ("imbalance",)}, None),
+    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("balance",)}, "no check is called 'balance'; there are"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "rules", "refusal"), CASES)
+def test_each_rule_speaks_where_it_is_broken_and_only_there(
+    facts: Facts, rules: dict[str, Any], refusal: str | None
+) -> None:
+    assert decide(facts, OFF).promote, "a rule that is off was asked"
+    found = decide(facts, replace(OFF, **rules))
+    assert found.promote == (refusal is None), found.reasons
+    assert len(found.reasons) == 1
+    assert refusal is None or refusal in found.reasons[0]
+
+
+def test_a_refusal_lists_every_reason() -> None:
+    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), latency_ratio=3.0,
+                    looks="too often (promote.look_limit)",
+                    slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
+    rules = Rules(
+        floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_breached_slices=0,
+        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1, look_limit=1,
+        blocking_warnings=("all",),
+    )  # fmt: skip
+    named = ["floor", "comparison", "max_recall_drop", "max_breached_slices", "max_calibration_error",
+             "max_latency_ratio", "max_bytes", "look_limit", "blocking_warnings"]  # fmt: skip
+    reasons = decide(facts, rules).reasons
+    assert len(reasons) == len(named)
+    assert all(f"(promote.{name}" in reason for name, reason in zip(named, reasons, strict=True))
+
+
+def test_what_earned_promotion_is_said_with_its_figures() -> None:
+    assert decide(GOOD, replace(OFF, floor=0.5)).reasons == (
+        "balanced accuracy 0.900 (0.800 to 0.950) clears the floor of 0.5; no champion before it",
+    )
+    better = replace(GOOD, comparison=against(0.1, 0.02, 0.2))
+    assert decide(better, replace(OFF, comparison="superior")).reasons == (
+        "balanced accuracy 0.900 (0.800 to 0.950); 0.100 better than the champion (interval +0.020 to +0.200) on the "
+        "same 60 test images, 9 won and 3 lost (McNemar p = 0.01)",
+    )
+
+
+shares = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])
+facts_of = st.builds(
+    Facts,
+    challenger=st.one_of(st.builds(judged, shares), st.builds(judged, shares, shares, st.just(0.95))),
+    comparison=st.one_of(
+        st.none(),
+        st.builds(against, st.sampled_from([-0.1, 0.0, 0.1])),
+        st.builds(against, st.sampled_from([-0.1, 0.0, 0.1]), st.sampled_from([-0.2, 0.05]), st.just(0.3)),
+    ),
+    recalls=st.sampled_from([(), (FELL,)]),
+    slices=st.sampled_from([(), (slice_of(True),), (slice_of(False),)]),
+    calibration_error=st.none() | st.builds(error, shares),
+    latency_ratio=st.none() | st.sampled_from([0.5, 2.0]),
+    size=st.none() | st.integers(0, 20),
+    looks=st.sampled_from([None, "looked at too often"]),
+    checks=st.sampled_from([(), (WARNED,)]),
+)
+limits = {
+    "floor": shares, "comparison": st.sampled_from(["superior", "non_inferior"]), "max_recall_drop": shares,
+    "max_breached_slices": st.integers(0, 1), "max_calibration_error": shares,
+    "max_latency_ratio": st.sampled_from([0.4, 1.0, 3.0]), "max_bytes": st.integers(1, 20),
+    "look_limit": st.integers(1, 9),    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
+}  # fmt: skip
+some_rules = st.fixed_dictionaries({}, optional=limits)
+
+
+@given(facts_of, some_rules, st.sampled_from(sorted(limits)), st.data())
+def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
+    facts: Facts, rules: dict[str, Any], added: str, data: st.DataObject
+) -> None:
+    without = replace(OFF, **{name: value for name, value in rules.items() if name != added})
+    more = replace(without, **{added: data.draw(limits[added])})
+    assert set(decide(facts, without).reasons) <= set(decide(facts, more).reasons) or decide(facts, without).promote
+    assert decide(facts, without).promote or not decide(facts, more).promote
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault"),
+    [
+        ({"floor_by": "high"}, "floor_by is 'high'; value or low"),
+        ({"comparison": "better"}, "comparison is 'better'; superior, non_inferior or null"),
+        ({"comparison": "non_inferior"}, "margin is 0; non_inferior needs to know"),
+        ({"floor": 1.0}, "floor is 1.0; from 0 to below 1"),
+        ({"max_latency_ratio": 0.0}, "max_latency_ratio is 0.0; more than 0, or null"),
+        ({"max_recall_drop": -0.1}, "max_recall_drop is -0.1; 0 to 1"),
+        ({"look_budget": 3, "look_limit": 2}, "look_budget is 3 and look_limit 2; at least 1, and not above it"),
+        ({"max_breached_slices": -1}, "max_breached_slices is -1; 0 or more, or null"),
+    ],
+)
+def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> None:
+    assert [*OFF.faults()] == []
+    assert [text for text in replace(OFF, **rules).faults() if fault in text]
+
+
+def test_pairs_count_what_one_wins_and_the_other_loses() -> None:
+    """McNemar's exact p by hand: of 6 discordant pairs 5 to 1, two-sided, 2 * (1 + 6) / 2**6."""
+    ours = np.array([1, 1, 1, 1, 1, 0, 1, 0], dtype=bool)
+    theirs = np.array([0, 0, 0, 0, 0, 1, 1, 0], dtype=bool)
+    assert mcnemar(ours, theirs) == {"only_a": 5, "only_b": 1, "mcnemar_p": pytest.approx(14 / 64)}
+    targets = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    found = compare(targets, ours, theirs, 0.95, 500, np.random.default_rng(0))
+    figure = found["balanced_accuracy"]
+    assert figure["value"] == pytest.approx((4 / 4 + 0 / 4) / 2)
+    assert figure["low"] <= figure["value"] <= figure["high"]
+    of_class = per_class(targets, ours, theirs, ["a", "b", "c"])
+    assert [(one["label"], one["n"], one["only_a"], one["only_b"]) for one in of_class] == [
+        ("a", 4, 4, 0),
+        ("b", 4, 1, 1),
+    ]
+
+
+def test_two_that_answer_alike_differ_by_nothing_and_have_no_interval() -> None:
+    same = np.array([1, 0, 1, 1], dtype=bool)
+    found = compare(np.array([0, 0, 1, 1]), same, same, 0.95, 100, np.random.default_rng(0))
+    assert (found["balanced_accuracy"]["value"], found["balanced_accuracy"]["low"]) == (0.0, None)
+    assert found["mcnemar_p"] == 1.0
