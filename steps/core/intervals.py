@@ -4,7 +4,7 @@ Which method for which figure is decided by coverage at p = 0.98 and n = 153, wh
 a share covers 81 % and of a log-loss 85 % when 95 % is claimed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,28 +35,42 @@ def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    n, clusters = len(right), len(np.unique(cluster))
-    if n == clusters:
+    n, value = len(right), float(right.mean())
+    effective = _effective(right, cluster)
+    if effective == n:
         return proportion(int(right.sum()), n, confidence)
-    value = float(right.mean())
-    sums = np.bincount(np.unique(cluster, return_inverse=True)[1], right - value)
-    spread = float((sums**2).sum()) / n**2 * clusters / max(clusters - 1, 1)
-    plain = value * (1 - value) / n
-    effective = n / max(1.0, spread / plain) if plain else float(clusters)
     low, high = proportion_confint(value * effective, effective, 1 - confidence, "wilson")
     return figure(value, float(low), float(high), f"{WILSON}, as of {effective:.0f} images")
 
 
-def mean_of_shares(rows: Sequence[Figure]) -> Figure:
-    """Return the mean of shares of independent samples, as balanced accuracy is, with its interval.
+def _effective(right: Bools, cluster: Ints) -> float:
+    """Return how many independent images tell as much as these."""
+    n, clusters, value = len(right), len(np.unique(cluster)), float(right.mean())
+    if n == clusters:
+        return n
+    sums = np.bincount(np.unique(cluster, return_inverse=True)[1], right - value)
+    spread = float((sums**2).sum()) / n**2 * clusters / max(clusters - 1, 1)
+    plain = value * (1 - value) / n
+    return n / max(1.0, spread / plain) if plain else float(clusters)
 
-    MOVER: each share's distance to its limit, added in squares (Zou and Donner 2008, Stat. Med. 27:1693).
+
+def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float) -> Figure:
+    """Return the mean over the classes of the share of their images that are right: balanced accuracy.
+
+    MOVER: each share's distance to its limit, added in squares (Zou and Donner 2008, Stat. Med. 27:1693), with the
+    limits of Clopper and Pearson, because Wilson's fall to 92 % here (p = 0.98, 76 images a class).
     """
-    value, low, high = (np.array([row[name] for row in rows]) for name in ("value", "low", "high"))
-    mean, count = float(value.mean()), len(rows)
-    down = float(np.sqrt(((value - low) ** 2).sum())) / count
-    up = float(np.sqrt(((high - value) ** 2).sum())) / count
-    return figure(mean, max(0.0, mean - down), min(1.0, mean + up), MOVER)
+    from statsmodels.stats.proportion import proportion_confint
+
+    rows = []
+    for label in np.unique(targets):
+        mine = targets == label
+        value, n = float(right[mine].mean()), _effective(right[mine], cluster[mine])
+        low, high = proportion_confint(value * n, n, 1 - confidence, "beta")
+        rows.append((value, value - float(low), float(high) - value))
+    mean, down, up = np.mean([row[0] for row in rows]), *(np.hypot.reduce([row[i] for row in rows]) for i in (1, 2))
+    low, high = float(mean - down / len(rows)), float(mean + up / len(rows))
+    return figure(float(mean), max(0.0, low), min(1.0, high), MOVER)
 
 
 @dataclass(frozen=True)

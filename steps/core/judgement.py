@@ -45,7 +45,7 @@ def judge(
     return {
         "n": len(targets),
         "accuracy": share(right, sample.cluster, confidence),
-        "balanced_accuracy": mean_of_shares([row["recall"] for row in per_class if row["n"]]),
+        "balanced_accuracy": mean_of_shares(right, targets, sample.cluster, confidence),
         "macro_f1": macro_f1(matrix, confidence, draws, generator),
         **_top(targets, probabilities, sample.cluster, confidence),
         "auroc": area(targets, probabilities, confidence),
