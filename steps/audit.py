@@ -15,6 +15,8 @@ from steps.errors import RegistryError, RequestError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CARD = "card.json"  # of a backbone; its owner `adapters.models` loads torch
+
 
 @dataclass(frozen=True)
 class Link:
@@ -48,10 +50,10 @@ class Evidence:
         return dict(files.read_yaml(self.kept[circumstances.LOCK])["stages"])
 
     def read(self) -> dict[str, str]:
-        """Return what the run read from outside of the graph: path -> digest of DVC."""
+        """Return the data that the run read from outside of the graph: path -> digest of DVC."""
         made = self.made()
         deps = {dep["path"]: dep["md5"] for stage in self.lock().values() for dep in stage["deps"]}
-        return {path: digest for path, digest in sorted(deps.items()) if path not in made}
+        return {p: digest for p, digest in sorted(deps.items()) if p.startswith("data/") and p not in made}
 
     def made(self) -> dict[str, str]:
         """Return what the run's stages made: path -> digest of DVC."""
@@ -203,8 +205,13 @@ def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
 def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
     gaps = tuple(_missing(store, held.root, path, digest))
     listed = place_of(store, digest)
-    count = f", {len(files.read_json(listed))} files" if listed.is_file() else ""
-    return Link("backbone" if "backbone" in path else "images", f"{path}, digest {digest}{count}", gaps)
+    entries = {e["relpath"]: e["md5"] for e in files.read_json(listed)} if listed.is_file() else {}
+    card = place_of(store, entries.get(CARD, ""))
+    if not card.is_file():
+        return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps)
+    told = files.read_json(card)
+    weights = f"{told['name']} ({told['source']}; licence: {told['licence']}), weights {told['sha256']}"
+    return Link("backbone", weights, gaps)
 
 
 def missing_inputs(held: Evidence, store: Path) -> list[str]:

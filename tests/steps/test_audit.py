@@ -42,11 +42,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     store = root / ".dvc" / "cache"
     raw = [kept(store, f"image {number}".encode()) for number in range(3)]
     listed = [{"md5": digest, "relpath": f"{number}.png"} for number, digest in enumerate(raw)]
-    folder, weights = (kept(store, json.dumps(entries).encode(), ".dir") for entries in (listed, listed[:1]))
+    card = kept(store, json.dumps({"name": "tiny", "source": "here", "licence": "MIT", "sha256": "feed"}).encode())
+    carded = [{"md5": card, "relpath": "card.json"}]
+    folder, weights = (kept(store, json.dumps(entries).encode(), ".dir") for entries in (listed, carded))
     manifest = kept(store, b"a table")
     lock = {"stages": {
         "ingest": {"cmd": "c", "deps": [item("data/raw", folder)], "outs": [item("data/manifest.parquet", manifest)]},
-        "train_head": {"cmd": "c", "deps": [item("data/manifest.parquet", manifest), item("data/backbone", weights)]},
+        "train_head": {"cmd": "c", "deps": [item("data/manifest.parquet", manifest), item("data/backbone", weights),
+                                         item("steps/templates", "0.dir")]},
     }}  # fmt: skip
     (root / "dvc.lock").write_text(yaml.safe_dump(lock))
     (root / "params.yaml").write_text("register: {model_name: regraft}\n")
@@ -115,6 +118,7 @@ def test_the_chain_runs_from_the_alias_to_the_images_without_a_gap(world: World)
     assert links["params"].found == "seed: 7" and links["code"].found == "digest c0de"
     assert "of stage train_head, by " in links["run"].found and "processors" in links["run"].found
     assert links["images"].found.startswith("data/raw, digest ") and links["images"].found.endswith(", 3 files")
+    assert links["backbone"].found == "tiny (here; licence: MIT), weights feed"
     assert links["inputs"].found == "1 files hashed again, lineage and dvc.lock agree"
 
 
