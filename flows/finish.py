@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.graph import Graph
 from steps.adapters import files, stage
+from steps.export import ExportParams
 from steps.promote import ACCEPTED, EVALUATION, RECEIPT, PromoteParams, Promotion, promote
 
 FRESH, RAN = "Fresh", "Ran"
@@ -24,7 +25,9 @@ class Report:
 
 def check_params(graph: Graph) -> None:
     """Check the whole of params.yaml, before the first image is read; ParamsError lists every fault."""
-    stage.check_params(graph.root, (s.cmd for s in graph.stages.values()), {"promote": PromoteParams})
+    stage.check_params(
+        graph.root, (s.cmd for s in graph.stages.values()), {"promote": PromoteParams, "export": ExportParams}
+    )
 
 
 def finish(graph: Graph, report: Report) -> Report:
