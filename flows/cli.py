@@ -206,6 +206,24 @@ def replay(
 
 
 @app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="A version's number, or an alias: champion.")],
+    kind: Annotated[str, typer.Option("--format", help="onnx, torch or int8.")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="A folder; default: data/outcome/exports.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version for another runtime, once it is shown to answer alike on the test images."""
+    from flows.export import lines
+    from steps.export import OUTPUT
+    from steps.export import export as write
+
+    target = output.expanduser().resolve() if output else None
+    root = enter(Path.cwd())
+    found = write(root, version, kind, target or root / OUTPUT)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+
+
+@app.command()
 def tune(
     compiled: Annotated[bool, typer.Option("--compiled", help="Measure the compiler too; it takes a minute.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the fastest into params.yaml.")] = False,

@@ -184,10 +184,13 @@ def _params(root: Path) -> Findings:
     import yaml
 
     from steps.adapters import stage
+    from steps.export import ExportParams
     from steps.promote import PromoteParams
 
     graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    stage.check_params(root, (" ".join(of["cmd"].split()) for of in graph.values()), {"promote": PromoteParams})
+    stage.check_params(
+        root, (" ".join(of["cmd"].split()) for of in graph.values()), {"promote": PromoteParams, "export": ExportParams}
+    )
     yield Finding("params", GOOD, "params.yaml is complete and in range")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flows.graph import Graph
 from steps.adapters import files, stage
 from steps.core.ledger import PROPOSE, Decision
+from steps.export import ExportParams
 from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
 from steps.rematch import EVALUATION
 
@@ -33,7 +34,9 @@ class Report:
 
 def check_params(graph: Graph) -> None:
     """Check the whole of params.yaml, before the first image is read; ParamsError lists every fault."""
-    stage.check_params(graph.root, (s.cmd for s in graph.stages.values()), {"promote": PromoteParams})
+    stage.check_params(
+        graph.root, (s.cmd for s in graph.stages.values()), {"promote": PromoteParams, "export": ExportParams}
+    )
 
 
 def finish(graph: Graph, report: Report) -> Report:

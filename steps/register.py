@@ -63,9 +63,10 @@ def register(
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
     judged = files.read_json(evaluation)
     candidates = (
-        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing, judged),
+        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing,
+                   accepted, judged),
         _candidate(FINE_TUNED, models.load_fine_tuned(backbone, fine_tuned), fine_tuned, fine_tune_history,
-                   backbone, preprocessing, judged),
+                   backbone, preprocessing, accepted, judged),
     )  # fmt: skip
     example = _example(raw, accepted)
 
@@ -82,7 +83,7 @@ def register(
 
 
 def _candidate(
-    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path,
+    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path, accepted: Path,
     judged: dict[str, Any],
 ) -> Candidate:  # fmt: skip
     made, card, told = (
@@ -93,9 +94,10 @@ def _candidate(
     calibration = judged.get("calibration", {}).get(kind, {})
     facts = {
         "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
-        "backbone_sha256": card.sha256, "cut": card.cut_after(made["cut"]), "classes": made["classes"],
-        "lineage": made["lineage"]["digest"],
-        "temperature": calibration.get("temperature", 1.0), "abstain_below": calibration.get("abstain_below", 0.0),
+        "backbone_sha256": card.sha256, "backbone_licence": card.licence, "cut": card.cut_after(made["cut"]),
+        "classes": made["classes"], "lineage": made["lineage"]["digest"], "code": made["lineage"]["code"],
+        "data_sha256": files.sha256_of(accepted), "temperature": calibration.get("temperature", 1.0),
+        "abstain_below": calibration.get("abstain_below", 0.0),
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }  # fmt: skip
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))

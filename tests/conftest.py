@@ -57,7 +57,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not there and count:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
     if not EXHAUSTIVE:
-        terminalreporter.write_line("shortened: concurrent promotion, replay; REGRAFT_EXHAUSTIVE=1 runs all of it")
+        terminalreporter.write_line(
+            "shortened: concurrent promotion; left out: replay, `mlflow models serve`; REGRAFT_EXHAUSTIVE=1 runs all"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import yaml
 
 from flows.graph import META_KEYS
 from steps.adapters import stage as binding
+from steps.export import ExportParams
 from steps.promote import PromoteParams
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +115,9 @@ def test_a_params_section_has_the_fields_of_its_class(name: str) -> None:
 
 
 def test_the_shipped_params_are_right_and_every_section_is_read() -> None:
-    binding.check_params(ROOT, (" ".join(s["cmd"].split()) for s in GRAPH.values()), {"promote": PromoteParams})
+    binding.check_params(
+        ROOT, (" ".join(s["cmd"].split()) for s in GRAPH.values()), {"promote": PromoteParams, "export": ExportParams}
+    )
 
 
 @each_stage

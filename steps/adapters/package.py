@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from steps.adapters import files, images, models, pyfunc_model, signing
+from steps.adapters import bill, files, images, models, pyfunc_model, signing
 from steps.adapters.packages import DIGEST
 from steps.adapters.stage import code_dependencies, digest_of
 
@@ -19,14 +19,18 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "
 
 
 def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
-    """Write weights and facts of one model into `folder`; return the digest of content and serving code.
+    """Write weights, facts and bill of materials into `folder`; return the digest of content and serving code.
 
     `facts` holds architecture, num_classes, cut, classes, preprocessing, temperature, abstain_below and lineage.
     """
+    code = {path: files.sha256_of(HOME / path) for path in _code()}
+    lock = (HOME / "requirements.lock").read_text(encoding="utf-8")
     files.write_tensors(folder / models.WEIGHTS, state)
     files.write_json(folder / models.FACTS, facts)
-    content = {name: files.sha256_of(folder / name) for name in (models.WEIGHTS, models.FACTS)}
-    return digest_of({**content, **{path: files.sha256_of(HOME / path) for path in _code()}})
+    weights = files.sha256_of(folder / models.WEIGHTS)
+    files.write_text(folder / bill.FILE, bill.bill_of_materials(facts, weights, digest_of(code), lock))
+    content = {name: files.sha256_of(folder / name) for name in (models.WEIGHTS, models.FACTS, bill.FILE)}
+    return digest_of({**content, **code})
 
 
 def save(folder: Path, model: Path, digest: str, example: bytes) -> None:

@@ -46,10 +46,9 @@ def sign_folder(folder: Path) -> None:
     """Sign every file of a folder; the signature, a Sigstore bundle over a list of digests, becomes `model.sig`."""
     from model_signing.signing import Config
 
-    _private()
-    Config().use_elliptic_key_signer(private_key=key_path()).set_hashing_config(_hashing()).sign(
-        folder, folder / SIGNATURE
-    )
+    _private()  # made where there is none yet
+    signer = Config().use_elliptic_key_signer(private_key=key_path())  # type: ignore[no-untyped-call]
+    signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
 
 def fault(folder: Path) -> str | None:
@@ -59,11 +58,14 @@ def fault(folder: Path) -> str | None:
     """
     from model_signing.verifying import Config
 
+    if links := [path for path in folder.rglob("*") if path.is_symlink()]:
+        return f"{links[0].relative_to(folder)} is a link, not a file"
+    public = _public()
     try:
-        with tempfile.NamedTemporaryFile() as public:
-            public.write(_public())
-            public.flush()
-            verifier = Config().use_elliptic_key_verifier(public_key=public.name)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(public)
+            file.flush()
+            verifier = Config().use_elliptic_key_verifier(public_key=file.name)  # type: ignore[no-untyped-call]
             verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
         return None if _canonical(folder / SIGNATURE) else f"{SIGNATURE} was changed"
     except Exception as error:  # what a parser makes of a broken bundle is anyone's guess
@@ -83,7 +85,7 @@ def _canonical(signature: Path) -> bool:
 def _hashing() -> Any:
     from model_signing.hashing import Config
 
-    return Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
+    return Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=2**14)  # a ledger is read several times for one decision

@@ -1,0 +1,84 @@
+"""The bill of materials of a package: CycloneDX 1.6. No clock and no serial number: same materials, same bytes."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
+FILE = "bill.cdx.json"
+# A line of requirements.lock: name, version, and the marker of those that only some machines install.
+PINNED = re.compile(r"^([a-zA-Z0-9._-]+)==([^\s;]+)(?: ; (.*?))? \\$", re.MULTILINE)
+
+
+def bill_of_materials(facts: Mapping[str, Any], weights: str, code: str, lock: str) -> str:
+    """Return what a model is made of, as CycloneDX JSON: backbone, data, code and libraries.
+
+    `facts` are those of model.json; materials that they do not name are left out. `weights` and `code` are SHA-256 of
+    the model's tensors and of the code that serves it, `lock` the text of requirements.lock. The training code is
+    named by its digest and not by a commit: the same code may stand in many.
+    """
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.output.json import JsonV1Dot6
+
+    model = _component("model", facts.get("kind", "model"), weights, {"regraft:lineage": facts.get("lineage")})
+    materials = [
+        _component("code", "regraft", code, {"regraft:training-code": facts.get("code")}),
+        *([_backbone(facts)] if "backbone_sha256" in facts else []),
+        *([_component("data", "accepted images", facts["data_sha256"], {})] if "data_sha256" in facts else []),
+    ]
+    bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock)])
+    bom.register_dependency(model, bom.components)
+    told = json.loads(JsonV1Dot6(bom).output_as_string())
+    del told["serialNumber"], told["metadata"]["timestamp"]
+    told["metadata"]["component"]["modelCard"] = _card(facts)  # the library knows no model cards
+    return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _card(facts: Mapping[str, Any]) -> dict[str, Any]:
+    datasets = {"datasets": [{"ref": "data"}]} if "data_sha256" in facts else {}
+    return {
+        "modelParameters": {
+            "approach": {"type": "supervised"}, "task": "image classification",
+            "modelArchitecture": facts["architecture"], **datasets,
+            "inputs": [{"format": "image"}], "outputs": [{"format": f"one of {len(facts['classes'])} classes"}],
+        }
+    }  # fmt: skip
+
+
+def _component(
+    kind: str, name: str, digest: str, told: Mapping[str, str | None], licence: str | None = None
+) -> "Component":
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.license import DisjunctiveLicense
+
+    types = {"code": ComponentType.APPLICATION, "data": ComponentType.DATA}
+    return Component(
+        type=types.get(kind, ComponentType.MACHINE_LEARNING_MODEL), name=name, bom_ref=kind,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
+        licenses=[DisjunctiveLicense(name=licence)] if licence else [],
+        properties=[Property(name=key, value=value) for key, value in told.items() if value],
+    )  # fmt: skip
+
+
+def _backbone(facts: Mapping[str, Any]) -> "Component":
+    told = {"regraft:architecture": facts["architecture"], "regraft:cut": facts["cut"]}
+    return _component("backbone", facts["backbone"], facts["backbone_sha256"], told, facts.get("backbone_licence"))
+
+
+def _libraries(lock: str) -> "list[Component]":
+    from cyclonedx.model import Property
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    return [
+        Component(
+            type=ComponentType.LIBRARY, name=name, version=version, bom_ref=f"pkg:pypi/{name}@{version}",
+            purl=PackageURL("pypi", None, name, version),
+            properties=[Property(name="regraft:where", value=marker)] if marker else [],
+        )
+        for name, version, marker in PINNED.findall(lock)
+    ]  # fmt: skip

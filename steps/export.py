@@ -1,0 +1,157 @@
+"""Export: a registered version as one file for another runtime, written only once it is shown to answer alike."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.adapters import files, packages, params, registry, signing, tracking
+from steps.errors import IntegrityError, RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACCEPTED, RAW, OUTPUT = "data/screened.parquet", "data/raw", "data/outcome/exports"
+MODEL = "artifacts/model"  # inside a package
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams:
+    """How alike an exported model has to answer, and on how many images that is looked at."""
+
+    most_images: int
+    calibration_images: int
+    tolerance: float
+    max_loss: float
+    confidence: float
+
+    def faults(self) -> Iterator[str]:
+        """Yield limits that would prove nothing."""
+        for name in ("most_images", "calibration_images"):
+            if not 1 <= getattr(self, name) <= 100_000:
+                yield f"{name} is {getattr(self, name)}; 1 to 100000"
+        if not 0 < self.tolerance < 0.1:
+            yield f"tolerance is {self.tolerance}; a probability, above 0 and below 0.1"
+        if not 0 <= self.max_loss < 1:
+            yield f"max_loss is {self.max_loss}; from 0 to below 1"
+        if not 0.5 <= self.confidence <= 0.999:
+            yield f"confidence is {self.confidence}; 0.5 to 0.999"
+
+
+def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
+    """Write version `which` (a number or an alias) in the format `kind` into a signed folder under `output`.
+
+    Returns what was found: folder, sizes in bytes, images, and the greatest difference of a probability or, for int8,
+    the accuracy it costs. Raises RequestError for an unknown format or version, RegistryError where the version is
+    not what was signed, IntegrityError where the file does not answer alike; nothing is written then.
+    """
+    from steps.adapters import exports
+
+    if kind not in exports.FILES:
+        raise RequestError(f"no format {kind!r}; one of {', '.join(exports.FILES)}")
+    name = params.read(root)["register"]["model_name"]
+    package = _load(name, which)
+    folder = output / f"{name}-{package.version}-{kind}"
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        found = _made(root, package, kind, made)
+        signing.sign_folder(made)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    return {"version": package.version, "folder": str(folder), **found}
+
+
+def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dict[str, Any]:
+    """Write the file and its facts into `folder`, and say how it compares."""
+    from steps.adapters import exports, models
+    from steps.adapters.compute import ComputeParams, configure
+    from steps.core.exported import Exported
+
+    rules = params.bind(ExportParams, params.read(root).get("export"), "export")
+    compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
+    configure(compute)
+    held = package.folder / MODEL
+    facts, table = files.read_json(held / models.FACTS), files.read_table(root / ACCEPTED)
+    spec = models.read_preprocessing_dict(facts["preprocessing"])
+    module = Exported(package.model.unwrap_python_model().model, spec, facts["temperature"])
+    test = _some(table, "test", rules.most_images)
+
+    file = exports.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
+    answers = exports.runner(kind, file, compute.threads)(_pixels(root, test, spec))
+    found = _compared(kind, rules, test, facts["classes"], _eager(root, package, test), answers)
+
+    sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
+    files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
+    return {"file": file.name, **sizes, **found}
+
+
+def _load(name: str, which: str) -> packages.Package:
+    mlflow = tracking.client()
+    address = f"models:/{name}/{which}" if which.isdecimal() else f"models:/{name}@{which}"
+    return packages.load(mlflow, *registry.resolve(mlflow, address))
+
+
+def _some(table: "pd.DataFrame", split: str, most: int) -> "pd.DataFrame":
+    """Return at most `most` images of a split, picked by their hash."""
+    from steps.core.manifest import uniform
+
+    part = table[table["split"] == split].drop_duplicates("id")
+    if part.empty:
+        raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
+    return part.loc[part["id"].map(uniform).sort_values().index[:most]]
+
+
+def _pixels(root: Path, table: "pd.DataFrame", spec: Any) -> Any:
+    """Return the images as uint8 [n, 3, crop, crop]: decoded, resized, cropped."""
+    import numpy as np
+
+    from steps.adapters.images import read_image
+    from steps.core.preprocessing import centre_crop, resized
+
+    pictures = (read_image(root / RAW, row.path, row.id) for row in table.itertuples())
+    return np.stack([centre_crop(resized(picture, spec), spec).numpy() for picture in pictures])
+
+
+def _eager(root: Path, package: packages.Package, table: "pd.DataFrame") -> Any:
+    """Return the probabilities that the package itself gives for the files of these images."""
+    import numpy as np
+    import pandas as pd
+
+    from steps.adapters.images import batched
+
+    told = [
+        package.model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))
+        for some in batched(table["path"], 256)
+    ]
+    return np.array(pd.concat(told)["probabilities"].tolist())
+
+
+def _compared(
+    kind: str, rules: ExportParams, table: "pd.DataFrame", classes: list[str], eager: Any, answers: Any
+) -> dict[str, Any]:
+    """Return how the exported model differs; IntegrityError where that is too much."""
+    import numpy as np
+
+    from steps.adapters.exports import INT8
+    from steps.core.exported import cost, refusals
+
+    difference = float(np.abs(eager - answers).max())
+    found: dict[str, Any] = {"images": len(table), "difference": difference}
+    if kind == INT8:
+        known = {label: i for i, label in enumerate(classes)}
+        targets = np.array([known.get(label, -1) for label in table["label"]])
+        measured = cost(targets, eager, answers, rules.confidence)
+        reasons = refusals(measured, rules.max_loss)
+        found["cost"] = asdict(measured)
+    else:
+        # Not "difference > tolerance": NaN has to be refused too.
+        reasons = [] if difference <= rules.tolerance else [
+            f"a probability differs by {difference:.2g}; at most {rules.tolerance} (export.tolerance)"
+        ]  # fmt: skip
+    if reasons:
+        raise IntegrityError(f"the {kind} export is refused on {len(table)} test images: {'; '.join(reasons)}")
+    return found

@@ -1,0 +1,117 @@
+"""Exports of a registered version: they answer as the version does, on real pictures, or are not written."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.linear_model import LogisticRegression
+
+from steps.adapters import exports, files, images, models, registry, signing, tracking
+from steps.adapters.stage import Lineage
+from steps.core.backbone import Grafted
+from steps.core.preprocessing import Preprocessing, preprocess
+from steps.errors import IntegrityError, RequestError
+from steps.export import ACCEPTED, RAW, export
+from tests import packaged
+from tests.conftest import REPOSITORY, write_images
+
+NAME = "regraft"
+
+
+class Project:
+    """A project's folder with real digits, and a version that has learnt them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.table = root, table_of(write_images(root / RAW, per_class=40))
+        files.write_table(root / ACCEPTED, self.table)
+        self.spec = models.read_preprocessing_dict(packaged.facts()["preprocessing"])
+        network = taught(root / RAW, self.table, self.spec)
+        saved, digest = packaged.save(root / "package", network, temperature=1.5)
+        mlflow = tracking.client()
+        registry.ensure_model(mlflow, NAME)
+        run = tracking.log_run(
+            mlflow, tracking.experiment(mlflow, "any"), Lineage("train_head", "1", "", {}, {}), [], (), {}
+        )
+        registry.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
+        mlflow.set_registered_model_alias(NAME, registry.CHAMPION, "1")
+
+    def export(self, kind: str, which: str = "1", **rules: float) -> dict[str, Any]:
+        document = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+        document["export"] |= rules
+        (self.root / "params.yaml").write_text(yaml.safe_dump(document))
+        return export(self.root, which, kind, self.root / "out")
+
+
+def table_of(raw: Path) -> pd.DataFrame:
+    rows = [
+        {"id": hashlib.sha256(path.read_bytes()).hexdigest(), "path": path.relative_to(raw).as_posix(),
+         "label": path.parent.name, "split": "train" if int(path.stem) < 20 else "test"}
+        for path in sorted(raw.rglob("*.png"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def taught(raw: Path, table: pd.DataFrame, spec: Preprocessing) -> Grafted:
+    """Return the embedded backbone with a head fitted to the training images."""
+    network, train = packaged.grafted(), table[table["split"] == "train"]
+    pixels = torch.stack([preprocess(images.decode((raw / path).read_bytes()), spec) for path in train["path"]])
+    with torch.no_grad():
+        head = LogisticRegression(max_iter=1000).fit(network.backbone(pixels).numpy(), train["label"])
+    network.head.weight.data = torch.tensor(head.coef_, dtype=torch.float32)
+    network.head.bias.data = torch.tensor(head.intercept_, dtype=torch.float32)
+    return network
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patched.delenv("REGRAFT_KEY", raising=False)
+        patched.setenv("DVC_ROOT", str(root))
+        yield Project(root)
+
+
+@pytest.mark.parametrize("kind", [exports.ONNX, exports.TORCH, exports.INT8])
+def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(project: Project, kind: str) -> None:
+    found = project.export(kind, "champion")
+    folder = Path(found["folder"])
+    assert (folder.name, found["file"], found["images"]) == (f"regraft-1-{kind}", exports.FILES[kind], 60)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([found["file"], "model.json", "model.sig"])
+    assert signing.fault(folder) is None
+    assert found["bytes"] == (folder / found["file"]).stat().st_size
+    if kind == exports.INT8:
+        assert found["cost"]["before"] > 0.9 and found["cost"]["loss"] <= 0.01
+        assert found["bytes"] < 0.4 * found["bytes_before"]
+    else:
+        assert found["difference"] < 1e-5
+    assert json.loads((folder / "model.json").read_text())["temperature"] == 1.5
+    answer = exports.runner(kind, folder / found["file"], 1)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3, project.spec.crop, project.spec.crop), dtype=np.uint8)
+    whole = answer(pixels)
+    assert np.allclose(whole.sum(axis=1), 1, atol=1e-5)
+    for start, end in ((0, 1), (1, 3), (3, 9)):
+        assert np.abs(answer(pixels[start:end]) - whole[start:end]).max() < 1e-5
+
+
+def test_an_export_that_differs_is_not_written(project: Project) -> None:
+    with pytest.raises(IntegrityError, match=r"refused on 60 test images: a probability differs by .*; at most 1e-15"):
+        project.export(exports.TORCH, tolerance=1e-15, most_images=60)
+    before = project.root / "out"
+    assert not list(before.glob(".*")), "a half-made export was left behind"
+
+
+def test_what_there_is_not_is_told(project: Project) -> None:
+    with pytest.raises(RequestError, match="no format 'tflite'; one of onnx, torch, int8"):
+        project.export("tflite")
+    with pytest.raises(RequestError, match="regraft has no version 9"):
+        project.export(exports.ONNX, "9")
+    with pytest.raises(RequestError, match="regraft has no alias 'challenger'; it has: champion"):
+        project.export(exports.ONNX, "challenger")
