@@ -272,6 +272,20 @@ def serve(
 
 
 @app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version.")],
+    other: Annotated[str, typer.Argument(metavar="VERSION", help="Another.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two versions on the test images of today: paired, per class, and where they differ."""
+    from steps.compare import compare as versions
+    from steps.compare import lines
+
+    found = versions(enter(Path.cwd()), one, other)
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+
+
+@app.command()
 def tune(
     compiled: Annotated[bool, typer.Option("--compiled", help="Measure the compiler too; it takes a minute.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the fastest into params.yaml.")] = False,

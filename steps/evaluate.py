@@ -41,6 +41,11 @@ class EvaluateParams:
     slice_least: int
     slice_limits: dict  # type: ignore[type-arg]
 
+    @property
+    def verdicts(self) -> Rules:
+        """Return what a comparison of two models needs to know."""
+        return Rules(self.confidence, self.power, self.bootstrap_draws)
+
     def faults(self) -> Iterator[str]:
         """Yield values that make no interval, no prior or no limit."""
         if not 0.5 <= self.confidence <= 0.999:
@@ -98,7 +103,7 @@ def evaluate(
     }
     configure(compute)
 
-    looks.record({name: digest(network.state_dict()) for name, network in networks.items()}, images.part(TEST)["id"])
+    looks.record([digest(network.state_dict()) for network in networks.values()], images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
     found = _logits(networks, images, TEST)
     choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
@@ -157,10 +162,9 @@ def judge_all(
             params.slice_least, params.slice_limits, params.confidence,
         )  # fmt: skip
         probabilities[name] = answers
-    rules = Rules(params.confidence, params.power, params.bootstrap_draws)
     generator = numpy_generator(seed, "evaluate", "comparison")
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
-    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, rules, generator)]
+    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params.verdicts, generator)]
     return told, probabilities
 
 
@@ -179,9 +183,9 @@ def _transfer(
     params: EvaluateParams, seed: int, images: Images, chosen: Floats, rivals: dict[str, list[npt.NDArray[np.int64]]]
 ) -> dict[str, Any]:
     part = images.part(TEST)
-    targets, rules = images.targets(part).numpy(), Rules(params.confidence, params.power, params.bootstrap_draws)
+    targets = images.targets(part).numpy()
     generator = numpy_generator(seed, "evaluate", "transfer")
-    return transfer(targets, chosen, rivals, sampled(targets, groups_of(part)), rules, generator)
+    return transfer(targets, chosen, rivals, sampled(targets, groups_of(part)), params.verdicts, generator)
 
 
 def groups_of(part: pd.DataFrame) -> npt.NDArray[Any] | None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, ledger, packages, params, registry, stage, tracking
+from steps.adapters import files, ledger, looks, packages, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
 from steps.core.gate import Facts, Rules, Verdict, decide
 from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
@@ -123,7 +123,8 @@ class Case:
 
     def looks(self) -> str | None:
         """Say why the test images may decide nothing more, if that is so."""
-        return None
+        found = looks.standing(self.root)
+        return found.sentence if found.exhausted else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, packages, params
+from steps.adapters import files, looks, packages, params
 from steps.adapters.packages import Package
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 @dataclass(frozen=True)
 class Rematch:
-    """What `core.paired` returns of challenger and champion, and seconds of the one over seconds of the other."""
+    """What `core.comparison` says of challenger and champion, and seconds of the one over seconds of the other."""
 
     comparison: dict[str, Any]
     recalls: list[dict[str, Any]]
@@ -37,27 +37,38 @@ def rematch(
     import numpy as np
 
     from steps.adapters.images import batched
-    from steps.core import paired
+    from steps.core.comparison import compare_answers, per_class
+    from steps.core.intervals import sampled
     from steps.core.manifest import TEST
     from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams
+    from steps.evaluate import EvaluateParams, groups_of
 
     document = params.read(root)
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     answers = files.read_table(root / PREDICTIONS)
+    part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
+    part = part.set_index("path", drop=False).loc[mine["path"]]
     images = [root / RAW / path for path in mine["path"]]
     package = packages.load(mlflow, name, champion)  # to be held: its files live as long as it does
+    looks.record([weights_of(package)], mine["id"])
     theirs = [label for some in batched(images, 256) for label in package.model.predict(_frame(some))["label"]]
     classes = files.read_json(root / EVALUATION)["classes"]
     targets = np.searchsorted(classes, mine["label"].tolist())
     right = ((mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs) == mine["label"].to_numpy())
     generator = numpy_generator(document["seed"], "promote", champion)
     return Rematch(
-        paired.compare(targets, *right, rules.confidence, rules.bootstrap_draws, generator),
-        paired.per_class(targets, *right, classes),
+        compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator),
+        per_class(targets, *right, classes),
         latency_ratio(packages.load(mlflow, name, challenger), package, images[:TIMED]) if timed else None,
     )
+
+
+def weights_of(package: Package) -> str:
+    """Return the digest of a package's weights: who it is in the ledger of looks."""
+    from steps.core.backbone import digest
+
+    return digest(package.model.unwrap_python_model().model.state_dict())
 
 
 def latency_ratio(challenger: Package, champion: Package, images: list[Path]) -> float:

@@ -5,7 +5,7 @@ names travels in its tags, because those are in the database and artifacts are f
 """
 
 import getpass
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,14 +25,14 @@ SOURCE = "regraft://looks"  # MLflow asks for one; nothing lies there
 TOLD = "Every look at test images; signed, append-only."
 
 
-def record(models: Mapping[str, str], images: Iterable[str]) -> None:
-    """Record that models (name -> digest of the weights) are about to be judged on images (SHA-256 of their bytes).
+def record(models: Iterable[str], images: Iterable[str]) -> None:
+    """Record that models (digests of their weights) are about to be judged on images (SHA-256 of their bytes).
 
     A model that was judged on all of them before leaves no entry. Raises RegistryError where the ledger of looks was
     tampered with: whoever sees figures has left a trace, or sees none.
     """
     mlflow, name, wanted = tracking.client(), _name(files.project_root()), list(images)
-    for digest in dict.fromkeys(models.values()):
+    for digest in dict.fromkeys(models):
         for _ in range(ledger.ATTEMPTS):
             found = whole(read(mlflow, name))
             if found.has(digest, wanted):

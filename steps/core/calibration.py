@@ -79,11 +79,12 @@ def _gaps(probabilities: Floats, targets: Ints, parts: Bins, sample: Sample) -> 
     """
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     gap = correct - top
-    sums, sizes = (np.bincount(parts.index, weights, minlength=parts.count) for weights in (gap, np.ones(len(gap))))
+    sizes = np.bincount(parts.index, minlength=parts.count)
+    sums: Floats = np.bincount(parts.index, gap, minlength=parts.count).astype(np.float64)
     claimed = np.bincount(parts.index, top * (1 - top), minlength=parts.count)
     seen = np.zeros((sample.clusters, parts.count))
     np.add.at(seen, (sample.cluster, parts.index), gap - (sums / sizes)[parts.index])
-    return sums, np.sqrt(np.maximum(claimed, (seen**2).sum(axis=0)))
+    return sums, np.asarray(np.sqrt(np.maximum(claimed, (seen**2).sum(axis=0))))
 
 
 def change_of_error(

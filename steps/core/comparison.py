@@ -53,20 +53,29 @@ def compare(
     rules: Rules,
     generator: np.random.Generator,
 ) -> dict[str, Any]:
-    """Compare model a with model b by their probabilities [n, classes] on the same images.
+    """Compare model a with model b by their probabilities [n, classes] on the same images."""
+    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
+    change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
+    unit = float(np.abs(change).mean())
+    return {
+        "a": names[0], "b": names[1], **compare_answers(targets, right_a, right_b, sample, rules, generator),
+        "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, unit),
+    }  # fmt: skip
+
+
+def compare_answers(
+    targets: Ints, a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Compare two models by whether each was right, image by image [n]; differences are a less b.
 
     *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
     images come in groups the interval knows of them and the test does not, so neither is enough alone.
     """
-    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
-    told = _verdict(right_a, right_b, sample, rules, generator)
-    change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
     weights = _per_class(targets)
-    gain = (right_a.astype(float) - right_b) * weights
+    gain = (a.astype(float) - b) * weights
     return {
-        "a": names[0], "b": names[1], "n": len(targets), **told,
+        "n": len(targets), "confidence": rules.confidence, **_verdict(a, b, sample, rules, generator),
         "balanced_accuracy": smoothed(gain, sample, rules.confidence, rules.draws, generator, float(weights.max())),
-        "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, float(np.abs(change).mean())),
     }  # fmt: skip
 
 
@@ -161,17 +170,16 @@ def _against(
     }  # fmt: skip
 
 
-def per_class(targets: Ints, a: Floats, b: Floats, classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return for each class that occurs how many images each model alone got right, and McNemar's p (not adjusted)."""
-    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
     rows = []
     for i, label in enumerate(classes):
         mine = targets == i
-        only_a, only_b = int((right_a & ~right_b & mine).sum()), int((right_b & ~right_a & mine).sum())
+        only_a, only_b = int((a & ~b & mine).sum()), int((b & ~a & mine).sum())
         if mine.any():
             rows.append({
-                "label": label, "n": int(mine.sum()), "recall_a": float(right_a[mine].mean()),
-                "recall_b": float(right_b[mine].mean()), "only_a": only_a, "only_b": only_b,
+                "label": label, "n": int(mine.sum()), "recall_a": float(a[mine].mean()),
+                "recall_b": float(b[mine].mean()), "only_a": only_a, "only_b": only_b,
                 "mcnemar_p": mcnemar(only_a, only_b),
             })  # fmt: skip
     return rows

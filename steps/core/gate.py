@@ -57,9 +57,9 @@ class Rules:
 class Facts:
     """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
 
-    `challenger` is what `metrics.judge` returns; `comparison` and `recalls` what `paired.compare` and
-    `paired.per_class` do, of the challenger (a) and the champion (b) on the same images; None and empty where there
-    is no champion. `calibration_error` has value, low and high. `looks` says why these test images may
+    `challenger` is what `judgement.judge` returns; `comparison` and `recalls` what `comparison.compare_answers` and
+    `comparison.per_class` do, of the challenger (a) and the champion (b) on the same images; None and empty where
+    there is no champion. `calibration_error` has value, low and high. `looks` says why these test images may
     decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
     """
 

@@ -3,13 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.gate import Facts, Rules, decide
-from steps.core.paired import compare, mcnemar, per_class
 
 OFF = Rules(
     floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_breached_slices=None,
@@ -173,27 +171,3 @@ def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
 def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> None:
     assert [*OFF.faults()] == []
     assert [text for text in replace(OFF, **rules).faults() if fault in text]
-
-
-def test_pairs_count_what_one_wins_and_the_other_loses() -> None:
-    """McNemar's exact p by hand: of 6 discordant pairs 5 to 1, two-sided, 2 * (1 + 6) / 2**6."""
-    ours = np.array([1, 1, 1, 1, 1, 0, 1, 0], dtype=bool)
-    theirs = np.array([0, 0, 0, 0, 0, 1, 1, 0], dtype=bool)
-    assert mcnemar(ours, theirs) == {"only_a": 5, "only_b": 1, "mcnemar_p": pytest.approx(14 / 64)}
-    targets = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    found = compare(targets, ours, theirs, 0.95, 500, np.random.default_rng(0))
-    figure = found["balanced_accuracy"]
-    assert figure["value"] == pytest.approx((4 / 4 + 0 / 4) / 2)
-    assert figure["low"] <= figure["value"] <= figure["high"]
-    of_class = per_class(targets, ours, theirs, ["a", "b", "c"])
-    assert [(one["label"], one["n"], one["only_a"], one["only_b"]) for one in of_class] == [
-        ("a", 4, 4, 0),
-        ("b", 4, 1, 1),
-    ]
-
-
-def test_two_that_answer_alike_differ_by_nothing_and_have_no_interval() -> None:
-    same = np.array([1, 0, 1, 1], dtype=bool)
-    found = compare(np.array([0, 0, 1, 1]), same, same, 0.95, 100, np.random.default_rng(0))
-    assert (found["balanced_accuracy"]["value"], found["balanced_accuracy"]["low"]) == (0.0, None)
-    assert found["mcnemar_p"] == 1.0

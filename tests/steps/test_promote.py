@@ -64,7 +64,9 @@ class World:
         odds = np.exp(np.array(bias))
         probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
         judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
-        files.write_json(self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES})
+        files.write_json(
+            self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES, "chosen": "head"}
+        )
         answers = [CLASSES[i] for i in probabilities.argmax(axis=1)]
         told = self.table.assign(model="head", predicted=answers, probabilities=list(probabilities))
         files.write_table(self.root / promotion.PREDICTIONS, told)
@@ -96,7 +98,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
     rows = [
         {"id": hashlib.sha256(p.read_bytes()).hexdigest(), "path": p.relative_to(raw).as_posix(),
-         "label": p.parent.name, "split": "test"} for p in paths
+         "label": p.parent.name, "split": "test", "group": ""} for p in paths
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     files.write_table(tmp_path / promotion.ACCEPTED, table)

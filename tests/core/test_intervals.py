@@ -1,0 +1,118 @@
+"""Intervals against formulas by hand, against a plain bootstrap, and against what groups do to them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from steps.core.intervals import area, macro_f1, mean_of_shares, sampled, share, smoothed, studentised
+from steps.core.metrics import proportion
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def luck(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def studentised_by_hand(values: Floats, targets: Any, draws: int) -> tuple[float, float]:
+    """Efron and Tibshirani's recipe, one draw at a time; the standard error is that of a stratified mean."""
+    rng, strata = luck(7), [np.flatnonzero(targets == label) for label in np.unique(targets)]
+
+    def error(of: list[Floats]) -> float:
+        n = sum(map(len, of))
+        return math.sqrt(sum(len(part) ** 2 / n**2 * part.var(ddof=1) / len(part) for part in of))
+
+    found = []
+    for _ in range(draws):
+        drawn = [values[part[rng.integers(0, len(part), len(part))]] for part in strata]
+        found.append((np.concatenate(drawn).mean() - values.mean()) / error(drawn))
+    low, high = np.quantile(found, [0.975, 0.025])
+    whole = error([values[part] for part in strata])
+    return values.mean() - low * whole, values.mean() - high * whole
+
+
+def test_the_studentised_bootstrap_is_the_textbooks() -> None:
+    targets = np.repeat([0, 1], [40, 80])
+    values = luck().gamma(0.7, size=120) * (1 + targets)
+    (found,) = studentised(values[:, None], sampled(targets), 0.95, 8000, luck(1))
+    low, high = studentised_by_hand(values, targets, 8000)
+    assert found["value"] == pytest.approx(values.mean())
+    assert found["low"] == pytest.approx(low, abs=0.06 * (high - low))
+    assert found["high"] == pytest.approx(high, abs=0.06 * (high - low))
+
+
+def test_every_image_five_times_over_in_groups_tells_no_more_than_once() -> None:
+    targets, values = np.arange(60) % 2, luck().gamma(1.0, size=60)
+    groups = np.repeat(np.arange(60), 5)
+    (once,) = studentised(values[:, None], sampled(targets), 0.95, 4000, luck(1))
+    (fivefold,) = studentised(
+        np.repeat(values, 5)[:, None], sampled(np.repeat(targets, 5), groups), 0.95, 4000, luck(2)
+    )
+    (blind,) = studentised(np.repeat(values, 5)[:, None], sampled(np.repeat(targets, 5)), 0.95, 4000, luck(3))
+    width = once["high"] - once["low"]
+    assert fivefold["high"] - fivefold["low"] == pytest.approx(width, rel=0.1)
+    assert blind["high"] - blind["low"] < 0.6 * width, "without groups the copies pass for evidence"
+
+    right = values < 1.2
+    plain = proportion(int(right.sum()), 60, 0.95)
+    grouped = share(np.repeat(right, 5), groups, 0.95)
+    assert (grouped["low"], grouped["high"]) == pytest.approx((plain["low"], plain["high"]), abs=0.005)
+
+
+def test_groups_that_are_never_wrong_do_not_pass_for_that_many_images() -> None:
+    found = share(np.ones(100, dtype=bool), np.repeat(np.arange(10), 10), 0.95)
+    assert found["low"] == pytest.approx(proportion(10, 10, 0.95)["low"])
+
+
+def test_a_group_of_two_classes_leaves_one_stratum() -> None:
+    assert len(sampled(np.array([0, 0, 1, 1])).strata) == 2
+    assert len(sampled(np.array([0, 0, 1, 1]), np.array(["a", "b", "b", "c"])).strata) == 1
+    assert len(sampled(np.array([0, 0, 1])).strata) == 1, "a class of one image has no spread of its own"
+
+
+def test_losses_all_alike_have_no_interval() -> None:
+    (found,) = studentised(np.full((20, 1), 0.3), sampled(np.arange(20) % 2), 0.95, 200, luck())
+    assert (found["value"], found["low"], found["high"]) == (pytest.approx(0.3), None, None)
+
+
+def test_balanced_accuracy_of_one_class_is_its_share_and_narrows_with_more_images() -> None:
+    right = luck().random(400) < 0.9
+    targets, cluster = np.arange(400) % 2, np.arange(400)
+    few = mean_of_shares(right[:100], targets[:100], cluster[:100], 0.95)
+    many = mean_of_shares(right, targets, cluster, 0.95)
+    assert many["value"] == pytest.approx(np.mean([right[targets == k].mean() for k in (0, 1)]))
+    assert many["high"] - many["low"] < 0.6 * (few["high"] - few["low"])
+
+
+def test_area_and_f1_are_scikit_learns_and_inside_their_intervals() -> None:
+    targets = np.arange(150) % 3
+    logits = luck().normal(size=(150, 3)) + 1.2 * np.eye(3)[targets]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    curve = area(targets, probabilities, 0.95)
+    assert curve["value"] == pytest.approx(roc_auc_score(targets, probabilities, multi_class="ovr"))
+    assert curve["low"] < curve["value"] < curve["high"] < 1
+    predicted = probabilities.argmax(axis=1)
+    matrix = np.zeros((3, 3), dtype=np.int64)
+    np.add.at(matrix, (targets, predicted), 1)
+    found = macro_f1(matrix, 0.95, 2000, luck())
+    assert found["value"] == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_a_perfect_ranking_is_not_certain() -> None:
+    targets = np.array([0] * 5 + [1] * 5)
+    found = area(targets, np.stack([1 - targets, targets], axis=1).astype(float), 0.95)
+    assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.8
+    assert area(np.zeros(5, dtype=int), np.ones((5, 2)) / 2, 0.95)["value"] is None
+
+
+def test_four_images_for_one_side_are_no_evidence_for_the_smoothed_bootstrap() -> None:
+    gain = np.zeros(100)
+    gain[:4] = 1
+    found = smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, luck())
+    assert found["value"] == pytest.approx(0.04) and found["low"] <= 0
+    gain[:12] = 1
+    assert smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, luck())["low"] > 0
