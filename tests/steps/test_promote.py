@@ -15,8 +15,9 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, ledger, package, packages, registry, tracking
+from steps.adapters import files, ledger, looks, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
+from steps.compare import compare, lines
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.judgement import judge
 from steps.core.ledger import Decision
@@ -117,7 +118,7 @@ def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     done = world.promote(floor=0.9)
     assert (done.champion, world.alias()) == (None, None)
-    assert done.reasons == ("balanced accuracy 0.333 (0.333 to 0.333) is under the floor of 0.9 (promote.floor)",)
+    assert done.reasons == ("balanced accuracy 0.333 (0.180 to 0.667) is under the floor of 0.9 (promote.floor)",)
     tags = tracking.client().get_model_version(NAME, "1").tags
     assert tags["regraft.verdict"] == "refuse"
     assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
@@ -292,3 +293,31 @@ def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -
     assert registry.find_version(tracking.client(), NAME, digest) == "1"
     shutil.rmtree(world.root / ".regraft/mlartifacts")
     assert registry.find_version(tracking.client(), NAME, digest) is None
+
+
+def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_ones_come(world: World) -> None:
+    looks.record(["one model", "another", "a third"], world.table["id"])
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(look_budget=1, look_limit=2)
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons[0].startswith("3 models were judged on these test images; the best of so many looks better")
+    assert done.reasons[0].endswith("More than 2 (promote.look_limit): they decide nothing until fresh ones come")
+    assert world.promote(look_budget=1, look_limit=3).champion == "1"
+
+
+def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: World) -> None:
+    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
+        world.receive(world.register(bias, label), bias)
+    world.promote()
+    found = compare(world.root, "1", "2")
+    assert (found["only_a"], found["only_b"], found["difference"]) == (6, 3, pytest.approx(0.25))
+    assert [(row["recall_a"], row["recall_b"]) for row in found["per_class"]] == [(1, 0), (0, 1), (0, 0)]
+    assert len(found["differ"]) == 12 and found["differ"][0]["a"] == "0" and found["differ"][0]["b"] == "1"
+    assert looks.count(world.root, world.table["id"]) == 2
+    compare(world.root, "2", "1")
+    assert looks.count(world.root, world.table["id"]) == 2
+    said = lines(found)
+    assert said[0] == f"version 1 against version 2 on 12 test images: {found['sentence']}"
+    assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
+    with pytest.raises(RequestError, match="regraft has no version 9"):
+        compare(world.root, "1", "9")
