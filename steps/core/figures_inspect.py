@@ -25,7 +25,7 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
     named = [label for label, _ in Counter(labels).most_common(MOST_NAMED)]
     kinds = {label: (SHAPES[i], COLOURS[TINTS[i % len(TINTS)]]) for i, label in enumerate(sorted(named))}
     shown = np.array([label if label in kinds else OTHERS for label in labels])
-    rows = -(-len(set(shown)) // 2)
+    rows = -(-(len(set(shown)) + any(wrong)) // 2)
     figure = _figure(WIDTH, 300 + LEGEND_ROW * rows)
     axes = _axes(figure, 4, 4, WIDTH - 8, 292)
     for label in [*([OTHERS] if OTHERS in shown else []), *sorted(kinds)]:
