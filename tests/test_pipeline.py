@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import BIN, EXHAUSTIVE, Project, write_images
 from tests.test_graph import STAGES
 
-DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "inspect", "register", "report"]
+DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "describe", "inspect", "register", "report"]
 
 
 @pytest.fixture(scope="module")
