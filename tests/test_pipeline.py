@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import BIN, EXHAUSTIVE, Project, write_images
 from tests.test_graph import STAGES
 
-DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "inspect", "register", "report"]
+DOWNSTREAM_OF_HEAD = ["train_head", "fine_tune", "evaluate", "describe", "inspect", "register", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,7 @@ def built(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempP
     who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "a project"]):
         subprocess.run(["git", *command], cwd=project.root, env=dict(project.environment), check=True)
+    project.edit("params.yaml", "epochs: 20 ", "epochs: 2 ")
     project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")  # a run of a dirty tree
     project.must("regraft", "run")
     return project

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from steps.core.feature_map import Floats
 from steps.core.figures import COLOURS, WIDTH, _axes, _figure, shorten, styled
 
-SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*")
+SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
 TINTS = ("accent", "second", "ink")
 MOST_NAMED = len(SHAPES)  # classes with a mark of their own; the smallest beyond them share a faint dot
 LEGEND_ROW = 22  # points
@@ -25,7 +25,7 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
     named = [label for label, _ in Counter(labels).most_common(MOST_NAMED)]
     kinds = {label: (SHAPES[i], COLOURS[TINTS[i % len(TINTS)]]) for i, label in enumerate(sorted(named))}
     shown = np.array([label if label in kinds else OTHERS for label in labels])
-    rows = -(-len(set(shown)) // 2)
+    rows = -(-(len(set(shown)) + any(wrong)) // 2)
     figure = _figure(WIDTH, 300 + LEGEND_ROW * rows)
     axes = _axes(figure, 4, 4, WIDTH - 8, 292)
     for label in [*([OTHERS] if OTHERS in shown else []), *sorted(kinds)]:
@@ -35,5 +35,5 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
         axes.plot(*places[np.array(wrong)].T, "o", ms=10, mfc="none", mec=COLOURS["bad"], mew=1.4, label="wrong")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, handletextpad=0.2)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, markerscale=1.6)
     return figure

@@ -80,13 +80,18 @@ def test_what_was_left_out_is_said_so(tmp_path: Path) -> None:
     assert "This network keeps no map of places" in text
 
 
-def test_the_map_names_the_largest_classes_and_rings_what_was_wrong() -> None:
-    labels = [f"c{i:02}" for i in range(MOST_NAMED + 3) for _ in range(30 - i)]
+@pytest.mark.parametrize("classes", [2, 3, MOST_NAMED, MOST_NAMED + 3])
+def test_the_map_names_the_largest_classes_and_rings_what_was_wrong(classes: int) -> None:
+    labels = [f"c{i:02}" for i in range(classes) for _ in range(30 - i)]
     places = np.random.default_rng(0).normal(size=(len(labels), 2))
-    axes = feature_map(places, labels, [i in (3, 5) for i in range(len(labels))]).axes[0]
+    figure = feature_map(places, labels, [i in (3, 5) for i in range(len(labels))])
+    axes = figure.axes[0]
     legend = axes.get_legend()
     assert legend is not None
     named = [text.get_text() for text in legend.findobj(Text) if text.get_text()]
-    assert named == [OTHERS, *(f"c{i:02}" for i in range(MOST_NAMED)), "wrong"]
+    others = [OTHERS] if classes > MOST_NAMED else []
+    assert named == [*others, *(f"c{i:02}" for i in range(min(classes, MOST_NAMED))), "wrong"]
     drawn = {line.get_label(): len(line.get_xdata()) for line in axes.get_lines()}
     assert drawn["wrong"] == 2 and drawn["c00"] == 30 and sum(drawn.values()) == len(labels) + 2
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y0 >= 0, "a name would be cut off"
