@@ -55,8 +55,8 @@ def coverage_risk(curve: Sequence[Row], coverage: float) -> Figure:
     figure = _figure(WIDTH, 220)
     axes = _axes(figure, 52, 26, WIDTH - 68, 148)
     shares = [row["coverage"] for row in curve]
-    band = [[row["risk"][end] for row in curve] for end in ("low", "high")]
-    axes.fill_between(shares, *band, color=COLOURS["accent"], alpha=0.18, lw=0)
+    low, high = ([row["risk"][end] for row in curve] for end in ("low", "high"))
+    axes.fill_between(shares, low, high, color=COLOURS["accent"], alpha=0.18, lw=0)
     axes.plot(shares, [row["risk"]["value"] for row in curve], "o-", color=COLOURS["accent"])
     axes.axvline(coverage, color=COLOURS["second"], lw=1.2, ls=(0, (4, 3)))
     axes.set_title("wrong", loc="left", fontsize=11, color=COLOURS["soft"])
