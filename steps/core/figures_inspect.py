@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from steps.core.feature_map import Floats
 from steps.core.figures import COLOURS, WIDTH, _axes, _figure, shorten, styled
 
-SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*")
+SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
 TINTS = ("accent", "second", "ink")
 MOST_NAMED = len(SHAPES)  # classes with a mark of their own; the smallest beyond them share a faint dot
 LEGEND_ROW = 22  # points
@@ -35,5 +35,5 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
         axes.plot(*places[np.array(wrong)].T, "o", ms=10, mfc="none", mec=COLOURS["bad"], mew=1.4, label="wrong")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, handletextpad=0.2)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, markerscale=1.6)
     return figure

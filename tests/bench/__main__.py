@@ -59,6 +59,7 @@ def set_up(root: Path, images: int) -> tuple[Project, Path, str]:
         backbone = ("glyphnet",)
     project.must("regraft", "use", str(root / "pictures"), "--backbone", *backbone)
     set_params(project, "fine_tune", epochs=EPOCHS[1], patience=EPOCHS[1])
+    set_params(project, "baselines", scratch=False)  # the loop that is compared with trains none either
     set_params(project, "choose_strategy", strategy="later_blocks", later_share=0.2)  # as the loop: the last block
     set_params(project, "validate", min_val_per_class=1)  # a small try would not pass the gate
     return project, root / "pictures", backbone[0]

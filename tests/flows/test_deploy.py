@@ -44,6 +44,7 @@ def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
     images = write_images(tmp_path / "images", per_class=40)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
     project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")
+    project.edit("params.yaml", "scratch: true ", "scratch: false ")
     project.edit("params.yaml", "approval: auto", "approval: required")
     project.edit("params.yaml", "wait_minutes: 0", "wait_minutes: 10")
     log = (tmp_path / "log").open("w")

@@ -22,6 +22,7 @@ from steps.adapters.params import bind
 from steps.adapters.stage import Lineage
 from steps.baselines import BaselinesParams, baselines
 from tests.conftest import REPOSITORY, write_images
+from tests.test_graph import GRAPH, split_deps
 
 LINEAGE = Lineage(stage="baselines", digest="ab" * 32, code="", params={}, inputs={})
 SHORT = {"epochs": 3, "draws": 2, "rates": [1e-3, 1e-2], "most_images": 100}
@@ -181,3 +182,9 @@ def test_the_wrong_values_are_refused_all_at_once() -> None:
     wrong = replace(params(), most_images=0, inverse_regularisation=(), rates=(0.0,), draws=0, least_area=2.0)
     assert len(list(wrong.faults())) == 5
     assert not list(params().faults())
+
+
+def test_neither_the_head_nor_the_backbones_weights_are_an_input() -> None:
+    data, _ = split_deps("baselines")
+    assert data == {"data/raw", "data/screened.parquet", "data/preprocessing.json", "data/backbone/card.json"}
+    assert GRAPH["baselines"]["params"] == ["baselines", "compute", "seed"]
