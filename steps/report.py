@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from steps.adapters import files, stage
 from steps.adapters.album import Album
 from steps.adapters.pages import Picture, inline_svg, percent, render
-from steps.core import figures, findings
+from steps.core import figures, figures_calibration, findings
 from steps.core.findings import NAMES
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 
@@ -165,6 +165,7 @@ def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
 def _drawings(found: Found) -> Iterator[Drawing]:
     """Yield each figure of the page with its name and the words that stand for it where it cannot be seen."""
     yield from _of_test(found)
+    yield from figures_calibration.drawn(found.judged.get("calibration", {}).get(found.judged["chosen"]))
     yield from _of_training(found)
 
 

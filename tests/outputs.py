@@ -91,6 +91,48 @@ def judged(classes: Sequence[str], accuracy: float, confusion: list[list[int]]) 
     }
 
 
+def difference(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"difference": value, "value": value, "low": low, "high": high, "method": "smoothed bootstrap"}
+
+
+def honest(classes: Sequence[str]) -> dict[str, Any]:
+    """What evaluation.json holds of the chapters transfer, comparisons, calibration and slices."""
+    share = figure(0.9, 0.8, 0.97, "Wilson")
+    bins = [{"confidence": c, "accuracy": figure(c - 0.1, c - 0.3, c, "Wilson"), "n": 20} for c in (0.6, 0.8, 0.95)]
+    of_time = {"log_loss": figure(0.21, 0.15, 0.3, "bootstrap-t"), "reliability": bins}
+    curve = [
+        {"coverage": c, "threshold": 1 - c / 2, "risk": figure(c / 10, 0.0, c / 5, "Wilson")} for c in (0.2, 0.6, 1.0)
+    ]
+    row = {
+        "draws": 3,
+        "accuracy": 0.8,
+        **difference(0.12, 0.05, 0.19),
+        "mcnemar_p": 0.0002,
+        "verdict": "better",
+        "needed_n": None,
+        "sentence": "helps by 5.0 to 19.0 points",
+    }
+    part = {"accuracy": share, "limit": None, "breached": False, "p_adjusted": 0.4, "n": 12}
+    return {
+        "transfer": {"verdict": "helps", "sentence": row["sentence"], "against": "scratch",
+                     "baselines": [{**row, "against": name} for name in ("majority", "pixels", "scratch")]},
+        "comparisons": [{"a": "fine_tuned", "b": "head", "n": 12, **difference(0.01, -0.02, 0.05), "only_a": 2,
+                         "only_b": 1, "mcnemar_p": 1.0, "verdict": "no evidence", "needed_n": 900,
+                         "sentence": "no evidence yet (needs about 888 more test images)",
+                         "balanced_accuracy": difference(0.01, None, None), "log_loss": difference(-0.02, -0.1, 0.06)}],
+        "calibration": {"fine_tuned": {
+            "temperature": 1.43, "abstain_below": 0.62, "target_reached": True, "coverage": share,
+            "accuracy_answered": share, "curve": curve,
+            "before": {**of_time, "calibration_error": figure(0.08, 0.02, 0.12, "triangle bound")},
+            "after": {**of_time, "calibration_error": figure(0.03, 0.0, 0.07, "triangle bound")},
+            "change": {"log_loss": difference(-0.01, -0.03, 0.02),
+                       "calibration_error": difference(-0.05, -0.08, -0.01)},
+        }},
+        "slices": {"fine_tuned": [{**part, "column": "source", "value": label} for label in classes]
+                   + [{**part, "column": "brightness", "value": f"part {i}"} for i in range(15)]},
+    }  # fmt: skip
+
+
 def write_images(raw: Path, classes: Sequence[str]) -> pd.DataFrame:
     rows, generator = [], np.random.default_rng(0)
     for place, label in enumerate(classes):

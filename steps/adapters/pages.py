@@ -130,6 +130,11 @@ def between(figure: Mapping[str, Any]) -> str:
     return f"{100 * figure['low']:+.1f} to {100 * figure['high']:+.1f}"
 
 
+def chance(p: float) -> str:
+    """Format a p-value: two digits, and no zeros for what is smaller than anyone can tell."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def sentence(text: str) -> str:
     """Let a sentence begin with a capital; the rest stays as it is."""
     return text[:1].upper() + text[1:]
@@ -176,6 +181,7 @@ def _environment() -> Environment:
         bounds=bounds,
         points=points,
         between=between,
+        chance=chance,
         sentence=sentence,
         markdown=markdown,
         plain=plain,

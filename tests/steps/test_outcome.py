@@ -25,7 +25,7 @@ def told(tmp_path: Path, outcome: Outcome) -> str:
 
 def test_the_verdict_comes_before_the_pictures_and_the_reasons_after_them(tmp_path: Path) -> None:
     text = told(tmp_path, FIRST)
-    places = [text.index(words) for words in ("Version 4 of garden is", "pictures", "clears the floor", "the report")]
+    places = [text.index(words) for words in ("version 4 of garden is", "pictures", "clears the floor", "the report")]
     assert places == sorted(places) and text.count('<section class="verdict promoted"') == 1
     assert not [marker for marker in PARTS if marker in text]
 
@@ -34,7 +34,7 @@ def test_a_refusal_gives_every_reason_and_escapes_what_it_quotes(tmp_path: Path)
     text = told(tmp_path, REFUSAL)
     assert '<section class="verdict refused"' in text and "✗ not promoted" in text
     assert re.findall(r"<li>(.*?)</li>", text) == ["too few images", "class a|b: recall *falls*"]
-    assert "The &lt;b&gt;challenger&lt;/b&gt; was not promoted" in text
+    assert "the &lt;b&gt;challenger&lt;/b&gt; was not promoted" in text
 
 
 def test_the_comparison_is_told_with_its_interval_and_drawn_to_scale(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from steps.adapters.pages import render
 from steps.outcome import write_outcome
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import AXE, NEEDS
-from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, make
+from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, honest, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
@@ -34,12 +34,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return make(tmp_path_factory.mktemp(name), *args)
 
     plain = inputs("plain")
+    plain.change("evaluation", **honest(CLASSES))
     found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
     for name, outcome in (("outcome", REFUSAL), ("first", FIRST)):
         found[name] = plain.root / f"{name}.html"
         write_outcome(found["report"], found[name], outcome)
     found["many"] = inputs("many", [f"species {i:03d}" for i in range(120)]).page()
-    found["odd"] = inputs("odd", ODD).page()
+    odd = inputs("odd", ODD)
+    odd.change("evaluation", **honest(ODD))
+    found["odd"] = odd.page()
     found["one"], found["none"] = inputs("one", CLASSES, 1).page(), inputs("none", CLASSES, 0).page()
     return found
 
