@@ -58,7 +58,7 @@ class Promotion:
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two, as `core.comparison` returns it, where they were compared just now
+    comparison: Mapping[str, Any] | None  # of the two by `core.comparison`, where they were compared just now
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
