@@ -150,7 +150,7 @@ class Standing:
     count: int
     optimism: float  # share of the images, upper figure
     budget: int
-    limit: int
+    limit: int | None
 
     @property
     def over_budget(self) -> bool:
@@ -160,7 +160,7 @@ class Standing:
     @property
     def exhausted(self) -> bool:
         """Say whether these images may decide nothing more."""
-        return self.count > self.limit
+        return self.limit is not None and self.count > self.limit
 
     @property
     def sentence(self) -> str:
