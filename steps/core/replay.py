@@ -113,13 +113,12 @@ def judge(
     if not found and reproduced:
         return Verdict(IDENTICAL, ("every tracked output and the package have the same bytes",))
     told = [str(one) for one in found] or ["the package has another digest, though every output is the same"]
+    figures = tuple(f"largest difference of a {name}: {gap:.2g}" for name, gap in (measured or {}).items())
     causes = [one for one in found if one.kind != COMPUTED]
     if causes:
         first = told.index(str(causes[0]))
-        return Verdict(DIFFERENT, (*told[first:], *told[:first]))
+        return Verdict(DIFFERENT, (*told[first:], *told[:first], *figures))
     if measured is None:
         return Verdict(DIFFERENT, (*told, "the original's answers are gone: nothing says how far the two are apart"))
-    figures = tuple(f"largest difference of a {name}: {gap:.2g}" for name, gap in measured.items())
-    limit = f"tolerance {tolerance:g}"
     kind = EQUIVALENT if max(measured.values()) <= tolerance else DIFFERENT
-    return Verdict(kind, (*told, *figures, limit))
+    return Verdict(kind, (*told, *figures, f"tolerance {tolerance:g}"))

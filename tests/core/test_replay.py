@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from steps.core.replay import DIFFERENT, EQUIVALENT, IDENTICAL, Difference, differences, gaps, judge
+from steps.core.replay import DIFFERENT, EQUIVALENT, IDENTICAL, Difference, Verdict, differences, gaps, judge
 
 ORDER = ["ingest", "train_head", "evaluate"]
 
@@ -55,10 +55,15 @@ def test_an_edit_of_params_is_different_and_names_its_stage_and_value() -> None:
     now["train_head"]["params"]["params.yaml"]["train_head"]["epochs"] = 4
     found = differences(ORDER, lock(), now)
     assert found == [Difference("train_head", "params", "train_head.epochs: 3 -> 4")]
-    verdict = judge(found, False, {"probability": 0.0}, 1.0)
+    verdict = judge(found, False, {"probability": 0.02}, 1.0)
     assert (verdict.kind, verdict.reasons) == (
-        DIFFERENT, ("stage train_head differs in its params: train_head.epochs: 3 -> 4",),
-    )  # fmt: skip
+        DIFFERENT,
+        (
+            "stage train_head differs in its params: train_head.epochs: 3 -> 4",
+            "largest difference of a probability: 0.02",
+        ),
+    )
+    assert judge(found, False, None, 1.0) == Verdict(DIFFERENT, verdict.reasons[:1])
 
 
 @pytest.mark.parametrize(
