@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, ledger, looks, packages, params, registry, stage, tracking
+from steps.adapters import files, ledger, packages, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
 from steps.core.gate import Facts, Rules, Verdict, decide
 from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
@@ -117,12 +117,17 @@ class Case:
         document = params.read(self.root)
         return digest_of({
             "champion": champion, "rules": self.rules.rules(), "kind": self.kind, "seed": document["seed"],
-            "evaluate": document["evaluate"], "looks": self.looks(),
+            "evaluate": document["evaluate"], "exhausted": self.looks is not None,
             "files": {path: _digest(self.root / path) for path in LOOKED_AT},
         })  # fmt: skip
 
+    @cached_property
     def looks(self) -> str | None:
-        """Say why the test images may decide nothing more, if that is so."""
+        """Say why the test images may decide nothing more, if that is so; asked before the champion looks at them."""
+        if self.rules.look_limit is None:
+            return None
+        from steps.adapters import looks  # SciPy takes its time
+
         found = looks.standing(self.root)
         return found.sentence if found.exhausted else None
 
@@ -222,7 +227,7 @@ def _decided(
         calibration_error=calibration.get("calibration_error"),
         latency_ratio=match.latency_ratio if match else None,
         size=registry.size(mlflow, case.name, case.challenger) if rules.max_bytes is not None else None,
-        looks=case.looks(),
+        looks=case.looks,
         checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
     )
     return decide(facts, rules), lost, facts.comparison

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, looks, packages, params
+from steps.adapters import files, packages, params
 from steps.adapters.packages import Package
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 @dataclass(frozen=True)
 class Rematch:
-    """What `core.comparison` says of challenger and champion, and seconds of the one over seconds of the other."""
+    """Challenger (a) and champion (b), as `core.gate.Facts` has them, and the time of a over that of b."""
 
     comparison: dict[str, Any]
     recalls: list[dict[str, Any]]
@@ -36,6 +36,7 @@ def rematch(
     """
     import numpy as np
 
+    from steps.adapters import looks
     from steps.adapters.images import batched
     from steps.core.comparison import compare_answers, per_class
     from steps.core.intervals import sampled
@@ -57,11 +58,16 @@ def rematch(
     targets = np.searchsorted(classes, mine["label"].tolist())
     right = ((mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs) == mine["label"].to_numpy())
     generator = numpy_generator(document["seed"], "promote", champion)
+    found = compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator)
+    figure = found["balanced_accuracy"]
     return Rematch(
-        compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator),
+        {
+            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
+            "difference": figure["value"], "low": figure["low"], "high": figure["high"],
+        },
         per_class(targets, *right, classes),
         latency_ratio(packages.load(mlflow, name, challenger), package, images[:TIMED]) if timed else None,
-    )
+    )  # fmt: skip
 
 
 def weights_of(package: Package) -> str:

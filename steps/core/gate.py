@@ -57,10 +57,11 @@ class Rules:
 class Facts:
     """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
 
-    `challenger` is what `judgement.judge` returns; `comparison` and `recalls` what `comparison.compare_answers` and
-    `comparison.per_class` do, of the challenger (a) and the champion (b) on the same images; None and empty where
-    there is no champion. `calibration_error` has value, low and high. `looks` says why these test images may
-    decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
+    `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less the champion (b) on the
+    same images, in balanced accuracy: n, difference, low, high, confidence, only_a, only_b (images that one alone has
+    right), mcnemar_p; None where there is no champion. `recalls` is `comparison.per_class` of the two, `slices` what
+    `slices.judge_slices` returns, `calibration_error` a figure, `size` in bytes. `looks` says why these test images
+    may decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
     """
 
     challenger: Mapping[str, Any]
@@ -123,8 +124,7 @@ def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
     Where images come in groups the interval knows of them and the test does not; where two differ alike on every
     image, or on none, there may be no interval, and the test and the figure speak.
     """
-    figure = found["balanced_accuracy"]
-    least = figure["value"] if figure["low"] is None else figure["low"]
+    least = found["difference"] if found["low"] is None else found["low"]
     if rules.comparison == NON_INFERIOR:
         return bool(least > -rules.margin)
     return bool(least > rules.margin and found["mcnemar_p"] < 1 - found["confidence"])
@@ -193,10 +193,9 @@ RULES = (_floor, _comparison, _recalls, _slices, _calibration, _latency, _size, 
 
 
 def _difference(found: Mapping[str, Any]) -> str:
-    figure = found["balanced_accuracy"]
-    value = figure["value"]
+    value = found["difference"]
     told = "as good as" if value == 0 else f"{abs(value):.3f} {'better' if value > 0 else 'worse'} than"
-    interval = "" if figure["low"] is None else f" (interval {figure['low']:+.3f} to {figure['high']:+.3f})"
+    interval = "" if found["low"] is None else f" (interval {found['low']:+.3f} to {found['high']:+.3f})"
     return (
         f"{told} the champion{interval} on the same {found['n']} test images, {found['only_a']} won and "
         f"{found['only_b']} lost (McNemar p = {found['mcnemar_p']:.2g})"

@@ -22,7 +22,7 @@ def judged(value: float, low: float | None = None, high: float | None = None) ->
 
 def against(value: float, low: float | None = None, high: float | None = None, p: float = 0.01) -> dict[str, Any]:
     counts = {"n": 60, "only_a": 9, "only_b": 3, "mcnemar_p": p, "confidence": 0.95}
-    return {"balanced_accuracy": {"value": value, "low": low, "high": high}, **counts}
+    return {"difference": value, "low": low, "high": high, **counts}
 
 
 def slice_of(breached: bool) -> dict[str, Any]:

@@ -190,6 +190,15 @@ def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_ques
     assert [d.kind for d in world.decisions()] == ["promote", "refuse"]
 
 
+def test_a_challenger_whose_files_were_changed_is_refused_by_name(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
+    facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
+    with pytest.raises(RegistryError, match=r"model\.json"):
+        world.promote()
+    assert world.alias() is None
+
+
 def better_comes(world: World) -> None:
     """Leave version 1 as the champion before and version 2 as champion."""
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
