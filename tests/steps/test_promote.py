@@ -147,8 +147,8 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons == (
-        "balanced accuracy 1.000 clears the floor of 0; 1.000 better than the champion on the same 6 test images, "
-        "6 won and 0 lost (McNemar p = 0.031)",
+        "balanced accuracy 1.000 (0.541 to 1.000) clears the floor of 0; 1.000 better than the champion "
+        "(interval +0.500 to +1.000) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
     )
 
 
