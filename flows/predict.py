@@ -49,7 +49,8 @@ def _counted(rows: Iterable[Row], counts: "Counter[str]") -> Iterator[Row]:
 
 def _values(row: Row, classes: int) -> list[Any]:
     named = row._asdict()
-    probabilities: list[Any] = [*(row.probabilities or [None] * classes)]
+    nothing: list[float | None] = [None] * classes
+    probabilities = row.probabilities or nothing
     return [*(named[column] for column in TOLD), *probabilities[:classes]]
 
 
