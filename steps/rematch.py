@@ -63,16 +63,11 @@ def rematch(
     return Rematch(
         {
             **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure["value"], "low": _possible(figure["low"]), "high": _possible(figure["high"]),
+            "difference": figure["value"], "low": figure["low"], "high": figure["high"],
         },
         per_class(targets, *right, classes),
         latency_ratio(packages.load(mlflow, name, challenger), package, images[:TIMED]) if timed else None,
     )  # fmt: skip
-
-
-def _possible(end: float | None) -> float | None:
-    """Return an end of an interval where a difference of two shares can be: few images are smoothed beyond it."""
-    return None if end is None else min(1.0, max(-1.0, end))
 
 
 def weights_of(package: Package) -> str:

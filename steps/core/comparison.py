@@ -75,13 +75,19 @@ def compare_answers(
     gain = (a.astype(float) - b) * weights
     return {
         "n": len(targets), "confidence": rules.confidence, **_verdict(a, b, sample, rules, generator),
-        "balanced_accuracy": smoothed(gain, sample, rules.confidence, rules.draws, generator, float(weights.max())),
+        "balanced_accuracy": _difference(gain, sample, rules, generator, float(weights.max())),
     }  # fmt: skip
+
+
+def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator, unit: float = 1) -> Figure:
+    """Return a difference of shares with its interval, which ends at -1 and 1."""
+    found = smoothed(gain, sample, rules.confidence, rules.draws, generator, unit)
+    return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
 
 
 def _verdict(a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator) -> dict[str, Any]:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    difference = smoothed(a.astype(float) - b, sample, rules.confidence, rules.draws, generator)
+    difference = _difference(a.astype(float) - b, sample, rules, generator)
     p = mcnemar(only_a, only_b)
     wanted = needed(only_a, only_b, len(a), rules.confidence, rules.power)
     verdict = verdict_of(difference, p, rules.confidence)
@@ -156,7 +162,7 @@ def _against(
     right: Bools, draws: list[Bools], sample: Sample, rules: Rules, generator: np.random.Generator
 ) -> dict[str, Any]:
     mean = np.mean(draws, axis=0)
-    difference = smoothed(right - mean, sample, rules.confidence, rules.draws, generator)
+    difference = _difference(right - mean, sample, rules, generator)
     tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
     p = max(mcnemar(*table) for table in tables)
     ahead, behind = np.mean([table[0] for table in tables]), np.mean([table[1] for table in tables])

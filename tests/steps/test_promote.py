@@ -305,8 +305,9 @@ def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -
 
 
 def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_ones_come(world: World) -> None:
-    looks.record(["one model", "another", "a third"], world.table["id"])
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote(floor=0.9)
+    looks.record(["one model", "another", "a third"], world.table["id"])
     done = world.promote(look_budget=1, look_limit=2)
     assert (done.champion, world.alias()) == (None, None)
     assert done.reasons[0].startswith("3 models were judged on these test images; the best of so many looks better")
