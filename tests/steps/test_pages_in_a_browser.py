@@ -83,7 +83,7 @@ def against(inputs: Inputs) -> Path:
         found={"training": 146, "reference": 40, "auc": figure(0.9, 0.8, 0.95, "bootstrap"), "p": 0.001,
                "rules": [rule], "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
                "strange": [row], "unseen": [row], "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
-               "left_out": 3},
+               "left_out": 3, "covered": 0.4, "effective": 31.0},
     ), encoding="utf-8")  # fmt: skip
     return page
 
