@@ -171,6 +171,54 @@ def export(
 
 
 @app.command()
+def predict(
+    paths: Annotated[
+        list[str], typer.Argument(help="Folders, pictures, patterns in quotes, listings (.csv, .parquet).")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Where the answers go: NAME.csv or NAME.parquet.")] = None,
+    version: Annotated[str | None, typer.Option(help="A registered version; default: the champion.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="A column for each class, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer many pictures: one row each, with version and digest. A killed run goes on where it stopped."""
+    from flows.predict import predict as answer
+
+    target = output.expanduser().absolute() if output else None
+    typer.echo(answer(enter(Path.cwd()), paths, target, version, probabilities, as_json), err=True)
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    alias: Annotated[str, typer.Option(help="The alias to follow.")] = "champion",
+    version: Annotated[str | None, typer.Option(help="Serve this version instead, and follow nothing.")] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: one a processor.")] = 0,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests under way, at most; one more gets a 503.")] = 64,
+    body: Annotated[float, typer.Option(min=0.001, help="MiB of a request, at most.")] = 20.0,
+    pixels: Annotated[int, typer.Option(min=1, max=100, help="Million pixels of a picture, at most.")] = 50,
+    rows: Annotated[int, typer.Option(min=1, help="Pictures in one request to /invocations, at most.")] = 64,
+    patience: Annotated[float, typer.Option(min=0.1, help="Seconds in which a body has to arrive.")] = 30.0,
+    grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
+) -> None:
+    """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
+    import os
+
+    from steps.adapters.service import Limits
+    from steps.serve import Place
+    from steps.serve import serve as answer
+
+    limits = Limits(
+        body=int(body * 2**20), pixels=pixels * 10**6, rows=rows, waiting=waiting,
+        workers=workers or os.cpu_count() or 1, patience=patience,
+    )  # fmt: skip
+    answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace), limits, typer.echo)
+
+
+@app.command()
 def tune(
     compiled: Annotated[bool, typer.Option("--compiled", help="Measure the compiler too; it takes a minute.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the fastest into params.yaml.")] = False,

@@ -10,10 +10,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from sklearn.datasets import load_digits
+
+if TYPE_CHECKING:
+    from tests.registered import Registered
 
 # The same cases every time: a fuzz that finds something new belongs into a day of fuzzing, not into a landing.
 settings.register_profile("regraft", derandomize=True, deadline=None)
@@ -165,3 +169,11 @@ def prefect_server(isolated: dict[str, str], tmp_path_factory: pytest.TempPathFa
 def new_project(isolated: dict[str, str], prefect_server: str) -> Callable[[Path], Project]:
     """Return a maker of projects whose runs report to the tests' Prefect server (no start-up of their own)."""
     return lambda root: make_project(root, {**isolated, "PREFECT_API_URL": prefect_server})
+
+
+@pytest.fixture(scope="session")
+def registered_once(tmp_path_factory: pytest.TempPathFactory) -> "Registered":
+    """Return a project with registered versions, to be copied by whoever moves its aliases."""
+    from tests.registered import make_registered
+
+    return make_registered(tmp_path_factory.mktemp("registered") / "project")

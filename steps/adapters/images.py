@@ -263,6 +263,15 @@ def _number(value: Any) -> float:
     return float(first) if isinstance(first, int | float) else math.nan
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Return width and height as the headers of an image file announce them; UndecodableError where there are none."""
+    try:
+        with _open(data) as image:
+            return image.size
+    except DECODE_ERRORS as error:
+        raise UndecodableError(_reason(error, data), str(error)) from None
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file; UndecodableError for what is no regular file (a pipe would wait for ever) or absurdly long.
 

@@ -33,6 +33,14 @@ def read(path: Path) -> pd.DataFrame:
     ).sort_values("path", ignore_index=True)
 
 
+def paths(path: Path) -> list[str]:
+    """Return the column `path` alone, in the file's order; DataError as `read`."""
+    table = _table(path)
+    if "path" not in table.columns:
+        raise DataError(f"{path.name} lacks the column path; it has {list(table.columns)}")
+    return [_inside(path, str(value)) for value in table["path"]]
+
+
 def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":

@@ -1,0 +1,87 @@
+"""Predict: a version's answers to many pictures, one row each. No stage: nobody trains on them.
+
+An answer depends on its picture and the version alone, so whoever was killed begins again and gets the same bytes;
+what was answered before is looked up.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steps.adapters import champion, images, params, registry, tracking
+from steps.adapters.answer_store import FOLDER, AnswerStore
+from steps.adapters.champion import Served
+from steps.adapters.pictures import Named
+from steps.adapters.progress import track
+
+READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
+
+
+class Row(NamedTuple):
+    """One file's answer; where there is none, `error` says why and the fields of the answer are None."""
+
+    path: str
+    sha256: str | None
+    label: str | None
+    probability: float | None
+    abstain: bool | None
+    version: str
+    digest: str
+    error: str | None
+    probabilities: list[float] | None
+
+
+def load(root: Path, version: str | None) -> Served:
+    """Load a version, or the champion; RequestError where there is none, RegistryError where it is not sound."""
+    name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
+    address = f"models:/{name}/{version}" if version else f"models:/{name}@{registry.CHAMPION}"
+    return champion.load(mlflow, *registry.resolve(mlflow, address))
+
+
+def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Row]:
+    """Yield a row for each file, in order, in flat memory; a file that is no picture has its reason in its row."""
+    import PIL
+    import torch
+
+    torch.set_num_threads(1)  # pictures are computed side by side; and more would be other bytes on another machine
+    key = {"version": served.digest, "torch": torch.__version__, "pillow": PIL.__version__}
+    with closing(AnswerStore(root / FOLDER, key)) as store:
+        rows = images.parallel(partial(_row, served, store), found, threads or min(READERS, os.cpu_count() or 1))
+        yield from track(rows, len(found), "predicting")
+
+
+def _row(served: Served, store: AnswerStore, one: Named) -> Row:
+    def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Row:
+        told = answer or {}
+        return Row(
+            one.name, identity, told.get("label"), told.get("probability"), told.get("abstain"),
+            served.number, served.digest, error, told.get("probabilities"),
+        )  # fmt: skip
+
+    if one.fault:
+        return row(error=one.fault)
+    try:
+        data = images.read_bytes(one.path)
+    except images.UndecodableError as error:
+        return row(error=error.reason)
+    except OSError as error:
+        return row(error=f"cannot be read: {error.strerror}")
+    identity = hashlib.sha256(data).hexdigest()
+    try:
+        return row(identity, _answer(served, store, identity, data))
+    except images.UndecodableError as error:
+        return row(identity, error=error.reason)
+
+
+def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> dict[str, Any]:
+    known = store.get(identity)
+    if known is not None:
+        return known
+    told = served.answer(data)
+    answer = {column: told[column] for column in ("label", "probability", "probabilities", "abstain")}
+    store.put(identity, answer)
+    return answer

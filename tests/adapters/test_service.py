@@ -1,0 +1,307 @@
+"""The service over real HTTP: a real uvicorn, a real SQLite registry, packages that were really saved."""
+
+import base64
+import gc
+import io
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from steps.adapters import champion, registry, tracking
+from steps.adapters.champion import Follower
+from steps.adapters.service import Limits, application
+from steps.errors import RegistryError
+from tests.conftest import free_port
+from tests.registered import ABSTAIN_BELOW, CLASSES, NAME, Registered, inside
+
+LIMITS = {"body": 100_000, "pixels": 10_000, "rows": 4, "waiting": 16, "workers": 2, "patience": 60.0}
+
+
+def until(there: Callable[[], bool]) -> None:
+    """Wait for what has to come; a busy machine may take its time."""
+    end = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(follower: Follower, **limits: Any) -> Iterator[str]:
+    """Run the app in a thread; yield its address."""
+    port = free_port()
+    app = application(follower, Limits(**{**LIMITS, **limits}))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def new_follower(every: float = 3600) -> Follower:
+    """Return one that follows the champion; every hour, unless a test wants to see it."""
+    mlflow = tracking.client()
+    load = partial(champion.load, mlflow, NAME)
+    return Follower(load("1"), partial(champion.named, mlflow, NAME, registry.CHAMPION), load, every)
+
+
+@pytest.fixture(scope="module")
+def project(registered_once: Registered, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]:
+    with inside(registered_once.copy(tmp_path_factory.mktemp("service") / "project")) as copied:
+        yield copied
+
+
+@pytest.fixture
+def follower(project: Registered) -> Iterator[Follower]:
+    project.promote("1")
+    yield new_follower()
+    project.promote("1")
+
+
+@pytest.fixture(scope="module")
+def client(project: Registered) -> Iterator[httpx.Client]:
+    with serving(new_follower()) as address, httpx.Client(base_url=address, timeout=60) as made:
+        yield made
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_bytes_get_the_probabilities_of_evaluation(project: Registered, client: httpx.Client) -> None:
+    for path, expected in zip(project.pictures, project.evaluated("1", project.pictures), strict=True):
+        told = client.post("/predict", content=path.read_bytes()).json()
+        assert [*told["probabilities"]] == CLASSES
+        assert [*told["probabilities"].values()] == pytest.approx(expected, abs=1e-5)
+        assert told["label"] == CLASSES[expected.index(max(expected))]
+        assert told["probability"] == told["probabilities"][told["label"]]
+        assert told["abstain"] is (told["probability"] < ABSTAIN_BELOW)
+        assert told["version"]["number"] == "1" and len(told["version"]["digest"]) == 64
+
+
+def test_invocations_answers_in_every_form_as_predict_does(project: Registered, client: httpx.Client) -> None:
+    some = project.pictures[:3]
+    expected = [[*client.post("/predict", content=p.read_bytes()).json()["probabilities"].values()] for p in some]
+    texts = [encoded(path) for path in some]
+    for document in (
+        {"dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]}},
+        {"dataframe_records": [{"image": text} for text in texts]},
+        {"inputs": {"image": texts}},
+        {"instances": [{"image": text} for text in texts]},
+    ):
+        told = client.post("/invocations", json=document).json()["predictions"]
+        assert [row["probabilities"] for row in told] == expected, document.keys()
+    raw = client.post("/invocations", content=some[0].read_bytes(), headers={"content-type": "image/png"})
+    assert [row["probabilities"] for row in raw.json()["predictions"]] == expected[:1]
+
+
+GOOD_JSON = {"content-type": "application/json; charset=UTF-8"}
+BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
+    ("/predict", b"", {}, 400, "the body is empty"),
+    ("/predict", b"no picture", {}, 400, "not an image format"),
+    ("/predict", b"<html>not found</html>", {"content-type": "image/jpeg"}, 400, "an HTML page, not an image"),
+    ("/predict", png(64, 64)[:60], {}, 400, "damaged or truncated image"),
+    ("/predict", base64.b64encode(png(8, 8)), {}, 400, "not an image format"),
+    ("/predict", png(101, 100), {}, 422, "101x100 pixels; at most 10000 in all"),
+    ("/predict", png(90, 1), {}, 400, "a strip, not a picture"),
+    ("/predict", bytes(100_001), {}, 413, "a body of 100001 bytes or more; at most 100000"),
+    ("/predict", b"{}", {"content-type": "application/json"}, 415, "application/json is no image"),
+    ("/predict", b"--x", {"content-type": "multipart/form-data; boundary=x"}, 415, "curl --data-binary @photo.jpg"),
+    ("/predict", b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "content-encoding gzip"),
+    ("/invocations", b"x", {}, 415, "no content type; expected application/json, or image/..."),
+    ("/invocations", b"image\nAA==", {"content-type": "text/csv"}, 415, "text/csv; expected application/json"),
+    ("/invocations", b"{}", {"content-type": "application/json; charset=latin-1"}, 415, "JSON is read as UTF-8"),
+    ("/invocations", b"{", GOOD_JSON, 400, "the body is no JSON"),
+    ("/invocations", b"\xff\xfe", GOOD_JSON, 400, "the body is no JSON"),
+    ("/invocations", b"[" * 90_000, GOOD_JSON, 400, "the body is no JSON"),
+    ("/invocations", b'{"inputs": ["AA=="]}', GOOD_JSON, 400, "row 0: not an image format"),
+    ("/invocations", b'{"inputs": ["/etc/crontab"]}', GOOD_JSON, 400, "row 0: not an image format"),  # it is base64
+    ("/invocations", b'{"inputs": ["../x.png"]}', GOOD_JSON, 400, "row 0: '../x.png' is no base64 text"),
+    ("/invocations", b'{"inputs": ["A", "A", "A", "A", "A"]}', GOOD_JSON, 400, "row 0: 'A' is no base64 text"),
+    ("/invocations", b'{"inputs": ["", "", "", "", ""]}', GOOD_JSON, 413, "5 rows; at most 4 in one request"),
+    ("/invocations", png(101, 100), {"content-type": "image/png"}, 422, "101x100 pixels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "headers", "status", "sentence"), BAD)
+def test_bad_input_gets_a_status_and_a_sentence(
+    client: httpx.Client, path: str, body: bytes, headers: dict[str, str], status: int, sentence: str
+) -> None:
+    told = client.post(path, content=body, headers=headers)
+    assert (told.status_code, sentence in told.json()["detail"]) == (status, True), told.text
+
+
+def test_a_row_that_is_no_picture_is_named(project: Registered, client: httpx.Client) -> None:
+    texts = [encoded(project.pictures[0]), base64.b64encode(png(101, 100)).decode()]
+    told = client.post("/invocations", json={"inputs": texts})
+    assert (told.status_code, told.json()["detail"]) == (422, "row 1: 101x100 pixels; at most 10000 in all")
+
+
+def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_long(client: httpx.Client) -> None:
+    told = client.post("/predict", content=(bytes(10_000) for _ in range(30)))
+    assert (told.status_code, "at most 100000" in told.text) == (413, True)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(["/predict", "/invocations"]),
+    st.sampled_from(["", "image/png", "application/json", "text/plain", "a/b; c=d"]),
+    st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: png(8, 8)[:60] + tail),
+)
+def test_no_body_brings_it_down(client: httpx.Client, path: str, kind: str, body: bytes) -> None:
+    told = client.post(path, content=body, headers={"content-type": kind} if kind else {})
+    assert told.status_code == 200 or (told.status_code in (400, 413, 415, 422) and told.json()["detail"]), told.text
+
+
+def hanging(address: str) -> socket.socket:
+    """Announce a body and send none of it."""
+    host, port = address.removeprefix("http://").split(":")
+    opened = socket.create_connection((host, int(port)))
+    opened.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    return opened
+
+
+def test_one_request_too_many_is_told_to_come_back(follower: Follower) -> None:
+    with serving(follower, waiting=2) as address, hanging(address) as one, hanging(address) as other:
+        until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 2)
+        refused = httpx.post(f"{address}/predict", content=png(8, 8))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert httpx.get(f"{address}/health").status_code == 200
+        for opened in (one, other):
+            opened.sendall(b"12345")
+            assert opened.recv(12) == b"HTTP/1.1 400"
+        assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(follower: Follower) -> None:
+    with serving(follower, patience=0.2) as address, hanging(address) as opened:
+        assert opened.recv(12) == b"HTTP/1.1 408"
+
+
+def test_a_client_that_leaves_gives_its_place_back(follower: Follower) -> None:
+    with serving(follower, waiting=1) as address:
+        with hanging(address):
+            until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 1)
+        until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 0)
+        assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+
+
+def test_a_promotion_under_load_fails_no_request(project: Registered, follower: Follower) -> None:
+    """Each answer is that of the version which it names."""
+    path = project.pictures[0]
+    expected = {number: project.evaluated(number, [path])[0] for number in ("1", "2")}
+    follower._every = 0.1
+    seen: list[dict[str, Any]] = []
+
+    def ask(client: httpx.Client) -> bool:
+        told = client.post("/predict", content=path.read_bytes())
+        assert told.status_code == 200, told.text
+        seen.append(told.json())
+        return told.json()["version"]["number"] == "2"
+
+    def keep_asking(address: str) -> None:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            until(lambda: ask(client))
+
+    with serving(follower) as address, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(keep_asking, address) for _ in range(4)]
+        until(lambda: len(seen) > 8)
+        project.promote("2")
+        for one in asked:
+            one.result()
+    for told in seen:
+        assert [*told["probabilities"].values()] == pytest.approx(expected[told["version"]["number"]], abs=1e-5)
+    assert {told["version"]["number"] for told in seen} == {"1", "2"}
+
+
+def test_a_version_that_cannot_be_served_leaves_the_old_one_answering(project: Registered, follower: Follower) -> None:
+    project.promote("3")
+    with serving(follower) as address:
+        follower.look()
+        told = httpx.get(f"{address}/health")
+        assert (told.status_code, told.json()["status"], told.json()["version"]["number"]) == (200, "degraded", "1")
+        assert told.json()["problem"].startswith(
+            "version 3 cannot be served: version 3 of regraft is not what was signed"
+        )
+        assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+        project.promote("2")
+        follower.look()
+        assert httpx.get(f"{address}/health").json()["status"] == "ok"
+        assert httpx.get(f"{address}/version").json()["version"]["number"] == "2"
+
+
+def test_a_version_that_failed_is_not_loaded_again_at_every_look(project: Registered, follower: Follower) -> None:
+    project.promote("3")
+    follower.look()
+    told, follower._load = follower.problem, lambda number: pytest.fail(f"{number} was loaded again")
+    follower.look()
+    assert follower.problem == told
+
+
+def test_an_alias_that_is_gone_leaves_the_old_one_answering(project: Registered, follower: Follower) -> None:
+    project.promote(None)
+    follower.look()
+    assert (follower.current.number, follower.problem) == ("1", "the alias names no version any more")
+
+
+def test_a_registry_that_does_not_answer_is_told(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    nobody = MlflowClient(f"http://127.0.0.1:{free_port()}")
+    follower._find = partial(champion.named, nobody, NAME, registry.CHAMPION)
+    follower.look()
+    assert follower.current.number == "1"
+    assert follower.problem.startswith("the registry does not answer: ")
+
+
+def test_a_version_that_answers_with_nonsense_is_not_taken(follower: Follower) -> None:
+    network = follower.current._python_model.model
+    for parameter in network.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(RegistryError, match="which are no probabilities"):
+        champion.warm(follower.current)
+
+
+def test_the_old_version_leaves_memory_after_a_swap(project: Registered, follower: Follower) -> None:
+    old = weakref.ref(follower.current._python_model.model)
+    project.promote("2")
+    follower.look()
+    gc.collect()
+    assert (follower.current.number, old()) == ("2", None)
+
+
+def test_latency_and_metrics_count_what_was_asked(follower: Follower) -> None:
+    with serving(follower) as address:
+        for body in (png(8, 8), png(8, 8), b"no picture"):
+            httpx.post(f"{address}/predict", content=body)
+        told = httpx.get(f"{address}/latency").json()
+        families = {f.name: f for f in text_string_to_metric_families(httpx.get(f"{address}/metrics").text)}
+    assert (told["answers"], told["requests"], told["under_way"]) == (2, {"200": 2, "400": 1}, 0)
+    assert 0 < told["p50_ms"] <= told["p95_ms"] <= told["p99_ms"]
+    counted = {s.labels["status"]: s.value for s in families["regraft_requests"].samples if s.name.endswith("_total")}
+    assert counted == {"200": 2, "400": 1}
+    assert families["regraft_version"].samples[0].value == 1

@@ -1,0 +1,100 @@
+"""A project with registered versions and no pipeline behind them: random heads on an untrained glyphnet."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from steps.adapters import images, models, package, registry, tracking
+from steps.adapters.stage import Lineage
+from steps.core.backbone import Grafted, build, without_top
+from steps.core.inference import predict_probabilities
+from steps.core.preprocessing import preprocess
+from tests.conftest import make_project, write_images
+
+CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35
+SPEC: dict[str, Any] = {
+    "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
+    "value_range": [0.0, 1.0], "mean": [0.5] * 3, "std": [0.5] * 3,
+}  # fmt: skip
+
+
+@dataclass
+class Registered:
+    """A project whose registry holds versions that answer differently; `pictures` is a folder of digits."""
+
+    root: Path
+    architecture: str = "glyphnet"
+    side: int = 32
+    networks: dict[str, Grafted] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {**SPEC, "resize": self.side, "crop": self.side}
+
+    @property
+    def pictures(self) -> list[Path]:
+        return sorted((self.root / "pictures").rglob("*.png"))
+
+    def register(self, seed: int) -> str:
+        """Register a version; return its number."""
+        torch.manual_seed(seed)
+        backbone, width = without_top(build(self.architecture, 10, self.side))
+        network, scratch = Grafted(backbone, nn.Linear(width, len(CLASSES))).eval(), self.root / f"scratch-{seed}"
+        facts = {"architecture": self.architecture, "num_classes": 10, "cut": "", "classes": CLASSES,
+                 "preprocessing": self.spec, "temperature": 2.0, "abstain_below": ABSTAIN_BELOW}  # fmt: skip
+        digest = package.write_model(scratch / "model", network.state_dict(), facts)
+        package.save(scratch / "saved", scratch / "model", digest, self.pictures[0].read_bytes())
+        mlflow = tracking.client()
+        registry.ensure_model(mlflow, NAME)
+        experiment = tracking.experiment(mlflow, "regraft")
+        run = tracking.log_run(mlflow, experiment, Lineage("train_head", digest, "", {}, {}), [], (), {})
+        number = registry.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        self.networks[number] = network
+        return number
+
+    def promote(self, number: str | None) -> None:
+        """Point the alias champion to a version, without the gate."""
+        registry.point_alias(tracking.client(), NAME, registry.CHAMPION, number)
+
+    def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
+        """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""
+        spec = models.read_preprocessing_dict(self.spec)
+        batch = torch.stack([preprocess(images.decode(path.read_bytes()), spec) for path in pictures])
+        return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
+
+    def copy(self, root: Path) -> "Registered":
+        """Return a project with the same versions and aliases of its own; the versions' files are shared."""
+        shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("mlartifacts", "scratch-*"))
+        return replace(self, root=root)
+
+
+def make_registered(root: Path, architecture: str = "glyphnet", side: int = 32) -> Registered:
+    """Make a project whose versions 1 and 2 are sound, version 3 is damaged, and 1 is champion."""
+    made = Registered(make_project(root, {}).root, architecture, side)
+    write_images(root / "pictures", per_class=6)
+    with inside(made):
+        for seed in (1, 2, 3):
+            made.register(seed)
+        damaged = (root / "scratch-3/model" / models.WEIGHTS).read_bytes()
+        for path in (root / ".regraft/mlartifacts").rglob(models.WEIGHTS):
+            if path.read_bytes() == damaged:
+                path.write_bytes(damaged[:-100])
+        made.promote("1")
+    return made
+
+
+@contextmanager
+def inside(project: Registered) -> Iterator[Registered]:
+    """Let this process speak of the project's own registry."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patched.setenv("DVC_ROOT", str(project.root))
+        patched.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        yield project
