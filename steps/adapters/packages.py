@@ -67,8 +67,10 @@ def _download(name: str, version: str, scratch: Path) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    target = scratch / f"{name}-{version}"  # model-signing names the folder: a random one would be in every ledger
+    target.mkdir()
     try:
-        folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(scratch)))
+        folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(target)))
         told = "" if (folder / "MLmodel").is_file() else "its files are gone"
     except (MlflowException, OSError) as error:
         told = str(error).split("\n")[0]

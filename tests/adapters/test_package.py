@@ -1,9 +1,11 @@
 """A package: what it takes, what it answers, that it needs neither the repository nor pickle, and its signature."""
 
+import ast
 import base64
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,18 @@ def test_a_process_without_repository_pickle_or_network_gives_the_same_answers(s
     assert here == []
     wanted = saved.ask([path.read_bytes() for path in saved.pictures])["probabilities"].tolist()
     assert np.abs(np.array(answers) - np.array(wanted)).max() < 1e-6
+
+
+def test_a_package_declares_every_library_that_its_code_imports(saved: Saved) -> None:
+    scripts = list((saved.folder / "code").rglob("*.py"))
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in scripts]
+    statements = [node for tree in trees for node in tree.body]
+    names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in statements if isinstance(node, ast.ImportFrom)}
+    imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {f"regraft_{saved.digest[:16]}"}
+    declared = (saved.folder / "requirements.txt").read_text(encoding="utf-8").split()
+    assert {name.replace("PIL", "pillow") for name in imported} <= {line.split("==")[0] for line in declared}
+    assert {"torch", "PIL", "mlflow"} <= imported
 
 
 def test_no_file_of_a_package_is_a_pickle(saved: Saved) -> None:

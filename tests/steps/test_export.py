@@ -13,6 +13,7 @@ import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
 
+from flows.export import lines
 from steps.adapters import exports, files, images, models, registry, signing, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted
@@ -92,6 +93,8 @@ def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(pr
         assert found["bytes"] < 0.4 * found["bytes_before"]
     else:
         assert found["difference"] < 1e-5
+    words = "\n".join(lines(found))
+    assert found["file"] in words and "60 test images" in words and "MB; the version's weights 1." in words
     assert json.loads((folder / "model.json").read_text())["temperature"] == 1.5
     answer = exports.runner(kind, folder / found["file"], 1)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 3, project.spec.crop, project.spec.crop), dtype=np.uint8)
