@@ -3,6 +3,7 @@
 The key is one on P-256, made on first use, mode 0600.
 """
 
+import ast
 import base64
 import os
 import tempfile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = "REGRAFT_KEY"  # a PEM file; a team that shares a registry shares a key
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing takes
 SIGNATURE = "model.sig"
+MISMATCH = "Signature mismatch: "  # how model-signing begins
 UNSIGNED = (SIGNATURE, "registered_model_meta")  # MLflow writes the second beside a model that it downloads
 
 
@@ -69,8 +71,9 @@ def fault(folder: Path) -> str | None:
             verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
         return None if _canonical(folder / SIGNATURE) else f"{SIGNATURE} was changed"
     except Exception as error:  # what a parser makes of a broken bundle is anyone's guess
-        if str(error).startswith("Signature mismatch"):  # model-signing lists the files
-            return str(error)
+        if str(error).startswith(MISMATCH):  # a list of sentences follows, with digests as raw bytes at their ends
+            listed: list[str] = ast.literal_eval(str(error).removeprefix(MISMATCH))
+            return "; ".join(line.split(": Expected")[0] for line in listed)
         return f"{SIGNATURE} was changed, or made with another key than {key_path()} ({type(error).__name__})"
 
 
