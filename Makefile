@@ -8,8 +8,10 @@ run: .venv/installed
 	@test -e data/raw.dvc || regraft use digits
 	@regraft run
 
+# A file's tests stay together: they share what is expensive. What fills the machine by itself runs after the others.
 test: .venv/installed
-	pytest
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not alone"
+	pytest -m alone
 
 check: .venv/installed
 	ruff check .

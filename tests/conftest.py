@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 settings.register_profile("regraft", derandomize=True, deadline=None)
 settings.load_profile("regraft")
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve the other worker
+
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = (
@@ -46,7 +48,11 @@ NEEDS = {
 }
 
 
+LONGEST = ("test_pipeline.py", "test_deploy.py", "test_use.py")  # begun first, so that no worker is left with one
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         for marker, (there, remedy) in NEEDS.items():
             if item.get_closest_marker(marker) and not there:
@@ -73,7 +79,7 @@ class Project:
     root: Path
     environment: Mapping[str, str]
 
-    def run(self, *command: str, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment (`regraft`, `dvc`, `python`) in the project's folder."""
         return subprocess.run(
             [str(BIN / command[0]), *command[1:]],
@@ -81,7 +87,7 @@ class Project:
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
-    def must(self, *command: str, timeout: float = 300, **extra: str) -> str:
+    def must(self, *command: str, timeout: float = 600, **extra: str) -> str:
         """Run a program that has to succeed; return what it printed."""
         done = self.run(*command, timeout=timeout, **extra)
         assert done.returncode == 0, f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}"

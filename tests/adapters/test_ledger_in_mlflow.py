@@ -49,6 +49,7 @@ def promoters(attempts: int) -> list["subprocess.Popen[str]"]:
     ]
 
 
+@pytest.mark.alone
 def test_many_processes_at_once_share_the_slots_and_lose_nothing(store: str) -> None:
     outcomes = {}
     for process in promoters(ATTEMPTS):
