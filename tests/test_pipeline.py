@@ -168,7 +168,7 @@ def test_preprocessing_that_contradicts_the_backbone_is_rejected_field_by_field(
 
 def test_faults_in_params_are_told_all_at_once_before_anything_runs(built: Project) -> None:
     before = (built / "params.yaml").read_text(encoding="utf-8")
-    for old, new in (("  patience:", "  patiens:"), ("  margin:", "  margn:"), ("threads: 2", "threads: 0")):
+    for old, new in (("  patience: 4", "  patiens: 4"), ("  margin:", "  margn:"), ("threads: 2", "threads: 0")):
         built.edit("params.yaml", old, new)
     done = built.run("regraft", "run", PREFECT_API_URL="http://127.0.0.1:9/api")
     (built / "params.yaml").write_text(before, encoding="utf-8")

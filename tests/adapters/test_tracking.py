@@ -37,7 +37,7 @@ def test_a_run_holds_params_every_epoch_tags_and_artefacts(store: Path) -> None:
     assert run.data.tags["stage"] == "train_head"
     history = mlflow.get_metric_history(run_id, "val_log_loss")
     assert [(metric.step, metric.value) for metric in history] == [(0, 0.9), (1, 0.5)]
-    assert {file.path for file in mlflow.list_artifacts(run_id)} == {"history.json", "lineage.json"}
+    assert {file.path for file in mlflow.list_artifacts(run_id)} == {"history.json", "lineage.json", "circumstances"}
 
 
 def test_the_same_lineage_is_logged_once(store: Path) -> None:

@@ -33,10 +33,10 @@ def test_the_planted_weakness_comes_first_and_holds_after_correction() -> None:
 
 def test_a_model_that_is_alike_everywhere_is_accused_in_one_set_of_twenty_at_most() -> None:
     accused = 0
-    for seed in range(100):
+    for seed in range(40):
         table, right = images(150, seed), np.random.default_rng(1000 + seed).random(150) < 0.85
         accused += any(row["p_adjusted"] < 0.05 for row in judged(table, right))
-    assert accused <= 8
+    assert accused <= 4, "more come by luck in fewer than 5 of 100 cases"
 
 
 def test_limits_are_per_column_or_per_value_and_small_slices_are_left_out() -> None:
