@@ -1,12 +1,15 @@
 """The verdict in Prefect's pages, and a person's answer to a proposal given there."""
 
 from pathlib import Path
+from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
+from prefect.states import Running
 from pydantic import Field
 
 from flows.finish import Report, answered, headline
@@ -57,7 +60,14 @@ def _ask(promotion: Promotion, minutes: float) -> Approval | None:
     try:
         return pause_flow_run(wait_for_input=form, timeout=max(1, round(60 * minutes)), poll_interval=POLL)
     except FlowPauseTimeout:
+        _go_on()
         return None
+
+
+def _go_on() -> None:
+    """Leave the pause that has ended: Prefect fails a run that completes out of it, or whose pause it finds expired."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(flow_run.id), Running(), force=True)
 
 
 def _words(promotion: Promotion) -> str:

@@ -188,7 +188,13 @@ def audit(
 def replay(
     version: Annotated[str, typer.Argument(help="A version's number.")],
     values: Annotated[
-        Path | None, typer.Option("--params", help="A params.yaml instead of the run's own: what would it change?")
+        Path | None,
+        typer.Option(
+            "--params",
+            exists=True,
+            dir_okay=False,
+            help="A params.yaml instead of the run's own: what would it change?",
+        ),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Of figures and probabilities: up to here it counts as equivalent.")

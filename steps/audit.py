@@ -199,6 +199,8 @@ def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
             agreed += 1
             if files.sha256_of(place) != digest:
                 gaps.append(f"{path}: lineage and dvc.lock name different bytes")
+    if not agreed and not gaps:
+        gaps.append("no input could be hashed again: none is in DVC's cache")
     return Link("inputs", f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else "", tuple(gaps))
 
 

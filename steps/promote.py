@@ -205,18 +205,18 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
 def _decided(
     mlflow: "MlflowClient", case: Case, champion: str | None
 ) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
-    """Decide; a champion whose files are gone or changed cannot be judged, and is no opponent.
+    """Decide; a champion whose files are gone cannot be judged, and is no opponent.
 
-    Raises RegistryError where the challenger's own files are not what was signed.
+    Raises RegistryError where files of either version are not what was signed, or cannot be had just now: nothing is
+    decided then, or whoever damages the champion would promote its challenger.
     """
     packages.verify(mlflow, case.name, case.challenger)
     rules, lost, match = case.rules, [], None
-    if champion:
-        try:
-            timed = rules.max_latency_ratio is not None
-            match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, champion, timed)
-        except RegistryError as error:
-            lost = [str(error)]
+    if champion and not registry.has_version(mlflow, case.name, champion):
+        lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
+    elif champion:
+        timed = rules.max_latency_ratio is not None
+        match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, champion, timed)
     evaluation = case.evaluation
     calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
     facts = Facts(

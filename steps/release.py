@@ -32,7 +32,7 @@ def approve(root: Path, version: str, by: str, reason: str) -> Decision:
 
     def target(chain: Chain) -> Turn:
         proposal = _proposal(chain, version)
-        return Turn(version, version, (f"approved: {reason}", *proposal.reasons[1:]))
+        return Turn(version, version, (f"approved: {reason}", *proposal.reasons[1:]), proposal.question)
 
     return _decide(root, PROMOTE, by, target)
 

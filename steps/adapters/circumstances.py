@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What results follow from, as far as git holds it; the data itself is DVC's.
-SOURCES = ("steps", "dvc.yaml", "params.yaml", "requirements.lock", "data/*.dvc", "data/decisions.csv", ".dvc/config")
+SOURCES = (
+    "steps", "dvc.yaml", "params.yaml", "requirements.lock", "data/*.dvc", "data/decisions.csv", "data/importance.csv",
+    ".dvc/config",
+)  # fmt: skip
 COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
     "mlflow.source.git.commit", "regraft.changes", "mlflow.user", "regraft.hardware", "regraft.prefect_run",
 )  # fmt: skip

@@ -116,7 +116,9 @@ def sentence(verdict: str, difference: Figure, wanted: int | None, n: int, names
         return f"{worse} by {-high:.1f} to {-low:.1f} points"
     if wanted is None:
         return "no evidence yet (no difference was seen)"
-    return f"no evidence yet (needs about {max(1, wanted - n):,} more test images)"
+    if wanted <= n:
+        return "no evidence yet (these images disagree too much among themselves)"
+    return f"no evidence yet (needs about {wanted - n:,} more test images)"
 
 
 def _per_class(targets: Ints) -> Floats:

@@ -48,6 +48,8 @@ def _effective(right: Bools, cluster: Ints) -> float:
     n, clusters, value = len(right), len(np.unique(cluster)), float(right.mean())
     if n == clusters:
         return n
+    if clusters == 1:
+        return 1.0  # one patient, however often photographed
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], right - value)
     spread = float((sums**2).sum()) / n**2 * clusters / max(clusters - 1, 1)
     plain = value * (1 - value) / n
@@ -237,7 +239,7 @@ def macro_f1(matrix: Ints, confidence: float, draws: int, generator: np.random.G
         whole[:, present] = drawn / drawn.sum(axis=2, keepdims=True) * matrix[present].sum(axis=1)[:, None]
         found.append(_f1(whole, present))
     low, high = np.quantile(np.concatenate(found), [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return figure(value, float(low), float(high), "posterior")
+    return figure(value, min(value, float(low)), max(value, float(high)), "posterior")
 
 
 def _f1(matrices: Floats, present: Bools) -> Floats:

@@ -19,7 +19,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copy(REPOSITORY / "params.yaml", root / "params.yaml")
     files.write_table(root / "data/screened.parquet", pd.DataFrame({"id": IMAGES, "split": "test"}))
-    judged = {"n": 153, "accuracy": {"value": 0.93}}
+    judged = {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}
     files.write_json(root / "data/reports/evaluation.json", {"chosen": "head", "test": {"head": judged}})
     return root
 

@@ -116,3 +116,14 @@ def test_four_images_for_one_side_are_no_evidence_for_the_smoothed_bootstrap() -
     assert found["value"] == pytest.approx(0.04) and found["low"] <= 0
     gain[:12] = 1
     assert smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, luck())["low"] > 0
+
+
+def test_one_group_is_one_image_however_often_it_was_photographed() -> None:
+    right = np.arange(50) > 0
+    found = share(right, np.zeros(50, dtype=int), 0.95)
+    assert found["high"] - found["low"] > 0.5 and found["value"] == pytest.approx(0.98)
+
+
+def test_macro_f1_lies_in_its_interval_also_where_every_answer_is_right() -> None:
+    found = macro_f1(np.diag([5, 5]), 0.95, 500, luck())
+    assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.9

@@ -22,13 +22,15 @@ PROPOSED = Promotion(
 REPORT = Report(promotion=PROPOSED, summary="# version 2 waits for approval\n\n- better by 0.1\n")
 
 
-def in_a_flow(api: str, root: Path) -> tuple[Any, float]:
+def in_a_flow(api: str, root: Path, linger: float = 0) -> tuple[Any, float]:
     """Tell and settle a proposal in a flow run; return its final state and the seconds that it took."""
 
     @flow(name="settling", persist_result=False)
     def settling() -> Report:
         tell(REPORT)
-        return settle(root, REPORT)
+        settled = settle(root, REPORT)
+        time.sleep(linger)
+        return settled
 
     start = time.monotonic()
     with temporary_settings({PREFECT_API_URL: api}):
@@ -56,6 +58,6 @@ def test_without_an_answer_in_time_the_proposal_stays_and_the_run_completes(
 ) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "7d5b2c1e-0000-4000-8000-000000000000")
     (project / "params.yaml").write_text("promote: {wait_minutes: 0.02}\n")
-    state, seconds = in_a_flow(prefect_server, project)
+    state, seconds = in_a_flow(prefect_server, project, linger=8)  # Prefect looks for expired pauses every 5 seconds
     assert state.is_completed() and state.result().promotion == PROPOSED
     assert seconds > 0.02 * 60, "it did not wait"

@@ -294,7 +294,18 @@ def test_a_champion_whose_files_are_gone_is_named_and_beaten(world: World) -> No
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
-    assert done.reasons[0].startswith("version 1 of regraft is registered but cannot be loaded")
+    assert done.reasons[0].startswith("the files of version 1, the champion, are gone")
+
+
+def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
+    with pytest.raises(RegistryError, match=r"model\.json"):
+        world.promote()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
 
 
 def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
