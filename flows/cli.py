@@ -57,13 +57,16 @@ def run(
 
 
 def _nothing_to_do(root: Path) -> Report | None:
-    """Return the report of a run in which every stage is fresh; None where one is not. Starts no Prefect, no torch."""
+    """Return the report of a run in which every stage is fresh: no Prefect, no torch. None where one is not."""
     from flows.sources import refresh
 
     with running(root):
         graph = refresh(root)
         if not all(graph.is_fresh(name) for name in graph.stages):
-            check_params(graph)  # before Prefect's server takes its seconds to start
+            from flows.retrain import server_starting
+
+            with server_starting():  # beside it, what the stages need is imported
+                check_params(graph)
             return None
         return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH)))
 

@@ -5,7 +5,9 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture, wait
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -80,6 +83,22 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
         report = finish(graph, report)
     tell(report)
     return settle(home, report)
+
+
+@contextmanager
+def server_starting() -> Iterator[None]:
+    """Let Prefect's temporary server start while the block runs: 10 s of another processor. None where one is named.
+
+    Where it fails, the flow asks for it again, and tells.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(SubprocessASGIServer().start)
+        yield
 
 
 def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:

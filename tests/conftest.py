@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from tests.warm import Warm
+
 if TYPE_CHECKING:
     from tests.registered import Registered
 
@@ -78,13 +80,16 @@ class Project:
 
     root: Path
     environment: Mapping[str, str]
+    warm: Warm | None = None  # where given, `regraft` does not import everything anew for each command
 
     def run(self, *command: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment (`regraft`, `dvc`, `python`) in the project's folder."""
+        environment = {**self.environment, **extra}
+        if self.warm and command[0] == "regraft":
+            return self.warm.run(command, self.root, environment, timeout)
         return subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            cwd=self.root, env={**self.environment, **extra},
-            capture_output=True, text=True, timeout=timeout, check=False,
+            [str(BIN / command[0]), *command[1:]], cwd=self.root, env=environment, capture_output=True, text=True,
+            timeout=timeout, check=False,
         )  # fmt: skip
 
     def must(self, *command: str, timeout: float = 600, **extra: str) -> str:
@@ -104,14 +109,14 @@ class Project:
         return self.root / name
 
 
-def make_project(root: Path, environment: Mapping[str, str]) -> Project:
+def make_project(root: Path, environment: Mapping[str, str], warm: Warm | None = None) -> Project:
     """Make a project as a fresh clone is: the repository's graph, params and steps, no data."""
     for name in COPIED:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     shutil.copytree(REPOSITORY / "steps", root / "steps", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["git", "init", "-q", str(root)], check=True)
-    return Project(root, environment)
+    return Project(root, environment, warm)
 
 
 def write_images(folder: Path, per_class: int, classes: int = 3) -> Path:
@@ -174,9 +179,17 @@ def prefect_server(isolated: dict[str, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def new_project(isolated: dict[str, str], prefect_server: str) -> Callable[[Path], Project]:
+def warm(isolated: dict[str, str]) -> Iterator[Warm]:
+    """Yield a process that has imported what `regraft` needs."""
+    waiting = Warm(isolated)
+    yield waiting
+    waiting.close()
+
+
+@pytest.fixture(scope="session")
+def new_project(isolated: dict[str, str], prefect_server: str, warm: Warm) -> Callable[[Path], Project]:
     """Return a maker of projects whose runs report to the tests' Prefect server (no start-up of their own)."""
-    return lambda root: make_project(root, {**isolated, "PREFECT_API_URL": prefect_server})
+    return lambda root: make_project(root, {**isolated, "PREFECT_API_URL": prefect_server}, warm)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from steps.core.backbone import BATCH_NORMS
+from steps.core.inference import channels_last
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import DECLARED
 
@@ -96,16 +97,16 @@ def activation_distance(network: nn.Module, tensors: torch.Tensor) -> float | No
     found: list[float] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen = inputs[0].double().transpose(0, 1).flatten(1)
+        spread, centre = torch.std_mean(inputs[0], dim=[place for place in range(inputs[0].dim()) if place != 1])
         mean, variance = (getattr(module, f"running_{name}").double() for name in ("mean", "var"))
-        found.append(_divergence(seen.mean(1), seen.std(1), mean, variance.sqrt()))
+        found.append(_divergence(centre.double(), spread.double(), mean, variance.sqrt()))
 
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats]
     handles = [norm.register_forward_pre_hook(look) for norm in norms]
     try:
         with torch.inference_mode():
             if norms:
-                network(tensors)
+                network(channels_last(tensors))
     finally:
         for handle in handles:
             handle.remove()
