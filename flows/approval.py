@@ -40,8 +40,8 @@ def tell(report: Report) -> None:
 def settle(root: Path, report: Report) -> Report:
     """Wait for a person's answer where a deployed run has proposed a version and params.yaml says how long.
 
-    Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile. Raises
-    RequestError where the champion has moved while the run was waiting.
+    Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile; where
+    another run holds it when the answer comes, the answer waits. Raises RequestError where the champion has moved.
     """
     found = report.promotion
     minutes = params.read(root)["promote"]["wait_minutes"]
@@ -51,7 +51,7 @@ def settle(root: Path, report: Report) -> Report:
     if answer is None:
         return report
     decide = release.approve if answer.approve else release.decline
-    with running(root):
+    with running(root, wait=True):  # a person has answered: what they said must not get lost to a run that is quicker
         return answered(root, report, decide(root, found.challenger, answer.by, answer.reason))
 
 

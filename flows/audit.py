@@ -12,32 +12,43 @@ from steps.audit import Link
 
 @dataclass(frozen=True)
 class Audit:
-    """The links behind a version; `faults` where the ledger or a package was tampered with (None: not looked for)."""
+    """The links behind a version; `faults` where the ledger or a package was tampered with (None: not looked for).
+
+    `silent`: what could not be looked at.
+    """
 
     version: str
     links: list[Link]
     faults: list[str] | None
+    silent: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"version": self.version, "links": [vars(link) for link in self.links], "faults": self.faults}
+        links = [vars(link) for link in self.links]
+        return {"version": self.version, "links": links, "faults": self.faults, "silent": list(self.silent)}
 
     def lines(self) -> list[str]:
-        """Return text for a person: every link, its gaps beneath it, and the sum of both."""
+        """Return text for a person: every link with its mark, what is wrong with it beneath, and the sums."""
         width = max(len(link.what) for link in self.links)
         told = []
         for link in self.links:
-            told.append(f"  {link.what:<{width}}  {link.found}".rstrip())
-            told += [f"  {'':<{width}}  gap: {gap}" for gap in link.gaps]
-        gaps = sum(len(link.gaps) for link in self.links)
-        told.append(f"version {self.version}: {len(self.links)} links, {_count(gaps, 'gap')}")
-        return told if self.faults is None else [*told, *_verified(self.faults)]
+            told.append(f"  {'✓' if link.signed else ' '} {link.what:<{width}}  {link.found}".rstrip())
+            told += [f"    {'':<{width}}  gap: {gap}" for gap in link.gaps]
+            told += [f"    {'':<{width}}  contradiction: {one}" for one in link.contradictions]
+        gaps, signed = sum(len(link.gaps) for link in self.links), sum(link.signed for link in self.links)
+        proven = f"{signed} proven by a signature (✓)"
+        told.append(f"version {self.version}: {len(self.links)} links, {proven}, {_count(gaps, 'gap')}")
+        return told if self.faults is None else [*told, *_verified(self.faults), *self.silent]
 
 
 def audit(root: Path, version: str | None, verify: bool) -> Audit:
     """Follow a version (default: the champion) to its raw images; with `verify`, look for tampering as well."""
     found, links = chain.audit(root, version, cache(root))
-    return Audit(found, links, chain.tampered(root, found) if verify else None)
+    if not verify:
+        return Audit(found, links, None)
+    faults, silent = chain.tampered(root, found)
+    contradictions = dict.fromkeys(one for link in links for one in link.contradictions)
+    return Audit(found, links, [*faults, *contradictions], silent)
 
 
 def _verified(faults: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,7 +11,7 @@ import typer
 
 from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
 from flows.project import enter, running
-from steps.errors import RegraftError, RequestError
+from steps.errors import RegraftError, RequestError, without_passwords
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -408,6 +409,9 @@ def main() -> NoReturn:
     except RegraftError as error:
         typer.echo(f"regraft: {error}", err=True)
         sys.exit(error.exit_code)
+    except Exception:  # a fault of ours; its traceback may quote an address that libraries were given
+        typer.echo(without_passwords(traceback.format_exc()), err=True)
+        sys.exit(1)
     sys.exit(0)
 
 

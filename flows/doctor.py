@@ -1,5 +1,6 @@
 """`regraft doctor`: what is missing or misconfigured, and the fix. Changes nothing; works where little else does."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from flows.sources import BACKBONE, RAW, read_source
-from steps.adapters import files
-from steps.errors import RegraftError
+from steps.adapters import files, signing
+from steps.errors import RegraftError, without_passwords
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
@@ -30,6 +31,9 @@ class Finding:
     found: str
     fix: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "found", without_passwords(self.found))
+
     def line(self) -> str:
         """Return the finding as a line for people."""
         return f"{MARKS[self.state]} {self.what:<12} {self.found}{f'; {self.fix}' if self.fix else ''}"
@@ -44,7 +48,7 @@ def examine(root: Path) -> list[Finding]:
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
         ("packages", _packages), ("git", _git), ("DVC remote", _remote), ("images", _images), ("backbone", _backbone),
-        ("params", _params), ("MLflow", _mlflow), ("Prefect", _prefect), ("transfer", _transfer),
+        ("params", _params), ("keys", _keys), ("MLflow", _mlflow), ("Prefect", _prefect), ("transfer", _transfer),
     )  # fmt: skip
     found: list[Finding] = []
     for what, check in (*everywhere, *here) if (root / "dvc.yaml").exists() else everywhere:
@@ -192,6 +196,22 @@ def _params(root: Path) -> Findings:
         root, (" ".join(of["cmd"].split()) for of in graph.values()), {"promote": PromoteParams, "export": ExportParams}
     )
     yield Finding("params", GOOD, "params.yaml is complete and in range")
+
+
+def _keys(_: Path) -> Findings:
+    """Say what signs here and what is believed here; keys are named by the first digits of their SHA-256."""
+    private, public = signing.key_path(), signing.public_path()
+    named = {signing.ENVIRONMENT, signing.PUBLIC} & set(os.environ)
+    if not (named or private.exists() or public.exists()):
+        yield Finding("keys", GOOD, "none yet: made where the first version is signed")
+        return
+    known = ", ".join(hashlib.sha256(key).hexdigest()[:12] for key in signing.trusted())
+    signs = f"{private} signs" if private.exists() else "nothing signs here"
+    told = f"{signs}; trusted to verify: {known}"
+    if private.exists() and private.stat().st_mode & 0o077:
+        yield Finding("keys", WARNING, f"{told}; others on this machine can read {private}", f"chmod 600 {private}")
+    else:
+        yield Finding("keys", GOOD, told)
 
 
 def _mlflow(_: Path) -> Findings:

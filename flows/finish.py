@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flows.graph import Graph
 from steps.adapters import files, stage
 from steps.core.ledger import PROPOSE, Decision
+from steps.errors import without_passwords
 from steps.export import ExportParams
 from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
 from steps.rematch import EVALUATION
@@ -160,6 +161,6 @@ def _verdict(promotion: Promotion) -> str:
 def _links(root: Path, run_id: str) -> Iterator[tuple[str, str]]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith("http"):
-        yield "MLflow run", f"{uri}/#/runs/{run_id}"
+        yield "MLflow run", f"{without_passwords(uri)}/#/runs/{run_id}"
     if (root / "data/outcome/data_docs/index.html").exists():
         yield "Data Docs: what the gate checked", "data_docs/index.html"

@@ -72,8 +72,8 @@ def editing_params(root: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def running(root: Path) -> Iterator[None]:
-    """Hold the project's lock for a whole run; GraphError at once where another run holds it.
+def running(root: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the project's lock for a whole run. Where another run holds it: GraphError at once, or `wait` for its end.
 
     DVC's own lock cannot span a run (its status refuses inside it). The kernel frees this one when a run is killed.
     """
@@ -81,7 +81,7 @@ def running(root: Path) -> Iterator[None]:
 
     with (root / STATE / "lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise GraphError("another run holds this project; wait for it to end, then run again") from None
         yield

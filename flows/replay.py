@@ -17,16 +17,18 @@ from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
 from steps.adapters import circumstances, files, ledger, params, tracking
 from steps.adapters.tracking import LINEAGE
-from steps.audit import Evidence, gather, missing_inputs, place_of
+from steps.audit import lost_changes, missing_inputs, place_of
 from steps.core.replay import Verdict, differences, gaps, judge
 from steps.errors import GraphError, RequestError
+from steps.evidence import Evidence, gather
 
 log = logging.getLogger("regraft")
 LAST = "register"  # what comes after it does not make the version
 RECEIPT, EVALUATION, PREDICTIONS = (
     "data/reports/register.json", "data/reports/evaluation.json", "data/predictions.parquet",
 )  # fmt: skip
-APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "PYTHONPATH")  # what a replay does not inherit
+# What a replay does not inherit.
+APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "REGRAFT_PUBLIC_KEY", "PYTHONPATH")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
     """Run every stage of a version again, in a clean worktree of its commit, and compare with what was recorded.
 
     `values`: a params.yaml in place of the run's own, to see what it would change. `tolerance`: of figures and
-    probabilities, up to which the replay counts as equivalent. Raises RequestError, with every reason, where the
-    run does not hold enough to begin.
+    probabilities, up to which the replay counts as equivalent. Nothing runs but what was signed with the version.
+    Raises RequestError, with every reason, where that does not suffice to begin.
     """
     mlflow, name, store = tracking.client(), str(params.read(root)["register"]["model_name"]), cache(root)
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,23 +70,30 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
 
 
 def _refuse(held: Evidence, store: Path) -> None:
-    """Refuse a version whose run lacks what a replay begins with."""
-    tags = held.run.data.tags if held.run else {}
-    commit, state = tags.get(circumstances.COMMIT), tags.get(circumstances.CHANGES)
-    lacks = []
-    if held.run is None:
-        lacks.append("its run is gone")
-    elif not commit:
-        lacks.append("it was made in no git commit")
-    elif not circumstances.has_commit(held.root, commit):
-        lacks.append(f"its commit {commit[:12]} is not in this repository: fetch it")
-    if commit and state != circumstances.NONE and circumstances.PATCH not in held.kept:
-        lacks.append(f"its uncommitted changes are not kept ({state or 'lost'})")
-    if held.run and circumstances.LOCK not in held.kept:
-        lacks.append("its run holds no dvc.lock")
-    lacks += missing_inputs(held, store)
+    """Refuse a version that nothing vouches for, whose run was changed since, or that lacks what a replay begins with.
+
+    A commit and a patch are code: those that the run names are held against the signed ones before any of it runs.
+    """
+    lacks = [*_unproven(held), *held.contradictions()]
+    if held.around:
+        commit = held.circumstance(circumstances.COMMIT)
+        if not commit:
+            lacks.append("it was made in no git commit")
+        elif not circumstances.has_commit(held.root, commit):
+            lacks.append(f"its commit {commit[:12]} is not in this repository: fetch it")
+        lacks += lost_changes(held) if commit else []
+        lacks += [] if held.lock() else ["it was registered without a dvc.lock"]
+        lacks += missing_inputs(held, store)
     if lacks:
         raise RequestError("\n  ".join([f"version {held.version} cannot be replayed:", *lacks]))
+
+
+def _unproven(held: Evidence) -> list[str]:
+    if held.proof is None:
+        return [held.doubt]
+    if held.around is None:
+        return ["it was registered before regraft signed commit, changes and dvc.lock: nothing vouches for their code"]
+    return []
 
 
 @contextmanager
@@ -95,7 +104,7 @@ def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
     _git(root, "worktree", "prune")
     try:
         _git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", "--force", str(place),
-             held.run.data.tags[circumstances.COMMIT])  # fmt: skip
+             str(held.circumstance(circumstances.COMMIT)))  # fmt: skip
         if circumstances.PATCH in held.kept:
             _git(place, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
         tree = place / _git(root, "rev-parse", "--show-prefix").strip()
@@ -114,8 +123,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _environment(tree: Path, held: Evidence) -> tuple[str, ...]:
-    """Say where packages and machine are not those of the run: what the lock pins, and what the run's tags tell."""
-    now, then = circumstances.hardware(), held.run.data.tags.get(circumstances.HARDWARE)
+    """Say where packages and machine are not those of then: what the lock pins, and what was signed."""
+    now, then = circumstances.hardware(), held.circumstance(circumstances.HARDWARE)
     machine = [f"the machine: {now} (then: {then})"] if now != then else []
     return (*unlike((tree / "requirements.lock").read_text(encoding="utf-8")), *machine)
 
@@ -147,14 +156,21 @@ def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdi
     graph.close()
     was, now = held.lock(), files.read_yaml(tree / circumstances.LOCK)["stages"]
     versions = files.read_json(tree / RECEIPT)["versions"]
-    reproduced = versions.get(held.tags.get("kind")) == held.tags.get(LINEAGE)
+    kind = held.proof.facts["kind"] if held.proof else None
+    reproduced = versions.get(kind) == held.tags.get(LINEAGE)
     return judge(differences(order, was, now), reproduced, _measured(tree, held, store), tolerance)
 
 
 def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | None:
     """Measure how far answers and figures are apart; None where the cache no longer has the original's."""
-    place = place_of(store, held.made().get(PREDICTIONS, ""))
-    if not place.is_file() or Path(EVALUATION).name not in held.kept:
+    made, told = held.made(), held.told.get(Path(EVALUATION).name)
+    place = place_of(store, made.get(PREDICTIONS, ""))
+    if told is None or not (_is(place, made.get(PREDICTIONS)) and _is(told, made.get(EVALUATION))):
         return None
-    judged, anew = files.read_json(held.kept[Path(EVALUATION).name]), files.read_json(tree / EVALUATION)
+    judged, anew = files.read_json(told), files.read_json(tree / EVALUATION)
     return gaps(files.read_table(place), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
+
+
+def _is(path: Path, digest: str | None) -> bool:
+    """Say whether a file is still the one that the signed dvc.lock names."""
+    return path.is_file() and files.md5_of(path) == digest

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from steps.errors import GraphError
+from steps.errors import GraphError, without_passwords
 
 PREFECT, MLFLOW = 4200, 5000
 
@@ -18,13 +18,13 @@ def ui(root: Path) -> None:
     """
     store = os.environ["MLFLOW_TRACKING_URI"]
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(MLFLOW),
-              "--backend-store-uri", store,
               "--artifacts-destination", (root / ".regraft" / "mlartifacts").as_uri()]  # fmt: skip
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PREFECT)]
     elsewhere = store.startswith("http")
-    print(_told(store if elsewhere else f"http://127.0.0.1:{MLFLOW}"), flush=True)  # noqa: T201
+    print(_told(without_passwords(store) if elsewhere else f"http://127.0.0.1:{MLFLOW}"), flush=True)  # noqa: T201
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else a stopped `regraft ui` would leave both behind
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["MLFLOW_BACKEND_STORE_URI"] = store  # as an argument, all on this machine would read its password
     commands = [prefect] if elsewhere else [mlflow, prefect]
     servers = [subprocess.Popen(command, env=environment, cwd=root) for command in commands]
     try:

@@ -1,16 +1,17 @@
-"""Audit: from the alias back to the raw images, link by link, with every gap named."""
+"""Audit: from the alias back to the raw images, link by link: what a signature proves, and every gap, named."""
 
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steps import release
 from steps.adapters import circumstances, files, ledger, packages, params, registry, tracking
 from steps.adapters.tracking import LINEAGE
-from steps.core.ledger import Chain
+from steps.core.ledger import silences
 from steps.errors import RegistryError, RequestError
+from steps.evidence import Evidence, gather
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,44 +21,16 @@ CARD = "card.json"  # of a backbone; its owner `adapters.models` loads torch
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain: what it is, what was found, and what is missing there."""
+    """One link of the chain: what it is, what was found, whether a signature proves it, and what is missing there.
+
+    `contradictions`: where somebody says something else than what was signed.
+    """
 
     what: str
     found: str
     gaps: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the registry and the run hold about one version; `kept` are the run's files by name."""
-
-    root: Path
-    chain: Chain
-    name: str
-    version: str
-    tags: dict[str, str]
-    run: Any
-    kept: dict[str, Path]
-
-    def lineage(self) -> dict[str, Any]:
-        """Return the run's identity: stage, code, params and inputs; empty where it is lost."""
-        return dict(files.read_json(self.kept["lineage.json"])) if "lineage.json" in self.kept else {}
-
-    def lock(self) -> dict[str, Any]:
-        """Return the stages of the run's dvc.lock; empty where it is lost."""
-        if circumstances.LOCK not in self.kept:
-            return {}
-        return dict(files.read_yaml(self.kept[circumstances.LOCK])["stages"])
-
-    def read(self) -> dict[str, str]:
-        """Return the data that the run read from outside of the graph: path -> digest of DVC."""
-        made = self.made()
-        deps = {dep["path"]: dep["md5"] for stage in self.lock().values() for dep in stage["deps"]}
-        return {p: digest for p, digest in sorted(deps.items()) if p.startswith("data/") and p not in made}
-
-    def made(self) -> dict[str, str]:
-        """Return what the run's stages made: path -> digest of DVC."""
-        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage.get("outs", ())}
+    signed: bool = False
+    contradictions: tuple[str, ...] = ()
 
 
 def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]]:
@@ -75,50 +48,44 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
         return version, [*_registry(mlflow, held), *_run(held), *_data(held, store)]
 
 
-def tampered(root: Path, version: str) -> list[str]:
-    """Return what is wrong with the ledger, its export, and the packages of every version that they or you name."""
+def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the ledger, its export, and the packages of every version that they or you name.
+
+    The second list says what could not be looked at.
+    """
     chain, faults = release.history(root)
+    emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
+    faults += emptied
     mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
-            packages.verify(mlflow, name, number)
+            packages.verify(mlflow, name, number, chain.package_of(number))
         except RegistryError as error:
             faults.append(str(error))
-    return faults
-
-
-def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:
-    """Collect what is known of a version, the run's files copied into `folder`; RequestError where it is unknown."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = mlflow.get_model_version(name, version)
-    except MlflowException:
-        raise RequestError(f"{name} has no version {version}") from None
-    try:
-        run = mlflow.get_run(found.run_id)
-    except MlflowException:
-        return Evidence(root, chain, name, version, dict(found.tags), None, {})
-    return Evidence(root, chain, name, version, dict(found.tags), run, tracking.fetch(mlflow, found.run_id, folder))
+    return faults, silent
 
 
 def _registry(mlflow: "MlflowClient", held: Evidence) -> Iterator[Link]:
-    alias = registry.alias_version(mlflow, held.name, registry.CHAMPION)
+    alias, whole = registry.alias_version(mlflow, held.name, registry.CHAMPION), not held.chain.faults
     stray = alias != held.chain.champion
     told = f"champion is {_version(held.chain.champion)}"
-    yield Link("alias", told, (f"the alias points to {_version(alias)}, the ledger says otherwise",) if stray else ())
+    moved = (f"the alias points to {_version(alias)}, the ledger says otherwise",) if stray else ()
+    yield Link("alias", told, moved, signed=whole)
 
     about = [(n, decision) for n, decision in held.chain.entries if decision.version == held.version]
     if about:
         number, last = about[-1]
-        yield Link("decision", f"entry {number}: {last.kind}, by {last.by}, {last.at}: {'; '.join(last.reasons)}")
+        told = f"entry {number}: {last.kind}, by {last.by}, {last.at}: {'; '.join(last.reasons)}"
+        yield Link("decision", told, signed=whole)
     else:
         yield Link("decision", "none", (f"no entry of the ledger is about version {held.version}",))
 
     digest = held.tags.get(LINEAGE)
     lost = [] if registry.has_version(mlflow, held.name, held.version) else ["its files are gone"]
     lost += [] if digest else ["it carries no digest: regraft did not register it"]
-    yield Link("version", f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}", tuple(lost))
+    lost += [f"nothing below is proven: {held.doubt}"] if held.doubt and not lost else []
+    told = f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}"
+    yield Link("version", told, tuple(lost), signed=held.proof is not None)
 
 
 def _version(number: str | None) -> str:
@@ -126,24 +93,40 @@ def _version(number: str | None) -> str:
 
 
 def _run(held: Evidence) -> Iterator[Link]:
-    if held.run is None:
+    if held.run is None and held.around is None:
         yield Link("run", "none", ("the run that made it is gone, and with it all that follows",))
         return
-    tags = held.run.data.tags
-    made = tags.get(circumstances.HARDWARE, "")
-    gaps = [] if made else ["it does not say where and by whom it was made (an older regraft)"]
-    prefect = f", Prefect run {tags[circumstances.PREFECT]}" if circumstances.PREFECT in tags else ""
-    by = tags.get(circumstances.BY, "?")
-    at = _moment(held.run.info.start_time)
-    told = f"{held.run.info.run_id} of stage {tags.get('stage')}, by {by}, {at}, {made}{prefect}"
-    yield Link("run", told, tuple(gaps))
-    yield _commit(held, tags)
-    lineage = held.lineage()
+    yield _made(held)
+    yield _commit(held)
+    lineage, proven = held.lineage(), held.lineage_is_proven()
     lost = () if lineage else ("lineage.json is not among the run's files",)
-    yield Link("lineage", f"digest {tags.get(LINEAGE)}", lost)
+    digest = held.proof.facts.get("lineage") if held.proof else held.run.data.tags.get(LINEAGE)
+    yield Link("lineage", f"digest {digest}", lost, signed=held.proof is not None)
+    changed = ("the run's lineage.json is not what the signed digest was made of",) if proven is False else ()
     if lineage:
-        yield Link("code", f"digest {lineage['code']}")
-    yield _params(held, lineage)
+        yield Link("code", f"digest {lineage['code']}", signed=bool(proven), contradictions=changed)
+    gaps = () if circumstances.PARAMS in held.kept else ("params.yaml is not among the run's files",)
+    told = ", ".join(f"{name}: {value}" for name, value in lineage["params"].items()) if lineage else "unknown"
+    yield Link("params", told, gaps, signed=bool(proven), contradictions=changed)
+
+
+def _made(held: Evidence) -> Link:
+    """Tell of the run: when, where and by whom, and whether it says today what was signed."""
+    made, by = held.circumstance(circumstances.HARDWARE), held.circumstance(circumstances.BY)
+    gaps = [] if made else ["it does not say where and by whom it was made (an older regraft)"]
+    if held.proof and held.around is None:
+        gaps.append("it was registered before regraft signed its circumstances: nothing proves what the run keeps")
+    run = held.circumstance(circumstances.PREFECT)
+    prefect = f", Prefect run {run}" if run else ""
+    if held.run is None:
+        return Link("run", f"gone; registered by {by}, {made}{prefect}", tuple(gaps), signed=True)
+    told = f"{held.run.info.run_id} of stage {held.run.data.tags.get('stage')}"
+    at = _moment(held.run.info.start_time)
+    if held.around and held.around["run_is_older"]:
+        told = f"{told}, {at}; registered later by {by}, {made}{prefect}"
+    else:
+        told = f"{told}, by {by or '?'}, {at}, {made}{prefect}"
+    return Link("run", told, tuple(gaps), held.around is not None, tuple(held.contradictions()))
 
 
 def _moment(milliseconds: int) -> str:
@@ -152,37 +135,41 @@ def _moment(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
 
 
-def _commit(held: Evidence, tags: dict[str, str]) -> Link:
-    commit, state = tags.get(circumstances.COMMIT), tags.get(circumstances.CHANGES)
+def _commit(held: Evidence) -> Link:
+    commit, signed = held.circumstance(circumstances.COMMIT), held.around is not None
     if not commit:
-        return Link("commit", "none", ("the project was in no git commit: nothing restores its code",))
-    gaps = []
-    if not circumstances.has_commit(held.root, commit):
-        gaps.append(f"commit {commit[:12]} is not in this repository: fetch it")
-    if state != circumstances.NONE and circumstances.PATCH not in held.kept:
-        gaps.append(f"the tree was dirty and the changes are not kept ({state or 'lost'})")
+        told = "the project was in no git commit: nothing restores its code"
+        return Link("commit", "none", (told,), signed=signed)
+    gaps = [] if circumstances.has_commit(held.root, commit) else [
+        f"commit {commit[:12]} is not in this repository: fetch it"
+    ]  # fmt: skip
+    gaps += lost_changes(held)
+    state, patch = held.circumstance(circumstances.CHANGES), held.kept.get(circumstances.PATCH)
     dirty = "" if state == circumstances.NONE else ", with uncommitted changes"
-    kept = f" ({held.kept[circumstances.PATCH].stat().st_size} bytes kept)" if circumstances.PATCH in held.kept else ""
-    return Link("commit", f"{commit}{dirty}{kept}", tuple(gaps))
+    kept = f" ({patch.stat().st_size} bytes kept)" if patch else ""
+    return Link("commit", f"{commit}{dirty}{kept}", tuple(gaps), signed=signed)
 
 
-def _params(held: Evidence, lineage: dict[str, Any]) -> Link:
-    gaps = () if circumstances.PARAMS in held.kept else ("params.yaml is not among the run's files",)
-    if not lineage:
-        return Link("params", "unknown", gaps)
-    told = ", ".join(f"{name}: {value}" for name, value in lineage["params"].items())
-    return Link("params", told, gaps)
+def lost_changes(held: Evidence) -> list[str]:
+    """Say why the uncommitted changes of a version cannot be brought back, if that is so."""
+    state = held.circumstance(circumstances.CHANGES)
+    if state == circumstances.UNKNOWN:
+        return ["whether the tree was clean is unknown: git failed while it was registered"]
+    if state != circumstances.NONE and circumstances.PATCH not in held.kept:
+        return [f"the tree was dirty and the changes are not kept ({state or 'lost'})"]
+    return []
 
 
 def _data(held: Evidence, store: Path) -> Iterator[Link]:
     if not held.lock():
         yield Link("data", "unknown", ("dvc.lock is not among the run's files: what it read cannot be followed",))
         return
-    made, read = held.made(), held.read()
+    made, read, signed = held.made(), held.read(), held.around is not None
     yield _disagreements(held, made | read, store)
     for path, digest in sorted(made.items()):
         if path.endswith(".parquet"):
-            yield Link("table", f"{path}, digest {digest}", tuple(_missing(store, held.root, path, digest)))
+            gaps = tuple(_missing(store, held.root, path, digest))
+            yield Link("table", f"{path}, digest {digest}", gaps, signed=signed)
     for path, digest in read.items():
         if digest.endswith(".dir"):
             yield _input(held, store, path, digest)
@@ -201,19 +188,23 @@ def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
                 gaps.append(f"{path}: lineage and dvc.lock name different bytes")
     if not agreed and not gaps:
         gaps.append("no input could be hashed again: none is in DVC's cache")
-    return Link("inputs", f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else "", tuple(gaps))
+    told = f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else ""
+    return Link("inputs", told, tuple(gaps), signed=bool(held.lineage_is_proven()) and not gaps)
 
 
 def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
-    gaps = tuple(_missing(store, held.root, path, digest))
+    gaps, signed = tuple(_missing(store, held.root, path, digest)), held.around is not None
     listed = place_of(store, digest)
     entries = {e["relpath"]: e["md5"] for e in files.read_json(listed)} if listed.is_file() else {}
     card = place_of(store, entries.get(CARD, ""))
     if not card.is_file():
-        return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps)
+        return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps, signed=signed)
     told = files.read_json(card)
     weights = f"{told['name']} ({told['source']}; licence: {told['licence']}), weights {told['sha256']}"
-    return Link("backbone", weights, gaps)
+    pinned = held.proof.facts.get("backbone_sha256") if held.proof else None
+    other = (f"its card in DVC's cache pins other weights than those that were signed, {pinned}",)
+    agrees = pinned == told["sha256"]
+    return Link("backbone", weights, gaps, agrees, () if agrees or held.proof is None else other)
 
 
 def missing_inputs(held: Evidence, store: Path) -> list[str]:

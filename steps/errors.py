@@ -1,10 +1,23 @@
 """Every fault that a user can mend, and the exit code that `regraft` turns it into."""
 
+import re
+
+# In an address: what stands between the user's name and the host. Digits up to a slash are a port, and no secret.
+SECRET = re.compile(r"(://[^\s:/@]*):(?!\d{1,5}/)[^\s@]+(?:@[^\s/@]*)*@")
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which no address holds a password: `http://ada:secret@host` becomes `http://ada@host`."""
+    return SECRET.sub(r"\1@", text)
+
 
 class RegraftError(Exception):
-    """Base of the expected faults: shown as a sentence, never as a traceback."""
+    """Base of the expected faults: shown as a sentence, never as a traceback, and never with a password in it."""
 
     exit_code = 1
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_passwords(one) if isinstance(one, str) else one for one in told))
 
 
 class RequestError(RegraftError):

@@ -16,7 +16,9 @@ from steps.adapters import champion, images, params, registry, tracking
 from steps.adapters.answer_store import FOLDER, AnswerStore
 from steps.adapters.champion import Served
 from steps.adapters.pictures import Named
+from steps.adapters.production import Production
 from steps.adapters.progress import track
+from steps.errors import RegistryError
 
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
@@ -36,10 +38,16 @@ class Row(NamedTuple):
 
 
 def load(root: Path, version: str | None) -> Served:
-    """Load a version, or the champion; RequestError where there is none, RegistryError where it is not sound."""
+    """Load a version, or the champion that the ledger names, whatever the alias says.
+
+    RequestError where there is none, RegistryError where ledger or version is not sound.
+    """
     name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
-    address = f"models:/{name}/{version}" if version else f"models:/{name}@{registry.CHAMPION}"
-    return champion.load(mlflow, *registry.resolve(mlflow, address))
+    if version:
+        return champion.load(mlflow, *registry.resolve(mlflow, f"models:/{name}/{version}"))
+    production = Production(mlflow, name, root)
+    number = production.champion()
+    return champion.load(mlflow, name, number, production.package_of(number))
 
 
 def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Row]:
@@ -75,6 +83,8 @@ def _row(served: Served, store: AnswerStore, one: Named) -> Row:
         return row(identity, _answer(served, store, identity, data))
     except images.UndecodableError as error:
         return row(identity, error=error.reason)
+    except RegistryError as error:  # the version's own code cannot read what today's decoder can
+        return row(identity, error=str(error))
 
 
 def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         outcomes.append(_answer(mlflow, case, chain))
         found = outcomes[-1]
         return not found.new or ledger.append(
-            mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question
-        )
+            mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question,
+            package=found.package,
+        )  # fmt: skip
 
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
@@ -128,8 +129,7 @@ class Case:
             return None
         from steps.adapters import looks  # SciPy takes its time
 
-        found = looks.standing(self.root)
-        return found.sentence if found.exhausted else None
+        return looks.exhausted(self.root)
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ class Answer:
     question: str
     new: bool
     comparison: Mapping[str, Any] | None = None
+    package: str | None = None  # digest of the challenger's package, as it was verified
 
 
 def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
@@ -156,14 +157,15 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
         reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
         return Answer(found.kind, before, before, reasons, question, new=False)
-    verdict, lost, compared = _decided(mlflow, case, before)
+    package = packages.verify(mlflow, case.name, challenger, chain.package_of(challenger))
+    verdict, lost, compared = _decided(mlflow, case, chain)
     kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
     if verdict.promote and case.rules.approval == REQUIRED:
         wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
         kind, reasons = PROPOSE, (wait, *reasons)
     elif verdict.promote:
         kind, champion = PROMOTE, challenger
-    return Answer(kind, champion, before, reasons, question, new=True, comparison=compared)
+    return Answer(kind, champion, before, reasons, question, new=True, comparison=compared, package=package)
 
 
 def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
@@ -202,21 +204,20 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
     return chosen
 
 
-def _decided(
-    mlflow: "MlflowClient", case: Case, champion: str | None
-) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
+def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
     """Decide; a champion whose files are gone cannot be judged, and is no opponent.
 
-    Raises RegistryError where files of either version are not what was signed, or cannot be had just now: nothing is
-    decided then, or whoever damages the champion would promote its challenger.
+    Raises RegistryError where its files are not what was signed or decided about, or cannot be had just now: nothing
+    is decided then, or whoever damages the champion would promote its challenger.
     """
-    packages.verify(mlflow, case.name, case.challenger)
-    rules, lost, match = case.rules, [], None
+    champion, rules, lost, match = chain.champion, case.rules, list[str](), None
     if champion and not registry.has_version(mlflow, case.name, champion):
         lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
     elif champion:
         timed = rules.max_latency_ratio is not None
-        match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, champion, timed)
+        opponent = packages.load(mlflow, case.name, champion, chain.package_of(champion))
+        match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, opponent, timed)
+        lost = match.unanswered
     evaluation = case.evaluation
     calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
     facts = Facts(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, models, package, registry, stage, tracking
+from steps.adapters import circumstances, files, models, package, registry, stage, tracking
+from steps.adapters.circumstances import Circumstances
 from steps.adapters.stage import Lineage, digest_of
 from steps.core.backbone import Grafted
 from steps.core.decision import FINE_TUNED, HEAD
@@ -72,7 +73,10 @@ def register(
 
     mlflow = tracking.client()
     registry.ensure_model(mlflow, params.model_name)
-    digests = {c.kind: _register(mlflow, params, c, judged, example, evaluation, model_card) for c in candidates}
+    around = circumstances.gather(files.project_root())
+    digests = {
+        c.kind: _register(mlflow, params, c, judged, example, around, evaluation, model_card) for c in candidates
+    }
 
     files.write_json(receipt, {
         "model_name": params.model_name,
@@ -115,6 +119,7 @@ def _register(
     candidate: Candidate,
     judged: dict[str, Any],
     example: bytes,
+    around: Circumstances,
     *artifacts: Path,
 ) -> str:
     """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
@@ -123,12 +128,13 @@ def _register(
         content = package.write_model(model, candidate.network.state_dict(), candidate.facts)
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment = tracking.experiment(mlflow, params.experiment)
+        older = tracking.find_run(mlflow, experiment, candidate.lineage.digest) is not None
         run = tracking.log_run(
             mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, *artifacts),
-            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
+            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]}, around,
         )  # fmt: skip
         if registry.find_version(mlflow, params.model_name, digest) is None:
-            package.save(Path(scratch) / "saved", model, digest, example)
+            package.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
             registry.create_version(
                 mlflow, params.model_name, digest, run, Path(scratch) / "saved",
                 {"kind": candidate.kind},

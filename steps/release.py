@@ -27,14 +27,26 @@ class Turn:
 def approve(root: Path, version: str, by: str, reason: str) -> Decision:
     """Make a proposed version champion; return the entry.
 
-    Raises RequestError where the version was not proposed, or where it was proposed against another champion.
+    Raises RequestError where the version was not proposed, where it was proposed against another champion, and where
+    the test images have been looked at too often to decide anything.
     """
 
     def target(chain: Chain) -> Turn:
         proposal = _proposal(chain, version)
+        _must_decide(root)
         return Turn(version, version, (f"approved: {reason}", *proposal.reasons[1:]), proposal.question)
 
     return _decide(root, PROMOTE, by, target)
+
+
+def _must_decide(root: Path) -> None:
+    """Refuse where the test images that proved the version may prove nothing any more (promote.look_limit)."""
+    if params.read(root)["promote"]["look_limit"] is None:
+        return
+    from steps.adapters import looks  # SciPy takes its time
+
+    if told := looks.exhausted(root):
+        raise RequestError(told)
 
 
 def decline(root: Path, version: str, by: str, reason: str) -> Decision:
@@ -86,8 +98,10 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> 
 
     def turn(chain: Chain) -> bool:
         made = target(chain)
-        _must_exist(mlflow, name, made.version)
-        return ledger.append(mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by)
+        package = _proven(mlflow, name, chain, made.version)
+        return ledger.append(
+            mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by, package=package
+        )
 
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
@@ -97,10 +111,11 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> 
     return made
 
 
-def _must_exist(mlflow: "MlflowClient", name: str, version: str) -> None:
+def _proven(mlflow: "MlflowClient", name: str, chain: Chain, version: str) -> str:
+    """Return the digest of a version's package: there, as it was signed, and the one that was decided about before."""
     if not registry.has_version(mlflow, name, version):
         raise RequestError(f"version {version} of {name} is no longer in the registry, or its files are gone")
-    packages.verify(mlflow, name, version)
+    return packages.verify(mlflow, name, version, chain.package_of(version))
 
 
 def history(root: Path) -> tuple[Chain, list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.adapters import files, packages, params
 from steps.adapters.packages import Package
+from steps.errors import RegistryError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,20 +20,24 @@ TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 @dataclass(frozen=True)
 class Rematch:
-    """Challenger (a) and champion (b), as `core.gate.Facts` has them, and the time of a over that of b."""
+    """Challenger (a) and champion (b), as `core.gate.Facts` has them, and the time of a over that of b.
+
+    `unanswered`: a sentence where the champion's own code cannot read some of the images; they count as wrong answers.
+    """
 
     comparison: dict[str, Any]
     recalls: list[dict[str, Any]]
     latency_ratio: float | None
+    unanswered: list[str]
 
 
 def rematch(
-    mlflow: "MlflowClient", root: Path, name: str, kind: str, challenger: str, champion: str, timed: bool
+    mlflow: "MlflowClient", root: Path, name: str, kind: str, challenger: str, champion: Package, timed: bool
 ) -> Rematch:
     """Compare two versions on the test images of today; the challenger's answers are those that `evaluate` wrote.
 
-    Time is measured where `timed` asks for it. Raises RegistryError where a package is gone, or is not
-    what was signed.
+    Time is measured where `timed` asks for it, on images that both answer. Raises RegistryError where the champion
+    answers none of them, and where the challenger's package is gone or not what was signed.
     """
     import numpy as np
 
@@ -51,13 +56,17 @@ def rematch(
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
     images = [root / RAW / path for path in mine["path"]]
-    package = packages.load(mlflow, name, champion)  # to be held: its files live as long as it does
-    looks.record([weights_of(package)], mine["id"])
-    theirs = [label for some in batched(images, 256) for label in package.model.predict(_frame(some))["label"]]
+    looks.record([weights_of(champion)], mine["id"])
+    theirs = [label for some in batched(images, 256) for label in labels(champion, some)]
+    answered = [path for path, label in zip(images, theirs, strict=True) if label is not None]
+    if not answered:
+        raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
     classes = files.read_json(root / EVALUATION)["classes"]
     targets = np.searchsorted(classes, mine["label"].tolist())
-    right = ((mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs) == mine["label"].to_numpy())
-    generator = numpy_generator(document["seed"], "promote", champion)
+    right = (
+        (mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs, dtype=object) == mine["label"].to_numpy()
+    )  # fmt: skip
+    generator = numpy_generator(document["seed"], "promote", champion.version)
     found = compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator)
     figure = found["balanced_accuracy"]
     return Rematch(
@@ -66,8 +75,28 @@ def rematch(
             "difference": figure["value"], "low": figure["low"], "high": figure["high"],
         },
         per_class(targets, *right, classes),
-        latency_ratio(packages.load(mlflow, name, challenger), package, images[:TIMED]) if timed else None,
+        latency_ratio(packages.load(mlflow, name, challenger), champion, answered[:TIMED]) if timed else None,
+        _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
     )  # fmt: skip
+
+
+def labels(package: Package, paths: list[Path]) -> list[str | None]:
+    """Return a version's label for each image; None for one that its own code, which may be old, cannot read."""
+    try:
+        return list(package.model.predict(_frame(paths))["label"])
+    except Exception:  # last year's code, with exceptions of its own: one bad image must not hide the others' answers
+        if len(paths) == 1:
+            return [None]
+    half = len(paths) // 2
+    return [*labels(package, paths[:half]), *labels(package, paths[half:])]
+
+
+def _unanswered(champion: Package, paths: list[str]) -> list[str]:
+    shown = ", ".join(paths[:3]) + (" ..." if paths[3:] else "")
+    told = (
+        f"version {champion.version}, the champion, cannot read {len(paths)} test images, which count as wrong: {shown}"
+    )
+    return [told] if paths else []
 
 
 def weights_of(package: Package) -> str:

@@ -1,4 +1,4 @@
-"""Serve: the version that an alias names, over HTTP, until stopped. No stage: it follows what the registry says now."""
+"""Serve: the version in production, over HTTP, until stopped. No stage: it follows what the registry says now."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steps.adapters import champion, params, registry, tracking
-from steps.adapters.champion import Follower
+from steps.adapters.champion import Follower, Served
+from steps.adapters.production import Named, Production, aliased
 from steps.adapters.service import Limits, application
 from steps.errors import RequestError
 
@@ -58,11 +59,16 @@ def serve(
 
 def _follower(root: Path, alias: str, version: str | None, every: float) -> Follower:
     name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
-    address = f"models:/{name}/{version}" if version else f"models:/{name}@{alias}"
-    _, number = registry.resolve(mlflow, address)
-    load = partial(champion.load, mlflow, name)
-    find = partial(champion.named, mlflow, name, alias)
-    return Follower(load(number), (lambda: version) if version else find, load, every)
+    if alias == registry.CHAMPION and not version:
+        production = Production(mlflow, name, root)
+
+        def load_decided(number: str) -> Served:
+            return champion.load(mlflow, name, number, production.package_of(number))
+
+        return Follower(load_decided(production.champion()), production.named, load_decided, every)
+    _, number = registry.resolve(mlflow, f"models:/{name}/{version}" if version else f"models:/{name}@{alias}")
+    load, find = partial(champion.load, mlflow, name), partial(aliased, mlflow, name, alias)
+    return Follower(load(number), (lambda: Named(version)) if version else find, load, every)
 
 
 def _bound(host: str, port: int) -> socket.socket:

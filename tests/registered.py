@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from steps.adapters import images, models, package, registry, tracking
+from steps.adapters import images, ledger, models, package, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.inference import predict_probabilities
+from steps.core.ledger import PROMOTE
 from steps.core.preprocessing import preprocess
 from tests.conftest import make_project, write_images
 
@@ -59,8 +60,17 @@ class Registered:
         self.networks[number] = network
         return number
 
-    def promote(self, number: str | None) -> None:
-        """Point the alias champion to a version, without the gate."""
+    def promote(self, number: str) -> None:
+        """Let the ledger name a version champion, without the gate; the alias follows."""
+        mlflow = tracking.client()
+        package = registry.digest(mlflow, NAME, number)
+        ledger.decide(
+            mlflow, NAME, lambda chain: chain.champion == number or ledger.append(
+                mlflow, NAME, chain, PROMOTE, number, number, ["a test wants it"], package=package),
+        )  # fmt: skip
+
+    def point(self, number: str | None) -> None:
+        """Move the alias champion by hand."""
         registry.point_alias(tracking.client(), NAME, registry.CHAMPION, number)
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:

@@ -1,21 +1,29 @@
 """Where backbones come from: torchvision by name, a local file, MLflow's registry, or the project itself."""
 
 import difflib
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steps.adapters import files, models, registry, tracking
+from steps.adapters import files, models, packages, registry, signing, tracking
 from steps.adapters.models import Card
 from steps.core.backbone import OWN, architectures, build, top_of
 from steps.core.preprocessing import Preprocessing
-from steps.errors import RequestError
+from steps.errors import RegraftError, RequestError
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("regraft")
 State = dict[str, torch.Tensor]
 Loaded = tuple[Card, State]
 REGISTRY = "models:"
+MODEL = "artifacts/model"  # inside a package
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
@@ -66,23 +74,39 @@ def registered(address: str) -> Loaded:
 
     `address` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Of the version's files two are read, JSON and
     safetensors; its code does not run and nothing is unpickled. Raises RequestError where there is no such version or
-    regraft did not make it.
+    regraft did not make it, RegistryError where regraft did and it is not what was signed.
     """
-    name, version = registry.resolve(tracking.client(), address)
+    mlflow = tracking.client()
+    name, version = registry.resolve(mlflow, address)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = registry.fetch(name, version, "artifacts/model", Path(scratch))
+        with _model_of(mlflow, name, version) as folder:
             facts, state = files.read_json(folder / models.FACTS), files.read_tensors(folder / models.WEIGHTS)
         card = _card_of_version(name, version, facts)
         state = models.under("backbone.", state)
         _check(card, state)
-    except RequestError:
+    except RegraftError:
         raise
     except Exception as error:  # what else may lie in a registry is anyone's guess
         raise RequestError(
             f"version {version} of {name} is none that regraft registered ({type(error).__name__}: {error})"
         ) from None
     return card, state
+
+
+@contextmanager
+def _model_of(mlflow: "MlflowClient", name: str, version: str) -> Iterator[Path]:
+    """Yield the folder of facts and weights; of a version that regraft registered, proven by its signature.
+
+    Of another's nothing proves them: the digest that its first use writes into data/backbone/card.json is the guard.
+    """
+    if registry.digest(mlflow, name, version) or registry.holds(mlflow, name, version, signing.SIGNATURE):
+        with packages.verified(mlflow, name, version) as folder:
+            yield folder / MODEL
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield registry.fetch(name, version, MODEL, Path(scratch))
+    log.warning("version %s of %s is not signed by regraft: from now on the digest of its weights is the guard",
+                version, name)  # fmt: skip
 
 
 def _card_of_version(name: str, version: str, facts: dict[str, Any]) -> Card:

@@ -1,4 +1,4 @@
-"""The version that answers, and the watcher that follows an alias: loads the new one beside the old, then swaps."""
+"""The version that answers, and the watcher that follows production: loads the new one beside the old, then swaps."""
 
 import io
 import logging
@@ -15,14 +15,14 @@ from PIL import Image
 
 from steps.adapters import images, packages
 from steps.adapters.packages import Package
-from steps.errors import RegistryError
+from steps.adapters.production import Named
+from steps.errors import RegistryError, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("regraft")
 AGAIN = 30.0  # seconds until a version that could not be loaded is tried once more
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of an alias that is not there
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Served:
             told = self._python_model.predict(None, pd.DataFrame({"image": [picture]}))
         except Exception as error:  # last year's code, with exceptions of its own
             images.decode(picture)
-            raise RegistryError(f"version {self.number} failed on a sound picture: {_first_line(error)}") from error
+            raise RegistryError(f"version {self.number} failed on a sound picture: {_one_line(error)}") from error
         return {column: _plain(values[0]) for column, values in told.to_dict("list").items()}
 
 
-def load(mlflow: "MlflowClient", name: str, number: str) -> Served:
-    """Load a version; RegistryError where it is not what was registered and signed, or does not answer."""
-    return warm(Served(packages.load(mlflow, name, number)))
+def load(mlflow: "MlflowClient", name: str, number: str, decided: str | None = None) -> Served:
+    """Load a version; RegistryError where it is not what was registered, signed and decided, or does not answer."""
+    return warm(Served(packages.load(mlflow, name, number, decided)))
 
 
 def warm(served: Served) -> Served:
@@ -86,28 +86,15 @@ def warm(served: Served) -> Served:
     return served
 
 
-def named(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
-    """Return the version that the alias names, None where it names none; RegistryError where nobody answers."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(mlflow.get_model_version_by_alias(name, alias).version)
-    except MlflowException as error:
-        if error.error_code in ABSENT:
-            return None
-        raise RegistryError(f"the registry does not answer: {_first_line(error)}") from None
-
-
 class Follower:
-    """Keeps the version loaded that an alias names: `current`, to be read once a request, is replaced in one step.
+    """Keeps the version loaded that is named: `current`, to be read once a request, is replaced in one step.
 
-    The old version goes on answering where the new one cannot be loaded or is not what was signed, where the alias
-    is gone, and where the registry does not answer; `problem` then says so in a sentence.
+    The old version goes on answering where the new one cannot be loaded or is not what was signed, where none is
+    named any more, where the ledger was tampered with, and where the registry does not answer; `problem` then says so
+    in a sentence, and where the alias was moved by hand.
     """
 
-    def __init__(
-        self, first: Served, find: Callable[[], str | None], load: Callable[[str], Served], every: float
-    ) -> None:
+    def __init__(self, first: Served, find: Callable[[], Named], load: Callable[[str], Served], every: float) -> None:
         """Begin with a loaded version; `find` names the one to serve, and is asked every so many seconds."""
         self._find, self._load, self._every = find, load, every
         self._failed: tuple[str, float, str] = ("", 0.0, "")  # a version, when to try it again, what was wrong
@@ -115,7 +102,7 @@ class Follower:
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Begin to look where the alias points."""
+        """Begin to look."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -129,17 +116,16 @@ class Follower:
     def look(self) -> None:
         """Look once; nothing that goes wrong here touches the version that answers."""
         try:
-            problem = self._followed(self._find())
+            number, remark = self._find()
+            problem = remark if number is None else self._followed(number) or remark
         except Exception as error:  # a watcher that dies would serve an old version for ever without a word
-            problem = _first_line(error)
+            problem = _one_line(error)
         if problem and problem != self.problem:
             log.warning("version %s goes on answering: %s", self.current.number, problem)
         self.problem = problem
 
-    def _followed(self, number: str | None) -> str:
-        """Swap where the alias has moved; return what hinders."""
-        if number is None:
-            return "the alias names no version any more"
+    def _followed(self, number: str) -> str:
+        """Swap where another version is named; return what hinders."""
         if number == self.current.number:
             return ""
         failed, again, told = self._failed
@@ -148,7 +134,7 @@ class Follower:
         try:
             self.current, self.since = self._load(number), time.time()
         except Exception as error:  # its own code runs while it loads; it is tried again later, not every two seconds
-            told = f"version {number} cannot be served: {_first_line(error)}"
+            told = f"version {number} cannot be served: {_one_line(error)}"
             self._failed = (number, time.monotonic() + AGAIN, told)
             return told
         log.info("version %s answers from now on", number)
@@ -159,5 +145,5 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    return without_passwords(" ".join(str(error).split()))[:500] or type(error).__name__

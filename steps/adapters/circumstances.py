@@ -1,6 +1,8 @@
 """When, where and by whom a run was made, and what restores its code: beside its identity, never part of it."""
 
 import getpass
+import json
+import logging
 import os
 import platform
 import subprocess
@@ -9,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from steps.errors import GraphError
+
+log = logging.getLogger("regraft")
 # What results follow from, as far as git holds it; the data itself is DVC's.
 SOURCES = (
     "steps", "dvc.yaml", "params.yaml", "requirements.lock", "data/*.dvc", "data/decisions.csv", "data/importance.csv",
@@ -17,10 +22,12 @@ SOURCES = (
 COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
     "mlflow.source.git.commit", "regraft.changes", "mlflow.user", "regraft.hardware", "regraft.prefect_run",
 )  # fmt: skip
+TAGS = (COMMIT, CHANGES, BY, HARDWARE, PREFECT)
 FOLDER, PATCH, LOCK, PARAMS = "circumstances", "changes.patch", "dvc.lock", "params.yaml"
 NAMES = (PATCH, LOCK, PARAMS)
+FILE = "circumstances.json"  # in a package: the tags, and of which run
 MOST = 16 * 2**20  # bytes of a patch; more is told, and not kept
-NONE, KEPT, LOST = "none", "kept", "too large to keep"
+NONE, KEPT, LOST, UNKNOWN = "none", "kept", "too large to keep", "unknown"
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,15 @@ class Circumstances:
 
     tags: dict[str, str]
     files: dict[str, bytes]
+
+    def beside(self, run: str, run_is_older: bool) -> dict[str, bytes]:
+        """Return the files that go into a version's package, to be signed with it: path -> bytes.
+
+        A run that is older than the version, one of the same lineage, keeps the circumstances of its own time.
+        """
+        told = {"run": run, "run_is_older": run_is_older, "tags": self.tags}
+        held = {**self.files, FILE: (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()}
+        return {f"{FOLDER}/{name}": content for name, content in held.items()}
 
 
 def gather(root: Path) -> Circumstances:
@@ -43,8 +59,12 @@ def gather(root: Path) -> Circumstances:
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return Circumstances(tags, held)
-    patch = changes(root)
-    state = NONE if not patch else KEPT if len(patch) <= MOST else LOST
+    try:
+        patch = changes(root)
+        state = NONE if not patch else KEPT if len(patch) <= MOST else LOST
+    except GraphError as error:
+        log.warning("%s: what of the code is not committed stays unknown, so nothing can be replayed", error)
+        state = UNKNOWN
     if state == KEPT:
         held[PATCH] = patch
     return Circumstances({**tags, COMMIT: commit.decode().strip(), CHANGES: state}, held)
@@ -59,33 +79,42 @@ def hardware() -> str:
 def changes(root: Path) -> bytes:
     """Return the uncommitted changes of `SOURCES` as a binary-safe patch, new files included; b"" where there are none.
 
-    The index and the objects that git needs for it live in a temporary folder: the user's own are left alone.
+    The index and the objects that git needs for it live in a temporary folder: the user's own are left alone. Raises
+    GraphError where a step of git fails: a broken repository must not pass for a clean one.
     """
-    objects = _git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects").decode().strip()
+    objects = _must(root, "rev-parse", "--path-format=absolute", "--git-path", "objects").decode().strip()
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "objects").mkdir()
         apart = {
             "GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": f"{scratch}/objects",
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }  # fmt: skip
-        _git(root, "read-tree", "HEAD", environment=apart)
-        listed = _git(
+        _must(root, "read-tree", "HEAD", environment=apart)
+        listed = _must(
             root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *SOURCES, environment=apart
         )
-        _git(root, "update-index", "-z", "--add", "--remove", "--stdin", given=listed, environment=apart)
-        return _git(root, "diff", "--cached", "--binary", "--no-ext-diff", "--no-textconv", "HEAD", environment=apart)
+        _must(root, "update-index", "-z", "--add", "--remove", "--stdin", given=listed, environment=apart)
+        return _must(root, "diff", "--cached", "--binary", "--no-ext-diff", "--no-textconv", "HEAD", environment=apart)
 
 
-def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
-    """Return what git prints; b"" where it fails: no git, no repository, no commit."""
+def _must(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+    """Return what git prints; GraphError where it fails."""
+    found = _git(root, *arguments, given=given, environment=environment)
+    if found is None:
+        raise GraphError(f"git {arguments[0]} failed")
+    return found
+
+
+def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes | None:
+    """Return what git prints; None where it fails: no git, no repository, no commit, a broken object, two minutes."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, env={**os.environ, **(environment or {})}, input=given, capture_output=True,
             check=False, timeout=120,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        return b""
-    return done.stdout if done.returncode == 0 else b""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def has_commit(root: Path, commit: str) -> bool:

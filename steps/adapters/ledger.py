@@ -40,12 +40,15 @@ def name_of(model: str) -> str:
 def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chain:
     """Read and verify the ledger of a model; an empty chain where there is none.
 
-    With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for.
+    With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for; where
+    nothing did, that very chain is returned, and nothing is read or hashed again.
     """
     known = since.slots if since and since.entries else ()
     first = since.last_number if since and since.entries else 1
-    found = [slot for slot in known if slot.number < first]
-    return walk([*found, *slots(mlflow, name_of(model), first)[0]], signing.verifier())
+    found = sorted(slots(mlflow, name_of(model), first)[0], key=lambda slot: slot.number)
+    if since and known and found == [slot for slot in known if slot.number >= first]:
+        return since
+    return walk([*(slot for slot in known if slot.number < first), *found], signing.verifier())
 
 
 def slots(mlflow: "MlflowClient", name: str, first: int = 1) -> tuple[list[Slot], dict[int, dict[str, str]]]:
@@ -86,13 +89,16 @@ def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
 
 def append(
     mlflow: "MlflowClient", model: str, chain: Chain, kind: str, version: str, champion: str | None,
-    reasons: Sequence[str], question: str = "", by: str = "",
+    reasons: Sequence[str], question: str = "", by: str = "", package: str | None = None,
 ) -> bool:  # fmt: skip
-    """Sign a decision that follows `chain` and take the next slot; say whether it counts (False: another was first)."""
+    """Sign a decision that follows `chain` and take the next slot; say whether it counts (False: another was first).
+
+    `package`: the digest of the version's package, as it was verified; default: what an earlier entry says of it.
+    """
     decision = Decision(
         kind=kind, version=version, champion=champion, previous=chain.champion, reasons=tuple(reasons),
         question=question, by=by or getpass.getuser(), at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        predecessor=chain.head,
+        predecessor=chain.head, package=package or chain.package_of(version),
     )  # fmt: skip
     told = "Every decision about who is champion; signed, append-only."
     made = take(mlflow, name_of(model), told, f"models:/{model}/{version}", decision.text())
@@ -174,7 +180,8 @@ def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
     champion = registry.alias_version(mlflow, model, CHAMPION)
     if champion is None:
         return chain
-    append(mlflow, model, chain, ADOPT, champion, champion, ["was champion before there was a ledger"])
+    package = registry.digest(mlflow, model, champion)
+    append(mlflow, model, chain, ADOPT, champion, champion, ["was champion before there was a ledger"], package=package)
     return settle(mlflow, model)
 
 

@@ -14,7 +14,7 @@ from steps.adapters import files, ledger, params, signing, tracking
 from steps.core.looks import Look, Looks, Standing, digest_of, optimism, packed
 from steps.core.looks import read as gathered
 from steps.core.manifest import TEST
-from steps.errors import RegistryError
+from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +56,15 @@ def standing(root: Path) -> Standing:
     # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
     by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
+
+
+def exhausted(root: Path) -> str | None:
+    """Say why the test images may decide nothing more, if that is so. RequestError where they are not here."""
+    if not (root / "data/screened.parquet").is_file():
+        raise RequestError("data/screened.parquet is not here: nothing says how often its test images were looked at; "
+                           "`dvc pull`, or `regraft run`")  # fmt: skip
+    found = standing(root)
+    return found.sentence if found.exhausted else None
 
 
 def read(mlflow: "MlflowClient", name: str) -> Looks:

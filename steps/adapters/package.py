@@ -2,10 +2,11 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,9 +34,12 @@ def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, A
     return digest_of({**content, **code})
 
 
-def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
+def save(
+    folder: Path, model: Path, digest: str, example: bytes, beside: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
     """Save the MLflow model of what `write_model` wrote into the new `folder`, signed; loads without this repository.
 
+    `beside`: path -> bytes of what is signed with it and is no part of its digest.
     Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the
     digest, because `code_paths` of the name `steps` would lose to a repository that stands on the path.
     """
@@ -62,6 +66,9 @@ def save(folder: Path, model: Path, digest: str, example: bytes) -> None:
             pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
             metadata={DIGEST: digest},
         )
+    for path, content in beside.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
     signing.sign_folder(folder)
 
 

@@ -1,12 +1,13 @@
 """Registered packages as they are used: downloaded once, verified against their signature, loaded from those bytes."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import signing
-from steps.adapters.tracking import LINEAGE
+from steps.adapters import registry, signing
 from steps.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -26,28 +27,36 @@ class Package:
     scratch: "tempfile.TemporaryDirectory[str]"
 
 
-def load(mlflow: "MlflowClient", name: str, version: str) -> Package:
+def load(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Package:
     """Download, verify and load a version; nothing of it runs before its signature is proven.
 
-    Raises RegistryError where its files are gone, and where one was changed, is missing, or was never listed.
+    `decided`: the digest that the ledger has of the version; None where no entry holds one. Raises RegistryError where
+    its files are gone, where one was changed, is missing, or was never listed, and where they are another package's.
     """
     from mlflow import pyfunc
 
     scratch = tempfile.TemporaryDirectory(prefix="regraft-")
-    folder = _verified(mlflow, name, version, Path(scratch.name))
+    folder = _verified(mlflow, name, version, decided, Path(scratch.name))
     model = pyfunc.load_model(str(folder))
     return Package(model, version, str(model.metadata.metadata[DIGEST]), folder, scratch)
 
 
-def verify(mlflow: "MlflowClient", name: str, version: str) -> None:
-    """Raise RegistryError as `load` does, without loading."""
+def verify(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> str:
+    """Return the digest of a version's package; RegistryError as `load` raises it. Nothing is loaded."""
+    with verified(mlflow, name, version, decided) as folder:
+        return _digest(folder)
+
+
+@contextmanager
+def verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Iterator[Path]:
+    """Yield a folder with a version's files, proven as `load` proves them; it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
-        _verified(mlflow, name, version, Path(scratch))
+        yield _verified(mlflow, name, version, decided, Path(scratch))
 
 
-def _verified(mlflow: "MlflowClient", name: str, version: str, scratch: Path) -> Path:
-    """Return the folder of a version's files, proven to be those that were registered under its digest."""
-    folder = _download(name, version, scratch)
+def _verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None, scratch: Path) -> Path:
+    """Return the folder of a version's files, proven to be of the digest that was registered and decided about."""
+    folder = download(name, version, scratch)
     if not (folder / signing.SIGNATURE).is_file():
         raise RegistryError(
             f"version {version} of {name} is not signed: it was registered before regraft signed its versions, or its "
@@ -55,15 +64,17 @@ def _verified(mlflow: "MlflowClient", name: str, version: str, scratch: Path) ->
         )
     if fault := signing.fault(folder):
         raise RegistryError(f"version {version} of {name} is not what was signed: {fault}")
-    held, registered = _digest(folder), mlflow.get_model_version(name, version).tags.get(LINEAGE)
-    if held != registered:
-        raise RegistryError(
-            f"version {version} of {name} holds the package {held[:16]}, but was registered as {str(registered)[:16]}"
-        )
+    held, registered = _digest(folder), registry.digest(mlflow, name, version)
+    for other, how in ((registered, "registered"), (decided or held, "decided about")):
+        if held != other:
+            raise RegistryError(
+                f"version {version} of {name} holds the package {held[:16]}, but was {how} as {str(other)[:16]}"
+            )
     return folder
 
 
-def _download(name: str, version: str, scratch: Path) -> Path:
+def download(name: str, version: str, scratch: Path) -> Path:
+    """Copy a version's files into `scratch`, unverified; return their folder. RegistryError where they are gone."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.adapters import circumstances
 from steps.adapters.tracking import LINEAGE
 from steps.errors import RequestError
 
@@ -36,8 +37,14 @@ def ensure_model(
 def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
     """Return the number of the version with this digest, if there is one that is ready and has its files."""
     found = mlflow.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{digest}'")
-    ready = [v for v in found if v.status == "READY" and _has_files(mlflow, v)]
+    ready = [v for v in found if v.status == "READY" and _holds(mlflow, v, "MLmodel")]
     return str(min(ready, key=lambda v: int(v.version)).version) if ready else None
+
+
+def digest(mlflow: "MlflowClient", name: str, version: str) -> str | None:
+    """Return the digest under which a version is registered; None where regraft did not register it."""
+    found: str | None = mlflow.get_model_version(name, version).tags.get(LINEAGE)
+    return found
 
 
 def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
@@ -48,25 +55,32 @@ def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
         found = mlflow.get_model_version(name, version)
     except MlflowException:
         return False
-    return found.status == "READY" and _has_files(mlflow, found)
+    return found.status == "READY" and _holds(mlflow, found, "MLmodel")
 
 
-def _has_files(mlflow: "MlflowClient", version: Any) -> bool:
+def holds(mlflow: "MlflowClient", name: str, version: str, path: str) -> bool:
+    """Say whether a file or folder lies at the top of a version's files."""
+    return _holds(mlflow, mlflow.get_model_version(name, version), path)
+
+
+def _holds(mlflow: "MlflowClient", version: Any, path: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
         files = mlflow.list_logged_model_artifacts(str(version.source).removeprefix("models:/"))
     except (MlflowException, OSError):
         return False
-    return any(file.path == "MLmodel" for file in files)
+    return any(file.path == path for file in files)
 
 
 def size(mlflow: "MlflowClient", name: str, version: str) -> int:
-    """Return the bytes of a version's files, all of them."""
+    """Return the bytes of a version's files, save those that only bring its run back."""
     model = str(mlflow.get_model_version(name, version).source).removeprefix("models:/")
     total, waiting = 0, [None]
     while waiting:
         for file in mlflow.list_logged_model_artifacts(model, waiting.pop()):
+            if file.path == circumstances.FOLDER:
+                continue
             if file.is_dir:
                 waiting.append(file.path)
             else:

@@ -1,17 +1,20 @@
-"""The project's key and what it signs: texts (ECDSA over SHA-256), and folders of files (model-signing).
+"""The project's keys and what they sign: texts (ECDSA over SHA-256), and folders of files (model-signing).
 
-The key is one on P-256, made on first use, mode 0600.
+Signing takes the private key: one on P-256, made where the first thing is signed, mode 0600. Verifying takes public
+keys alone, so whoever only serves or audits holds nothing to sign with.
 """
 
 import ast
 import base64
 import os
+import re
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.adapters import files
 from steps.adapters.files import project_root
 from steps.errors import IntegrityError
 
@@ -19,16 +22,44 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 ENVIRONMENT = "REGRAFT_KEY"  # a PEM file; a team that shares a registry shares a key
+PUBLIC = "REGRAFT_PUBLIC_KEY"  # a PEM file of one or more public keys: exactly these are trusted
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing takes
 SIGNATURE = "model.sig"
+META = "registered_model_meta"  # a file that MLflow writes beside a model that it downloads
 MISMATCH = "Signature mismatch: "  # how model-signing begins
-UNSIGNED = (SIGNATURE, "registered_model_meta")  # MLflow writes the second beside a model that it downloads
+UNSIGNED = (SIGNATURE, META)
+BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
 
 
 def key_path() -> Path:
-    """Return the file named by REGRAFT_KEY, or the project's own."""
+    """Return the file of the private key: the one named by REGRAFT_KEY, or the project's own."""
     named = os.environ.get(ENVIRONMENT)
     return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pem"
+
+
+def public_path() -> Path:
+    """Return the file of the public keys: the one named by REGRAFT_PUBLIC_KEY, or the project's own."""
+    named = os.environ.get(PUBLIC)
+    return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pub"
+
+
+def trusted() -> tuple[bytes, ...]:
+    """Return the public keys whose signatures count, each as PEM.
+
+    Those of REGRAFT_PUBLIC_KEY where it is set; else those of `.regraft/key.pub`, which keeps every key that has
+    signed here, and that of the private key where there is one. Raises IntegrityError where there is none at all.
+    """
+    path, private = public_path(), key_path()
+    found = _read_public(path) if path.exists() or PUBLIC in os.environ else ()
+    needed = ENVIRONMENT in os.environ and not found
+    if PUBLIC not in os.environ and (needed or os.access(private, os.R_OK)):
+        found = tuple(dict.fromkeys([*found, _public(_private())]))
+    if not found:
+        raise IntegrityError(
+            f"there is no key to verify with: neither {path} nor a private key. Copy key.pub from where it was signed "
+            f"to {path}, or name the file in {PUBLIC}"
+        )
+    return found
 
 
 def sign(text: str) -> str:
@@ -36,19 +67,23 @@ def sign(text: str) -> str:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return base64.b64encode(_private().sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
+    return base64.b64encode(_signer().sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
 
 
 def verifier() -> Callable[[str, str], bool]:
-    """Return a function of UTF-8 text and signature that says whether this project's key made the signature."""
-    return partial(_verified, _public())
+    """Return a function of UTF-8 text and signature that says whether a trusted key made the signature.
+
+    The keys are read when it is first called: an empty ledger needs none.
+    """
+    keys = cache(trusted)
+    return lambda text, signature: any(_verified(key, text, signature) for key in keys())
 
 
 def sign_folder(folder: Path) -> None:
     """Sign every file of a folder; the signature, a Sigstore bundle over a list of digests, becomes `model.sig`."""
     from model_signing.signing import Config
 
-    _private()  # made where there is none yet
+    _signer()  # made where there is none yet
     signer = Config().use_elliptic_key_signer(private_key=key_path())  # type: ignore[no-untyped-call]
     signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
@@ -56,13 +91,25 @@ def sign_folder(folder: Path) -> None:
 def fault(folder: Path) -> str | None:
     """Say what is wrong with a signed folder: which files were changed, are missing, or were never listed.
 
-    None: every file but those of `UNSIGNED` is, byte by byte, what this project's key signed, and so is the signature.
+    None: every file but those of `UNSIGNED` is, byte by byte, what a trusted key signed, and so is the signature.
+    Raises IntegrityError where there is no key to verify with.
     """
-    from model_signing.verifying import Config
-
     if links := [path for path in folder.rglob("*") if path.is_symlink()]:
         return f"{links[0].relative_to(folder)} is a link, not a file"
-    public = _public()
+    if (folder / META).is_dir():  # model-signing would pass over all that lies in it
+        return f"{META} is a folder; MLflow writes a file of that name"
+    told = [_fault_by(key, folder) for key in trusted()]
+    return None if None in told else max(told, key=_precise)
+
+
+def _precise(told: str | None) -> bool:
+    """Say whether a fault names files: of several keys the one that made the signature knows them."""
+    return told is not None and not told.startswith(SIGNATURE)
+
+
+def _fault_by(public: bytes, folder: Path) -> str | None:
+    from model_signing.verifying import Config
+
     try:
         with tempfile.NamedTemporaryFile() as file:
             file.write(public)
@@ -74,7 +121,7 @@ def fault(folder: Path) -> str | None:
         if str(error).startswith(MISMATCH):  # a list of sentences follows, with digests as raw bytes at their ends
             listed: list[str] = ast.literal_eval(str(error).removeprefix(MISMATCH))
             return "; ".join(line.split(": Expected")[0] for line in listed)
-        return f"{SIGNATURE} was changed, or made with another key than {key_path()} ({type(error).__name__})"
+        return f"{SIGNATURE} was changed, or made with another key than those trusted here ({type(error).__name__})"
 
 
 def _canonical(signature: Path) -> bool:
@@ -108,10 +155,52 @@ def _verified(public: bytes, text: str, signature: str) -> bool:
     return base64.b64encode(raw).decode() == signature  # the last character's spare bits can say anything else
 
 
-def _public() -> bytes:
+def _public(private: "EllipticCurvePrivateKey") -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return _private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read_public(path: Path) -> tuple[bytes, ...]:
+    """Return the keys of a PEM file, each as a PEM of its own and in one form."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    try:
+        keys = [load_pem_public_key(block) for block in BLOCK.findall(path.read_bytes())]
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"the public keys {path} cannot be read ({type(error).__name__}: {error})") from None
+    if not keys or not all(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES for key in keys):
+        raise IntegrityError(
+            f"{path} holds no public EC keys in PEM on {', '.join(CURVES)}: openssl ec -in key.pem -pubout prints one"
+        )
+    return tuple(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in keys)
+
+
+def _signer() -> "EllipticCurvePrivateKey":
+    """Return the private key, made where there is none and nothing says that there should be; publish its public half.
+
+    Raises IntegrityError on a machine that only verifies, and where nobody here would believe the signature.
+    """
+    path, public = key_path(), public_path()
+    verifies = public.exists() or PUBLIC in os.environ  # looked at first: who makes a key publishes it last
+    if not path.exists() and ENVIRONMENT not in os.environ:
+        if verifies:
+            raise IntegrityError(
+                f"{public} verifies; signing takes the private key, which is not at {path}: bring it, or name it in "
+                f"{ENVIRONMENT}"
+            )
+        _make(path)
+    key = _private()
+    known = _read_public(public) if public.exists() or PUBLIC in os.environ else ()
+    if _public(key) not in known:
+        if PUBLIC in os.environ:
+            raise IntegrityError(
+                f"the key {path} is not among those of {PUBLIC}, so what it signs would be refused here: "
+                f"openssl ec -in {path} -pubout >> {public}"
+            )
+        files.write_text(public, b"".join([*known, _public(key)]).decode())
+    return key
 
 
 def _private() -> "EllipticCurvePrivateKey":
@@ -119,8 +208,6 @@ def _private() -> "EllipticCurvePrivateKey":
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     path = key_path()
-    if not path.exists() and ENVIRONMENT not in os.environ:
-        _make(path)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

@@ -11,6 +11,7 @@ import inspect
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 
 from steps.adapters import params as params_file
 from steps.adapters.files import sha256_of
-from steps.errors import GraphError, ParamsError, RegraftError
+from steps.errors import GraphError, ParamsError, RegraftError, without_passwords
 
 Function = Callable[..., None]
 PREFIX = "python -m steps."
@@ -48,6 +49,8 @@ def main(function: Function) -> NoReturn:
         call(function, _parse(function, arguments), Path.cwd())
     except RegraftError as error:
         sys.exit(f"{function.__name__}: {error}")  # DVC makes 255 of any failure; the sentence is what counts
+    except Exception:  # a fault of ours; its traceback may quote an address that libraries were given
+        sys.exit(without_passwords(traceback.format_exc()))
     sys.exit(0)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters import circumstances
+from steps.adapters.circumstances import Circumstances
 from steps.adapters.files import project_root
 from steps.adapters.stage import Lineage
 from steps.errors import RegistryError
@@ -30,6 +31,7 @@ def client() -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
@@ -38,7 +40,7 @@ def client() -> "MlflowClient":
     try:
         found = mlflow.MlflowClient(uri)
         found.search_experiments(max_results=1)
-    except mlflow.MlflowException as error:
+    except (mlflow.MlflowException, SQLAlchemyError) as error:  # a database that is away comes unwrapped
         raise RegistryError(f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}") from None
     return found
 
@@ -67,8 +69,9 @@ def log_run(
     epochs: Sequence[Mapping[str, Any]],
     artifacts: Sequence[Path],
     tags: Mapping[str, str],
+    around: Circumstances | None = None,
 ) -> str:
-    """Return the run of this lineage; log it first where no finished one exists.
+    """Return the run of this lineage; log it first, with its circumstances, where no finished one exists.
 
     A run that a kill left unfinished is marked failed and made anew: half a run is never taken for a whole one.
     """
@@ -78,7 +81,7 @@ def log_run(
     _fail_unfinished(mlflow, experiment_id, lineage.digest)
     from mlflow.entities import Metric, Param, RunTag
 
-    around = circumstances.gather(project_root())
+    around = around or circumstances.gather(project_root())
     run = mlflow.create_run(
         experiment_id,
         run_name=f"{lineage.stage} {lineage.digest[:8]}",

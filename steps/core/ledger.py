@@ -28,10 +28,12 @@ class Decision:
     by: str
     at: str  # ISO 8601, UTC
     predecessor: str  # digest of the entry before; "" for the first
+    package: str | None = None  # digest of the version's package; older entries hold none
 
     def text(self) -> str:
-        """Return the canonical JSON: what is hashed and signed."""
-        return json.dumps(vars(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Return the canonical JSON: what is hashed and signed. A package that is not known is left out of it."""
+        held = {name: value for name, value in vars(self).items() if name != "package" or value is not None}
+        return json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
@@ -99,6 +101,10 @@ class Chain:
     def made_champion(self, version: str) -> Decision:
         """Return the last entry that was about this champion."""
         return [d for _, d in self.entries if d.champion == version and d.version == version][-1]
+
+    def package_of(self, version: str | None) -> str | None:
+        """Return the digest of a version's package as it was first decided about; None where no entry holds one."""
+        return next((d.package for _, d in self.entries if d.version == version and d.package), None)
 
     def before_champion(self) -> str | None:
         """Return the champion to go back to; one that was rolled back from is not gone back to."""
@@ -185,6 +191,22 @@ def _checked(slot: Slot, verify: Verify, read: Callable[[str], E]) -> E:
 
 def _missing(first: int, last: int) -> str:
     return f"entry {first} is" if first == last else f"entries {first} to {last} are"
+
+
+def silences(chain: Chain, exported: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return what is wrong with an export that says too little (None: there is none), and what it leaves unlooked at.
+
+    One that ends early may be of a time before others decided; an empty one is of no time.
+    """
+    count = len(chain.entries)
+    if exported is None:
+        return [], ["there is no export to hold the ledger against: its end could have been cut off"] if count else []
+    if count and not exported:
+        return ["the export is empty, the ledger is not"], []
+    if len(exported) < count:
+        told = f"the export ends at entry {len(exported)} of {count}: it is older than the ledger, or was cut off"
+        return [], [f"{told}; nothing says that no later entry is missing"]
+    return [], []
 
 
 def differences(chain: Chain, exported: Sequence[str]) -> list[str]:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from steps.adapters import backbones, files, models, package, registry, tracking
+from steps.adapters import backbones, files, models, package, packages, registry, signing, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, blocks, build, cut_at, digest, without_top
-from steps.errors import RequestError
+from steps.errors import RegistryError, RequestError
 
 NAME = "squeezenet1_1"
 ENTRY = tv.SqueezeNet1_1_Weights.IMAGENET1K_V1
@@ -269,8 +269,17 @@ class Registry:
         """Register a version with the files that are read, and no code; return network and number."""
         folder = Path(tempfile.mkdtemp(dir=self.root))
         network = self.model(folder / "artifacts/model", architecture, cut, told or {})
-        (folder / "MLmodel").write_text("flavors: {}")
-        return network, self.put("digits", folder)
+        return network, self.signed(folder)
+
+    def signed(self, folder: Path) -> str:
+        (folder / "MLmodel").write_text(f"flavors: {{}}\nmetadata: {{{packages.DIGEST}: {folder}}}\n")
+        signing.sign_folder(folder)
+        return self.put("digits", folder)
+
+    def files(self, name: str, version: str) -> Path:
+        """Return where the registry keeps a version's files."""
+        source = str(self.mlflow.get_model_version(name, version).source).removeprefix("models:/")
+        return Path(str(self.mlflow.get_logged_model(source).artifact_location).removeprefix("file://"))
 
     def refusal(self, address: str, weights: str | None = None) -> str:
         with pytest.raises(RequestError) as caught:
@@ -348,15 +357,38 @@ def test_no_code_of_a_version_runs(tmp_path: Path, versions: Registry) -> None:
         script.write_text(f"open({str(fuse)!r}, 'w')\n")
     for name in ("python_model.pkl", "artifacts/model/extra.pkl"):
         (tmp_path / "saved" / name).write_bytes(pickle.dumps(Bomb(fuse)))
-    number = versions.put("digits", tmp_path / "saved")
+    number = versions.signed(tmp_path / "saved")  # by somebody who has the key
     assert backbones.named(f"models:/digits/{number}", None)[0].architecture == "glyphnet"
     assert not fuse.exists()
+
+
+def test_a_version_of_regraft_is_verified_before_its_weights_are_used(versions: Registry) -> None:
+    _, number = versions.version("glyphnet", "")
+    facts = versions.files("digits", number) / "artifacts/model/model.json"
+    facts.write_text(facts.read_text().replace("oak", "ash"))
+    with pytest.raises(RegistryError, match=r"is not what was signed: Hash mismatch for 'artifacts/model/model\.json'"):
+        backbones.named(f"models:/digits/{number}", None)
+    (versions.files("digits", number) / signing.SIGNATURE).unlink()
+    with pytest.raises(RegistryError, match="is not signed"):
+        backbones.named(f"models:/digits/{number}", None)
+
+
+def test_a_model_that_regraft_did_not_sign_is_taken_with_a_warning(
+    versions: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions.model(tmp_path / "artifacts/model", "glyphnet", "", {})
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    number = versions.put("oaks", tmp_path)
+    versions.mlflow.delete_model_version_tag("oaks", number, tracking.LINEAGE)
+    assert backbones.named(f"models:/oaks/{number}", None)[0].name == "oaks"
+    assert "is not signed by regraft: from now on the digest of its weights is the guard" in caplog.text
 
 
 def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, versions: Registry) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/MLmodel").write_text("flavors: {}")
     versions.put("trees", tmp_path / "foreign")
+    versions.mlflow.delete_model_version_tag("trees", "1", tracking.LINEAGE)
     versions.mlflow.set_registered_model_alias("trees", "challenger", "1")
     assert versions.refusal("models:/tree/1").startswith("the registry has no model 'tree'; it has: ")
     assert versions.refusal("models:/trees@champion") == "trees has no alias 'champion'; it has: challenger"

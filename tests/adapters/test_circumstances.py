@@ -1,12 +1,14 @@
 """What a run keeps of a dirty tree brings the tree back, byte by byte, in a clean worktree of its commit."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from steps.adapters import circumstances
-from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, LOST, NONE, PARAMS, PATCH, gather
+from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, LOST, NONE, PARAMS, PATCH, UNKNOWN, gather
 
 BINARY = bytes(range(256)) * 3
 
@@ -81,6 +83,29 @@ def test_a_clean_tree_has_no_patch_and_a_large_one_is_told_and_not_kept(
     monkeypatch.setattr(circumstances, "MOST", 100)
     found = gather(project)
     assert (found.tags[CHANGES], PATCH in found.files) == (LOST, False)
+
+
+@pytest.mark.parametrize("broken", ["read-tree", "ls-files", "update-index", "diff"])
+def test_a_failing_step_of_git_is_no_clean_tree(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    soil(project)
+    real = shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin/git"
+    script.write_text(f'#!/bin/sh\n[ "$1" = {broken} ] && exit 128\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    found = gather(project)
+    assert (found.tags[CHANGES], PATCH in found.files) == (UNKNOWN, False)
+
+
+def test_a_broken_object_is_no_clean_tree(project: Path) -> None:
+    tree = git(project, "rev-parse", "HEAD^{tree}").strip()
+    place = project.parent / ".git/objects" / tree[:2] / tree[2:]
+    place.chmod(0o644)
+    place.write_bytes(b"broken")
+    assert gather(project).tags[CHANGES] == UNKNOWN
 
 
 def test_without_a_commit_the_rest_is_told(tmp_path: Path) -> None:

@@ -265,8 +265,33 @@ def test_a_link_in_a_package_is_refused(saved: Saved, tmp_path: Path) -> None:
     assert signing.fault(folder) == "conda.yaml is a link, not a file"
 
 
+def test_what_lies_in_a_folder_named_as_mlflow_names_its_file_is_refused(saved: Saved, tmp_path: Path) -> None:
+    folder = saved.copy(tmp_path / "copy")
+    (folder / signing.META).mkdir()
+    assert signing.fault(folder) == "registered_model_meta is a folder; MLflow writes a file of that name"
+    (folder / signing.META).rmdir()
+    (folder / signing.META).symlink_to(saved.folder)
+    assert signing.fault(folder) == "registered_model_meta is a link, not a file"
+    (folder / signing.META).unlink()
+    (folder / "code" / signing.META).write_text("a file of that name elsewhere")
+    assert "Extra files" in (signing.fault(folder) or "")
+
+
+def test_what_is_signed_beside_a_model_is_no_part_of_its_digest(saved: Saved, tmp_path: Path) -> None:
+    digest = package.write_model(
+        tmp_path / "model", saved.network.state_dict(), packaged.facts(temperature=TEMPERATURE, abstain_below=LIMIT)
+    )
+    assert digest == saved.digest
+    package.save(tmp_path / "saved", tmp_path / "model", digest, saved.pictures[0].read_bytes(),
+                 {"circumstances/dvc.lock": b"stages: {}"})  # fmt: skip
+    assert signing.fault(tmp_path / "saved") is None
+    (tmp_path / "saved/circumstances/dvc.lock").write_bytes(b"stages: []")
+    assert signing.fault(tmp_path / "saved") == "Hash mismatch for 'circumstances/dvc.lock'"
+
+
 def test_a_package_signed_with_another_key_is_refused(
     saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # a project with a key of its own
+    signing.sign("any")
     assert "made with another key than" in (signing.fault(saved.folder) or "")

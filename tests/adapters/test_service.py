@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from steps.adapters import champion, registry, tracking
 from steps.adapters.champion import Follower
+from steps.adapters.production import Production, aliased
 from steps.adapters.service import Limits, application
 from steps.errors import RegistryError
 from tests.conftest import free_port
@@ -60,8 +61,8 @@ def serving(follower: Follower, **limits: Any) -> Iterator[str]:
 def new_follower(every: float = 3600) -> Follower:
     """Return one that follows the champion; every hour, unless a test wants to see it."""
     mlflow = tracking.client()
-    load = partial(champion.load, mlflow, NAME)
-    return Follower(load("1"), partial(champion.named, mlflow, NAME, registry.CHAMPION), load, every)
+    load, production = partial(champion.load, mlflow, NAME), Production(mlflow, NAME, Path())
+    return Follower(load("1"), production.named, load, every)
 
 
 @pytest.fixture(scope="module")
@@ -263,16 +264,32 @@ def test_a_version_that_failed_is_not_loaded_again_at_every_look(project: Regist
     assert follower.problem == told
 
 
-def test_an_alias_that_is_gone_leaves_the_old_one_answering(project: Registered, follower: Follower) -> None:
-    project.promote(None)
+def test_an_alias_that_was_moved_by_hand_is_told_and_not_followed(project: Registered, follower: Follower) -> None:
+    for number, stands in (("2", "on version 2"), (None, "nowhere")):
+        project.point(number)
+        follower.look()
+        told = f"the alias champion stands {stands}, the ledger names version 1, which answers"
+        assert (follower.current.number, follower.problem) == ("1", told)
+    project.point("1")
     follower.look()
-    assert (follower.current.number, follower.problem) == ("1", "the alias names no version any more")
+    assert follower.problem == ""
+
+
+def test_another_alias_is_followed_as_it_stands(project: Registered, follower: Follower) -> None:
+    mlflow = tracking.client()
+    follower._find = partial(aliased, mlflow, NAME, "nightly")
+    follower.look()
+    assert (follower.current.number, follower.problem) == ("1", "the alias nightly names no version any more")
+    registry.point_alias(mlflow, NAME, "nightly", "2")
+    follower.look()
+    registry.point_alias(mlflow, NAME, "nightly", None)
+    assert (follower.current.number, follower.problem) == ("2", "")
 
 
 def test_a_registry_that_does_not_answer_is_told(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     nobody = MlflowClient(f"http://127.0.0.1:{free_port()}")
-    follower._find = partial(champion.named, nobody, NAME, registry.CHAMPION)
+    follower._find = Production(nobody, NAME, Path()).named
     follower.look()
     assert follower.current.number == "1"
     assert follower.problem.startswith("the registry does not answer: ")

@@ -62,6 +62,16 @@ def test_everything_stays_in_the_project(store: Path) -> None:
     assert list((store / ".regraft/mlartifacts").rglob("lineage.json"))
 
 
+@pytest.mark.parametrize("address", ["http://ada:secret@127.0.0.1:9", "postgresql://ada:secret@127.0.0.1:9/mlflow"])
+def test_a_password_in_the_address_stays_here(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    with pytest.raises(RegistryError) as caught:
+        tracking.client()
+    assert "ada@127.0.0.1" in str(caught.value) and "secret" not in str(caught.value)
+
+
 def test_a_server_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.core.ledger import PROMOTE, REFUSE, Chain, Decision, Slot, differences, parse, walk
+from steps.core.ledger import PROMOTE, REFUSE, Chain, Decision, Slot, differences, parse, silences, walk
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 kinds = st.sampled_from([PROMOTE, REFUSE])
@@ -24,7 +24,8 @@ def verify(text: str, found: str) -> bool:
 
 def decision(number: int, champion: str | None, predecessor: str, kind: str = PROMOTE, **other: str) -> Decision:
     at = (START + timedelta(days=number)).isoformat()
-    return Decision(kind, champion or "9", champion, None, ("why",), other.get("question", ""), "Ada", at, predecessor)
+    question, package = other.get("question", ""), other.get("package")
+    return Decision(kind, champion or "9", champion, None, ("why",), question, "Ada", at, predecessor, package)
 
 
 def slot(number: int, made: Decision) -> Slot:
@@ -137,6 +138,37 @@ def test_the_last_answer_to_a_question_is_recalled() -> None:
 def test_a_decision_survives_its_text(kind: str, reason: str) -> None:
     made = replace(decision(1, "1", "", kind=kind), reasons=(reason,))
     assert parse(made.text()) == made
+
+
+def test_an_entry_from_before_packages_were_named_keeps_its_text_and_its_digest() -> None:
+    old = (
+        '{"at":"2026-11-02T00:00:00+00:00","by":"Ada","champion":"1","kind":"promote","predecessor":"","previous":null,'
+        '"question":"","reasons":["why"],"version":"1"}'
+    )
+    assert parse(old).text() == old
+    assert parse(old).digest == hashlib.sha256(old.encode()).hexdigest()
+    with pytest.raises(ValueError, match="not in canonical form"):
+        parse(old.replace('"predecessor"', '"package":null,"predecessor"'))
+    assert parse(replace(parse(old), package="ab").text()).package == "ab"
+
+
+def test_the_package_of_a_version_is_the_one_first_decided_about() -> None:
+    first = decision(1, "1", "", package="ab")
+    second = decision(2, "1", first.digest, package="cd")
+    chain = walk([slot(1, first), slot(2, second)], verify)
+    assert (chain.package_of("1"), chain.package_of("2"), chain.package_of(None)) == ("ab", None, None)
+
+
+def test_an_export_that_says_too_little_is_named() -> None:
+    slots = ledger_of("1", "2", "3")
+    chain, texts = walk(slots, verify), [found.text for found in slots]
+    assert silences(chain, texts) == ([], [])
+    assert silences(chain, []) == (["the export is empty, the ledger is not"], [])
+    (told,) = silences(chain, texts[:2])[1]
+    assert told.startswith("the export ends at entry 2 of 3: it is older than the ledger, or was cut off")
+    (told,) = silences(chain, None)[1]
+    assert told.startswith("there is no export to hold the ledger against")
+    assert silences(walk([], verify), None) == ([], [])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kind": 1}', decision(1, "1", "").text() + " "])

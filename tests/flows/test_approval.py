@@ -3,6 +3,8 @@
 import json
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.approval import settle, tell
+from flows.approval import Approval, settle, tell
 from flows.finish import Report
+from flows.project import running
 from steps.promote import Promotion
 
 PROPOSED = Promotion(
@@ -20,6 +23,24 @@ PROPOSED = Promotion(
     verdict="propose", comparison=None,
 )  # fmt: skip
 REPORT = Report(promotion=PROPOSED, summary="# version 2 waits for approval\n\n- better by 0.1\n")
+
+
+def test_an_answer_waits_for_the_run_that_holds_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause is Prefect's, and tried with a deployment; here a person has answered already."""
+    made: list[tuple[Any, ...]] = []
+    (project / ".regraft").mkdir()
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "7d5b2c1e-0000-4000-8000-000000000000")
+    monkeypatch.setattr("flows.approval._ask", lambda *_: Approval(approve=False, by="Ada", reason="too late"))
+    monkeypatch.setattr("flows.approval.release.decline", lambda *told: made.append(told))
+    monkeypatch.setattr("flows.approval.answered", lambda _, report, __: report)
+    with ThreadPoolExecutor(1) as pool:
+        with running(project):
+            settled = pool.submit(settle, project, REPORT)
+            with pytest.raises(FutureTimeout):
+                settled.result(timeout=0.3)
+            assert made == [], "it decided while another run held the project"
+        assert settled.result(timeout=60) == REPORT
+    assert made == [(project, "2", "Ada", "too late")]
 
 
 def in_a_flow(api: str, root: Path, linger: float = 0) -> tuple[Any, float]:

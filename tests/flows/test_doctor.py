@@ -1,5 +1,6 @@
 """Each trouble is found, named with its fix, and makes the command fail; nothing is changed by looking."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows import doctor
-from flows.doctor import FAULT, GOOD, WARNING, examine
-from steps.adapters import backbones, files, models
+from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
+from steps.adapters import backbones, files, models, signing
 from tests.conftest import Project, free_port, write_images
 
 
@@ -74,6 +75,34 @@ def test_a_package_of_another_version_than_the_lock_s_is_a_fault(project: Projec
     assert "(locked: 0.1)" in finding.found
     assert "no-such-package is missing (locked: 1.0)" in finding.found
     assert "other" not in finding.found
+
+
+def test_keys_are_told_and_a_private_one_that_others_can_read_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for name in (signing.ENVIRONMENT, signing.PUBLIC):
+        monkeypatch.delenv(name, raising=False)
+
+    def keys() -> Finding:
+        return next(doctor._keys(tmp_path))
+
+    assert (keys().state, keys().found) == (GOOD, "none yet: made where the first version is signed")
+    signing.sign("any")
+    private = tmp_path / ".regraft/key.pem"
+    fingerprint = hashlib.sha256((tmp_path / ".regraft/key.pub").read_bytes()).hexdigest()[:12]
+    assert (keys().state, keys().found) == (GOOD, f"{private} signs; trusted to verify: {fingerprint}")
+    private.chmod(0o640)
+    assert (keys().state, keys().fix) == (WARNING, f"chmod 600 {private}")
+    private.unlink()
+    assert (keys().state, keys().found) == (GOOD, f"nothing signs here; trusted to verify: {fingerprint}")
+
+
+def test_a_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("postgresql://ada:secret@db/x", f"http://ada:secret@127.0.0.1:{free_port()}"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        (finding,) = doctor._mlflow(tmp_path)
+        assert "secret" not in str(vars(finding)) and "ada@" in finding.found
 
 
 @pytest.mark.parametrize(("variable", "what"), [("MLFLOW_TRACKING_URI", "MLflow"), ("PREFECT_API_URL", "Prefect")])

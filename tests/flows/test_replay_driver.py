@@ -1,6 +1,7 @@
 """What a replay needs before it begins; the replay itself is run in tests/test_pipeline.py."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +10,12 @@ import yaml
 
 from flows.doctor import unlike
 from flows.replay import Replay, _refuse
-from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH
-from steps.audit import Evidence
+from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
+from steps.adapters.tracking import LINEAGE
 from steps.core.ledger import Chain
 from steps.core.replay import Verdict
 from steps.errors import RequestError
+from steps.evidence import Evidence, Proof
 
 
 @pytest.fixture
@@ -25,12 +27,16 @@ def commit(tmp_path: Path) -> str:
     return found.stdout.strip()
 
 
-def evidence(root: Path, tags: dict[str, str] | None, *kept: str) -> Evidence:
-    """A version whose run has these tags and files; None: whose run is gone."""
+def evidence(root: Path, signed: dict[str, str] | None, *kept: str, run: dict[str, str] | None = None) -> Evidence:
+    """A version with these circumstances signed (None: registered before they were), and a run that says the same."""
     lock = {"stages": {"ingest": {"deps": [{"path": "data/raw", "md5": "0123.dir"}], "outs": []}}}
     (root / LOCK).write_text(yaml.safe_dump(lock))
-    run = None if tags is None else SimpleNamespace(data=SimpleNamespace(tags=tags))
-    return Evidence(root, Chain((), (), (), True), "regraft", "7", {}, run, {name: root / name for name in kept})
+    files = {name: root / name for name in kept}
+    tags = {LINEAGE: "1", **(signed or {} if run is None else run)}
+    made = SimpleNamespace(data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_id="r"))
+    around = None if signed is None else {"run": "r", "run_is_older": False, "tags": signed}
+    proof = Proof({"lineage": "1", "kind": "head"}, around, files)
+    return Evidence(root, Chain((), (), (), True), "regraft", "7", {}, made, files, proof, "")
 
 
 def refusals(held: Evidence) -> list[str]:
@@ -42,21 +48,50 @@ def refusals(held: Evidence) -> list[str]:
 
 
 def test_a_replay_is_refused_with_every_reason(tmp_path: Path, commit: str) -> None:
-    assert refusals(evidence(tmp_path, None)) == ["its run is gone"]
-    assert refusals(evidence(tmp_path, {})) == ["it was made in no git commit", "its run holds no dvc.lock"]
+    assert refusals(evidence(tmp_path, {})) == ["it was made in no git commit", "it was registered without a dvc.lock"]
     far = evidence(tmp_path, {COMMIT: "0" * 40, CHANGES: KEPT}, LOCK)
     assert refusals(far) == [
         "its commit 000000000000 is not in this repository: fetch it",
-        "its uncommitted changes are not kept (kept)",
+        "the tree was dirty and the changes are not kept (kept)",
         "data/raw is not in DVC's cache (nor in the workspace); `dvc fetch` where it was pushed",
     ]
     assert len(refusals(evidence(tmp_path, {COMMIT: commit, CHANGES: NONE}, LOCK))) == 1
+    unknown = refusals(evidence(tmp_path, {COMMIT: commit, CHANGES: UNKNOWN}, LOCK))
+    assert unknown[0] == "whether the tree was clean is unknown: git failed while it was registered"
+
+
+def with_data(root: Path) -> Path:
+    (root / "cache/files/md5/01").mkdir(parents=True)
+    (root / "cache/files/md5/01/23.dir").write_text("[]")
+    return root / "cache"
 
 
 def test_a_replay_begins_where_commit_changes_and_data_are_there(tmp_path: Path, commit: str) -> None:
-    (tmp_path / "cache/files/md5/01").mkdir(parents=True)
-    (tmp_path / "cache/files/md5/01/23.dir").write_text("[]")
-    _refuse(evidence(tmp_path, {COMMIT: commit, CHANGES: KEPT}, LOCK, PATCH), tmp_path / "cache")
+    (tmp_path / PATCH).write_text("a patch")
+    held = evidence(tmp_path, {COMMIT: commit, CHANGES: KEPT}, LOCK, PATCH)
+    _refuse(held, with_data(tmp_path))
+    _refuse(replace(held, run=None, told={}), tmp_path / "cache")  # all that it takes lies in the package
+
+
+def test_nothing_that_is_not_signed_is_run(tmp_path: Path, commit: str) -> None:
+    store = with_data(tmp_path)
+    held = evidence(tmp_path, {COMMIT: commit, CHANGES: KEPT}, LOCK, PATCH)
+    (tmp_path / PATCH).write_text("a patch")
+    (tmp_path / "evil").write_text("another patch")
+    assert refusals(replace(held, told={**held.told, PATCH: tmp_path / "evil"})) == [
+        "the run's changes.patch is not the signed one: it was changed"
+    ]
+    moved = replace(held, run=evidence(tmp_path, {}, run={COMMIT: "0" * 40, CHANGES: KEPT}).run)
+    assert refusals(moved) == [f"the run's tag {COMMIT} is {'0' * 40!r}, the signed one {commit!r}"]
+    added = replace(held, proof=replace(held.proof, kept={LOCK: tmp_path / LOCK}))  # type: ignore[type-var]
+    assert "the run's changes.patch is not the signed one: it was changed" in refusals(added)
+    assert refusals(replace(held, proof=None, doubt="version 7 of regraft is not what was signed: conda.yaml")) == [
+        "version 7 of regraft is not what was signed: conda.yaml"
+    ]
+    assert refusals(evidence(tmp_path, None, LOCK, PATCH)) == [
+        "it was registered before regraft signed commit, changes and dvc.lock: nothing vouches for their code"
+    ]
+    assert store.is_dir()
 
 
 def test_packages_that_differ_from_the_lock_are_named() -> None:

@@ -1,18 +1,21 @@
-"""The chain from alias to raw images, in a real registry, and each of its gaps."""
+"""The chain from alias to raw images, in a real registry: what of it is proven, and each gap and contradiction."""
 
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from flows.audit import Audit
-from steps.adapters import files, ledger, registry, tracking
-from steps.adapters.stage import Lineage
+from steps.adapters import circumstances, files, ledger, registry, signing, tracking
+from steps.adapters.stage import Lineage, digest_of
 from steps.audit import Link, audit, place_of, tampered
 from steps.core.ledger import PROMOTE
 from steps.errors import RequestError
@@ -22,18 +25,33 @@ NAME = "regraft"
 
 @dataclass
 class World:
-    """A project whose one version was registered and promoted; `store` is DVC's cache."""
+    """A project whose version 1 was registered and promoted; `store` is DVC's cache."""
 
     root: Path
     store: Path
 
-    def links(self) -> dict[str, Link]:
-        version, links = audit(self.root, None, self.store)
-        assert version == "1"
+    def links(self, number: str | None = None) -> dict[str, Link]:
+        version, links = audit(self.root, number, self.store)
+        assert version == (number or "1")
         return {link.what: link for link in links}
 
-    def gaps(self) -> list[str]:
-        return [gap for link in self.links().values() for gap in link.gaps]
+    def gaps(self, number: str | None = None) -> list[str]:
+        return [gap for link in self.links(number).values() for gap in link.gaps]
+
+    def contradictions(self, number: str) -> list[str]:
+        return [one for link in self.links(number).values() for one in link.contradictions]
+
+    def signed(self, number: str | None = None) -> list[str]:
+        return [what for what, link in self.links(number).items() if link.signed]
+
+    def register(self, seed: int, signs: bool = True, older: bool = False) -> str:
+        """Register a version whose run is one of its own; return its number."""
+        manifest = next(dep["md5"] for dep in self.lock()["train_head"]["deps"] if "manifest" in dep["path"])
+        inputs = {"data/manifest.parquet": files.sha256_of(place_of(self.store, manifest)), "data/backbone": "f.dir"}
+        return register(self.root, inputs, seed, signs, older)
+
+    def lock(self) -> dict[str, Any]:
+        return dict(files.read_yaml(self.root / "dvc.lock")["stages"])
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +81,45 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
         patched.setenv("DVC_ROOT", str(root))
-        register(root, files.sha256_of(place_of(store, manifest)))
-    return World(root, store)
+        found = World(root, store)
+        assert found.register(seed=7) == "1"
+        mlflow = tracking.client()
+        chain = ledger.decide(
+            mlflow, NAME,
+            lambda seen: bool(seen.entries) or ledger.append(mlflow, NAME, seen, PROMOTE, "1", "1", ["good"], by="Ada"),
+        )  # fmt: skip
+        assert chain.champion == "1"
+    return found
 
 
-def register(root: Path, manifest: str) -> None:
-    saved = root / ".regraft" / "saved"
-    files.write_text(saved / "MLmodel", "flavors: {}\n")
-    mlflow = tracking.client()
+def register(root: Path, inputs: dict[str, str], seed: int, signs: bool, older: bool) -> str:
+    """Register as the stage does, without a model: facts, circumstances where it `signs` them, signature."""
+    saved, mlflow = root / ".regraft" / f"saved-{seed}", tracking.client()
+    facts: dict[str, Any] = {"stage": "train_head", "code": "c0de", "params": {"seed": seed}, "inputs": inputs}
+    lineage = Lineage(digest=digest_of({"cmd": "c", **facts}), **facts)
+    around = circumstances.gather(root)
     registry.ensure_model(mlflow, NAME)
-    inputs = {"data/manifest.parquet": manifest, "data/backbone": "folder.dir"}
-    lineage = Lineage("train_head", "1234", "c0de", {"seed": 7}, inputs)
-    run = tracking.log_run(mlflow, tracking.experiment(mlflow, NAME), lineage, [], (), {})
-    registry.create_version(mlflow, NAME, "abcd", run, saved, {"kind": "head"}, {})
-    chain = ledger.decide(
-        mlflow, NAME,
-        lambda seen: bool(seen.entries) or ledger.append(mlflow, NAME, seen, PROMOTE, "1", "1", ["good"], by="Ada"),
-    )  # fmt: skip
-    assert chain.champion == "1"
+    run = tracking.log_run(mlflow, tracking.experiment(mlflow, NAME), lineage, [], (), {}, around)
+    digest = f"{seed:04}"
+    files.write_text(saved / "MLmodel", f"flavors: {{}}\nmetadata: {{regraft.digest: '{digest}'}}\n")
+    told = {"lineage": lineage.digest, "kind": "head", "backbone_sha256": "feed"}
+    files.write_json(saved / "artifacts/model/model.json", told)
+    if signs:
+        (saved / circumstances.FOLDER).mkdir()
+        for path, content in around.beside(run, older).items():
+            (saved / path).write_bytes(content)
+    signing.sign_folder(saved)
+    return registry.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
+
+
+def run_of(number: str) -> str:
+    return str(tracking.client().get_model_version(NAME, number).run_id)
+
+
+def kept_by(number: str, name: str) -> Path:
+    """Return where MLflow keeps a file of a version's run: whoever can write there can change it."""
+    artifacts = tracking.client().get_run(run_of(number)).info.artifact_uri
+    return Path(str(artifacts).removeprefix("file://")) / name
 
 
 def kept(store: Path, data: bytes, suffix: str = "") -> str:
@@ -111,10 +150,10 @@ def test_the_chain_runs_from_the_alias_to_the_images_without_a_gap(world: World)
     links = world.links()
     assert list(links) == ["alias", "decision", "version", "run", "commit", "lineage", "code", "params", "inputs",
                            "table", "backbone", "images"]  # fmt: skip
-    assert world.gaps() == []
+    assert world.gaps() == [] and world.signed() == list(links), "everything is proven by a signature"
     assert links["alias"].found == "champion is version 1"
     assert "entry 1: promote, by Ada" in links["decision"].found and links["decision"].found.endswith(": good")
-    assert "digest abcd" in links["version"].found and links["lineage"].found == "digest 1234"
+    assert "digest 0007" in links["version"].found and len(links["lineage"].found) == len("digest ") + 64
     assert links["params"].found == "seed: 7" and links["code"].found == "digest c0de"
     assert "of stage train_head, by " in links["run"].found and "processors" in links["run"].found
     assert links["images"].found.startswith("data/raw, digest ") and links["images"].found.endswith(", 3 files")
@@ -163,28 +202,97 @@ def test_a_run_without_its_files_and_an_alias_moved_by_hand_are_gaps(
     mlflow = tracking.client()
     monkeypatch.setattr(registry, "alias_version", lambda *_: "9")
     assert [gap for gap in world.gaps() if "the alias points to version 9" in gap]
-    assert [gap for gap in world.gaps() if "dvc.lock is not among the run's files" in gap]
     assert [gap for gap in world.gaps() if "lineage.json is not among the run's files" in gap]
+    assert "commit" in world.signed() and "images" in world.signed(), "the package holds what the run has lost"
     assert mlflow.get_model_version(NAME, "1").tags["kind"] == "head"
 
 
 def test_a_version_that_does_not_exist_is_refused(world: World) -> None:
-    with pytest.raises(RequestError, match="regraft has no version 7"):
-        audit(world.root, "7", world.store)
+    with pytest.raises(RequestError, match="regraft has no version 99"):
+        audit(world.root, "99", world.store)
+
+
+def test_a_run_that_says_something_else_than_was_signed_is_contradicted_file_by_file(world: World) -> None:
+    number = world.register(seed=20)
+    assert world.contradictions(number) == []
+    for name, content in ((circumstances.LOCK, "stages: {}\n"), (circumstances.PATCH, "evil"),
+                          (circumstances.PARAMS, "seed: 9\n")):  # fmt: skip
+        kept_by(number, f"{circumstances.FOLDER}/{name}").write_text(content)
+    tracking.client().set_tag(run_of(number), circumstances.COMMIT, "0" * 40)
+    lineage = kept_by(number, "lineage.json")
+    lineage.write_text(lineage.read_text().replace("c0de", "c0da"))
+    told = world.contradictions(number)
+    assert [one for one in told if f"tag {circumstances.COMMIT} is '{'0' * 40}', the signed one" in one]
+    for name in circumstances.NAMES:
+        assert f"the run's {name} is not the signed one: it was changed" in told
+    assert told.count("the run's lineage.json is not what the signed digest was made of") == 2  # code and params
+    assert not {"code", "params", "inputs"} & set(world.signed(number))
+    assert "c0da" not in world.links(number)["commit"].found and len(world.links(number)["images"].found) > 20
+
+
+def test_a_run_that_was_there_before_its_version_may_tell_of_its_own_time(world: World) -> None:
+    number = world.register(seed=21, older=True)
+    tracking.client().set_tag(run_of(number), circumstances.COMMIT, "0" * 40)
+    assert world.contradictions(number) == []
+    assert "; registered later by " in world.links(number)["run"].found
+
+
+def test_a_version_that_was_given_another_run_is_contradicted(world: World) -> None:
+    number, other = world.register(seed=22), world.register(seed=23)
+    with sqlite3.connect(Path(os.environ["DVC_ROOT"]) / ".regraft/mlflow.db") as database:
+        database.execute("update model_versions set run_id = ? where name = ? and version = ?",
+                         (run_of(other), NAME, number))  # fmt: skip
+    told = world.contradictions(number)
+    assert told[0].startswith("the run's lineage digest is ")
+    assert told[1].startswith(f"the version names run {run_of(other)}, the signed package ")
+
+
+def test_a_version_from_before_circumstances_were_signed_says_so_and_goes_by_its_run(world: World) -> None:
+    number = world.register(seed=24, signs=False)
+    assert world.gaps(number)[-1].startswith("it was registered before regraft signed its circumstances")
+    assert world.signed(number) == ["alias", "version", "lineage", "backbone"]
+    assert world.links(number)["commit"].found and world.contradictions(number) == []
+
+
+def test_a_package_that_fails_proves_nothing_and_the_audit_goes_on(world: World) -> None:
+    number = world.register(seed=25)
+    source = str(tracking.client().get_model_version(NAME, number).source).removeprefix("models:/")
+    location = str(tracking.client().get_logged_model(source).artifact_location).removeprefix("file://")
+    Path(location, "artifacts/model/model.json").write_text("{}")
+    gap = next(gap for gap in world.gaps(number) if gap.startswith("nothing below is proven"))
+    assert "Hash mismatch for 'artifacts/model/model.json'" in gap
+    assert world.signed(number) == ["alias"]
 
 
 def test_verification_names_what_is_wrong_with_ledger_export_and_packages(world: World) -> None:
     files.write_text(world.root / ledger.EXPORT, "another line\n")
-    found = tampered(world.root, "1")
+    unsigned = world.root / "unsigned"
+    files.write_text(unsigned / "MLmodel", "flavors: {}\n")
+    number = registry.create_version(tracking.client(), NAME, "abcd", run_of("1"), unsigned, {"kind": "head"}, {})
+    found, silent = tampered(world.root, number)
     assert found[0] == "entry 1 differs from line 1 of the export"
-    assert len(found) == 2 and found[1].startswith("version 1 of regraft is not signed")
+    assert len(found) == 2 and found[1].startswith(f"version {number} of regraft is not signed")
+    assert silent == []
 
 
-def test_the_text_counts_the_gaps_and_names_the_faults() -> None:
-    links = [Link("alias", "champion is version 1"), Link("run", "none", ("it is gone",))]
-    told = Audit("1", links, ["entry 2 is missing: deleted"]).lines()
+def test_an_export_that_is_gone_emptied_or_short_is_not_passed_over_in_silence(world: World) -> None:
+    export = world.root / ledger.EXPORT
+    gone = "there is no export to hold the ledger against: its end could have been cut off"
+    assert tampered(world.root, "1") == ([], [gone])
+    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    assert tampered(world.root, "1") == ([], [])
+    export.write_text("")
+    assert tampered(world.root, "1") == (["the export is empty, the ledger is not"], [])
+
+
+def test_the_text_marks_what_is_proven_counts_the_gaps_and_names_the_faults() -> None:
+    links = [
+        Link("alias", "champion is version 1", signed=True), Link("run", "none", ("it is gone",), False, ("it lies",)),
+    ]  # fmt: skip
+    told = Audit("1", links, ["entry 2 is missing: deleted"], ["there is no export"]).lines()
     assert told == [
-        "  alias  champion is version 1", "  run    none", "         gap: it is gone", "version 1: 2 links, 1 gap",
-        "fault: entry 2 is missing: deleted",
+        "  ✓ alias  champion is version 1", "    run    none", "           gap: it is gone",
+        "           contradiction: it lies", "version 1: 2 links, 1 proven by a signature (✓), 1 gap",
+        "fault: entry 2 is missing: deleted", "there is no export",
     ]  # fmt: skip
     assert Audit("1", links, []).lines()[-1].startswith("verified: ")

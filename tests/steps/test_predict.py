@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from flows.predict import predict as command
@@ -154,6 +155,38 @@ def test_only_what_changed_is_answered_anew(project: Registered, served: Served,
     project.promote("1")
     assert [row.version for row in rows(project, other, tmp_path / "some")] == ["2"] * 6
     assert rows(project, other, tmp_path / "some")[1].probabilities != after[1].probabilities
+
+
+def test_the_champion_is_the_ledgers_whatever_the_alias_says(
+    project: Registered, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.point("2")
+    try:
+        assert prediction.load(project.root, None).number == "1"
+    finally:
+        project.point("1")
+    assert "the alias champion stands on version 2, the ledger names version 1, which answers" in caplog.text
+
+
+def test_a_picture_that_an_old_version_cannot_read_has_its_reason_in_its_row(
+    project: Registered, served: Served
+) -> None:
+    """Its code is of its day: what it raises has a type of its own, and today's decoder reads the picture."""
+    old = Served(replace(served.package, digest="old"))
+    model, bad = old._python_model, project.pictures[1].read_bytes()
+
+    class Old:
+        classes = model.classes
+
+        def predict(self, context: None, frame: pd.DataFrame) -> pd.DataFrame:
+            if frame["image"][0] == bad:
+                raise MlflowException("1 of 1 rows hold no image")
+            return model.predict(context, frame)
+
+    old.__dict__["_python_model"] = Old()
+    told = rows(project, old, *project.pictures[:3])
+    assert [row.error for row in told] == [None, "version 1 failed on a sound picture: 1 of 1 rows hold no image", None]
+    assert told[1].label is None and told[2].label is not None
 
 
 def test_a_damaged_store_is_named(project: Registered, served: Served) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,18 @@ def test_with_approval_required_a_person_has_the_last_word(world: World) -> None
     assert [d.kind for d in world.decisions()] == ["propose", "promote"]
 
 
+def test_an_approval_is_refused_where_the_test_images_decide_nothing_more(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote(approval="required", look_budget=1, look_limit=2)
+    looks.record(["one model", "another", "a third"], world.table["id"])
+    with pytest.raises(RequestError, match=r"More than 2 \(promote\.look_limit\): they decide nothing"):
+        release.approve(world.root, "1", "Ada", "looks good")
+    assert (world.alias(), [d.kind for d in world.decisions()]) == (None, ["propose"])
+    (world.root / promotion.ACCEPTED).unlink()
+    with pytest.raises(RequestError, match=r"data/screened\.parquet is not here"):
+        release.approve(world.root, "1", "Ada", "looks good")
+
+
 def test_a_stale_approval_is_refused(world: World) -> None:
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
     world.promote(approval="required")
@@ -306,6 +319,48 @@ def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:
     with pytest.raises(RegistryError, match=r"model\.json"):
         world.promote()
     assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
+
+
+def swapped(world: World, number: str) -> None:
+    """Let a version number stand for another package, validly signed: what the database's owner can do."""
+    world.register([0.0, 0.0, 2.0], f"other-{number}")
+    with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
+        for table, columns in (("model_versions", "source, storage_location"), ("model_version_tags", "value")):
+            key = f"and key = '{tracking.LINEAGE}'" if table == "model_version_tags" else ""
+            newest = f"select {columns} from {table} where name = '{NAME}' {key} order by version desc limit 1"
+            where = f"where name = '{NAME}' and version = {number} {key}"
+            database.execute(f"update {table} set ({columns}) = ({newest}) {where}")
+
+
+def test_a_package_that_was_swapped_is_neither_judged_nor_approved_nor_rolled_back_to(world: World) -> None:
+    better_comes(world)
+    entries = world.decisions()
+    assert [d.package for d in entries] == [registry.digest(tracking.client(), NAME, n) for n in ("1", "2")]
+    swapped(world, "1")
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
+        release.rollback(world.root, None, "Ada", "wrong on Mondays")
+    swapped(world, "2")
+    world.receive(world.register([0.0, 1.0, 0.0], "c"), [0.0, 1.0, 0.0])
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[1].package)[:16]}"):
+        world.promote()
+    assert world.alias() == "2" and world.decisions() == entries
+
+
+def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    unreadable = sorted(world.table["path"][world.table["label"] == "0"])[1]
+    (world.root / "data/raw" / unreadable).write_bytes(b"of a format that version 1 does not know")
+    world.receive(world.register([1.0, 0.0, 0.0], "b"), [1.0, 0.0, 0.0])
+    done = world.promote()
+    assert done.reasons[0] == (
+        f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
+    )
+    assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
+    for path in world.table["path"]:
+        (world.root / "data/raw" / path).write_bytes(b"no picture")
+    with pytest.raises(RegistryError, match="version 1, the champion, answers none of 12 test images here"):
+        world.promote(margin=0.01)
 
 
 def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
