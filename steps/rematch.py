@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.adapters import files, packages, params
 from steps.adapters.packages import Package
+from steps.paired import Paired, paired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,10 +20,9 @@ TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 @dataclass(frozen=True)
 class Rematch:
-    """Challenger (a) and champion (b), as `core.gate.Facts` has them, and the time of a over that of b."""
+    """Challenger (a) against champion (b), and the time of a over that of b."""
 
-    comparison: dict[str, Any]
-    recalls: list[dict[str, Any]]
+    paired: Paired
     latency_ratio: float | None
 
 
@@ -38,14 +38,8 @@ def rematch(
 
     from steps.adapters import looks
     from steps.adapters.images import batched
-    from steps.core.comparison import compare_answers, per_class
-    from steps.core.intervals import sampled
     from steps.core.manifest import TEST
-    from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams, groups_of
 
-    document = params.read(root)
-    rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     answers = files.read_table(root / PREDICTIONS)
     part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
@@ -54,20 +48,11 @@ def rematch(
     package = packages.load(mlflow, name, champion)  # to be held: its files live as long as it does
     looks.record([weights_of(package)], mine["id"])
     theirs = [label for some in batched(images, 256) for label in package.model.predict(_frame(some))["label"]]
-    classes = files.read_json(root / EVALUATION)["classes"]
-    targets = np.searchsorted(classes, mine["label"].tolist())
     right = ((mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs) == mine["label"].to_numpy())
-    generator = numpy_generator(document["seed"], "promote", champion)
-    found = compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator)
-    figure = found["balanced_accuracy"]
     return Rematch(
-        {
-            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure["value"], "low": figure["low"], "high": figure["high"],
-        },
-        per_class(targets, *right, classes),
+        paired(params.read(root), part, *right, ("promote", champion)),
         latency_ratio(packages.load(mlflow, name, challenger), package, images[:TIMED]) if timed else None,
-    )  # fmt: skip
+    )
 
 
 def weights_of(package: Package) -> str:
