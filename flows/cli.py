@@ -258,25 +258,32 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     alias: Annotated[str, typer.Option(help="The alias to follow.")] = "champion",
     version: Annotated[str | None, typer.Option(help="Serve this version instead, and follow nothing.")] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 1.0,
     workers: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: one a processor.")] = 0,
     waiting: Annotated[int, typer.Option(min=1, help="Requests under way, at most; one more gets a 503.")] = 64,
+    connections: Annotated[int, typer.Option(min=1, help="Open connections, at most.")] = 512,
     body: Annotated[float, typer.Option(min=0.001, help="MiB of a request, at most.")] = 20.0,
+    bodies: Annotated[float, typer.Option(min=0.001, help="MiB of all requests together, at most.")] = 512.0,
     pixels: Annotated[int, typer.Option(min=1, max=100, help="Million pixels of a picture, at most.")] = 50,
+    request_pixels: Annotated[int, typer.Option(min=1, help="Million pixels of a request, at most.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Pictures in one request to /invocations, at most.")] = 64,
-    patience: Annotated[float, typer.Option(min=0.1, help="Seconds in which a body has to arrive.")] = 30.0,
+    patience: Annotated[
+        float, typer.Option(min=0.1, help="Seconds in which headers have to arrive, and then the body.")
+    ] = 30.0,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds from there to the answer.")] = 30.0,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
 ) -> None:
     """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
     import os
 
-    from steps.adapters.service import Limits
+    from steps.adapters.bodies import Limits
     from steps.serve import Place
     from steps.serve import serve as answer
 
     limits = Limits(
-        body=int(body * 2**20), pixels=pixels * 10**6, rows=rows, waiting=waiting,
-        workers=workers or os.cpu_count() or 1, patience=patience,
+        body=int(body * 2**20), bodies=int(max(body, bodies) * 2**20), pixels=pixels * 10**6,
+        request_pixels=request_pixels * 10**6, rows=rows, connections=connections, waiting=waiting,
+        workers=workers or os.cpu_count() or 1, patience=patience, deadline=deadline,
     )  # fmt: skip
     answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace), limits, typer.echo)
 

@@ -1,9 +1,10 @@
 """Export: a registered version as one file for another runtime, written only once it is shown to answer alike."""
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,12 @@ MODEL = "artifacts/model"  # inside a package
 
 @dataclass(frozen=True, kw_only=True)
 class ExportParams:
-    """How alike an exported model has to answer, and on how many images that is looked at."""
+    """How alike an exported model has to answer or, for int8, how good it has to be, and on how many images."""
 
     most_images: int
     calibration_images: int
     tolerance: float
     max_loss: float
-    confidence: float
 
     def faults(self) -> Iterator[str]:
         """Yield limits that would prove nothing."""
@@ -34,18 +34,17 @@ class ExportParams:
                 yield f"{name} is {getattr(self, name)}; 1 to 100000"
         if not 0 < self.tolerance < 0.1:
             yield f"tolerance is {self.tolerance}; a probability, above 0 and below 0.1"
-        if not 0 <= self.max_loss < 1:
-            yield f"max_loss is {self.max_loss}; from 0 to below 1"
-        if not 0.5 <= self.confidence <= 0.999:
-            yield f"confidence is {self.confidence}; 0.5 to 0.999"
+        if not 0 < self.max_loss < 1:
+            yield f"max_loss is {self.max_loss}; above 0 and below 1"
 
 
 def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
     """Write version `which` (a number or an alias) in the format `kind` into a signed folder under `output`.
 
-    Returns what was found: folder, sizes in bytes, images, and the greatest difference of a probability or, for int8,
-    the accuracy it costs. Raises RequestError for an unknown format or version, RegistryError where the version is
-    not what was signed, IntegrityError where the file does not answer alike; nothing is written then.
+    Returns what was found: folder, sizes in bytes, images, the greatest difference of a probability and, for int8,
+    how it compares with the version. Raises RequestError for an unknown format or version, RegistryError where the
+    version is not what was signed, IntegrityError where the file does not answer alike or, for int8, where the gate
+    refuses it; nothing is written then.
     """
     from steps.adapters import exports
 
@@ -70,6 +69,7 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     from steps.adapters import exports, models
     from steps.adapters.compute import ComputeParams, configure
     from steps.core.exported import Exported
+    from steps.smaller import smaller
 
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
@@ -82,7 +82,16 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
 
     file = exports.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
     answers = exports.runner(kind, file, compute.threads)(_pixels(root, test, spec))
-    found = _compared(kind, rules, test, facts["classes"], _eager(root, package, test), answers)
+    eager = _eager(root, package, test)
+    found: dict[str, Any] = {"images": len(test), "difference": float(abs(eager - answers).max())}
+    if kind == exports.INT8 and math.isfinite(found["difference"]):
+        verdict, found["comparison"] = smaller(root, package, test, file, (eager, answers), rules.max_loss)
+        found["verdict"], reasons = verdict.reasons[0], () if verdict.promote else verdict.reasons
+    else:
+        reasons = _unlike(found["difference"], rules.tolerance)
+    if reasons:
+        told = "\n  ".join(reasons)
+        raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
     sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
     files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
@@ -130,28 +139,7 @@ def _eager(root: Path, package: packages.Package, table: "pd.DataFrame") -> Any:
     return np.array(pd.concat(told)["probabilities"].tolist())
 
 
-def _compared(
-    kind: str, rules: ExportParams, table: "pd.DataFrame", classes: list[str], eager: Any, answers: Any
-) -> dict[str, Any]:
-    """Return how the exported model differs; IntegrityError where that is too much."""
-    import numpy as np
-
-    from steps.adapters.exports import INT8
-    from steps.core.exported import cost, refusals
-
-    difference = float(np.abs(eager - answers).max())
-    found: dict[str, Any] = {"images": len(table), "difference": difference}
-    if kind == INT8:
-        known = {label: i for i, label in enumerate(classes)}
-        targets = np.array([known.get(label, -1) for label in table["label"]])
-        measured = cost(targets, eager, answers, rules.confidence)
-        reasons = refusals(measured, rules.max_loss)
-        found["cost"] = asdict(measured)
-    else:
-        # Not "difference > tolerance": NaN has to be refused too.
-        reasons = [] if difference <= rules.tolerance else [
-            f"a probability differs by {difference:.2g}; at most {rules.tolerance} (export.tolerance)"
-        ]  # fmt: skip
-    if reasons:
-        raise IntegrityError(f"the {kind} export is refused on {len(table)} test images: {'; '.join(reasons)}")
-    return found
+def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:
+    if difference <= tolerance:  # the other way round, NaN would pass
+        return ()
+    return (f"a probability differs by {difference:.2g}; at most {tolerance} (export.tolerance)",)

@@ -222,8 +222,9 @@ def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict,
     calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
     facts = Facts(
         challenger=evaluation["test"][case.kind],
-        comparison=match.comparison if match else None,
-        recalls=match.recalls if match else (),
+        comparison=match.paired.comparison if match else None,
+        recalls=match.paired.recalls if match else (),
+        slice_changes=match.paired.slices if match else (),
         slices=evaluation.get("slices", {}).get(case.kind, ()),
         calibration_error=calibration.get("calibration_error"),
         latency_ratio=match.latency_ratio if match else None,

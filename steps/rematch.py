@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steps.adapters import files, packages, params
 from steps.adapters.packages import Package
 from steps.errors import RegistryError
+from steps.paired import Paired, paired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,13 +21,12 @@ TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 @dataclass(frozen=True)
 class Rematch:
-    """Challenger (a) and champion (b), as `core.gate.Facts` has them, and the time of a over that of b.
+    """Challenger (a) against champion (b), and the time of a over that of b.
 
     `unanswered`: a sentence where the champion's own code cannot read some of the images; they count as wrong answers.
     """
 
-    comparison: dict[str, Any]
-    recalls: list[dict[str, Any]]
+    paired: Paired
     latency_ratio: float | None
     unanswered: list[str]
 
@@ -43,14 +43,8 @@ def rematch(
 
     from steps.adapters import looks
     from steps.adapters.images import batched
-    from steps.core.comparison import compare_answers, per_class
-    from steps.core.intervals import sampled
     from steps.core.manifest import TEST
-    from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams, groups_of
 
-    document = params.read(root)
-    rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     answers = files.read_table(root / PREDICTIONS)
     part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
@@ -61,23 +55,14 @@ def rematch(
     answered = [path for path, label in zip(images, theirs, strict=True) if label is not None]
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
-    classes = files.read_json(root / EVALUATION)["classes"]
-    targets = np.searchsorted(classes, mine["label"].tolist())
     right = (
         (mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs, dtype=object) == mine["label"].to_numpy()
     )  # fmt: skip
-    generator = numpy_generator(document["seed"], "promote", champion.version)
-    found = compare_answers(targets, *right, sampled(targets, groups_of(part)), rules.verdicts, generator)
-    figure = found["balanced_accuracy"]
     return Rematch(
-        {
-            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure["value"], "low": figure["low"], "high": figure["high"],
-        },
-        per_class(targets, *right, classes),
+        paired(params.read(root), part, *right, ("promote", champion.version)),
         latency_ratio(packages.load(mlflow, name, challenger), champion, answered[:TIMED]) if timed else None,
         _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
-    )  # fmt: skip
+    )
 
 
 def labels(package: Package, paths: list[Path]) -> list[str | None]:

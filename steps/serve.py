@@ -1,5 +1,6 @@
 """Serve: the version in production, over HTTP, until stopped. No stage: it follows what the registry says now."""
 
+import logging
 import os
 import signal
 import socket
@@ -8,14 +9,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from steps.adapters import champion, params, registry, tracking
+from steps.adapters.bodies import Limits
 from steps.adapters.champion import Follower, Served
 from steps.adapters.production import Named, Production, aliased
-from steps.adapters.service import Limits, application
 from steps.errors import RequestError
 
+if TYPE_CHECKING:
+    from steps.adapters.service import Service
+
+log = logging.getLogger("regraft")
 # A registry that is gone must be said within seconds, not after MLflow's minutes of patience.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -31,7 +36,7 @@ class Place(NamedTuple):
 def serve(
     root: Path, alias: str, version: str | None, every: float, place: Place, limits: Limits, say: Callable[[str], None]
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; what is under way then is finished.
+    """Answer requests until SIGTERM or SIGINT; what is under way then is finished, as far as the grace goes.
 
     Raises RequestError where the version or alias does not exist or the address is taken, RegistryError where the
     version cannot be loaded or is not what was signed.
@@ -39,22 +44,32 @@ def serve(
     import torch
     import uvicorn
 
+    from steps.adapters.server import configured
+    from steps.adapters.service import Service, application
+
     for name, value in IMPATIENT.items():
         os.environ.setdefault(name, value)
     listener = _bound(place.host, place.port)
-    follower = _follower(root, alias, version, every)
+    service = Service(_follower(root, alias, version, every), limits)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
-    settings = uvicorn.Config(
-        application(follower, limits), log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=place.grace,
-    )  # fmt: skip
+    server = uvicorn.Server(configured(application(service), limits, place.grace))
     listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
     host, port = listener.getsockname()[:2]
-    served = follower.current
+    served = service.follower.current
     say(f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is finished
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when all is finished
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(settings).run(sockets=[listener])
+        server.run(sockets=[listener])
+    if service.seated:
+        _leave(service, place.grace)
+
+
+def _leave(service: "Service", grace: int) -> None:
+    """Leave though threads compute: Python itself would wait for them, however long their pictures take."""
+    log.warning("requests left unfinished: %d; the grace of %d s was over", len(service.seated), grace)
+    service.follower.current.package.scratch.cleanup()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _follower(root: Path, alias: str, version: str | None, every: float) -> Follower:

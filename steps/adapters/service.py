@@ -6,18 +6,18 @@ The event loop reads bodies and writes answers; parsing, decoding and the networ
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import ClientDisconnect
 
 from steps.adapters import images
+from steps.adapters.bodies import AGAIN, Bodies, Limits
 from steps.adapters.champion import Follower, Served
 from steps.adapters.gauges import Gauges
 from steps.core import invocations
@@ -25,28 +25,27 @@ from steps.errors import RequestError
 
 JSON = "application/json"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary
-Work = Callable[[Served, bytes, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request, and all that are under way together, may ask for."""
+class Asked:
+    """A request whose body is here; its answer has to be there `until` then, by `time.monotonic`."""
 
-    body: int  # bytes
-    pixels: int  # of one picture
-    rows: int  # pictures in one request to /invocations
-    waiting: int  # requests under way; one more is told to come back
-    workers: int  # threads that decode and compute
-    patience: float  # seconds until a body has to be here
+    kind: str  # media type
+    body: bytes
+    until: float
+
+
+Work = Callable[[Served, Asked], dict[str, Any]]
 
 
 class Service:
     """The routes over one follower. Not shared between event loops."""
 
     def __init__(self, follower: Follower, limits: Limits) -> None:
-        self.follower, self.limits, self.gauges = follower, limits, Gauges()
+        self.follower, self.limits, self.gauges, self.bodies = follower, limits, Gauges(), Bodies(limits)
         self.pool = ThreadPoolExecutor(limits.workers, "answer")
-        self.under_way = 0
+        self.seated: set[Future[dict[str, Any]]] = set()  # those in a thread's hands, and those that wait for one
 
     async def predict(self, request: Request) -> Response:
         """Answer one picture, whose bytes are the body."""
@@ -68,12 +67,18 @@ class Service:
 
     async def latency(self) -> dict[str, Any]:
         """Return percentiles and counts."""
-        return {**self.gauges.latency(), "under_way": self.under_way}
+        now = {"under_way": len(self.seated), "reading": self.bodies.reading, "held_bytes": self.bodies.held}
+        return {**self.gauges.latency(), **now}
 
     async def metrics(self) -> Response:
         """Return Prometheus' text."""
         text = self.gauges.prometheus(self.follower.current.number, bool(self.follower.problem))
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
+
+    def stop(self) -> None:
+        """Look no more where the alias points, and begin nothing that has not begun; waits for nobody."""
+        self.follower.stop()
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
     async def _timed(self, route: str, request: Request, work: Work) -> Response:
         start, status = time.perf_counter(), 500
@@ -84,54 +89,42 @@ class Service:
         except HTTPException as refusal:
             status = refusal.status_code
             raise
+        except asyncio.CancelledError:  # the grace is over
+            status = 503
+            raise HTTPException(status, "the service is being stopped", AGAIN) from None
         finally:
             self.gauges.observe(route, status, time.perf_counter() - start)
 
     async def _admitted(self, request: Request, work: Work) -> dict[str, Any]:
-        if self.under_way >= self.limits.waiting:
-            raise HTTPException(503, f"{self.under_way} requests are under way already", {"Retry-After": "1"})
-        self.under_way += 1
-        try:
-            kind, body = _kind(request), await self._body(request)
-            return await asyncio.get_running_loop().run_in_executor(self.pool, self._worked, work, body, kind)
-        finally:
-            self.under_way -= 1
+        """Answer once the body is here: a seat is for those who have asked, not for those who may."""
+        kind = _kind(request)
+        self._refuse_where_full()
+        async with self.bodies.body(request) as body:
+            self._refuse_where_full()
+            asked = Asked(kind, body, time.monotonic() + self.limits.deadline)
+            answer = self.pool.submit(self._worked, work, asked)
+            self.seated.add(answer)
+            answer.add_done_callback(self.seated.discard)  # a request that was given up sits until its thread is free
+            return await asyncio.wrap_future(answer)
 
-    async def _body(self, request: Request) -> bytes:
-        """Read the body as it comes; it is refused as soon as it is, or says that it will be, too long."""
-        body = bytearray()
-        self._measure(int(request.headers.get("content-length", 0)))
-        try:
-            async with asyncio.timeout(self.limits.patience):
-                async for part in request.stream():
-                    body += part
-                    self._measure(len(body))
-        except TimeoutError:
-            raise HTTPException(408, f"the body was not here within {self.limits.patience:g} s") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the connection ended before the body did") from None
-        if not body:
-            raise HTTPException(400, "the body is empty; expected the bytes of an image file")
-        return bytes(body)
+    def _refuse_where_full(self) -> None:
+        if len(self.seated) >= self.limits.waiting:
+            raise HTTPException(503, f"{len(self.seated)} requests are under way already", AGAIN)
 
-    def _measure(self, length: int) -> None:
-        if length > self.limits.body:
-            raise HTTPException(413, f"a body of {length} bytes or more; at most {self.limits.body}")
-
-    def _worked(self, work: Work, body: bytes, kind: str) -> dict[str, Any]:
+    def _worked(self, work: Work, asked: Asked) -> dict[str, Any]:
         """Run in a thread: the version is picked once, so that an answer and its version agree."""
         served = self.follower.current
         try:
-            return work(served, body, kind)
-        except (images.UndecodableError, RequestError) as error:
+            return work(served, asked)
+        except RequestError as error:
             raise HTTPException(400, str(error)) from None
 
-    def _predict(self, served: Served, body: bytes, kind: str) -> dict[str, Any]:
-        if kind not in BARE and not kind.startswith("image/"):
+    def _predict(self, served: Served, asked: Asked) -> dict[str, Any]:
+        if asked.kind not in BARE and not asked.kind.startswith("image/"):
             raise HTTPException(
-                415, f"{kind} is no image; send the file's bytes as the body: curl --data-binary @photo.jpg"
+                415, f"{asked.kind} is no image; send the file's bytes as the body: curl --data-binary @photo.jpg"
             )
-        answer = self._answer(served, body)
+        [answer] = self._answers(served, asked, {"": asked.body})
         return {
             "label": answer["label"],
             "probability": answer["probability"],
@@ -140,30 +133,58 @@ class Service:
             "version": served.name,
         }
 
-    def _invoke(self, served: Served, body: bytes, kind: str) -> dict[str, Any]:
-        if kind.startswith("image/") or kind == "application/octet-stream":
-            return {"predictions": [self._answer(served, body)], "version": served.name}
-        if kind != JSON:
-            raise HTTPException(415, f"{kind or 'no content type'}; expected {JSON}, or image/... with a file's bytes")
-        pictures = invocations.pictures(_parsed(body))
+    def _invoke(self, served: Served, asked: Asked) -> dict[str, Any]:
+        if asked.kind.startswith("image/") or asked.kind == "application/octet-stream":
+            return {"predictions": self._answers(served, asked, {"": asked.body}), "version": served.name}
+        if asked.kind != JSON:
+            told = asked.kind or "no content type"
+            raise HTTPException(415, f"{told}; expected {JSON}, or image/... with a file's bytes")
+        pictures = invocations.pictures(_parsed(asked.body))
         if len(pictures) > self.limits.rows:
             raise HTTPException(413, f"{len(pictures)} rows; at most {self.limits.rows} in one request")
-        answers = [self._row(served, row, picture) for row, picture in enumerate(pictures)]
-        return {"predictions": answers, "version": served.name}
+        named = {f"row {row}: ": picture for row, picture in enumerate(pictures)}
+        return {"predictions": self._answers(served, asked, named), "version": served.name}
 
-    def _row(self, served: Served, row: int, picture: bytes) -> dict[str, Any]:
-        try:
-            return self._answer(served, picture)
-        except images.UndecodableError as error:
-            raise HTTPException(400, f"row {row}: {error}") from None
-        except HTTPException as error:
-            raise HTTPException(error.status_code, f"row {row}: {error.detail}") from None
+    def _answers(self, served: Served, asked: Asked, pictures: dict[str, bytes]) -> list[dict[str, Any]]:
+        """Answer one picture after another; `pictures` are named as a refusal names them.
 
-    def _answer(self, served: Served, picture: bytes) -> dict[str, Any]:
+        All headers are read before the first picture is decoded: the request is refused whole or not at all, but for
+        what only decoding tells, and for time.
+        """
+        total, answers = 0, list[dict[str, Any]]()
+        for name, picture in pictures.items():
+            with _about(name):
+                total += self._pixels(picture)
+        if total > self.limits.request_pixels:
+            told = f"{total} pixels in {len(pictures)} pictures; at most {self.limits.request_pixels} in one request"
+            raise HTTPException(422, told)
+        for name, picture in pictures.items():
+            if time.monotonic() > asked.until:
+                raise HTTPException(503, self._late(len(answers), len(pictures)), AGAIN)
+            with _about(name):
+                answers.append(served.answer(picture))
+        return answers
+
+    def _pixels(self, picture: bytes) -> int:
         width, height = images.size(picture)
         if width * height > self.limits.pixels:
             raise HTTPException(422, f"{width}x{height} pixels; at most {self.limits.pixels} in all")
-        return served.answer(picture)
+        return width * height
+
+    def _late(self, done: int, asked: int) -> str:
+        told = f"{done} of {asked} pictures were answered in the {self.limits.deadline:g} s that a request has"
+        return f"{told}, its turn in the queue included; ask for fewer at a time, or later"
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Let a refusal name the row that it is about."""
+    try:
+        yield
+    except images.UndecodableError as error:
+        raise HTTPException(400, f"{name}{error}") from None
+    except HTTPException as error:
+        raise HTTPException(error.status_code, f"{name}{error.detail}") from None
 
 
 def _kind(request: Request) -> str:
@@ -185,16 +206,14 @@ def _parsed(body: bytes) -> Any:
         raise RequestError(f"the body is no JSON: {error}") from None
 
 
-def application(follower: Follower, limits: Limits) -> FastAPI:
+def application(service: Service) -> FastAPI:
     """Return the app; the follower watches, and the threads live, as long as it does."""
-    service = Service(follower, limits)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        follower.start()
+        service.follower.start()
         yield
-        follower.stop()
-        service.pool.shutdown(cancel_futures=True)
+        service.stop()
 
     app = FastAPI(title="regraft", docs_url=None, redoc_url=None, lifespan=life)  # those pages would load from a CDN
     for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():

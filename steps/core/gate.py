@@ -5,7 +5,10 @@ Each rule only ever adds refusals, so one more rule never lets a model through t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it loads SciPy
+    from steps.core.regressions import Change
 
 VALUE, LOW = "value", "low"
 SUPERIOR, NON_INFERIOR = "superior", "non_inferior"
@@ -21,6 +24,7 @@ class Rules:
     comparison: str | None
     margin: float
     max_recall_drop: float | None
+    max_slice_drop: float | None
     max_breached_slices: int | None
     max_calibration_error: float | None
     max_latency_ratio: float | None
@@ -39,8 +43,10 @@ class Rules:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 yield f"{name} is {value}; from 0 to below 1"
-        if self.max_recall_drop is not None and not 0 <= self.max_recall_drop <= 1:
-            yield f"max_recall_drop is {self.max_recall_drop}; 0 to 1"
+        for name in ("max_recall_drop", "max_slice_drop"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                yield f"{name} is {value}; 0 to 1"
         if self.comparison == NON_INFERIOR and self.margin == 0:
             yield f"margin is 0; {NON_INFERIOR} needs to know how much worse is still as good"
         for name in ("max_latency_ratio", "max_bytes"):
@@ -57,16 +63,19 @@ class Rules:
 class Facts:
     """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
 
-    `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less the champion (b) on the
+    `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less its opponent (b) on the
     same images, in balanced accuracy: n, difference, low, high, confidence, only_a, only_b (images that one alone has
-    right), mcnemar_p; None where there is no champion. `recalls` is `comparison.per_class` of the two, `slices` what
-    `slices.judge_slices` returns, `calibration_error` a figure, `size` in bytes. `looks` says why these test images
-    may decide nothing more, if that is so. `checks` holds the rules of the data gates as their reports list them.
+    right), mcnemar_p; None where there is none. `recalls` and `slice_changes` are what became of classes and slices
+    between the two, `slices` what `slices.judge_slices` returns, `calibration_error` a figure, `size` in bytes.
+    `looks` says why these test images may decide nothing more, if that is so. `checks` holds the rules of the data
+    gates as their reports list them.
     """
 
     challenger: Mapping[str, Any]
     comparison: Mapping[str, Any] | None = None
-    recalls: Sequence[Mapping[str, Any]] = ()
+    opponent: str = "the champion"
+    recalls: "Sequence[Change]" = ()
+    slice_changes: "Sequence[Change]" = ()
     slices: Sequence[Mapping[str, Any]] = ()
     calibration_error: Mapping[str, Any] | None = None
     latency_ratio: float | None = None
@@ -94,7 +103,7 @@ def _earned(facts: Facts, rules: Rules) -> str:
     told = f"balanced accuracy {_figure(facts.challenger['balanced_accuracy'])}{cleared}"
     if facts.comparison is None:
         return f"{told}; no champion before it"
-    return f"{told}; {_difference(facts.comparison)}"
+    return f"{told}; {_difference(facts.comparison, facts.opponent)}"
 
 
 def _floor(facts: Facts, rules: Rules) -> Iterator[str]:
@@ -115,7 +124,7 @@ def _comparison(facts: Facts, rules: Rules) -> Iterator[str]:
     wanted = f"better by more than {rules.margin:g}"
     if rules.comparison == NON_INFERIOR:
         wanted = f"at most {rules.margin:g} worse"
-    yield f"{_difference(found)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
+    yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
 
 
 def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
@@ -131,14 +140,23 @@ def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
 
 
 def _recalls(facts: Facts, rules: Rules) -> Iterator[str]:
-    for one in facts.recalls:
-        drop = (one["only_b"] - one["only_a"]) / one["n"]
-        if rules.max_recall_drop is not None and drop > rules.max_recall_drop:
-            yield (
-                f"class {one['label']}: recall falls by {drop:.3f} against the champion's, of {one['n']} images "
-                f"{one['only_b']} lost and {one['only_a']} won (McNemar p = {one['mcnemar_p']:.2g}); at most "
-                f"{rules.max_recall_drop:g} (promote.max_recall_drop)"
-            )
+    yield from _falls(facts, facts.recalls, "recall", rules.max_recall_drop, "promote.max_recall_drop")
+
+
+def _slice_changes(facts: Facts, rules: Rules) -> Iterator[str]:
+    yield from _falls(facts, facts.slice_changes, "accuracy", rules.max_slice_drop, "promote.max_slice_drop")
+
+
+def _falls(facts: Facts, found: "Sequence[Change]", figure: str, limit: float | None, rule: str) -> Iterator[str]:
+    if facts.comparison is None or limit is None:
+        return
+    from steps.core.regressions import shown
+
+    for one, p in shown(found, limit, 1 - facts.comparison["confidence"]):
+        yield (
+            f"{one.part}: {figure} falls by {one.drop:.3f} against {facts.opponent}, of {one.n} images {one.lost} lost "
+            f"and {one.won} won: that it falls by more than {limit:g} is shown, Holm's p = {p:.2g} ({rule})"
+        )
 
 
 def _slices(facts: Facts, rules: Rules) -> Iterator[str]:
@@ -164,7 +182,7 @@ def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
     limit, found = rules.max_latency_ratio, facts.latency_ratio
     if limit is not None and found is not None and found > limit:
         yield (
-            f"it takes {found:.2f} times as long as the champion on the same images, at most {limit:g} times "
+            f"it takes {found:.2f} times as long as {facts.opponent} on the same images, at most {limit:g} times "
             "(promote.max_latency_ratio)"
         )
 
@@ -189,15 +207,15 @@ def _warnings(facts: Facts, rules: Rules) -> Iterator[str]:
             yield f"the data gate warns of {check['name']}: {check['what']} (promote.blocking_warnings)"
 
 
-RULES = (_floor, _comparison, _recalls, _slices, _calibration, _latency, _size, _looks, _warnings)
+RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)
 
 
-def _difference(found: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, Any], opponent: str) -> str:
     value = found["difference"]
     told = "as good as" if value == 0 else f"{abs(value):.3f} {'better' if value > 0 else 'worse'} than"
     interval = "" if found["low"] is None else f" (interval {found['low']:+.3f} to {found['high']:+.3f})"
     return (
-        f"{told} the champion{interval} on the same {found['n']} test images, {found['only_a']} won and "
+        f"{told} {opponent}{interval} on the same {found['n']} test images, {found['only_a']} won and "
         f"{found['only_b']} lost (McNemar p = {found['mcnemar_p']:.2g})"
     )
 

@@ -3,13 +3,15 @@
 import base64
 import gc
 import io
+import json
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +26,19 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from steps.adapters import champion, registry, tracking
-from steps.adapters.champion import Follower
+from steps.adapters.bodies import Limits
+from steps.adapters.champion import Follower, Served
 from steps.adapters.production import Production, aliased
-from steps.adapters.service import Limits, application
+from steps.adapters.server import configured
+from steps.adapters.service import Service, application
 from steps.errors import RegistryError
 from tests.conftest import free_port
 from tests.registered import ABSTAIN_BELOW, CLASSES, NAME, Registered, inside
 
-LIMITS = {"body": 100_000, "pixels": 10_000, "rows": 4, "waiting": 16, "workers": 2, "patience": 60.0}
+LIMITS: dict[str, Any] = {
+    "body": 100_000, "bodies": 1_000_000, "pixels": 10_000, "request_pixels": 30_000, "rows": 4, "connections": 100,
+    "waiting": 16, "workers": 2, "patience": 60.0, "deadline": 60.0,
+}  # fmt: skip
 
 
 def until(there: Callable[[], bool]) -> None:
@@ -45,9 +52,8 @@ def until(there: Callable[[], bool]) -> None:
 @contextmanager
 def serving(follower: Follower, **limits: Any) -> Iterator[str]:
     """Run the app in a thread; yield its address."""
-    port = free_port()
-    app = application(follower, Limits(**{**LIMITS, **limits}))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    port, kept = free_port(), Limits(**{**LIMITS, **limits})
+    server = uvicorn.Server(configured(application(Service(follower, kept)), kept, 60, port=port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -92,6 +98,32 @@ def png(width: int, height: int) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (width, height)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def rows(picture: bytes, count: int) -> bytes:
+    return json.dumps({"inputs": [base64.b64encode(picture).decode()] * count}).encode()
+
+
+@dataclass(frozen=True)
+class Slow(Served):
+    """A version that answers when it is let, and keeps what it was asked."""
+
+    let: threading.Event = field(default_factory=threading.Event)
+    asked: list[bytes] = field(default_factory=list)
+
+    def answer(self, picture: bytes) -> dict[str, Any]:
+        self.asked.append(picture)
+        assert self.let.wait(120)
+        return super().answer(picture)
+
+
+@pytest.fixture
+def slow(follower: Follower) -> Iterator[Slow]:
+    """Let the follower's version be one that answers when it is let."""
+    made = Slow(follower.current.package)
+    follower.current = made
+    yield made
+    made.let.set()
 
 
 def test_bytes_get_the_probabilities_of_evaluation(project: Registered, client: httpx.Client) -> None:
@@ -146,6 +178,8 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("/invocations", b'{"inputs": ["A", "A", "A", "A", "A"]}', GOOD_JSON, 400, "row 0: 'A' is no base64 text"),
     ("/invocations", b'{"inputs": ["", "", "", "", ""]}', GOOD_JSON, 413, "5 rows; at most 4 in one request"),
     ("/invocations", png(101, 100), {"content-type": "image/png"}, 422, "101x100 pixels"),
+    ("/invocations", rows(png(100, 90), 4), GOOD_JSON, 422,
+     "36000 pixels in 4 pictures; at most 30000 in one request"),
 ]  # fmt: skip
 
 
@@ -179,24 +213,79 @@ def test_no_body_brings_it_down(client: httpx.Client, path: str, kind: str, body
     assert told.status_code == 200 or (told.status_code in (400, 413, 415, 422) and told.json()["detail"]), told.text
 
 
-def hanging(address: str) -> socket.socket:
-    """Announce a body and send none of it."""
+def connected(address: str) -> socket.socket:
     host, port = address.removeprefix("http://").split(":")
-    opened = socket.create_connection((host, int(port)))
-    opened.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    return socket.create_connection((host, int(port)), timeout=120)
+
+
+def hanging(address: str, announced: int = 5, sent: bytes = b"") -> socket.socket:
+    """Announce a body and send none of it, or not all."""
+    opened = connected(address)
+    opened.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % announced + sent)
     return opened
 
 
-def test_one_request_too_many_is_told_to_come_back(follower: Follower) -> None:
-    with serving(follower, waiting=2) as address, hanging(address) as one, hanging(address) as other:
-        until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 2)
-        refused = httpx.post(f"{address}/predict", content=png(8, 8))
+def read_answer(opened: socket.socket) -> bytes:
+    """Read until the end of a JSON object."""
+    told = b""
+    while not told.endswith(b"}"):
+        part = opened.recv(1000)
+        assert part, told
+        told += part
+    return told
+
+
+def is_closed(opened: socket.socket, dribbled: bytes) -> bool:
+    """Wait until the other side has closed, sending a byte now and then; False where it waits for many of them."""
+    opened.settimeout(0.02)
+    for _ in range(3000):
+        try:
+            opened.sendall(dribbled)
+            return opened.recv(1) == b""
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
+def now(address: str, what: str) -> int:
+    return int(httpx.get(f"{address}/latency", timeout=60).json()[what])
+
+
+def test_one_request_too_many_is_told_to_come_back(follower: Follower, slow: Slow) -> None:
+    with serving(follower, waiting=2) as address, ThreadPoolExecutor(2) as pool:
+        ask = partial(httpx.post, f"{address}/predict", content=png(8, 8), timeout=120)
+        seated = [pool.submit(ask) for _ in range(2)]
+        until(lambda: now(address, "under_way") == 2)
+        refused = ask()
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["detail"] == "2 requests are under way already"
         assert httpx.get(f"{address}/health").status_code == 200
-        for opened in (one, other):
-            opened.sendall(b"12345")
-            assert opened.recv(12) == b"HTTP/1.1 400"
+        slow.let.set()
+        assert [one.result().status_code for one in seated] == [200, 200]
+        assert ask().status_code == 200
+
+
+def test_who_announces_a_body_and_sends_none_takes_no_seat(follower: Follower) -> None:
+    with serving(follower, waiting=1) as address, ExitStack() as opened:
+        silent = [opened.enter_context(hanging(address)) for _ in range(5)]
+        until(lambda: now(address, "reading") == 5)
+        assert now(address, "under_way") == 0
         assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+        silent[0].sendall(b"12345")
+        assert silent[0].recv(12) == b"HTTP/1.1 400", "it was answered when its body came"
+
+
+def test_bodies_that_are_still_coming_in_are_bounded_in_bytes(follower: Follower) -> None:
+    with serving(follower, bodies=50_000) as address:
+        with hanging(address, 46_000, bytes(45_000)):
+            until(lambda: now(address, "held_bytes") == 45_000)
+            refused = httpx.post(f"{address}/predict", content=bytes(10_000))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.json()["detail"] == "the requests under way hold 50000 bytes already"
+            assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+        until(lambda: now(address, "held_bytes") == 0)
 
 
 def test_a_body_that_does_not_come_is_given_up(follower: Follower) -> None:
@@ -204,12 +293,93 @@ def test_a_body_that_does_not_come_is_given_up(follower: Follower) -> None:
         assert opened.recv(12) == b"HTTP/1.1 408"
 
 
-def test_a_client_that_leaves_gives_its_place_back(follower: Follower) -> None:
+@pytest.mark.parametrize("begun", [b"", b"POST /predict HTTP/1.1\r\nX-Slow: "])
+def test_headers_that_do_not_come_are_given_up(follower: Follower, begun: bytes) -> None:
+    """Also those that come byte by byte, which uvicorn takes for news each time."""
+    with serving(follower, patience=0.5) as address, connected(address) as opened:
+        opened.sendall(begun)
+        assert is_closed(opened, begun[:1])
+
+
+def test_what_is_left_of_a_refused_body_is_not_waited_for(follower: Follower) -> None:
+    with serving(follower, patience=0.5) as address, hanging(address, 200_000) as opened:
+        assert b"at most 100000" in read_answer(opened)
+        assert is_closed(opened, b"x")
+
+
+def test_one_connection_too_many_is_turned_away(follower: Follower) -> None:
+    with serving(follower, connections=2) as address, connected(address) as one, connected(address):
+        with connected(address) as third:
+            told = read_answer(third)
+            assert told.startswith(b"HTTP/1.1 503 ") and b"too many connections are open already" in told
+            assert third.recv(1) == b""
+        one.close()
+        until(lambda: is_answered(address))
+
+
+def is_answered(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_client_that_leaves_takes_nothing_with_it(follower: Follower) -> None:
     with serving(follower, waiting=1) as address:
-        with hanging(address):
-            until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 1)
-        until(lambda: httpx.get(f"{address}/latency").json()["under_way"] == 0)
+        with hanging(address, 100, b"1234"):
+            until(lambda: now(address, "held_bytes") == 4)
+        until(lambda: now(address, "reading") == 0)
+        assert now(address, "held_bytes") == 0
         assert httpx.post(f"{address}/predict", content=png(8, 8)).status_code == 200
+
+
+def test_a_request_of_too_many_pixels_is_refused_before_any_is_decoded(follower: Follower, slow: Slow) -> None:
+    with serving(follower) as address:
+        told = httpx.post(f"{address}/invocations", content=rows(png(100, 90), 4), headers=GOOD_JSON, timeout=60)
+    assert (told.status_code, slow.asked) == (422, [])
+
+
+def test_a_request_whose_time_is_over_is_given_up_between_two_pictures(follower: Follower, slow: Slow) -> None:
+    with serving(follower, workers=1, deadline=0.2) as address, ThreadPoolExecutor(2) as pool:
+        ask = partial(httpx.post, f"{address}/invocations", headers=GOOD_JSON, timeout=120)
+        first = pool.submit(ask, content=rows(png(8, 8), 3))
+        until(lambda: len(slow.asked) == 1)
+        queued = pool.submit(ask, content=rows(png(9, 9), 2))
+        until(lambda: now(address, "under_way") == 2)
+        time.sleep(0.3)  # both are late from here on
+        slow.let.set()
+        answers = [one.result() for one in (first, queued)]
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert answers[0].json()["detail"].startswith("1 of 3 pictures were answered in the 0.2 s that a request has")
+    assert answers[1].json()["detail"].startswith("0 of 2 pictures were answered")
+    assert slow.asked == [png(8, 8)]
+
+
+def test_when_the_grace_is_over_who_waits_is_told_and_what_is_computed_is_left(follower: Follower, slow: Slow) -> None:
+    kept = Limits(**{**LIMITS, "workers": 1})
+    service, port = Service(follower, kept), free_port()
+    server = uvicorn.Server(configured(application(service), kept, 0, port=port))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started)
+    with ThreadPoolExecutor(2) as pool:
+        ask = partial(httpx.post, f"http://127.0.0.1:{port}/predict", content=png(8, 8), timeout=120)
+        asked = [pool.submit(ask) for _ in range(2)]
+        until(lambda: len(service.seated) == 2)
+        server.should_exit = True
+        answers = [one.result() for one in asked]
+    thread.join()
+    assert [(one.status_code, one.json()["detail"]) for one in answers] == [(503, "the service is being stopped")] * 2
+    assert (len(slow.asked), len(service.seated)) == (1, 1), "one in a thread's hands, and none begun since"
+
+
+def test_the_first_look_after_the_alias_has_moved_swaps(project: Registered, follower: Follower) -> None:
+    """Together with the default of --every this is what makes it follow within seconds."""
+    follower.look()
+    assert follower.current.number == "1"
+    project.promote("2")
+    follower.look()
+    assert follower.current.number == "2"
 
 
 def test_a_promotion_under_load_fails_no_request(project: Registered, follower: Follower) -> None:

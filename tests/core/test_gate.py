@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.gate import Facts, Rules, decide
+from steps.core.regressions import Change
 
 OFF = Rules(
-    floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_breached_slices=None,
-    max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1, look_limit=None,
-    blocking_warnings=(),
+    floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_slice_drop=None,
+    max_breached_slices=None, max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1,
+    look_limit=None, blocking_warnings=(),
 )  # fmt: skip
 
 
@@ -34,9 +35,11 @@ def error(low: float) -> dict[str, Any]:
     return {"value": low + 0.1, "low": low, "high": low + 0.2}
 
 
-FELL = {"label": "cat", "n": 10, "only_b": 4, "only_a": 1, "mcnemar_p": 0.375}
+FELL = Change(part="class cat", n=40, won=2, lost=22, effective=40)
+DIMMED = Change(part="slice source = night", n=40, won=2, lost=22, effective=40)
 WARNED = {"name": "imbalance", "passed": False, "what": "largest over smallest class"}
 GOOD = Facts(challenger=judged(0.9, 0.8, 0.95))
+RIVAL = replace(GOOD, comparison=against(0.0, p=1.0))
 CASES = [
     (replace(GOOD), {"floor": 0.9}, None),
     (replace(GOOD), {"floor": 0.91}, "balanced accuracy 0.900 (0.800 to 0.950) is under the floor of 0.91"),
@@ -58,10 +61,15 @@ CASES = [
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(1.0, p=0.01)), {"comparison": "superior"}, None),
     (replace(GOOD, comparison=against(1.0, p=0.2)), {"comparison": "superior"}, "1.000 better than the champion on"),
-    (replace(GOOD, recalls=[FELL]), {"max_recall_drop": 0.3}, None),
-    (replace(GOOD, recalls=[FELL]), {"max_recall_drop": 0.2},
-     "class cat: recall falls by 0.300 against the champion's, of 10 images 4 lost and 1 won (McNemar p = 0.38); "
-     "at most 0.2"),
+    (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.2},
+     "class cat: recall falls by 0.500 against the champion, of 40 images 22 lost and 2 won: that it falls by more "
+     "than 0.2 is shown, Holm's p = 0.0038"),
+    (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.4}, None),
+    (replace(RIVAL, recalls=[replace(FELL, n=5, won=0, lost=4, effective=5)]), {"max_recall_drop": 0.2}, None),
+    (replace(RIVAL, recalls=[replace(FELL, effective=3)]), {"max_recall_drop": 0.2}, None),
+    (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.2}, "slice source = night: accuracy falls by 0.500"),
+    (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.5}, None),
+    (replace(RIVAL, slice_changes=[DIMMED]), {"max_recall_drop": 0.0}, None),
     (replace(GOOD, slices=[slice_of(True)]), {"max_breached_slices": 1}, None),
     (replace(GOOD, slices=[slice_of(True), slice_of(False)]), {"max_breached_slices": 0},
      "slice source = night: accuracy 0.400 (0.300 to 0.500) on 20 images, where 0.600 is the least"),
@@ -93,19 +101,25 @@ def test_each_rule_speaks_where_it_is_broken_and_only_there(
 
 
 def test_a_refusal_lists_every_reason() -> None:
-    facts = replace(GOOD, recalls=[FELL], size=11, calibration_error=error(0.2), latency_ratio=3.0,
-                    looks="too often (promote.look_limit)",
+    facts = replace(GOOD, recalls=[FELL], slice_changes=[DIMMED], size=11, calibration_error=error(0.2),
+                    latency_ratio=3.0, looks="too often (promote.look_limit)",
                     slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
     rules = Rules(
-        floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_breached_slices=0,
-        max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1, look_limit=1,
-        blocking_warnings=("all",),
+        floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_slice_drop=0.0,
+        max_breached_slices=0, max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1,
+        look_limit=1, blocking_warnings=("all",),
     )  # fmt: skip
-    named = ["floor", "comparison", "max_recall_drop", "max_breached_slices", "max_calibration_error",
+    named = ["floor", "comparison", "max_recall_drop", "max_slice_drop", "max_breached_slices", "max_calibration_error",
              "max_latency_ratio", "max_bytes", "look_limit", "blocking_warnings"]  # fmt: skip
     reasons = decide(facts, rules).reasons
     assert len(reasons) == len(named)
     assert all(f"(promote.{name}" in reason for name, reason in zip(named, reasons, strict=True))
+
+
+def test_whom_it_was_held_against_is_named() -> None:
+    found = decide(replace(RIVAL, opponent="version 3", recalls=[FELL]), replace(OFF, max_recall_drop=0.0))
+    assert "falls by 0.500 against version 3, of 40" in found.reasons[0]
+    assert "as good as version 3 on the same" in decide(replace(RIVAL, opponent="version 3"), OFF).reasons[0]
 
 
 def test_what_earned_promotion_is_said_with_its_figures() -> None:
@@ -129,6 +143,7 @@ facts_of = st.builds(
         st.builds(against, st.sampled_from([-0.1, 0.0, 0.1]), st.sampled_from([-0.2, 0.05]), st.just(0.3)),
     ),
     recalls=st.sampled_from([(), (FELL,)]),
+    slice_changes=st.sampled_from([(), (DIMMED,)]),
     slices=st.sampled_from([(), (slice_of(True),), (slice_of(False),)]),
     calibration_error=st.none() | st.builds(error, shares),
     latency_ratio=st.none() | st.sampled_from([0.5, 2.0]),
@@ -138,7 +153,7 @@ facts_of = st.builds(
 )
 limits = {
     "floor": shares, "comparison": st.sampled_from(["superior", "non_inferior"]), "max_recall_drop": shares,
-    "max_breached_slices": st.integers(0, 1), "max_calibration_error": shares,
+    "max_slice_drop": shares, "max_breached_slices": st.integers(0, 1), "max_calibration_error": shares,
     "max_latency_ratio": st.sampled_from([0.4, 1.0, 3.0]), "max_bytes": st.integers(1, 20),
     "look_limit": st.integers(1, 9),    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
 }  # fmt: skip
@@ -164,6 +179,7 @@ def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
         ({"floor": 1.0}, "floor is 1.0; from 0 to below 1"),
         ({"max_latency_ratio": 0.0}, "max_latency_ratio is 0.0; more than 0, or null"),
         ({"max_recall_drop": -0.1}, "max_recall_drop is -0.1; 0 to 1"),
+        ({"max_slice_drop": 1.1}, "max_slice_drop is 1.1; 0 to 1"),
         ({"look_budget": 3, "look_limit": 2}, "look_budget is 3 and look_limit 2; at least 1, and not above it"),
         ({"max_breached_slices": -1}, "max_breached_slices is -1; 0 or more, or null"),
     ],

@@ -1,24 +1,32 @@
 """`regraft serve` as a person runs it: a process, a signal, an exit code."""
 
+import base64
 import io
+import json
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from steps.adapters.service import Limits
+from flows import cli
+from steps.adapters.bodies import Limits
 from steps.errors import RequestError
 from steps.serve import Place, serve
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 
-ANY = Limits(body=1, pixels=1, rows=1, waiting=1, workers=1, patience=1)
+ANY = Limits(
+    body=1, bodies=1, pixels=1, request_pixels=1, rows=1, connections=1, waiting=1, workers=1, patience=1, deadline=1
+)
 
 
 def slow_picture() -> bytes:
@@ -29,31 +37,64 @@ def slow_picture() -> bytes:
     return stream.getvalue()
 
 
-def test_sigterm_finishes_what_is_under_way(
-    registered_once: Registered, isolated: dict[str, str], tmp_path: Path
-) -> None:
-    project = registered_once.copy(tmp_path / "project")
-    command = [str(BIN / "regraft"), "serve", "--port", "0", "--workers", "1"]
-    running = subprocess.Popen(command, cwd=project.root, env=isolated, stdout=subprocess.PIPE, text=True)
-    try:
-        assert running.stdout is not None
-        said = running.stdout.readline()
-        assert said.startswith("version 1 ("), said
-        address, picture = said.split()[-1], slow_picture()
-        with ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(httpx.post, address, content=picture, timeout=120) for _ in range(6)]
-            latency = address.replace("/predict", "/latency")
-            while httpx.get(latency, timeout=60).json()["under_way"] < 6 and not any(one.done() for one in asked):
-                pass
-            running.send_signal(signal.SIGTERM)
-            answers = [one.result() for one in asked]
+@contextmanager
+def serving(project: Registered, environment: dict[str, str], *options: str) -> Iterator[tuple[Any, str]]:
+    """Run `regraft serve` with one worker; yield the process and its address."""
+    command = [str(BIN / "regraft"), "serve", "--port", "0", "--workers", "1", *options]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=project.root, env=environment, **pipes) as running:
+        try:
+            assert running.stdout is not None
+            said = running.stdout.readline()
+            assert said.startswith("version 1 ("), said
+            yield running, said.split()[-1].removesuffix("/predict")
+        finally:
+            running.kill()
+
+
+def under_way(address: str) -> int:
+    return int(httpx.get(f"{address}/latency", timeout=60).json()["under_way"])
+
+
+@pytest.fixture(scope="module")
+def project(registered_once: Registered, tmp_path_factory: pytest.TempPathFactory) -> Registered:
+    return registered_once.copy(tmp_path_factory.mktemp("served") / "project")
+
+
+def test_sigterm_finishes_what_is_under_way(project: Registered, isolated: dict[str, str]) -> None:
+    with serving(project, isolated) as (running, address), ThreadPoolExecutor(6) as pool:
+        picture = slow_picture()
+        asked = [pool.submit(httpx.post, f"{address}/predict", content=picture, timeout=120) for _ in range(6)]
+        while under_way(address) < 6 and not any(one.done() for one in asked):
+            pass
+        running.send_signal(signal.SIGTERM)
+        answers = [one.result() for one in asked]
         assert [answer.status_code for answer in answers] == [200] * 6
         assert running.wait(120) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(address)
-    finally:
-        running.kill()
-        running.wait()
+
+
+def test_sigterm_does_not_wait_for_what_outlasts_the_grace(project: Registered, isolated: dict[str, str]) -> None:
+    """2,000 pictures of 49 million pixels, 8 kB each, are a quarter of an hour for one thread."""
+    stream = io.BytesIO()
+    Image.new("1", (7000, 7000)).save(stream, "PNG")
+    body = json.dumps({"inputs": [base64.b64encode(stream.getvalue()).decode()] * 2000})
+    allowed = ["--rows", "2000", "--request-pixels", "100000", "--deadline", "100000", "--body", "100"]
+    with serving(project, isolated, *allowed, "--grace", "1") as (running, address), ThreadPoolExecutor(1) as pool:
+        kind = {"content-type": "application/json"}
+        asked = pool.submit(httpx.post, f"{address}/invocations", content=body, headers=kind, timeout=120)
+        while under_way(address) < 1:
+            assert not asked.done(), asked.result().text
+        running.send_signal(signal.SIGTERM)
+        assert asked.result().json()["detail"] == "the service is being stopped"
+        assert running.wait(120) == 0
+        said = running.stderr.read()
+        assert "requests left unfinished: 1; the grace of 1 s was over" in said and "Traceback" not in said
+
+
+def test_it_asks_where_the_alias_stands_every_second() -> None:
+    assert signature(cli.serve).parameters["every"].default <= 1
 
 
 def test_what_cannot_be_served_is_refused_with_a_sentence(registered_once: Registered) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from flows.export import lines
-from steps.adapters import exports, files, images, models, registry, signing, tracking
+from steps.adapters import exports, files, images, looks, models, registry, signing, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted
 from steps.core.preprocessing import Preprocessing, preprocess
@@ -43,9 +44,11 @@ class Project:
         registry.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
         mlflow.set_registered_model_alias(NAME, registry.CHAMPION, "1")
 
-    def export(self, kind: str, which: str = "1", **rules: float) -> dict[str, Any]:
+    def export(self, kind: str, which: str = "1", gate: dict[str, Any] | None = None, **rules: float) -> dict[str, Any]:
         document = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-        document["export"] |= rules
+        document["export"] |= {"max_loss": 0.1, **rules}  # 60 images show no less
+        document["promote"] |= gate or {}
+        document["evaluate"]["bootstrap_draws"] = 200
         (self.root / "params.yaml").write_text(yaml.safe_dump(document))
         return export(self.root, which, kind, self.root / "out")
 
@@ -53,7 +56,8 @@ class Project:
 def table_of(raw: Path) -> pd.DataFrame:
     rows = [
         {"id": hashlib.sha256(path.read_bytes()).hexdigest(), "path": path.relative_to(raw).as_posix(),
-         "label": path.parent.name, "split": "train" if int(path.stem) < 20 else "test"}
+         "label": path.parent.name, "split": "train" if int(path.stem) < 20 else "test", "group": "", "source": "",
+         "width": 8, "height": 8, "brightness": float(path.stem), "format": "PNG"}
         for path in sorted(raw.rglob("*.png"))
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -89,7 +93,8 @@ def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(pr
     assert signing.fault(folder) is None
     assert found["bytes"] == (folder / found["file"]).stat().st_size
     if kind == exports.INT8:
-        assert found["cost"]["before"] > 0.9 and found["cost"]["loss"] <= 0.01
+        assert found["comparison"]["n"] == 60 and found["comparison"]["low"] > -0.1
+        assert f"{found['verdict']}" in "\n".join(lines(found)) and "version 1" in found["verdict"]
         assert found["bytes"] < 0.4 * found["bytes_before"]
     else:
         assert found["difference"] < 1e-5
@@ -105,10 +110,36 @@ def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(pr
 
 
 def test_an_export_that_differs_is_not_written(project: Project) -> None:
-    with pytest.raises(IntegrityError, match=r"refused on 60 test images: a probability differs by .*; at most 1e-15"):
+    with pytest.raises(
+        IntegrityError, match=r"on 60 test images; nothing is written:\n  a probability differs by .*; at most 1e-15"
+    ):
         project.export(exports.TORCH, tolerance=1e-15, most_images=60)
     before = project.root / "out"
     assert not list(before.glob(".*")), "a half-made export was left behind"
+
+
+def test_a_smaller_model_passes_the_gate_of_production_or_is_not_written(project: Project) -> None:
+    shutil.rmtree(project.root / "out", ignore_errors=True)
+    rules = {"floor": 0.999, "floor_by": "low", "max_bytes": 1000}
+    rules |= {"max_latency_ratio": 1e-9, "blocking_warnings": ["all"]}  # these are not asked
+    with pytest.raises(IntegrityError) as refused:
+        project.export(exports.INT8, max_loss=0.001, gate=rules)
+    told = str(refused.value).splitlines()
+    assert told[0] == "the int8 export is refused on 60 test images; nothing is written:"
+    for rule, reason in zip(("promote.floor", "promote.comparison", "promote.max_bytes"), told[1:], strict=True):
+        assert f"({rule}" in reason
+    assert "version 1 (interval" in told[2] and "that it is at most 0.001 worse is not shown" in told[2]
+    assert not list((project.root / "out").iterdir())
+
+
+def test_a_smaller_model_and_its_version_are_looks_at_the_test_images_counted_once(project: Project) -> None:
+    project.export(exports.INT8)
+    part = project.table[project.table["split"] == "test"]
+    assert looks.count(project.root, part["id"]) == 2
+    project.export(exports.INT8)
+    assert looks.count(project.root, part["id"]) == 2, "the same model again is no new one"
+    with pytest.raises(IntegrityError, match=r"2 models were judged on these test images.*they decide nothing until"):
+        project.export(exports.INT8, gate={"look_budget": 1, "look_limit": 1})
 
 
 def test_what_there_is_not_is_told(project: Project) -> None:

@@ -78,7 +78,7 @@ class World:
     def promote(self, **rules: float | str | None) -> promotion.Promotion:
         document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
         document["promote"] |= {"floor": 0.0, **rules}
-        document["evaluate"]["bootstrap_draws"] = 200
+        document["evaluate"] |= {"bootstrap_draws": 200, "slice_least": 3}
         (self.root / "params.yaml").write_text(yaml.safe_dump(document))
         return promotion.promote(self.root, "python -m steps.register")
 
@@ -100,7 +100,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
     rows = [
         {"id": hashlib.sha256(p.read_bytes()).hexdigest(), "path": p.relative_to(raw).as_posix(),
-         "label": p.parent.name, "split": "test", "group": ""} for p in paths
+         "label": p.parent.name, "split": "test", "group": "", "source": "", "width": 8, "height": 8,
+         "brightness": 0.5, "format": "PNG"} for p in paths
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     files.write_table(tmp_path / promotion.ACCEPTED, table)
@@ -129,13 +130,29 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     world.promote()
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
-    done = world.promote(floor=0.9)
+    done = world.promote(floor=0.9, max_recall_drop=0.0)
     assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
     assert len(done.reasons) == 3, "a refusal lists all its reasons"
     assert done.reasons[1].startswith("as good as the champion (interval ")
     assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
-    assert done.reasons[2].startswith("class 0: recall falls by 1.000 against the champion's, of 6 images 6 lost")
+    assert done.reasons[2].startswith("class 0: recall falls by 1.000 against the champion, of 6 images 6 lost")
     assert registry.alias_version(tracking.client(), NAME, registry.CHALLENGER) == "2"
+
+
+def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
+    """Every 0 was taken at night: the challenger, which always answers 1, loses the night, and wins by day."""
+    world.table["source"] = np.where(world.table["label"] == "0", "night", "day")
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote(comparison=None, max_recall_drop=None)
+    assert (done.champion, world.alias()) == ("1", "1")
+    assert done.reasons == (
+        "slice source = night: accuracy falls by 1.000 against the champion, of 6 images 6 lost and 0 won: that it "
+        "falls by more than 0.1 is shown, Holm's p = 0.031 (promote.max_slice_drop)",
+    )
+    assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
 
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:

@@ -1,0 +1,75 @@
+"""Request bodies, read as they come: each is bounded in length and time, and all together in bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
+AGAIN = {"Retry-After": "1"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all that are under way together, may ask for."""
+
+    body: int  # bytes of one request
+    bodies: int  # bytes of all requests, those that are still coming in included
+    pixels: int  # of one picture
+    request_pixels: int  # of all pictures of one request
+    rows: int  # pictures in one request to /invocations
+    connections: int  # open ones, silent or not; one more is turned away
+    waiting: int  # requests that are here; one more is told to come back
+    workers: int  # threads that decode and compute
+    patience: float  # seconds until a connection's headers have to be here, and then until the body has to be
+    deadline: float  # seconds from there to the answer
+
+
+class Bodies:
+    """Reads bodies, and counts what they hold. For one event loop's thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self.held, self.reading = limits, 0, 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield a request's body; its place is free again afterwards. HTTPException for one that is not taken."""
+        body = bytearray()
+        self.reading += 1
+        try:
+            await self._read(request, body)
+        except BaseException:
+            self.held -= len(body)
+            raise
+        finally:
+            self.reading -= 1
+        whole = bytes(body)
+        body.clear()
+        try:
+            yield whole
+        finally:
+            self.held -= len(whole)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        self._measure(int(request.headers.get("content-length", 0)))
+        try:
+            async with asyncio.timeout(self.limits.patience):
+                async for part in request.stream():
+                    body += part
+                    self.held += len(part)
+                    self._measure(len(body))
+        except TimeoutError:
+            raise HTTPException(408, f"the body was not here within {self.limits.patience:g} s") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the connection ended before the body did") from None
+        if not body:
+            raise HTTPException(400, "the body is empty; expected the bytes of an image file")
+
+    def _measure(self, length: int) -> None:
+        """Refuse a body as soon as it is, or says that it will be, too long, and one that does not fit in just now."""
+        if length > self.limits.body:
+            raise HTTPException(413, f"a body of {length} bytes or more; at most {self.limits.body}")
+        if self.held > self.limits.bodies:
+            raise HTTPException(503, f"the requests under way hold {self.limits.bodies} bytes already", AGAIN)
