@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from steps import release
 from steps.adapters import circumstances, files, ledger, packages, params, registry, tracking
 from steps.adapters.tracking import LINEAGE
-from steps.core.ledger import silences
+from steps.core.ledger import differences, silences
 from steps.errors import RegistryError, RequestError
 from steps.evidence import Evidence, gather
 
@@ -51,11 +51,13 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
 def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
     """Return what is wrong with the ledger, its export, and the packages of every version that they or you name.
 
-    The second list says what could not be looked at.
+    The export is read as it lies there and as git's last commit has it. The second list says what could not be looked
+    at.
     """
     chain, faults = release.history(root)
     emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
-    faults += emptied
+    committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
+    faults += [*emptied, *(f"{told} (the export as committed)" for told in differences(chain, committed))]
     mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:

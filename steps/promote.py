@@ -177,9 +177,10 @@ def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
 
 
 def production(root: Path) -> str | None:
-    """Return the version that the alias `champion` points to now, or None."""
-    name = params.read(root)["register"]["model_name"]
-    return registry.alias_version(tracking.client(), name, registry.CHAMPION)
+    """Return the champion, or None: the ledger's, and that of the alias where a project is older than its ledger."""
+    mlflow, name = tracking.client(), params.read(root)["register"]["model_name"]
+    chain = ledger.read(mlflow, name)
+    return chain.champion if chain.entries else registry.alias_version(mlflow, name, registry.CHAMPION)
 
 
 def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, receipt: dict[str, Any]) -> str:

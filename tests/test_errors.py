@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import cli
 from flows.finish import _links
+from steps.adapters import stage
 from steps.errors import DataError, ParamsError, RegistryError, without_passwords
 
 
@@ -44,3 +46,24 @@ def test_the_outcome_page_links_to_a_server_without_its_password(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@host:5000")
     assert [*_links(tmp_path, "r")] == [("MLflow run", "http://ada@host:5000/#/runs/r")]
+
+
+def test_a_fault_of_ours_ends_in_a_traceback_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("API request to http://ada:secret@host/api failed")
+
+    def ingest() -> None: ...
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(stage, "call", lambda *_: fail())
+    monkeypatch.setattr("sys.argv", ["ingest"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    with pytest.raises(SystemExit) as other:
+        stage.main(ingest)
+    for told in (capsys.readouterr().err, str(other.value.code)):
+        assert "RuntimeError: API request to http://ada@host/api failed" in told and "in fail" in told
+        assert "secret" not in told

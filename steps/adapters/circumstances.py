@@ -117,6 +117,11 @@ def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[s
     return done.stdout if done.returncode == 0 else None
 
 
+def committed(root: Path, path: Path) -> bytes | None:
+    """Return a file of the project as HEAD holds it; None where it holds none, or there is no git."""
+    return _git(root, "show", f"HEAD:./{path.as_posix()}")
+
+
 def has_commit(root: Path, commit: str) -> bool:
     """Say whether the repository holds a commit."""
     return bool(_git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"))

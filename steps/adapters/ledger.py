@@ -219,9 +219,10 @@ def export(chain: Chain, root: Path) -> None:
 def exported(root: Path) -> list[str]:
     """Return the texts of the last export; bytes that are no UTF-8 stay in them, as something that no entry holds."""
     path = root / EXPORT
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
-    return (
-        text.removesuffix("\n").split("\n") if text else []
-    )  # a reason may hold what Python also takes for the end of a line
+    return texts(path.read_bytes()) if path.is_file() else []
+
+
+def texts(export: bytes) -> list[str]:
+    """Return the lines of an export; a reason may hold what Python also takes for the end of one."""
+    text = export.decode("utf-8", errors="surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []

@@ -183,8 +183,10 @@ def test_on_the_command_line_an_expected_fault_is_one_sentence(toy: Toy, monkeyp
 def test_a_fault_that_nobody_expected_keeps_its_traceback(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy.root)
     monkeypatch.setattr(sys, "argv", ["steps.toy", "--raw", "nowhere.txt", "--the-result", "x"])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SystemExit) as end:
         stage.main(stage.parse(CMD)[0])
+    told = str(end.value.code)
+    assert told.startswith("Traceback (most recent call last)") and "FileNotFoundError: " in told
 
 
 def test_all_faults_of_all_sections_are_told_before_anything_runs(toy: Toy) -> None:

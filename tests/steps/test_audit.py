@@ -285,6 +285,18 @@ def test_an_export_that_is_gone_emptied_or_short_is_not_passed_over_in_silence(w
     assert tampered(world.root, "1") == (["the export is empty, the ledger is not"], [])
 
 
+def test_an_export_that_git_holds_is_held_against_the_ledger_whatever_lies_beside(world: World) -> None:
+    export = world.root / ledger.EXPORT
+    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    files.write_text(export, f"{export.read_text()}an entry that was cut off since\n")
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "add", "--force", str(ledger.EXPORT)], cwd=world.root, check=True)
+    subprocess.run([*git, "commit", "-qm", "-"], cwd=world.root, check=True)
+    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    cut = "the export holds 2 entries, the ledger 1: its end was cut off (the export as committed)"
+    assert tampered(world.root, "1") == ([cut], [])
+
+
 def test_the_text_marks_what_is_proven_counts_the_gaps_and_names_the_faults() -> None:
     links = [
         Link("alias", "champion is version 1", signed=True), Link("run", "none", ("it is gone",), False, ("it lies",)),

@@ -231,6 +231,7 @@ def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: 
     monkeypatch.setattr(ledger, "PATIENCE", 1)
     better_comes(world)
     tracking.client().set_registered_model_alias(NAME, registry.CHAMPION, "1")
+    assert promotion.production(world.root) == "2", "an alias is no decision"
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
     assert done.reasons == (
