@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ACCEPTED, RAW = "data/screened.parquet", "data/raw"
 EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
+Known = tuple[Path, str, str]  # the folder of raw images, a path in it, the id of the image there
 TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 
@@ -50,7 +51,7 @@ def rematch(
     part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
-    images = [root / RAW / path for path in mine["path"]]
+    images = [(root / RAW, path, identity) for path, identity in zip(mine["path"], mine["id"], strict=True)]
     package = packages.load(mlflow, name, champion)  # to be held: its files live as long as it does
     looks.record([weights_of(package)], mine["id"])
     theirs = [label for some in batched(images, 256) for label in package.model.predict(_frame(some))["label"]]
@@ -77,7 +78,7 @@ def weights_of(package: Package) -> str:
     return digest(package.model.unwrap_python_model().model.state_dict())
 
 
-def latency_ratio(challenger: Package, champion: Package, images: list[Path]) -> float:
+def latency_ratio(challenger: Package, champion: Package, images: list[Known]) -> float:
     """Return the challenger's time for these images over the champion's: median of rounds in which both take turns."""
     import numpy as np
 
@@ -93,7 +94,9 @@ def _seconds(model: Any, frame: "pd.DataFrame") -> float:
     return time.perf_counter() - start
 
 
-def _frame(images: list[Path]) -> "pd.DataFrame":
+def _frame(images: list[Known]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.DataFrame({"image": [path.read_bytes() for path in images]})
+    from steps.adapters.images import bytes_of
+
+    return pd.DataFrame({"image": [bytes_of(*image) for image in images]})
