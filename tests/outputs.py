@@ -234,6 +234,7 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ],
             "best_epoch": 1, "trainable_blocks": ["top"], "frozen_blocks": ["stem", "middle"],
             "trainable_parameters": 250, "frozen_parameters": 750, "frozen_digest_before": "cd" * 32,
+            "balance": {"by": "weights", "first_epoch": {}},
             "frozen_digest_after": "cd" * 32, "validation": {**scores, "balanced_accuracy": 0.9134},
         },
         "evaluation.json": {
