@@ -30,13 +30,16 @@ def use(
     accept_new_weights: Annotated[
         bool, typer.Option("--accept-new-weights", help="Take other weights under the backbone's old name.")
     ] = False,
+    packed: Annotated[
+        bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
+    ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.use import use as set_inputs
 
     root = enter(Path.cwd())
     with running(root):
-        for line in set_inputs(root, images, backbone, weights, accept_new_weights):
+        for line in set_inputs(root, images, backbone, weights, accept_new_weights, packed):
             typer.echo(line)
     typer.echo("next      regraft run")
 

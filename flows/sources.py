@@ -3,18 +3,20 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.graph import Graph
 from steps.adapters import files
 from steps.adapters.progress import track
+from steps.core.manifest import LISTINGS, SHARDS
 from steps.errors import RequestError
 
 log = logging.getLogger("regraft")
 SOURCE = "data/source.json"
 RAW, BACKBONE = "data/raw", "data/backbone"
+MEMORY = ".regraft/packed.parquet"  # deleting it costs time, never bytes
 FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
@@ -22,7 +24,7 @@ def refresh(root: Path) -> Graph:
     """Mirror the source into data/raw, tell DVC, and return the graph; RequestError where there are no images."""
     source = read_source(root)
     if source is not None:
-        mirror(source, root / RAW)
+        mirror(source, root / RAW, root / MEMORY)
     if not (root / RAW).is_dir():
         told = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
         raise RequestError(f"there are no images in {RAW}; {told} (`regraft use digits`: the embedded example)")
@@ -35,9 +37,13 @@ def refresh(root: Path) -> Graph:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images come from: a folder, or a listing whose folder holds them."""
+    """Where the images come from: a folder, or a listing whose folder holds them.
+
+    `packed` says whether the mirror holds shards; None: where the files are so many and small that it pays.
+    """
 
     path: Path
+    packed: bool | None = False
 
     @property
     def folder(self) -> Path:
@@ -45,9 +51,9 @@ class Source:
         return self.path if self.path.is_dir() else self.path.parent
 
 
-def write_source(root: Path, path: Path | None) -> None:
+def write_source(root: Path, path: Path | None, packed: bool | None) -> None:
     """Remember the images' source; None: the project's own `data/raw`, mirrored from nowhere."""
-    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None})
+    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed})
 
 
 def read_source(root: Path) -> Source | None:
@@ -56,33 +62,52 @@ def read_source(root: Path) -> Source | None:
     if not recorded.exists():
         return None
     try:
-        path = files.read_json(recorded)["images"]
-    except (ValueError, KeyError, TypeError):
+        told = files.read_json(recorded)
+        path, packed = told["images"], told.get("packed")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
         raise RequestError(f"the images' source {path} does not exist (any more); `regraft use IMAGES` sets another")
-    return Source(Path(path))
+    return Source(Path(path), packed)
 
 
-def mirror(source: Source, raw: Path) -> tuple[int, int]:
-    """Make `raw` hold what the source holds; return how many files were copied and how many removed.
+def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
+    """Make `raw` hold what the source holds; return how many files (or shards) were written and how many removed.
 
-    The source is never touched. Files alike in size and time are taken for equal, as rsync does. Raises RequestError
-    where a file of the source cannot be read, DataError for a listing that is wrong.
+    The source is never touched. Files alike in size and time are taken for equal, as rsync does; `memory` is where
+    packing keeps them. Raises RequestError where a file of the source cannot be read, DataError for a wrong listing.
     """
     wanted = contents(source)
     try:
+        packed = _worthwhile(wanted.values()) if source.packed is None else source.packed
+        loose = {name: origin for name, origin in wanted.items() if not packed or name in LISTINGS}
         raw.mkdir(parents=True, exist_ok=True)
-        stale = [path for path in raw.rglob("*") if path.is_file() and path.relative_to(raw).as_posix() not in wanted]
+        stale = [path for path in raw.rglob("*") if path.is_file() and not _belongs(path, raw, loose, packed)]
         for path in stale:
             path.unlink()
         _prune(raw)
-        in_order = track(sorted(wanted.items()), len(wanted), "mirroring images")
-        return sum(_copy(origin, raw / name) for name, origin in in_order), len(stale)
+        in_order = track(sorted(loose.items()), len(loose), "mirroring images")
+        copied = sum(_copy(origin, raw / name) for name, origin in in_order)
+        if packed:
+            from steps.adapters.packing import pack
+
+            copied += pack({name: origin for name, origin in wanted.items() if name not in loose}, raw, memory)
+        return copied, len(stale)
     except OSError as error:
-        raise RequestError(f"{error.filename} cannot be mirrored: {error.strerror}") from None
+        raise RequestError(f"{error.filename} cannot be mirrored: {error.strerror or error}") from None
+
+
+def _worthwhile(origins: Iterable[Path]) -> bool:
+    from steps.core.shards import pays
+
+    sizes = [origin.stat().st_size for origin in origins]
+    return pays(len(sizes), sum(sizes))
+
+
+def _belongs(path: Path, raw: Path, loose: Container[str], packed: bool) -> bool:
+    return path.relative_to(raw).as_posix() in loose or (packed and path.parent == raw / SHARDS)
 
 
 def contents(source: Source) -> dict[str, Path]:

@@ -9,17 +9,20 @@ from typing import Any
 from flows.graph import Graph
 from flows.project import STATE, editing_params
 from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
-from steps.adapters import backbones, files, models
+from steps.adapters import backbones, files, models, shards
 from steps.errors import RequestError
 
 DIGITS = "digits"
 
 
-def use(root: Path, images: str, backbone: str | None, weights: str | None, accept: bool) -> list[str]:
+def use(
+    root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
+) -> list[str]:
     """Set images and backbone; return what was done, in sentences.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` takes other weights under the name of the
-    backbone that is set. Raises RequestError, with nothing changed, where one of them does not exist or does not fit.
+    backbone that is set; `packed` is as `Source` has it. Raises RequestError, with nothing changed, where one of them
+    does not exist or does not fit.
     """
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
@@ -32,7 +35,7 @@ def use(root: Path, images: str, backbone: str | None, weights: str | None, acce
     made = _backbone(images, backbone, weights)
     if made:
         _replace_backbone(root, *made, accept)
-    _set_images(root, path)
+    _set_images(root, path, packed)
     return _told(root, images, made is not None)
 
 
@@ -107,8 +110,8 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
             document[name]["horizontal_flip"] = flip
 
 
-def _set_images(root: Path, path: Path | None) -> None:
-    write_source(root, path)
+def _set_images(root: Path, path: Path | None, packed: bool | None) -> None:
+    write_source(root, path, packed)
     if path is None:
         from steps.embedded.digits import write_digits
 
@@ -120,9 +123,11 @@ def _set_images(root: Path, path: Path | None) -> None:
 def _told(root: Path, images: str, changed: bool) -> list[str]:
     source, card = read_source(root), models.read_card(root / BACKBONE)
     count = sum(p.is_file() for p in (root / RAW).rglob("*"))
+    packed = shards.opened(root / RAW)
+    held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     lines = [
-        f"images    {count} files in {RAW}, {where}",
+        f"images    {held}, {where}",
         f"backbone  {card.name}, digest {card.sha256[:12]}",
     ]
     return [*lines, "params    validate.preprocessing follows the backbone's card"] if changed else lines

@@ -132,7 +132,7 @@ def _look(
 def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Found, torch.Tensor]:
     try:
         data = images.read_bytes(folder / name)
-        facts, picture = images.inspect(data), images.decode(data)
+        facts, picture = images.examine(data)
     except images.UndecodableError as error:
         return Rejected(name, error.reason, error.exception)
     except OSError as error:

@@ -59,11 +59,11 @@ def _probabilities(
     import numpy as np
     import pandas as pd
 
-    from steps.adapters.images import batched
+    from steps.adapters.images import batched, bytes_of
 
     frames = [
-        package.model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))
-        for some in batched(part["path"], 256)
+        package.model.predict(pd.DataFrame({"image": [bytes_of(root / RAW, row.path, row.id) for row in some]}))
+        for some in batched(part.itertuples(), 256)
     ]
     found = np.array(pd.concat(frames)["probabilities"].tolist())
     known = list(package.model.unwrap_python_model().classes)

@@ -130,11 +130,11 @@ def _eager(root: Path, package: packages.Package, table: "pd.DataFrame") -> Any:
     import numpy as np
     import pandas as pd
 
-    from steps.adapters.images import batched
+    from steps.adapters.images import batched, bytes_of
 
     told = [
-        package.model.predict(pd.DataFrame({"image": [(root / RAW / path).read_bytes() for path in some]}))
-        for some in batched(table["path"], 256)
+        package.model.predict(pd.DataFrame({"image": [bytes_of(root / RAW, row.path, row.id) for row in some]}))
+        for some in batched(table.itertuples(), 256)
     ]
     return np.array(pd.concat(told)["probabilities"].tolist())
 

@@ -23,6 +23,7 @@ CHOICES = {
     "bn_policy": ("frozen", "adapt", "train"),
     "precision": tuple(PRECISIONS),
     "augmentation": ("none", "crop", "trivial"),
+    "balance": ("weights", "sampling", "none"),
     "mix": ("none", "mixup", "cutmix"),
 }
 
@@ -42,6 +43,7 @@ class FineTuneParams:
     l2_sp: float
     label_smoothing: float
     ema: float
+    balance: str
     bn_policy: str
     precision: str
     augmentation: str
@@ -109,7 +111,7 @@ def fine_tune(
     cut, count = models.cut_of(head), int(files.read_json(strategy)["blocks"])
     _, network, _ = models.load_backbone(backbone, cut)
     model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), params.bn_policy)
-    images = _images(raw, accepted, preprocessing, head, compute)
+    images = _images(raw, accepted, preprocessing, head, compute, params.balance)
     configure(compute)
 
     before = digest(model.frozen_state())
@@ -121,7 +123,10 @@ def fine_tune(
     files.write_tensors(fine_tuned / models.WEIGHTS, model.state_dict())
     facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
     files.write_json(fine_tuned / models.FACTS, facts)
-    told = {**outcome, "validation": _validation(outcome, len(images.part(VAL))), **_account(model, before, after)}
+    told = {
+        **outcome, "validation": _validation(outcome, len(images.part(VAL))),
+        "balance": {"by": params.balance, "first_epoch": _shown(images, seed)}, **_account(model, before, after),
+    }  # fmt: skip
     files.write_json(history, told)
     checkpoints.remove(lineage)
 
@@ -155,7 +160,7 @@ def _schedule(params: FineTuneParams, model: Grafted) -> Schedule:
     return Schedule(**(values if model.trainable else {**values, "epochs": 0}))
 
 
-def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute: ComputeParams) -> Images:
+def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:
     table = files.read_table(accepted)
     return Images(
         raw=raw,
@@ -164,7 +169,14 @@ def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute:
         spec=models.read_preprocessing(preprocessing),
         compute=compute,
         pixels=Scratch(),
+        balance=balance,
     )
+
+
+def _shown(images: Images, seed: int) -> dict[str, int]:
+    """Return how many images of each class the first epoch shows."""
+    labels = images.part(TRAIN)["label"].iloc[images.order(seed, 1)]
+    return {label: int((labels == label).sum()) for label in images.classes}
 
 
 def _tracked(batches: Iterator[Batch], images: Images, epoch: int, epochs: int) -> Iterator[Batch]:

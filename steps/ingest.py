@@ -3,20 +3,20 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from steps.adapters import files, images, listing, stage
+from steps.adapters import files, images, listing, shards, stage
 from steps.adapters.progress import track
-from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.core.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
 from steps.errors import DataError
 
-LISTINGS = ("listing.csv", "listing.parquet")
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
+FILE, LINKED = "", "a linked folder; it may loop, so put the folder itself here"
 READERS = 8  # at most, whatever the machine: each may hold a picture of `images.MAX_PIXELS`
 log = logging.getLogger("regraft")
 
@@ -35,6 +35,9 @@ class IngestParams:
                 yield f"{name} is {getattr(self, name)}; 0.01 to 0.8"
 
 
+Tree = dict[str, "Tree | str"]  # what lies in a folder, by name: a folder's own tree, `FILE`, or what is wrong with it
+
+
 class Listed(NamedTuple):
     """A file and what its place says of it; an empty `split` is left to the hash rule, `CARVED` in part."""
 
@@ -47,17 +50,17 @@ class Listed(NamedTuple):
 
 
 def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) -> None:
-    """Read every file under `raw`, write the manifest, and put what does not decode into the quarantine list.
+    """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
     Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
     holding class folders; or class folders. A folder `unlabelled` holds images without a label.
     Raises DataError where there is no such layout or not one readable image.
     """
-    listed = list(find(raw))
+    listed, read_file = list(find(raw)), images.reader(raw)
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = images.parallel(lambda item: _read(raw, item, params), listed, min(READERS, os.cpu_count() or 1))
+    read = images.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, os.cpu_count() or 1))
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -78,19 +81,42 @@ def find(raw: Path) -> Iterator[Listed | Rejected]:
     if listings:
         yield from _from_listing(listings[0])
         return
-    top = {child.name for child in _children(raw) if _is_folder(child)}
-    if not top:
-        raise DataError(f"{_what_lies_in(raw)}; expected one folder of images per class (README: 'Your images')")
-    if TRAIN in top and top <= set(SPLITS):
-        yield from _loose(raw, raw)
-        for split in sorted(top):
-            yield from _class_folders(raw, raw / split, _own_split(split, top))
+    packed = shards.opened(raw)
+    yield from _in_folders(_grown(packed.paths) if packed else _tree(raw))
+
+
+def _tree(folder: Path) -> Tree:
+    """Return what lies in a folder, less what is passed over, in the order of names."""
+    children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
+    return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
+
+
+def _grown(paths: list[str]) -> Tree:
+    """Return the tree of files that were found at these paths."""
+    tree: Tree = {}
+    for path in paths:
+        *folders, name = path.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})  # type: ignore[assignment]  # where a file is, there is no folder
+        place[name] = FILE
+    return tree
+
+
+def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
+    folders = {name: node for name, node in tree.items() if isinstance(node, dict)}
+    if not folders:
+        raise DataError(f"{_what_lies_in(tree)}; expected one folder of images per class (README: 'Your images')")
+    if TRAIN in folders and set(folders) <= set(SPLITS):
+        yield from _loose(tree, "")
+        for split, below in sorted(folders.items()):
+            yield from _class_folders(below, f"{split}/", _own_split(split, set(folders)))
         return
-    if TRAIN in top and any(_is_folder(child) for child in _children(raw / TRAIN)):
+    if any(isinstance(node, dict) for node in folders.get(TRAIN, {}).values()):
         # Else `train` and `valid` would become two classes, and all the rest run on without a word.
-        other = min(top - set(SPLITS))
+        other = min(set(folders) - set(SPLITS))
         raise DataError(f"train/ holds class folders, but {other}/ beside it is no split; known: {', '.join(SPLITS)}")
-    yield from _class_folders(raw, raw, "")
+    yield from _class_folders(tree, "", "")
 
 
 def _own_split(split: str, present: set[str]) -> str:
@@ -102,55 +128,44 @@ def _own_split(split: str, present: set[str]) -> str:
     return split
 
 
-def _class_folders(raw: Path, folder: Path, split: str) -> Iterator[Listed | Rejected]:
+def _class_folders(tree: Tree, above: str, split: str) -> Iterator[Listed | Rejected]:
     if split == UNLABELLED:
-        yield from _files(raw, folder, "", UNLABELLED)
+        yield from _files(tree, above, "", UNLABELLED)
         return
-    yield from _loose(raw, folder)
-    for child in filter(_is_folder, _children(folder)):
-        labelled = child.name != UNLABELLED
-        found = list(_files(raw, child, child.name if labelled else "", split if labelled else UNLABELLED))
-        if not found:  # told and not recorded: neither git nor DVC keeps an empty folder
-            log.warning("passed over: the class folder %s holds no files", child.relative_to(raw).as_posix())
-        yield from found
+    yield from _loose(tree, above)
+    for name, below in tree.items():
+        if isinstance(below, dict):
+            label, own = ("", UNLABELLED) if name == UNLABELLED else (name, split)
+            found = list(_files(below, f"{above}{name}/", label, own))
+            if not found:  # told and not recorded: neither git nor DVC keeps an empty folder
+                log.warning("passed over: the class folder %s holds no files", above + name)
+            yield from found
 
 
-def _files(raw: Path, folder: Path, label: str, split: str) -> Iterator[Listed | Rejected]:
-    for child in _children(folder):
-        if _is_folder(child):
-            yield from _files(raw, child, label, split)
+def _files(tree: Tree, above: str, label: str, split: str) -> Iterator[Listed | Rejected]:
+    for name, below in tree.items():
+        if isinstance(below, dict):
+            yield from _files(below, f"{above}{name}/", label, split)
         else:
-            yield _listed(raw, child, label, split)
+            yield _listed(above + name, below, label, split)
 
 
-def _listed(raw: Path, path: Path, label: str, split: str) -> Listed | Rejected:
-    name = path.relative_to(raw).as_posix()
-    if not files.speakable(name):
-        return Rejected(name.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
-    if path.is_dir():
-        return Rejected(name, "a linked folder; it may loop, so put the folder itself here", "")
-    return Listed(name, label, split)
+def _listed(path: str, fault: str, label: str, split: str) -> Listed | Rejected:
+    if not files.speakable(path):
+        return Rejected(path.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
+    return Rejected(path, fault, "") if fault else Listed(path, label, split)
 
 
-def _loose(raw: Path, folder: Path) -> Iterator[Rejected]:
+def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
     """Yield the files that stand beside class folders: whose class they show is not for us to guess."""
-    for path in _children(folder):
-        if not _is_folder(path):
-            item = _listed(raw, path, "", "")
+    for name, below in tree.items():
+        if not isinstance(below, dict):
+            item = _listed(above + name, below, "", "")
             yield item if isinstance(item, Rejected) else Rejected(item.path, "beside the class folders: no label", "")
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _children(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
-
-
-def _what_lies_in(raw: Path) -> str:
-    count = len(_children(raw))
-    return "the folder of images is empty" if count == 0 else f"no class folders, {count} loose files"
+def _what_lies_in(tree: Tree) -> str:
+    return "the folder of images is empty" if not tree else f"no class folders, {len(tree)} loose files"
 
 
 def _from_listing(path: Path) -> Iterator[Listed]:
@@ -164,11 +179,11 @@ def _from_listing(path: Path) -> Iterator[Listed]:
         yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
-def _read(raw: Path, item: Listed | Rejected, params: IngestParams) -> Row | Rejected:
+def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: IngestParams) -> Row | Rejected:
     if isinstance(item, Rejected):
         return item
     try:
-        data = images.read_bytes(raw / item.path)
+        data = read_file(item.path)
         facts = images.inspect(data)
     except images.UndecodableError as error:
         return Rejected(item.path, error.reason, error.exception)

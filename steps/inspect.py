@@ -15,18 +15,19 @@ from steps.adapters.album import Album
 from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.images import read_image
 from steps.adapters.pages import inline_svg, picture
-from steps.core import advice, findings
+from steps.core import advice, findings, robustness
 from steps.core.activation import heat_of, last_map, tinted
 from steps.core.backbone import Grafted
 from steps.core.decision import HEAD
 from steps.core.feature_map import Floats, lay_out, nearest
-from steps.core.figures_inspect import feature_map
+from steps.core.figures_inspect import feature_map, worse_pictures
 from steps.core.inference import predict_probabilities
-from steps.core.manifest import TEST, TRAIN, UNLABELLED, uniform
+from steps.core.manifest import TEST, TRAIN, UNLABELLED, VAL, uniform
 from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
-from steps.core.seeding import derive
+from steps.core.seeding import derive, torch_generator
 
 BUDGET = 1_000_000  # characters for all pictures of the chapter
+CONFIDENCE = 0.95  # of the intervals of accuracy on worse pictures
 LEAST_MAPPED = 10  # images: fewer make no map
 STRETCH = 4096  # rows of the pool that the head answers at a time
 Row = dict[str, Any]
@@ -41,6 +42,7 @@ class InspectParams:
     thumbnail: int
     most_points: int
     perplexity: float
+    robustness_images: int
     label_next: int
     label_pictures: int
 
@@ -48,7 +50,7 @@ class InspectParams:
         """Yield what cannot be meant."""
         for name, least, most in (
             ("answers", 1, 48), ("neighbours", 1, 10), ("thumbnail", 32, 512), ("most_points", LEAST_MAPPED, 5000),
-            ("perplexity", 2, 100), ("label_next", 1, 5000), ("label_pictures", 0, 100),
+            ("perplexity", 2, 100), ("robustness_images", 0, 1000), ("label_next", 1, 5000), ("label_pictures", 0, 100),
         ):  # fmt: skip
             if not least <= getattr(self, name) <= most:
                 yield f"{name} is {getattr(self, name)}; {least} to {most}"
@@ -113,6 +115,10 @@ def inspect(
         "right": look.at(right, classes, album),
         **_map(known, {row["id"] for row in wrong}, params, derive(seed, "inspect", "map") % 2**32),
     }
+    if chosen == HEAD:  # the refitted one has seen the validation images
+        model = Grafted(model.backbone, models.load_head(head, refitted=False)).eval()
+    told["robustness"] = _robustness(model, known, look, classes, params.robustness_images, compute.batch_size, seed)
+    told["svg"] |= _drawn(told["robustness"])
     picks = _advice(known, models.load_head(head, refitted=True), classes, params, derive(seed, "labels") % 2**32)
     shown = [{**row, "picture": _picture(album, row)} for row in picks[: params.label_pictures]]
 
@@ -147,10 +153,14 @@ class _Looks:
         """Return the rows with a picture of each and, where the network has maps, the place it answers from."""
         return [{**row, "picture": _picture(album, row), "heat": self._heat(row, classes, album)} for row in rows]
 
+    def pixels(self, path: str, identity: str) -> torch.Tensor:
+        """Return an image as the network gets it before it is normalised, uint8 [3, crop, crop]."""
+        return centre_crop(resized(read_image(self.raw, path, identity), self.spec), self.spec)
+
     def _heat(self, row: Row, classes: list[str], album: Album) -> Row | None:
         if self.block is None or album.budget <= 0:
             return None
-        pixels = centre_crop(resized(read_image(self.raw, row["path"], row["id"]), self.spec), self.spec)
+        pixels = self.pixels(row["path"], row["id"])
         target = torch.tensor([classes.index(row["predicted"])])
         heat = heat_of(self.model, self.block, normalise(pixels, self.spec)[None], target)[0]
         shown = picture(Image.fromarray(tinted(pixels, heat).permute(1, 2, 0).numpy()), self.side)
@@ -197,6 +207,30 @@ def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> Row
     facts = {"images": len(part), "of": len(known.part(TRAIN, TEST)), "clusters": int(found.clusters.max()) + 1,
              "agreement": round(found.agreement, 4), "explained": round(found.explained, 4)}  # fmt: skip
     return {"map": facts, "svg": svg}
+
+
+def _robustness(
+    model: Grafted, known: Known, look: _Looks, classes: list[str], most: int, batch_size: int, seed: int
+) -> Row | None:
+    """Return how the answers to some validation images fare where the pictures are worse; None where there are none.
+
+    Validation images, because this look at the model is not one at the test set.
+    """
+    part = known.part(VAL)
+    part = part.assign(order=part["id"].map(uniform)).sort_values("order")[:most]
+    if part.empty:
+        return None
+    pixels = torch.stack([look.pixels(path, identity) for path, identity in zip(part["path"], part["id"], strict=True)])
+    targets = np.searchsorted(classes, part["label"].tolist()).astype(np.int64)
+    luck = torch_generator(seed, "inspect", "robustness")
+    return robustness.look(model, pixels, targets, look.spec, luck, batch_size, CONFIDENCE)
+
+
+def _drawn(found: Row | None) -> dict[str, str]:
+    if found is None:
+        return {}
+    figure, words = worse_pictures(found["rows"])
+    return {"inspect-robustness": inline_svg(figure, "inspect-robustness", words)}
 
 
 def _advice(known: Known, head: torch.nn.Module, classes: list[str], params: InspectParams, seed: int) -> list[Row]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ACCEPTED, RAW = "data/screened.parquet", "data/raw"
 EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
+Known = tuple[Path, str, str]  # the folder of raw images, a path in it, the id of the image there
 TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 
@@ -49,10 +50,10 @@ def rematch(
     part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
-    images = [root / RAW / path for path in mine["path"]]
+    images = [(root / RAW, path, identity) for path, identity in zip(mine["path"], mine["id"], strict=True)]
     looks.record([weights_of(champion)], mine["id"])
     theirs = [label for some in batched(images, 256) for label in labels(champion, some)]
-    answered = [path for path, label in zip(images, theirs, strict=True) if label is not None]
+    answered = [image for image, label in zip(images, theirs, strict=True) if label is not None]
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
     right = (
@@ -65,15 +66,16 @@ def rematch(
     )
 
 
-def labels(package: Package, paths: list[Path]) -> list[str | None]:
+def labels(package: Package, images: list[Known]) -> list[str | None]:
     """Return a version's label for each image; None for one that its own code, which may be old, cannot read."""
+    frame = _frame(images)
     try:
-        return list(package.model.predict(_frame(paths))["label"])
+        return list(package.model.predict(frame)["label"])
     except Exception:  # last year's code, with exceptions of its own: one bad image must not hide the others' answers
-        if len(paths) == 1:
+        if len(images) == 1:
             return [None]
-    half = len(paths) // 2
-    return [*labels(package, paths[:half]), *labels(package, paths[half:])]
+    half = len(images) // 2
+    return [*labels(package, images[:half]), *labels(package, images[half:])]
 
 
 def _unanswered(champion: Package, paths: list[str]) -> list[str]:
@@ -91,7 +93,7 @@ def weights_of(package: Package) -> str:
     return digest(package.model.unwrap_python_model().model.state_dict())
 
 
-def latency_ratio(challenger: Package, champion: Package, images: list[Path]) -> float:
+def latency_ratio(challenger: Package, champion: Package, images: list[Known]) -> float:
     """Return the challenger's time for these images over the champion's: median of rounds in which both take turns."""
     import numpy as np
 
@@ -107,7 +109,9 @@ def _seconds(model: Any, frame: "pd.DataFrame") -> float:
     return time.perf_counter() - start
 
 
-def _frame(images: list[Path]) -> "pd.DataFrame":
+def _frame(images: list[Known]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.DataFrame({"image": [path.read_bytes() for path in images]})
+    from steps.adapters.images import bytes_of
+
+    return pd.DataFrame({"image": [bytes_of(*image) for image in images]})

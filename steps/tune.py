@@ -49,7 +49,7 @@ def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module
         raise RequestError("no images were accepted yet; `regraft run validate` first")
     table = files.read_table(accepted).drop_duplicates("id").sort_values("id")[:count]
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
-    data = [(root / "data" / "raw" / path).read_bytes() for path in table["path"]]
+    data = [images.bytes_of(root / "data" / "raw", row.path, row.id) for row in table.itertuples()]
     pixels = torch.stack([preprocess(images.decode(one), spec) for one in data])
     return data, pixels, models.load_backbone(root / "data" / "backbone")[1]
 

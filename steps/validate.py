@@ -94,9 +94,10 @@ def validate(
         tables = _tables(images, told)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
     found = expectations.check(tables, asked, docs)
-    if "copies" in tables and not all(rule["passed"] for rule in found):
-        where = _where(images, told, pd.read_csv(quarantine)["path"].tolist())
-        found = [{**rule, "where": [] if rule["passed"] else where.get(rule["name"], [])} for rule in found]
+    if "labelled" in tables:
+        where = _where(tables["labelled"], told, quarantine)
+        found = [{**rule, "where": rule["where"] or ([] if rule["passed"] else where.get(rule["name"], []))}
+                 for rule in found]  # fmt: skip
     broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
 
     files.write_json(validation, {"accepted": not broken, "rules": found, **told})
@@ -181,14 +182,15 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
         {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
         for label in classes_of(told["counts"])
     ]
-    rows = list(zip(images["id"], images["label"], images["split"], images["group"], strict=True))
     contract = [{name: str(value) for name, value in row.items()} for row in told["preprocessing"]]
-    changed = [group for group in told["copies"] if not group["identical"]]
+    changed = [group["images"] for group in told["copies"] if not group["identical"]]
+    copies = {image["path"]: str(number) for number, group in enumerate(changed) for image in group}
+    labelled = images.loc[images["split"] != UNLABELLED, ["path", "id", "label", "split", "group", "source"]]
     tables = {
         "images": images,
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
-        "totals": pd.DataFrame([totals(rows, told["counts"], told["quarantined"])]),
-        "copies": pd.DataFrame([{name: sum(g[name] for g in changed) for name in ("leaking", "conflicting")}]),
+        "totals": pd.DataFrame([totals(len(images), told["counts"], told["quarantined"])]),
+        "labelled": labelled.assign(copy=[copies.get(path, "") for path in labelled["path"]]).reset_index(drop=True),
         "sources": pd.DataFrame([{"alone": sum(row["significant"] for row in told["sources"])}]),
         "preprocessing": pd.DataFrame(contract),
     }
@@ -202,22 +204,13 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
     return tables
 
 
-def _where(images: pd.DataFrame, told: dict[str, Any], quarantined: list[str]) -> dict[str, list[str]]:
-    """Return the files that each rule over totals has counted, by the rule's name, in the order of their paths."""
-    labelled = images[images["split"] != UNLABELLED]
-    by_id, by_group = labelled.groupby("id"), labelled[labelled["group"] != ""].groupby("group")
-    copies = [group for group in told["copies"] if not group["identical"]]
+def _where(labelled: pd.DataFrame, told: dict[str, Any], quarantine: Path) -> dict[str, list[str]]:
+    """Return the files behind the rules that look at counts of them, by the rule's name."""
     alone = [row["source"] for row in told["sources"] if row["significant"]]
-    named = {
-        "files can be decoded": quarantined,
-        "no image in two splits": labelled["path"][by_id["split"].transform("nunique") > 1],
-        "one image, one label": labelled["path"][by_id["label"].transform("nunique") > 1],
-        "no group in two splits": labelled["path"][by_group["split"].transform("nunique").reindex(labelled.index) > 1],
-        "no copy in two splits": [i["path"] for group in copies if group["leaking"] for i in group["images"]],
-        "one picture, one label": [i["path"] for group in copies if group["conflicting"] for i in group["images"]],
-        "no source of one class alone": labelled["path"][labelled["source"].isin(alone)],
+    return {
+        "files can be decoded": sorted(pd.read_csv(quarantine)["path"]),
+        "no source of one class alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
-    return {rule: sorted(paths) for rule, paths in named.items()}
 
 
 def refusal(broken: Sequence[dict[str, Any]]) -> str:

@@ -178,7 +178,7 @@ def rivals(classes: Sequence[str]) -> dict[str, Any]:
 def inspected() -> dict[str, Any]:
     """Nothing to show; what a chapter makes of more is in test_report_inspect."""
     return {"chosen": "fine_tuned", "block": None, "wrong": [], "wrong_total": 0, "right": [], "map": None, "svg": {},
-            "pool": 0, "asked": 0, "label_next": []}  # fmt: skip
+            "pool": 0, "asked": 0, "label_next": [], "robustness": None}  # fmt: skip
 
 
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
@@ -234,6 +234,7 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ],
             "best_epoch": 1, "trainable_blocks": ["top"], "frozen_blocks": ["stem", "middle"],
             "trainable_parameters": 250, "frozen_parameters": 750, "frozen_digest_before": "cd" * 32,
+            "balance": {"by": "weights", "first_epoch": {}},
             "frozen_digest_after": "cd" * 32, "validation": {**scores, "balanced_accuracy": 0.9134},
         },
         "evaluation.json": {

@@ -46,6 +46,7 @@ def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Pat
             found[rule] = {
                 "passed": bool(result.success),
                 "observed": _observed(rule, of_table, table, result),
+                "where": _where(table, result.result) if not result.success else [],
             }
     return [_verdict(rule, found[rule.name]) for rule in rules]
 
@@ -61,6 +62,8 @@ def _site(docs: Path) -> dict[str, Any]:
 def _expectation(rule: Rule) -> Any:
     import great_expectations.expectations as gxe
 
+    from steps.adapters.custom_expectations import ExpectOneValueForEachKey, ExpectPreprocessingOfTheBackbone
+
     common = {
         "meta": {"rule": rule.name},
         "notes": f"**{rule.name}**: {rule.what}. {rule.remedy}",
@@ -73,7 +76,8 @@ def _expectation(rule: Rule) -> Any:
         "between": (gxe.ExpectColumnValuesToBeBetween, {**column, "min_value": rule.low, "max_value": rule.high}),
         "in_set": (gxe.ExpectColumnValuesToBeInSet, {**column, "value_set": allowed}),
         "unique": (gxe.ExpectColumnValuesToBeUnique, column),
-        "equal_columns": (gxe.ExpectColumnPairValuesToBeEqual, {"column_A": rule.column, "column_B": "backbone"}),
+        "one_value": (ExpectOneValueForEachKey, {**column, "key": rule.key}),
+        "preprocessing": (ExpectPreprocessingOfTheBackbone, {}),
     }
     expectation, arguments = kinds[rule.kind]
     return expectation(**arguments, **common)
@@ -88,15 +92,23 @@ def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: A
         return "nothing to look at"
     if result.success:
         return _range(table[rule.column]) if rule.kind == "between" else "as it should be"
+    if rule.kind == "one_value":
+        return str(result.result["observed_value"])
     return some(_offenders(rule, table, result.result))
+
+
+def _where(table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the rows that broke a rule, sorted; none where the rows are no files."""
+    bad = table.loc[found.get("unexpected_index_list") or []]
+    return sorted(set(bad["path"])) if "path" in table else []
 
 
 def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
     if rule.kind == "columns":
         return [str(column) for column in table.columns]
     bad = table.loc[found.get("unexpected_index_list") or []]
-    if rule.table == "preprocessing":
-        return [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
+    if rule.kind == "preprocessing":
+        return list(found["unexpected_list"])
     if "label" in table and rule.kind == "between" and rule.table != "images":
         return [f"{label!r} has {count}" for label, count in zip(bad["label"], bad[rule.column], strict=True)]
     return sorted({str(value) for value in found.get("unexpected_list", [])})

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from steps.adapters import shards
 from steps.core import light
 from steps.errors import DataError, IntegrityError
 
@@ -111,23 +112,28 @@ def of_pixels(pixels: light.Array) -> Image.Image:
 
 def inspect(data: bytes) -> Facts:
     """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
+    return examine(data)[0]
+
+
+def examine(data: bytes) -> tuple[Facts, Image.Image]:
+    """Return what `inspect` says and what `decode` gives, of one decoding."""
     import imagehash  # brings SciPy; only ingest pays for it
 
     stored, image = _decode(data)
     luma = image.convert("L")
     small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
     brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
-    return Facts(
+    facts = Facts(
         *stored[:4], phash=str(imagehash.phash(image)), brightness=brightness, contrast=contrast,
         sharpness=light.sharpness(np.asarray(small)), taken=stored[4],
     )  # fmt: skip
+    return facts, image
 
 
 def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
     if not data:
         raise UndecodableError("the file is empty", "")
-    if len(data) > MAX_BYTES:
-        raise UndecodableError(f"{len(data)} bytes; at most {MAX_BYTES}", "")
+    _refuse_length(len(data))
     try:
         with _open(data) as image:
             _refuse_too_much_work(image, data)
@@ -280,17 +286,43 @@ def read_bytes(path: Path) -> bytes:
     facts = path.stat()
     if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
         raise UndecodableError("a pipe, socket or device, not a file", "")
-    if facts.st_size > MAX_BYTES:
-        raise UndecodableError(f"{facts.st_size} bytes; at most {MAX_BYTES}", "")
+    _refuse_length(facts.st_size)
     return path.read_bytes()
 
 
-def read_image(root: Path, path: str, identity: str) -> Image.Image:
-    """Read one image of the manifest; IntegrityError where its bytes are no longer those that ingest saw."""
-    data = (root / path).read_bytes()
+def _refuse_length(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UndecodableError(f"{size} bytes; at most {MAX_BYTES}", "")
+
+
+def reader(raw: Path) -> Callable[[str], bytes]:
+    """Return what reads the file at a path in the folder of raw images, loose or packed; it raises as `read_bytes`."""
+    packed = shards.opened(raw)
+    if packed is None:
+        return lambda path: read_bytes(raw / path)
+
+    def read(path: str) -> bytes:
+        identity, size = packed.known(path)
+        _refuse_length(size)
+        return packed.read(identity)
+
+    return read
+
+
+def bytes_of(raw: Path, path: str, identity: str) -> bytes:
+    """Return the bytes of an image of the manifest, loose or packed; IntegrityError where ingest saw others."""
+    packed = shards.opened(raw)
+    if packed:
+        return packed.read(identity)
+    data = (raw / path).read_bytes()
     if hashlib.sha256(data).hexdigest() != identity:
         raise IntegrityError(f"{path} has changed since ingest (its digest no longer matches); run again")
-    return decode(data)
+    return data
+
+
+def read_image(raw: Path, path: str, identity: str) -> Image.Image:
+    """Read one image of the manifest; IntegrityError where its bytes are no longer those that ingest saw."""
+    return decode(bytes_of(raw, path, identity))
 
 
 def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:

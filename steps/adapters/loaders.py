@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
+from torch.utils.data import WeightedRandomSampler
 from torchvision.transforms import v2
 
 from steps.adapters import images
@@ -32,6 +33,7 @@ class Images:
     spec: Preprocessing
     compute: ComputeParams
     pixels: Scratch | None = None  # decoded and resized pictures by id: what is shown again is not decoded again
+    balance: str = "weights"  # of training's classes: rare ones weigh more; "sampling": are drawn more often; "none"
 
     def part(self, *splits: str) -> pd.DataFrame:
         """Return the rows of these splits, sorted by path."""
@@ -70,8 +72,15 @@ class Images:
         return 2 * self.compute.batch_size
 
     def order(self, seed: int, epoch: int) -> list[int]:
-        """Return the training split's order in an epoch, as places in the order of paths."""
-        return torch.randperm(len(self.part(TRAIN)), generator=torch_generator(seed, "order", epoch)).tolist()
+        """Return the training split's order in an epoch, as places in the order of paths.
+
+        Each image once; where classes are balanced by sampling, as many draws with replacement instead, in which each
+        class is as likely as another and an image within its class as likely as its own weight says.
+        """
+        part, luck = self.part(TRAIN), torch_generator(seed, "order", epoch)
+        if self.balance == "sampling":
+            return list(WeightedRandomSampler(self._balanced(part).tolist(), len(part), generator=luck))
+        return torch.randperm(len(part), generator=luck).tolist()
 
     def _resized(self, path: str, identity: str) -> torch.Tensor:
         if self.pixels is not None and identity in self.pixels:
@@ -86,10 +95,19 @@ class Images:
         return torch.from_numpy(np.searchsorted(self.classes, part["label"].tolist()).astype(np.int64))
 
     def loss_weights(self, part: pd.DataFrame) -> torch.Tensor:
-        """Return the weight of each image in the loss, float32 [n]: its own times its class's balance."""
+        """Return the weight of each image in the loss, float32 [n]: its own, times its class's balance if so balanced.
+
+        Where the draw is balanced all weigh 1: the draw has counted both already.
+        """
+        if self.balance == "sampling":
+            return torch.ones(len(part))
+        own = torch.tensor(part["weight"].to_numpy(np.float32))
+        return own if self.balance == "none" else self._balanced(part).float()
+
+    def _balanced(self, part: pd.DataFrame) -> torch.Tensor:
         targets, own = self.targets(part).numpy(), part["weight"].to_numpy(np.float64)
         balance = compute_class_weight("balanced", classes=np.arange(len(self.classes)), y=targets, sample_weight=own)
-        return torch.from_numpy((balance[targets] * own).astype(np.float32))
+        return torch.from_numpy(balance[targets] * own)
 
     def _assemble(
         self, tensors: Iterator[torch.Tensor], targets: torch.Tensor, weights: torch.Tensor

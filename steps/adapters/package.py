@@ -102,5 +102,6 @@ def _copy_code(target: Path, name: str) -> None:
 
 def example(raw: Path, path: str, identity: str) -> bytes:
     """Return the bytes of an image of the manifest, checked to be an image."""
-    images.read_image(raw, path, identity)
-    return (raw / path).read_bytes()
+    data = images.bytes_of(raw, path, identity)
+    images.decode(data)
+    return data

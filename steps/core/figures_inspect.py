@@ -1,13 +1,14 @@
-"""Figures of the chapter on inspection: the images as dots on a flat map of their features."""
+"""Figures of the chapter on inspection: the images on a flat map of their features, the accuracy on worse pictures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from steps.core.feature_map import Floats
-from steps.core.figures import COLOURS, WIDTH, _axes, _figure, shorten, styled
+from steps.core.figures import COLOURS, WIDTH, _axes, _figure, accuracy_intervals, shorten, styled
 
 SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
 TINTS = ("accent", "second", "ink")
@@ -37,3 +38,18 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
     axes.spines[:].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, markerscale=1.6)
     return figure
+
+
+def worse_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
+    """Draw the accuracy with its interval on pictures as they are and made worse; return the same in words, too.
+
+    `rows` as `robustness.look` gives them, the unchanged pictures first.
+    """
+    drawn = [
+        {"name": ", ".join(filter(None, (row["kind"], row["strength"]))), "chosen": not row["strength"],
+         **row["accuracy"]}
+        for row in rows
+    ]  # fmt: skip
+    words = "; ".join(f"{row['name']} {row['value']:.0%}" for row in drawn)
+    figure = accuracy_intervals(drawn, drawn[0]["value"], drawn[0]["name"])
+    return figure, f"Accuracy on validation images as they are and made worse: {words}"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 SPLITS = (TRAIN, VAL, TEST, UNLABELLED)
+LISTINGS = ("listing.csv", "listing.parquet")  # in the folder of raw images; beside class folders, or beside shards
+SHARDS = "shards"  # the folder in it that holds the images where they are packed
 
 
 class Row(NamedTuple):

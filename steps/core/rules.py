@@ -1,17 +1,18 @@
 """The gate's rules as data: what is looked at, which limit holds, what to say and what to do when it does not."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row
+import pandas as pd
+
+from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row
 
 Table = Literal[
     "images",
     "classes",
     "totals",
-    "copies",
+    "labelled",
     "population",
     "sources",
     "coverage",
@@ -29,8 +30,8 @@ SEVERITIES = ("fail", "warn", "off")
 class Rule:
     """One expectation over one table, with its words for a person.
 
-    `kind` is columns | matches | between | in_set | unique | equal_columns; `severity` is fail (the gate
-    refuses) or warn.
+    `kind` is columns | matches | between | in_set | unique | one_value (of `column` for each `key`) | preprocessing;
+    `severity` is fail (the gate refuses) or warn.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Rule:
     high: float | None = None
     allowed: tuple[str, ...] = ()
     severity: str = "fail"
+    key: str = ""
 
     @property
     def limit(self) -> str:
@@ -52,8 +54,9 @@ class Rule:
                       f"at most {self.high:g}" if self.high is not None else ""]  # fmt: skip
             return " and ".join(filter(None, bounds))
         listed = ", ".join(self.allowed)
-        words = {"in_set": f"one of {listed}", "matches": listed, "columns": listed, "unique": "no two alike"}
-        return words.get(self.kind, "equal")
+        words = {"in_set": f"one of {listed}", "matches": listed, "columns": listed, "unique": "no two alike",
+                 "one_value": "at most 0", "preprocessing": "equal"}  # fmt: skip
+        return words[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +146,17 @@ def _copies(severity: Severity) -> Sequence[Rule]:
     remove = "Remove the copy from the training folder, or set validate.drop_leaking: a copied test image flatters."
     decide = "Decide on one label in data/decisions.csv, or remove the other copy."
     return (
-        Rule("no image in two splits", "totals", "between", "leaking", "images whose very bytes stand in two splits",
-             remove, high=0, severity=severity.leakage),
-        Rule("no copy in two splits", "copies", "between", "leaking",
-             "re-encoded or resized copies of one picture in two splits", remove, high=0, severity=severity.leakage),
-        Rule("no group in two splits", "totals", "between", "straddling", "groups whose images stand in two splits",
-             "Give all images of a group the same split in the listing.", high=0, severity=severity.leakage),
-        Rule("one image, one label", "totals", "between", "conflicting", "images whose very bytes carry two labels",
-             decide, high=0, severity=severity.conflicting_labels),
-        Rule("one picture, one label", "copies", "between", "conflicting",
-             "re-encoded or resized copies of one picture with two labels", decide, high=0,
+        Rule("no image in two splits", "labelled", "one_value", "split",
+             "images whose very bytes stand in two splits", remove, key="id", severity=severity.leakage),
+        Rule("no copy in two splits", "labelled", "one_value", "split",
+             "re-encoded or resized copies of one picture in two splits", remove, key="copy",
+             severity=severity.leakage),
+        Rule("no group in two splits", "labelled", "one_value", "split", "groups whose images stand in two splits",
+             "Give all images of a group the same split in the listing.", key="group", severity=severity.leakage),
+        Rule("one image, one label", "labelled", "one_value", "label", "images whose very bytes carry two labels",
+             decide, key="id", severity=severity.conflicting_labels),
+        Rule("one picture, one label", "labelled", "one_value", "label",
+             "re-encoded or resized copies of one picture with two labels", decide, key="copy",
              severity=severity.conflicting_labels),
     )  # fmt: skip
 
@@ -179,7 +183,7 @@ def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
 
 def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
     return (
-        Rule("same preprocessing as the backbone", "preprocessing", "equal_columns", "pipeline",
+        Rule("same preprocessing as the backbone", "preprocessing", "preprocessing", "pipeline",
              "each field of validate.preprocessing against the backbone's card",
              "Set validate.preprocessing in params.yaml to the backbone's values (`regraft use` writes them).",
              severity=severity.preprocessing),
@@ -225,25 +229,17 @@ def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
     return [found] if severity != "off" else []
 
 
-def totals(
-    rows: Sequence[tuple[str, str, str, str]], counts: Mapping[str, Mapping[str, int]], quarantined: int
-) -> dict[str, Any]:
-    """Summarise (id, label, split, group) rows into the figures that the rules over totals look at.
-
-    Unlabelled rows leak nothing: a copy in the pool of an image that was labelled since is no fault.
-    """
-    labelled = [row for row in rows if row[2] != UNLABELLED]
+def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: int) -> dict[str, Any]:
+    """Summarise counts of images into the figures that the rules over totals look at."""
     train = counts.get(TRAIN, {})
     return {
         "classes": len({label for split in (TRAIN, VAL, TEST) for label in counts.get(split, {})}),
         "imbalance": max(train.values(), default=1) / max(1, min(train.values(), default=1)),
-        "quarantined_share": quarantined / max(1, len(rows) + quarantined),
-        "leaking": _torn((identity, split) for identity, _, split, _ in labelled),
-        "straddling": _torn((group, split) for _, _, split, group in labelled if group),
-        "conflicting": _torn((identity, label) for identity, label, _, _ in labelled),
+        "quarantined_share": quarantined / max(1, images + quarantined),
     }
 
 
-def _torn(pairs: Iterable[tuple[str, str]]) -> int:
-    """Count the keys that come with more than one value; a set for each of a million keys would take a gigabyte."""
-    return sum(count > 1 for count in Counter(key for key, _ in set(pairs)).values())
+def torn(keys: "pd.Series[Any]", values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Say of each row whether its key comes with more than one value; an empty key is none."""
+    pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
+    return keys.isin(pairs["key"][pairs["key"].duplicated()]) & (keys != "")

@@ -1,25 +1,45 @@
-"""A process of its own that decides again and again: `python -m tests.adapters.promoter MODEL VERSION ATTEMPTS`."""
+"""Processes that decide again and again, all at once: `python -m tests.adapters.promoter MODEL PROCESSES ATTEMPTS`.
+
+They fork from one that has imported what takes seconds, and has opened nothing.
+"""
 
 import json
+import os
 import sys
+
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 from steps.adapters import ledger, tracking
 from steps.core.ledger import PROMOTE, Chain
 
 
-def main() -> None:
-    model, version, attempts = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    mlflow = tracking.client()
+def promote(model: str, version: str, attempts: int) -> None:
+    """Decide for `version`, and tell for each attempt its turns, and which head of the ledger the last one saw."""
+    client = tracking.client()
     for attempt in range(attempts):
         seen: list[str] = []
 
         def turn(chain: Chain, question: str = f"{version}-{attempt}", seen: list[str] = seen) -> bool:
             seen.append(chain.head)
             reasons = [f"turn {len(seen)}"]
-            return ledger.append(mlflow, model, chain, PROMOTE, version, version, reasons, question=question)
+            return ledger.append(client, model, chain, PROMOTE, version, version, reasons, question=question)
 
-        ledger.decide(mlflow, model, turn)
-        sys.stdout.write(json.dumps({"question": f"{version}-{attempt}", "seen": seen}) + "\n")
+        ledger.decide(client, model, turn)
+        line = json.dumps({"question": f"{version}-{attempt}", "turns": len(seen), "head": seen[-1]})
+        os.write(1, line.encode() + b"\n")  # short enough to arrive whole among the others'
+
+
+def main() -> None:
+    model, processes, attempts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    children = []
+    for number in range(processes):
+        child = os.fork()
+        if child == 0:
+            promote(model, str(number + 1), attempts)
+            return
+        children.append(child)
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Great Expectations finds what is wrong, and the result says what was seen in words a person can use."""
 
+import html
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,8 @@ import pandas as pd
 import pytest
 
 from steps.adapters import expectations
-from steps.core.rules import Rule
+from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, shift_rules
+from steps.validate import refusal
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:
@@ -24,7 +27,8 @@ RULES = (
     rule("enough", "classes", "between", "train", low=5),
     rule("few", "totals", "between", "share", high=0.1, severity="warn"),
     rule("both", "totals", "between", "count", low=2, high=4),
-    rule("same", "preprocessing", "equal_columns", "pipeline"),
+    rule("same", "preprocessing", "preprocessing", "pipeline"),
+    rule("one split", "labelled", "one_value", "split", key="id"),
 )
 ENOUGH = next(rule for rule in RULES if rule.name == "enough")
 Tables = dict[str, pd.DataFrame]
@@ -39,6 +43,8 @@ def tables() -> Tables:
         "totals": pd.DataFrame([{"share": 0.1, "count": 4}]),
         "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "224", "backbone": "224"},
                                        {"field": "mean", "pipeline": "[0.5]", "backbone": "[0.5]"}]),
+        "labelled": pd.DataFrame({"path": ["a", "b", "c", "d", "e"], "id": ["1", "1", "2", "", ""],
+                                  "split": ["train", "train", "val", "test", "val"]}),
     }  # fmt: skip
 
 
@@ -65,6 +71,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     broken["classes"] = pd.DataFrame({"label": [f"class {i:02}" for i in range(14)], "train": [5, *range(13)]})
     broken["totals"] = pd.DataFrame([{"share": 0.25, "count": 5}])
     broken["preprocessing"].loc[0, "pipeline"] = "256"
+    broken["labelled"].loc[1, "split"] = "test"
     return expectations.check(broken, RULES, tmp_path_factory.mktemp("bad"))
 
 
@@ -78,7 +85,7 @@ def test_every_rule_is_answered_once_and_in_order(good: list[dict[str, Any]], ba
         for row, asked in zip(found, RULES, strict=True):
             assert (row["what"], row["remedy"]) == (asked.what, asked.remedy)
             assert (row["limit"], row["severity"]) == (asked.limit, asked.severity)
-            assert set(row) == {"name", "passed", "observed", "severity", "limit", "what", "remedy"}
+            assert set(row) == {"name", "passed", "observed", "where", "severity", "limit", "what", "remedy"}
 
 
 def test_what_holds_passes_on_the_very_limit_and_says_the_range_seen(good: list[dict[str, Any]]) -> None:
@@ -105,10 +112,19 @@ def test_each_broken_rule_fails(bad: list[dict[str, Any]]) -> None:
         ("few", "0.25"),
         ("both", "5"),
         ("same", "crop is 256, the backbone wants 224"),
+        ("one split", "1"),
     ],
 )
 def test_what_was_found_is_named_with_its_place(bad: list[dict[str, Any]], name: str, observed: str) -> None:
     assert by_name(bad)[name]["observed"] == observed
+
+
+def test_the_files_behind_a_broken_rule_are_named(bad: list[dict[str, Any]]) -> None:
+    where = {row["name"]: row["where"] for row in bad if row["where"]}
+    assert where == {
+        "named": ["x1.png"], "known": ["3.png", "4.png", "5.png"], "alone": ["0.png"],
+        "area": sorted(f"{i}.png" for i in range(20, 36)), "one split": ["a", "b"],
+    }  # fmt: skip
 
 
 def test_the_pages_are_written_afresh_and_tell_the_rules(docs: Path, good: list[dict[str, Any]]) -> None:
@@ -144,3 +160,59 @@ def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
     empty = {"classes": pd.DataFrame([], columns=["label", "train"])}
     (found,) = expectations.check(empty, [ENOUGH], tmp_path)
     assert (found["passed"], found["observed"]) == (True, "nothing to look at")
+
+
+def test_data_docs_say_what_our_own_expectations_ask_and_who_offends(docs: Path, tmp_path: Path) -> None:
+    asked = [rule for rule in RULES if rule.kind in ("one_value", "preprocessing")]
+    broken = {name: tables()[name] for name in ("labelled", "preprocessing")}
+    broken["labelled"].loc[1, "split"] = "test"
+    broken["preprocessing"].loc[0, "pipeline"] = "256"
+    expectations.check(broken, asked, tmp_path)
+    pages = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "validations").rglob("*.html"))
+    for told in ("must have the same", "must be the backbone's own", "crop is 256, the backbone wants 224"):
+        assert told in html.unescape(pages)
+
+
+BREAKING = {
+    "images": pd.DataFrame({"id": ["ABC", "DEF"], "split": ["dev", "train"], "path": ["a.png", "a.png"],
+                            "width": [0, 4], "another": [1, 1]}),
+    "classes": pd.DataFrame({"label": ["ant", "bee"], "train": [0, 9], "val": [0, 9], "test": [0, 9]}),
+    "totals": pd.DataFrame([{"classes": 1, "imbalance": 99.0, "quarantined_share": 0.9}]),
+    "labelled": pd.DataFrame({"path": ["a.png", "b.png"], "id": ["1", "1"], "group": ["g", "g"], "copy": ["0", "0"],
+                              "split": ["train", "test"], "label": ["ant", "bee"]}),
+    "sources": pd.DataFrame([{"alone": 2}]),
+    "population": pd.DataFrame({"label": ["train"], "effect": [0.9]}),
+    "coverage": pd.DataFrame({"label": ["clinic"], "effect": [0.9]}),
+    "shortcuts": pd.DataFrame({"label": ["brightness"], "effect": [0.9]}),
+    "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "256", "backbone": "224"}]),
+    "observed": pd.DataFrame([{"done": "scaled twice", "nearest": "not scaled", "inputs": 99.0}]),
+    "features": pd.DataFrame([{"suspected_share": 0.9, "leaking": 3, "conflicting": 3}]),
+    "shift": pd.DataFrame([{"auc": 0.99}]),
+}  # fmt: skip
+LIMITS = Limits(
+    min_train_per_class=3, min_val_per_class=3, min_test_per_class=3, max_imbalance=6.5, quarantine_limit=0.1,
+    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
+)  # fmt: skip
+PLAIN = {  # what is found is a name
+    "the manifest is whole": "another", "tensors are what is declared": "scaled twice",
+    "the weights know such inputs": "not scaled",
+}  # fmt: skip
+EVERY = [
+    *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),
+    *screen_rules(0.03, "fail", "fail"), *shift_rules(0.7, "fail"),
+]  # fmt: skip
+
+
+def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and_in_json(tmp_path: Path) -> None:
+    found = expectations.check(BREAKING, EVERY, tmp_path)
+    assert [row["name"] for row in found] == [rule.name for rule in EVERY] and not any(row["passed"] for row in found)
+    words, plain = refusal(found), json.loads(json.dumps(found))
+    for row, asked in zip(plain, EVERY, strict=True):
+        counted = any(character.isdigit() for character in row["observed"])
+        named = PLAIN.get(row["name"], "a file or a count") in row["observed"]
+        assert row["where"] or counted or named, f"{row['name']}: neither files nor a count"
+        assert (row["limit"], row["remedy"], row["what"]) == (asked.limit, asked.remedy, asked.what)
+        lines = [f"  {row['name']}: {row['what']}", f"      found   {row['observed']}",
+                 *([f"      where   {'; '.join(row['where'])}"] if row["where"] else []),
+                 f"      limit   {row['limit']}", f"      remedy  {row['remedy']}"]  # fmt: skip
+        assert "\n".join(lines) in words

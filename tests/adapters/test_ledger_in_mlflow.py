@@ -41,32 +41,22 @@ def use(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return address
 
 
-def promoters(attempts: int) -> list["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "tests.adapters.promoter", MODEL]
-    return [
-        subprocess.Popen([*command, str(n + 1), str(attempts)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-        for n in range(PROCESSES)
-    ]
-
-
 @pytest.mark.alone
 def test_many_processes_at_once_share_the_slots_and_lose_nothing(store: str) -> None:
-    outcomes = {}
-    for process in promoters(ATTEMPTS):
-        told, _ = process.communicate(timeout=500)
-        assert process.returncode == 0
-        outcomes |= {line["question"]: line["seen"] for line in map(json.loads, told.splitlines())}
+    command = [sys.executable, "-m", "tests.adapters.promoter", MODEL, str(PROCESSES), str(ATTEMPTS)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, timeout=800, check=True)
+    outcomes = {told["question"]: told for told in map(json.loads, done.stdout.splitlines())}
     mlflow = tracking.client()
     chain = ledger.whole(ledger.read(mlflow, MODEL))
     assert len(outcomes) == PROCESSES * ATTEMPTS, "each attempt has one outcome"
     assert sorted(d.question for _, d in chain.entries) == sorted(outcomes), "each outcome has one slot"
     for _, decision in chain.entries:
-        assert decision.predecessor == outcomes[decision.question][-1], "a win follows what its last turn has seen"
+        assert decision.predecessor == outcomes[decision.question]["head"], "a win follows what its last turn has seen"
     lost = [parse(slot.text) for slot in chain.slots if slot.number in chain.void]
     # A process may also find a slow one's alias and ask for it to be set back or, before the first entry, adopted;
     # those claims answer no question, and none of them counts (checked above)
     attempts = [decision for decision in lost if decision.question]
-    assert len(attempts) == sum(len(seen) - 1 for seen in outcomes.values()), "each lost slot was decided anew"
+    assert len(attempts) == sum(told["turns"] - 1 for told in outcomes.values()), "each lost slot was decided anew"
     assert registry.alias_version(mlflow, MODEL, registry.CHAMPION) == chain.champion
     assert store
 

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from steps.adapters.compute import ComputeParams, configure
 from steps.adapters.loaders import Images, augmentation, mixing
+from steps.adapters.packing import pack
 from steps.core.fine_tuning import Batch
 from steps.core.preprocessing import Preprocessing, preprocess
 from steps.errors import IntegrityError
@@ -163,3 +164,40 @@ def test_the_machine_is_set_up_as_the_params_say() -> None:
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(strict)
+
+
+def test_balanced_sampling_draws_each_class_alike_and_an_image_by_its_own_weight(images: Images) -> None:
+    drawn = replace(images, balance="sampling")
+    part = drawn.part("train")
+    assert part["label"].value_counts().max() >= 1.5 * part["label"].value_counts().min()
+    seen = pd.Series([place for epoch in range(400) for place in drawn.order(5, epoch)]).value_counts(normalize=True)
+    wanted = part["weight"] / part.groupby("label")["weight"].transform("sum") / len(CLASSES)
+    np.testing.assert_allclose(seen.sort_index(), wanted, rtol=0.15)
+    assert drawn.order(5, 1) == drawn.order(5, 1) != drawn.order(5, 2)
+    assert len(drawn.order(5, 1)) == len(part)
+
+
+def test_what_the_draw_has_balanced_the_loss_does_not_balance_again(images: Images) -> None:
+    drawn, plain = replace(images, balance="sampling"), replace(images, balance="none")
+    part = drawn.part("train")
+    assert drawn.loss_weights(part).tolist() == [1.0] * len(part)
+    assert plain.loss_weights(part).tolist() == part["weight"].tolist()
+    assert plain.order(5, 1) == images.order(5, 1)
+    pixels, targets, weights = joined(drawn.augmented(augmentation(SPEC, "none", 1.0, False), 5, 1))
+    assert [CLASSES[i] for i in targets] == part["label"].iloc[drawn.order(5, 1)].tolist()
+    assert len(pixels) == len(weights) == len(part)
+
+
+def test_an_image_without_weight_is_never_drawn(images: Images) -> None:
+    table = images.table.assign(weight=images.table["weight"].where(images.table.index != 0, 0.0))
+    drawn = replace(images, table=table, balance="sampling")
+    nowhere = drawn.part("train")["weight"].tolist().index(0.0)
+    assert nowhere not in {place for epoch in range(200) for place in drawn.order(5, epoch)}
+
+
+def test_packed_images_make_the_same_batches_as_loose_ones(images: Images, tmp_path: Path) -> None:
+    pack({path: images.raw / path for path in images.table["path"]}, tmp_path / "packed", tmp_path / "memory")
+    packed, augment = replace(images, raw=tmp_path / "packed"), augmentation(SPEC, "trivial", 0.3, True)
+    for form in (lambda held: held.batches("train", "val"), lambda held: held.augmented(augment, 5, 1)):
+        for one, two in zip(joined(form(images)), joined(form(packed)), strict=True):
+            assert torch.equal(one, two)

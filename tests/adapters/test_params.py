@@ -227,6 +227,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("fine_tune", {"head_rate": 0.001, "backbone_rate": 0.5}, "fine_tune.backbone_rate is 0.5 and head_rate 0.001; "
      "above 0, and the backbone's at most the head's"),
     ("fine_tune", {"warmup_epochs": 12}, "fine_tune.warmup_epochs is 12; from 0 to below epochs, 12"),
+    ("fine_tune", {"balance": "classes"}, "fine_tune.balance is 'classes'; one of weights, sampling, none"),
     ("fine_tune", {"bn_policy": "eval"}, "fine_tune.bn_policy is 'eval'; one of frozen, adapt, train"),
     ("fine_tune", {"block_decay": 0.0}, "fine_tune.block_decay is 0.0; above 0, at most 1"),
     ("fine_tune", {"ema": 1.0}, "fine_tune.ema is 1.0; from 0 to below 1"),

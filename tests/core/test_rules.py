@@ -3,12 +3,13 @@
 from collections import Counter
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
-from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, totals
+from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, torn, totals
 
 LIMITS = Limits(
     min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
@@ -33,7 +34,8 @@ def bare(kind: str, low: float | None = None, high: float | None = None, allowed
         (bare("matches", allowed=("[a-f]+",)), "[a-f]+"),
         (bare("columns", allowed=("id", "path")), "id, path"),
         (bare("unique"), "no two alike"),
-        (bare("equal_columns"), "equal"),
+        (bare("one_value"), "at most 0"),
+        (bare("preprocessing"), "equal"),
     ],
 )
 def test_a_limit_is_said_in_words(rule: Rule, limit: str) -> None:
@@ -45,14 +47,19 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
     assert bounds == {
         "images have area": (1, None), "two classes or more": (2, None), "enough to learn from": (3, None),
         "enough to choose by": (4, None), "enough to judge by": (5, None), "classes are balanced": (None, 6.5),
-        "files can be decoded": (None, 0.07), "no image in two splits": (None, 0), "one image, one label": (None, 0),
-        "no group in two splits": (None, 0), "no copy in two splits": (None, 0), "one picture, one label": (None, 0),
+        "files can be decoded": (None, 0.07),
         "classes are as in the population": (None, 0.2), "no source of one class alone": (None, 0),
         "training covers what is tested": (None, 0.2),
         "no shortcut to the label": (None, 0.5), "inputs lie where the backbone's did": (None, 8.0),
     }  # fmt: skip
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
     assert columns == {TRAIN, VAL, TEST}
+    keys = {rule.name: (rule.key, rule.column) for rule in GATE.values() if rule.kind == "one_value"}
+    assert keys == {
+        "no image in two splits": ("id", "split"), "no copy in two splits": ("copy", "split"),
+        "no group in two splits": ("group", "split"), "one image, one label": ("id", "label"),
+        "one picture, one label": ("copy", "label"),
+    }  # fmt: skip
 
 
 def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
@@ -79,32 +86,19 @@ def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
     assert list(replace(FAIL, sources="maybe").faults()) == ["sources is 'maybe'; one of fail, warn, off"]
 
 
-rows = st.lists(
-    st.tuples(
-        st.sampled_from("abcdef"),
-        st.sampled_from(["ant", "bee", "wasp"]),
-        st.sampled_from(SPLITS),
-        st.sampled_from(["", "g", "h"]),
-    )
-)
-
-
-@given(rows, st.integers(0, 5))
-def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str, str, str]], quarantined: int) -> None:
-    found = totals(table, class_counts((split, label) for _, label, split, _ in table), quarantined)
-
-    labelled = [row for row in table if row[2] != "unlabelled"]
-
-    def straddling(key: int, column: int) -> int:
-        keys = {row[key] for row in labelled} - {""}
-        return sum(len({row[column] for row in labelled if row[key] == k}) > 1 for k in keys)
-
-    train = Counter(label for _, label, split, _ in table if split == TRAIN).values()
+@given(st.lists(st.tuples(st.sampled_from(["ant", "bee", "wasp"]), st.sampled_from(SPLITS))), st.integers(0, 5))
+def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str]], quarantined: int) -> None:
+    found = totals(len(table), class_counts((split, label) for label, split in table), quarantined)
+    train = Counter(label for label, split in table if split == TRAIN).values()
     assert found == {
-        "classes": len({label for _, label, _, _ in labelled}),
+        "classes": len({label for label, split in table if split != "unlabelled"}),
         "imbalance": max(train) / min(train) if train else 1,
         "quarantined_share": quarantined / (len(table) + quarantined) if table or quarantined else 0,
-        "leaking": straddling(0, 2),
-        "straddling": straddling(3, 2),
-        "conflicting": straddling(0, 1),
     }
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.sampled_from(SPLITS))))
+def test_a_key_is_torn_where_its_rows_have_more_than_one_value(pairs: list[tuple[str, str]]) -> None:
+    found = torn(*(pd.Series([pair[i] for pair in pairs], dtype=str) for i in (0, 1)))
+    values = {key: {value for other, value in pairs if other == key} for key, _ in pairs}
+    assert found.tolist() == [key != "" and len(values[key]) > 1 for key, _ in pairs]

@@ -1,12 +1,17 @@
 """The mirror of the images' source."""
 
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from flows.sources import Source, mirror
+from flows import sources
+from flows.sources import Source, mirror, read_source, write_source
 from steps.errors import DataError
+from steps.ingest import IngestParams, ingest
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -22,29 +27,29 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_a_mirror_holds_what_the_source_holds_and_a_second_pass_copies_nothing(source: Path, tmp_path: Path) -> None:
-    assert mirror(Source(source), tmp_path / "raw") == (3, 0)
+    assert mirror(Source(source), tmp_path / "raw", tmp_path / "memory") == (3, 0)
     assert tree(tmp_path / "raw") == tree(source)
-    assert mirror(Source(source), tmp_path / "raw") == (0, 0)
+    assert mirror(Source(source), tmp_path / "raw", tmp_path / "memory") == (0, 0)
 
 
 def test_changed_added_and_removed_files_follow(source: Path, tmp_path: Path) -> None:
-    mirror(Source(source), tmp_path / "raw")
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     (source / "cats/1.png").write_text("ONE!")
     (source / "birds").mkdir()
     (source / "birds/4.png").write_text("four")
     (source / "dogs/3.png").unlink()
     (source / "dogs").rmdir()
-    assert mirror(Source(source), tmp_path / "raw") == (2, 1)
+    assert mirror(Source(source), tmp_path / "raw", tmp_path / "memory") == (2, 1)
     assert tree(tmp_path / "raw") == tree(source)
     assert not (tmp_path / "raw/dogs").exists(), "an empty folder would be a class without images"
 
 
 def test_a_folder_that_becomes_a_file(source: Path, tmp_path: Path) -> None:
-    mirror(Source(source), tmp_path / "raw")
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     (source / "dogs/3.png").unlink()
     (source / "dogs").rmdir()
     (source / "dogs").write_text("now a file")
-    mirror(Source(source), tmp_path / "raw")
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     assert tree(tmp_path / "raw") == tree(source)
 
 
@@ -61,7 +66,7 @@ def test_litter_loops_and_dangling_links_are_passed_over_and_links_are_told(
     (source / "cats/loop").symlink_to(source, target_is_directory=True)
     (source / "cats/nowhere.png").symlink_to(source / "missing.png")
     (source / "cats/self.png").symlink_to(source / "cats/self.png")
-    mirror(Source(source), tmp_path / "raw")
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     assert tree(tmp_path / "raw") == wanted
     told = [record.getMessage() for record in caplog.records]
     assert all("a linked folder, a link to nowhere, or no regular file" in line for line in told)
@@ -70,7 +75,7 @@ def test_litter_loops_and_dangling_links_are_passed_over_and_links_are_told(
 
 
 def test_a_write_to_the_mirror_never_reaches_the_source(source: Path, tmp_path: Path) -> None:
-    mirror(Source(source), tmp_path / "raw")
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     assert (source / "cats/1.png").stat().st_ino != (tmp_path / "raw/cats/1.png").stat().st_ino
     (tmp_path / "raw/cats/1.png").write_text("changed here")
     assert (source / "cats/1.png").read_text() == "one"
@@ -78,7 +83,7 @@ def test_a_write_to_the_mirror_never_reaches_the_source(source: Path, tmp_path: 
 
 def test_a_listing_brings_the_files_that_it_names_and_itself(source: Path, tmp_path: Path) -> None:
     (source / "labels.csv").write_text("path,label\ncats/1.png,cat\ndogs/3.png,dog\nmissing.png,dog\n")
-    mirror(Source(source / "labels.csv"), tmp_path / "raw")
+    mirror(Source(source / "labels.csv"), tmp_path / "raw", tmp_path / "memory")
     assert set(tree(tmp_path / "raw")) == {"listing.csv", "cats/1.png", "dogs/3.png"}
 
 
@@ -86,5 +91,89 @@ def test_a_listing_that_points_outside_its_folder_is_refused(source: Path, tmp_p
     (tmp_path / "secret.png").write_text("secret")
     (source / "labels.csv").write_text("path,label\n../secret.png,cat\n")
     with pytest.raises(DataError, match=r"'\.\./secret\.png' points outside"):
-        mirror(Source(source / "labels.csv"), tmp_path / "raw")
+        mirror(Source(source / "labels.csv"), tmp_path / "raw", tmp_path / "memory")
     assert not (tmp_path / "raw").exists()
+
+
+# Packed
+
+
+def photograph(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def odd_set(folder: Path, layout: str) -> Path:
+    """Write images and what goes wrong with them, in one of the layouts; return the source."""
+    names = ["ant/1.png", 'ant/it\'s "2" é.png', "bee/deep/1.png", "bee/2.png", "unlabelled/1.png"]
+    below = {"class folders": [""], "split folders": ["train/", "val/"], "listing": [""]}[layout]
+    for seed, name in enumerate(place + name for place in below for name in names):
+        photograph(folder / name, seed)
+    (folder / below[0] / "bee/copy.png").write_bytes((folder / below[0] / "ant/1.png").read_bytes())
+    (folder / below[0] / "bee/cut.png").write_bytes((folder / below[0] / "ant/1.png").read_bytes()[:60])
+    (folder / below[0] / "ant/empty.png").touch()
+    (folder / "beside.png").write_bytes(b"of no class")
+    if layout != "listing":
+        return folder
+    rows = [f"{name.replace(chr(34), chr(34) * 2)},{name[:3]}" for name in ("ant/1.png", "bee/2.png", "bee/cut.png")]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows, "gone.png,ant"]) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.mark.parametrize("layout", ["class folders", "split folders", "listing"])
+def test_a_packed_mirror_gives_the_manifest_and_the_quarantine_of_a_loose_one(tmp_path: Path, layout: str) -> None:
+    source, made = odd_set(tmp_path / "source", layout), {}
+    for packed in (False, True):
+        raw = tmp_path / f"raw {packed}"
+        mirror(Source(source, packed), raw, tmp_path / "memory")
+        assert any(raw.rglob("*.tar")) == packed
+        out = tmp_path / f"out {packed}"
+        ingest(
+            IngestParams(validation_share=0.3, test_share=0.2), raw, out / "manifest.parquet", out / "quarantine.csv"
+        )
+        made[packed] = tree(out)
+    assert made[True] == made[False]
+    assert b"cut.png" in made[True]["quarantine.csv"]
+
+
+def test_a_mirror_changes_its_form_and_keeps_nothing_of_the_other(source: Path, tmp_path: Path) -> None:
+    raw, memory = tmp_path / "raw", tmp_path / "memory"
+    mirror(Source(source, packed=False), raw, memory)
+    mirror(Source(source, packed=True), raw, memory)
+    assert {path.parent.name for path in raw.rglob("*") if path.is_file()} == {"shards"}
+    assert mirror(Source(source, packed=True), raw, memory) == (0, 0)
+    mirror(Source(source, packed=False), raw, memory)
+    assert tree(raw) == tree(source)
+
+
+def test_without_a_word_the_form_follows_from_the_number_and_size_of_the_files(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror(Source(source, packed=None), tmp_path / "few", tmp_path / "memory")
+    assert tree(tmp_path / "few") == tree(source)
+    monkeypatch.setattr("steps.core.shards.PAYS_FROM", 3)
+    monkeypatch.setattr("steps.core.shards.PAYS_AT", 0)
+    mirror(Source(source, packed=None), tmp_path / "many", tmp_path / "memory")
+    assert (tmp_path / "many/shards/index.parquet").exists()
+
+
+@pytest.mark.parametrize("packed", [True, False, None])
+def test_the_form_that_was_asked_for_is_remembered(source: Path, tmp_path: Path, packed: bool | None) -> None:
+    write_source(tmp_path, source, packed)
+    assert read_source(tmp_path) == Source(source, packed)
+    (tmp_path / sources.SOURCE).write_text(f'{{"images": "{source}"}}')  # as an older version wrote it
+    assert read_source(tmp_path) == Source(source, None)
+
+
+def test_no_module_goes_past_the_store_to_the_folder_of_images() -> None:
+    """A path joined to `raw` finds nothing where the images are packed."""
+    home = Path(__file__).parents[2]
+    joined = re.compile(r"\b(raw|RAW|\"raw\")\)? / ")
+    found = {
+        path.relative_to(home).as_posix(): joined.findall(path.read_text(encoding="utf-8"))
+        for folder in ("steps", "flows")
+        for path in (home / folder).rglob("*.py")
+    }
+    store = {"steps/adapters/images.py", "steps/adapters/shards.py", "steps/adapters/packing.py", "flows/sources.py"}
+    assert {name for name, places in found.items() if places} <= store | {"steps/ingest.py"}, "use images.bytes_of"

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from steps.adapters import backbones, files, images, models
 from steps.adapters.compute import ComputeParams
-from steps.against import PAGE, Trained, against
+from steps.against import PAGE, Trained, _read, against
 from steps.core.forward import Forward, Mode
 from steps.core.manifest import Row
 from steps.core.preprocessing import preprocess
@@ -141,3 +141,16 @@ def test_too_few_images_are_refused_in_words(bench: Bench) -> None:
     (bench.root / "empty").mkdir()
     with pytest.raises(RequestError, match="holds 0 images; at least 10 are needed"):
         bench.compare(bench.root / "empty")
+
+
+def test_a_picture_of_the_reference_is_decoded_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = images._decode
+    monkeypatch.setattr(images, "_decode", lambda data: decoded.append(len(data)) or decode(data))  # type: ignore[func-returns-value]
+    folder = bench.root / "same"
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))[:9]
+    spec = models.read_preprocessing(bench.trained.preprocessing)
+    for name in names:
+        told, tensor = _read(folder, name, spec)  # type: ignore[misc]
+        assert told["path"] == name and tensor.dtype == torch.uint8
+    assert len(decoded) == len(names)

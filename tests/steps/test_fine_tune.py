@@ -241,6 +241,20 @@ def test_batch_norm_statistics_follow_the_policy_in_learning_blocks_and_stand_st
     assert moved & statistics == (set() if policy == "frozen" else statistics)
 
 
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_how_the_classes_were_balanced_is_told_and_what_an_epoch_shows_follows(world: World, balance: str) -> None:
+    table = files.read_table(world.root / "accepted.parquet")
+    rare = table.index[(table["label"] == "0") & (table["split"] == "train")][2:]
+    files.write_table(world.root / "accepted.parquet", table.drop(index=rare))
+    counts = table.drop(index=rare).query("split == 'train'")["label"].value_counts().to_dict()
+    world.fine_tune(epochs=1, balance=balance)
+    told = files.read_json(world.root / "out/history.json")["balance"]
+    assert told["by"] == balance
+    assert sum(told["first_epoch"].values()) == sum(counts.values())
+    assert (told["first_epoch"] == counts) == (balance == "weights")
+    assert balance == "weights" or told["first_epoch"]["0"] > counts["0"]
+
+
 def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:
     world.fine_tune(blocks=0)
     told = files.read_json(world.root / "out/history.json")

@@ -20,7 +20,7 @@ from steps.inspect import InspectParams, inspect
 from tests.conftest import write_images
 
 PARAMS = InspectParams(answers=4, neighbours=3, thumbnail=64, most_points=60, perplexity=10.0, label_next=6,
-                       label_pictures=2)  # fmt: skip
+                       label_pictures=2, robustness_images=12)  # fmt: skip
 CLASSES = ["0", "1", "2"]
 SPLITS = ("train", "train", "val", "test", "unlabelled")
 WRONG = 3  # test images whose recorded answer is another class
@@ -79,7 +79,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     known = (table["split"] == "train").to_numpy()
     head = fit(Labelled(features[known], truth[known], np.ones(known.sum())), 3, 0.1)
     tensors = {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    files.write_tensors(root / "head" / models.WEIGHTS, {f"refitted.{k}": v for k, v in tensors.items()})
+    files.write_tensors(root / "head" / models.WEIGHTS, {
+        f"{part}.{name}": tensor.clone() for part in ("refitted", "train_only") for name, tensor in tensors.items()
+    })  # fmt: skip
     opposite = models.load_head_model(root / "backbone", _facts(root)).state_dict()
     opposite["head.weight"] = -opposite["head.weight"]
     files.write_tensors(root / "fine_tuned" / models.WEIGHTS, opposite)
@@ -141,6 +143,24 @@ def test_neighbours_are_the_nearest_training_images_with_their_labels(world: Wor
         assert all(train[neighbour["path"]] == neighbour["label"] for neighbour in row["neighbours"])
 
 
+def test_robustness_is_of_validation_images_and_of_a_head_that_has_not_seen_them(world: World, found: Any) -> None:
+    told = found[0]["robustness"]
+    assert told["images"] == 12
+    assert [row["strength"] for row in told["rows"]] == ["", *("mild", "strong") * 5]
+    as_they_are = told["rows"][0]
+    assert as_they_are["agreement"] == 1.0 and as_they_are["accuracy"]["value"] > 0.8
+    assert told["worst"]["accuracy"]["value"] == min(row["accuracy"]["value"] for row in told["rows"][1:])
+    head = files.read_tensors(world.root / "head" / models.WEIGHTS)
+    reversed_head = {name: -value if name.startswith("train_only") else value for name, value in head.items()}
+    files.write_tensors(world.root / "head" / models.WEIGHTS, reversed_head)
+    try:
+        other = world.run(to="reversed")[0]["robustness"]
+    finally:
+        files.write_tensors(world.root / "head" / models.WEIGHTS, head)
+    assert other["rows"][0]["accuracy"]["value"] < 0.5
+    assert world.run(to="no look", robustness_images=0)[0]["robustness"] is None
+
+
 def test_the_list_to_label_holds_images_of_the_pool_alone(world: World, found: Any) -> None:
     told, listed = found
     pool = set(world.table["path"][world.table["split"] == "unlabelled"])
@@ -156,8 +176,10 @@ def test_the_list_to_label_holds_images_of_the_pool_alone(world: World, found: A
 def test_the_map_says_how_many_it_shows_and_has_words(found: Any) -> None:
     told, _ = found
     assert told["map"]["images"] == 60 and told["map"]["of"] == 72 and 0.2 < told["map"]["agreement"] <= 1
+    shown = {"inspect-pca": "60 images", "inspect-tsne": "60 images", "inspect-robustness": "noise, strong"}
+    assert set(told["svg"]) == set(shown)
     for name, svg in told["svg"].items():
-        assert svg.startswith("<svg ") and f'aria-labelledby="{name}-title"' in svg and "60 images" in svg
+        assert svg.startswith("<svg ") and f'aria-labelledby="{name}-title"' in svg and shown[name] in svg
 
 
 def test_the_same_images_in_another_order_give_the_same_bytes(world: World, found: Any) -> None:

@@ -21,11 +21,13 @@ def found(classes: list[str]) -> dict[str, Any]:
     near = {"id": "cd" * 32, "path": "train/1.png", "label": classes[2], "likeness": 0.97, "picture": shown}
     places, labels = np.random.default_rng(0).normal(size=(20, 2)), [classes[i % len(classes)] for i in range(20)]
     drawn = {name: inline_svg(feature_map(places, labels, [True] + 19 * [False]), name, "a map")
-             for name in ("inspect-pca", "inspect-tsne")}  # fmt: skip
+             for name in ("inspect-pca", "inspect-tsne", "inspect-robustness")}  # fmt: skip
+    worse = {"kind": "noise", "strength": "strong", "accuracy": {"value": 0.41}, "agreement": 0.43}
     return {
         "block": "features.2", "wrong": [{**row, "neighbours": [near]}], "wrong_total": 9,
         "right": [{**row, "predicted": classes[0]}], "svg": drawn, "pool": 1234, "asked": 50,
         "map": {"images": 20, "of": 36, "clusters": 3, "agreement": 0.7, "explained": 0.4},
+        "robustness": {"images": 100, "worst": worse, "rows": [{**worse, "accuracy": {"value": 0.97}}]},
         "label_next": [{"path": "unlabelled/2.png", "predicted": classes[0], "margin": 0.02, "picture": shown}],
     }  # fmt: skip
 
@@ -50,6 +52,8 @@ def page(inputs: Inputs) -> Page:
         "Orange marks the places that speak for the answer given (Grad-CAM at block features.2).",
         "The 1 surest of 9.",
         "agree with the classes at 0.700",
+        "Of 100 validation images 97.0 % are named correctly as they are; noise (strong) does most harm",
+        "and leaves 41.0 %, with 43.0 % of the answers unchanged",
         "t-SNE of 20 images of 36, training and test.",
         "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels are worth their work.",
         "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv teach most",
