@@ -75,6 +75,12 @@ class World:
         receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
         files.write_json(self.root / promotion.RECEIPT, receipt)
 
+    def replace(self, path: str, data: bytes) -> None:
+        """Let the manifest hold other bytes under this path."""
+        (self.root / "data/raw" / path).write_bytes(data)
+        self.table.loc[self.table["path"] == path, "id"] = hashlib.sha256(data).hexdigest()
+        files.write_table(self.root / promotion.ACCEPTED, self.table)
+
     def promote(self, **rules: float | str | None) -> promotion.Promotion:
         document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
         document["promote"] |= {"floor": 0.0, **rules}
@@ -368,15 +374,17 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     world.promote()
     unreadable = sorted(world.table["path"][world.table["label"] == "0"])[1]
-    (world.root / "data/raw" / unreadable).write_bytes(b"of a format that version 1 does not know")
+    world.replace(unreadable, b"of a format that version 1 does not know")
     world.receive(world.register([1.0, 0.0, 0.0], "b"), [1.0, 0.0, 0.0])
     done = world.promote()
     assert done.reasons[0] == (
         f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
     )
     assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
+    third = world.register([3.0, 0.0, 0.0], "c")
     for path in world.table["path"]:
-        (world.root / "data/raw" / path).write_bytes(b"no picture")
+        world.replace(path, path.encode())
+    world.receive(third, [3.0, 0.0, 0.0])
     with pytest.raises(RegistryError, match="version 1, the champion, answers none of 12 test images here"):
         world.promote(margin=0.01)
 
