@@ -20,7 +20,7 @@ from PIL import Image
 from flows import cli
 from steps.adapters.bodies import Limits
 from steps.errors import RequestError
-from steps.serve import Place, serve
+from steps.serve import Place, _bound, serve
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 
@@ -91,6 +91,12 @@ def test_sigterm_does_not_wait_for_what_outlasts_the_grace(project: Registered, 
         assert running.wait(120) == 0
         said = running.stderr.read()
         assert "requests left unfinished: 1; the grace of 1 s was over" in said and "Traceback" not in said
+
+
+def test_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY where the protocol is named; without it the client's delayed ACK holds each answer."""
+    with _bound("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_it_asks_where_the_alias_stands_every_second() -> None:
