@@ -165,13 +165,13 @@ def test_each_of_the_two_models_is_one_look_and_a_rerun_none_and_the_same_bytes(
     world: World, found: dict[str, Any]
 ) -> None:
     test = world.table[world.table["split"] == "test"]["id"]
-    before, names = looks.count(world.root, test), ("evaluation.json", "predictions.parquet")
+    before, names = looks.count(test), ("evaluation.json", "predictions.parquet")
     assert before == 2 and found
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
     bytes_before = [(world.root / name).read_bytes() for name in names]
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
     assert [(world.root / name).read_bytes() for name in names] == bytes_before
-    assert looks.count(world.root, test) == before
+    assert looks.count(test) == before
 
 
 def test_without_a_network_from_scratch_the_verdict_is_against_the_strongest_rival(world: World) -> None:

@@ -334,9 +334,9 @@ def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: Worl
     assert (found["only_a"], found["only_b"], found["difference"]) == (6, 3, pytest.approx(0.25))
     assert [(row["recall_a"], row["recall_b"]) for row in found["per_class"]] == [(1, 0), (0, 1), (0, 0)]
     assert len(found["differ"]) == 12 and found["differ"][0]["a"] == "0" and found["differ"][0]["b"] == "1"
-    assert looks.count(world.root, world.table["id"]) == 2
+    assert looks.count(world.table["id"]) == 2
     compare(world.root, "2", "1")
-    assert looks.count(world.root, world.table["id"]) == 2
+    assert looks.count(world.table["id"]) == 2
     said = lines(found)
     assert said[0] == f"version 1 against version 2 on 12 test images: {found['sentence']}"
     assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
