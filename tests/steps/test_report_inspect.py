@@ -51,7 +51,7 @@ def page(inputs: Inputs) -> Page:
         "The 1 surest of 9.",
         "agree with the classes at 0.700",
         "t-SNE of 20 images of 36, training and test.",
-        "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels are worth their work.",
+        "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels help.",
         "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv teach most",
         "(ahead by 2.0 %)",
     ],
