@@ -285,12 +285,17 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_image(root: Path, path: str, identity: str) -> Image.Image:
-    """Read one image of the manifest; IntegrityError where its bytes are no longer those that ingest saw."""
+def read_original(root: Path, path: str, identity: str) -> bytes:
+    """Read the file of one image of the manifest; IntegrityError where its bytes are no longer what ingest saw."""
     data = (root / path).read_bytes()
     if hashlib.sha256(data).hexdigest() != identity:
         raise IntegrityError(f"{path} has changed since ingest (its digest no longer matches); run again")
-    return decode(data)
+    return data
+
+
+def read_image(root: Path, path: str, identity: str) -> Image.Image:
+    """Read and decode one image of the manifest; IntegrityError as `read_original`."""
+    return decode(read_original(root, path, identity))
 
 
 def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:

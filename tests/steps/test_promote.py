@@ -15,14 +15,14 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, ledger, looks, package, packages, registry, tracking
+from steps.adapters import evidence, files, ledger, looks, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.compare import compare, lines
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.judgement import judge
 from steps.core.ledger import Decision
 from steps.core.seeding import numpy_generator
-from steps.errors import RegistryError, RequestError
+from steps.errors import IntegrityError, RegistryError, RequestError
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
@@ -158,7 +158,26 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     first = world.promote()
     monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
-    assert world.promote().reasons == first.reasons
+    again = world.promote()
+    assert again.reasons == first.reasons
+    assert again.comparison == first.comparison and first.comparison["n"] == 12, "the page shows what decided"
+    tags = tracking.client().get_model_version(NAME, "2").tags
+    (key,) = [key for key in tags if key.startswith(evidence.TAG)]
+    tracking.client().set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
+    assert world.promote().comparison is None, "changed by hand it is not shown"
+
+
+def test_a_test_image_that_changed_on_the_disk_judges_nobody(world: World) -> None:
+    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
+        world.receive(world.register(bias, label), bias)
+        if label == "a":
+            world.promote()
+    path = world.root / "data/raw/1/001.png"
+    path.write_bytes((world.root / "data/raw/2/001.png").read_bytes())
+    for judged in (world.promote, lambda: compare(world.root, "1", "2")):
+        with pytest.raises(IntegrityError, match=r"1/001\.png has changed since ingest"):
+            judged()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
 
 
 def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
