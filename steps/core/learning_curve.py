@@ -33,7 +33,8 @@ def next_doubling(
     value = _gain(np.maximum(errors, floor))
     if np.bincount(targets)[np.unique(targets)].min() == 1:
         return {"value": value, "low": None, "high": None, "method": METHOD}
-    seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, luck), floor))
+    unseen = luck.gamma(0.5, 1 / sample.clusters, (draws, 1))  # Jeffreys' half an error, which no bootstrap draws
+    seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, luck), 0) + unseen)
     spread, freedom = _spread_of_labels(correct, targets, floor)
     scale = spread * np.sqrt(freedom / luck.chisquare(freedom, draws)) if freedom else np.zeros(draws)
     parts = np.array([2.0 ** (len(correct) - 1 - i) / len(each) for i, each in enumerate(correct)])
