@@ -1,6 +1,7 @@
 """Baselines: what the same labels on the same split give without transfer, so that transfer has rivals to beat.
 
-Nothing here knows the backbone's weights or the head: only new data, or a value of this section, costs anything.
+Nothing here knows the backbone's weights or the head: only new data, or a value of this section, costs anything. All
+of them learn from the training split alone; validation chooses, and is learnt from by nobody.
 """
 
 from collections.abc import Iterator
@@ -98,8 +99,9 @@ def baselines(
         found[SCRATCH] = _scratch(images, models.read_card(card.parent), params, seed, lineage)
 
     files.write_json(history, {
-        "classes": classes, "train": len(images.part(TRAIN)), "train_of": known, "val": len(images.part(VAL)),
-        "test": len(images.part(TEST)), SCRATCH: None, **{name: each.facts for name, each in found.items()},
+        "classes": classes, "train": len(images.part(TRAIN)), "train_of": known, "most_images": params.most_images,
+        "val": len(images.part(VAL)), "test": len(images.part(TEST)), SCRATCH: None,
+        **{name: each.facts for name, each in found.items()},
     })  # fmt: skip
     files.write_table(predictions, _rows(images, found))
     for attempt in _attempts(params, len(images.part(TRAIN))):
@@ -107,21 +109,19 @@ def baselines(
 
 
 def _majority(images: Images) -> Found:
-    both, val = images.part(TRAIN, VAL), images.part(VAL)
-    fitted, refitted = (
-        class_shares(images.targets(part).numpy(), part["weight"].to_numpy(np.float64), len(images.classes))
-        for part in (images.part(TRAIN), both)
-    )
-    validation = scores(images.targets(val).numpy(), np.tile(fitted, (len(val), 1)))
-    facts = {"label": images.classes[int(refitted.argmax())], "validation": validation}
-    return Found(facts, [np.tile(refitted, (len(images.part(TEST)), 1))])
+    train, val = images.part(TRAIN), images.part(VAL)
+    weights = train["weight"].to_numpy(np.float64)
+    shares = class_shares(images.targets(train).numpy(), weights, len(images.classes))
+    validation = scores(images.targets(val).numpy(), np.tile(shares, (len(val), 1)))
+    facts = {"label": images.classes[int(shares.argmax())], "validation": validation}
+    return Found(facts, [np.tile(shares, (len(images.part(TEST)), 1))])
 
 
 def _pixels(images: Images, params: BaselinesParams) -> Found:
     train, val, test = (_shrunk(images, split, params.side) for split in (TRAIN, VAL, TEST))
     probe = fit_probe(train, val, len(images.classes), params.inverse_regularisation)
     facts = {"side": params.side, "chosen_c": probe.chosen_c, "path": probe.path, "validation": probe.validation}
-    return Found(facts, [probe.refitted.probabilities(test.features)])
+    return Found(facts, [probe.train_only.probabilities(test.features)])
 
 
 def _shrunk(images: Images, split: str, side: int) -> Labelled:

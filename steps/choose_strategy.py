@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from steps.adapters import files, models, stage
 from steps.adapters.compute import ComputeParams, configure
 from steps.core import transferability
+from steps.core.comparison import balanced_difference
 from steps.core.cost import block_flops
+from steps.core.intervals import Sample, sampled
 from steps.core.learning_curve import next_doubling
 from steps.core.linear_probe import Labelled
-from steps.core.manifest import TRAIN, uniform
-from steps.core.metrics import bootstrap
-from steps.core.seeding import derive, numpy_generator
+from steps.core.manifest import TRAIN
+from steps.core.seeding import numpy_generator
 from steps.core.strategy import STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
-from steps.core.transferability import Folds, Held, folds_of, probe
+from steps.core.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
 DRAWS = 1000
@@ -58,17 +58,6 @@ class ChooseStrategyParams:
             yield f"budget_flops is {self.budget_flops}; above 0, or null for no limit"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The training images that are measured, in an order that means nothing, and the folds they are divided into."""
-
-    ids: list[str]
-    targets: transferability.Ints
-    weights: transferability.Floats
-    classes: int
-    folds: Folds
-
-
 def choose_strategy(
     params: ChooseStrategyParams,
     seed: int,
@@ -86,11 +75,11 @@ def choose_strategy(
     blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE))
     configure(compute)
 
-    sample = _sample(table, params, seed)
+    sample = divided(table, params.most_images, params.folds, seed)
     at = {cut: _at(features, cut, sample) for cut in [name for name in (*blocks, WHOLE) if name in cuts]}
     curve = [(share, _probe(at[WHOLE], sample, params, share)) for share in SHARES]
     held = {cut: curve[-1][1] if cut == WHOLE else _probe(rows, sample, params) for cut, rows in at.items()}
-    compare = _Comparison(params.confidence, seed)
+    compare = _Comparison(params.confidence, sampled(sample.targets, sample.groups), seed)
     evidence = Evidence(
         labels_per_class=int(table["label"].value_counts().min()),
         error=1 - held[WHOLE].scores()["balanced_accuracy"],
@@ -104,46 +93,34 @@ def choose_strategy(
 
     files.write_json(strategy, {
         "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks, "reasons": list(plan.reasons),
-        "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, sample, params, seed)},
+        "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed)},
         "similarity": _similarity(held, at, sample, evidence),
         "cost": _cost(evidence, plan, rules),
     })  # fmt: skip
 
 
-def _sample(table: pd.DataFrame, params: ChooseStrategyParams, seed: int) -> Sample:
-    """Order the images by the hash of their content, keep at most as many as params say, and divide them."""
-    table = table.assign(order=table["id"].map(uniform)).sort_values("order")
-    classes = sorted(table["label"].unique())
-    targets = np.searchsorted(classes, table["label"].tolist())
-    kept = np.sort(transferability.first_share(targets, np.arange(len(table)), params.most_images / len(table)))
-    table, targets = table.iloc[kept], targets[kept]
-    groups = np.unique(table["group"].where(table["group"] != "", table["id"]).tolist(), return_inverse=True)[1]
-    count = max(2, min(params.folds, int(np.bincount(targets).min())))
-    folds = folds_of(targets, groups, count, derive(seed, "folds") % 2**32)
-    return Sample(table["id"].tolist(), targets, table["weight"].to_numpy(np.float64), len(classes), folds)
-
-
-def _at(features: Path, cut: str, sample: Sample) -> Labelled:
+def _at(features: Path, cut: str, sample: Divided) -> Labelled:
     ids, rows = files.read_features(features, cut)
     position = {identity: i for i, identity in enumerate(ids)}
-    picked = np.asarray(rows[[position[identity] for identity in sample.ids]])
-    return Labelled(picked, sample.targets, sample.weights)
+    picked = np.asarray(rows[[position[identity] for identity in sample.table["id"]]])
+    return Labelled(picked, sample.targets, sample.table["weight"].to_numpy(np.float64))
 
 
-def _probe(data: Labelled, sample: Sample, params: ChooseStrategyParams, share: float = 1.0) -> Held:
-    return probe(data, sample.classes, sample.folds, params.inverse_regularisation, share)
+def _probe(data: Labelled, sample: Divided, params: ChooseStrategyParams, share: float = 1.0, draw: int = 0) -> Held:
+    return probe(data, sample.classes, sample.folds, params.inverse_regularisation, share, draw)
 
 
 @dataclass(frozen=True)
 class _Comparison:
     confidence: float
+    sample: Sample
     seed: int
 
     def better(self, one: Held, other: Held, name: str) -> dict[str, Any]:
         """Return by how much the balanced accuracy of `one` exceeds that of `other` on the same images."""
         generator = numpy_generator(self.seed, "choose_strategy", name)
-        difference = one.correct - other.correct
-        return bootstrap(difference, one.targets, True, self.confidence, DRAWS, generator)
+        gain = one.correct - other.correct
+        return balanced_difference(gain, one.targets, self.sample, self.confidence, DRAWS, generator)
 
 
 def _rules(params: ChooseStrategyParams) -> Rules:
@@ -151,7 +128,7 @@ def _rules(params: ChooseStrategyParams) -> Rules:
     return Rules(**{name: getattr(params, name) for name in names})
 
 
-def _size(curve: list[tuple[float, Held]], sample: Sample, evidence: Evidence) -> dict[str, Any]:
+def _size(curve: list[tuple[float, Held]], sample: Divided, evidence: Evidence) -> dict[str, Any]:
     trained = len(sample.targets) * (1 - 1 / len(sample.folds)) / sample.classes
     return {
         "labels_per_class": evidence.labels_per_class,
@@ -161,15 +138,20 @@ def _size(curve: list[tuple[float, Held]], sample: Sample, evidence: Evidence) -
 
 
 def _forecast(
-    curve: list[tuple[float, Held]], sample: Sample, params: ChooseStrategyParams, seed: int
+    curve: list[tuple[float, Held]], data: Labelled, sample: Divided, params: ChooseStrategyParams, seed: int
 ) -> dict[str, Any]:
-    correct = np.stack([held.correct for _, held in curve])
+    """Forecast from every quarter and every half of the labels, where the curve shows the first of each."""
+    correct = [
+        np.stack([first.correct, *(_probe(data, sample, params, share, k).correct for k in range(1, round(1 / share)))])
+        for share, first in curve
+    ]
     generator = numpy_generator(seed, "choose_strategy", "forecast")
-    return next_doubling(correct, sample.targets, params.confidence, DRAWS, generator)
+    together = sampled(sample.targets, sample.groups)
+    return next_doubling(correct, sample.targets, together, params.confidence, DRAWS, generator)
 
 
 def _similarity(
-    held: dict[str, Held], at: dict[str, Labelled], sample: Sample, evidence: Evidence
+    held: dict[str, Held], at: dict[str, Labelled], sample: Divided, evidence: Evidence
 ) -> list[dict[str, Any]]:
     return [
         {

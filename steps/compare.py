@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.adapters import files, looks, packages, params, registry, tracking
 from steps.errors import RequestError
-from steps.rematch import ACCEPTED, RAW, weights_of
+from steps.rematch import ACCEPTED, RAW, frame_of, weights_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
     learnt gets probability 0. Raises RequestError where there is no such version, RegistryError where it is not what
-    was signed.
+    was signed, IntegrityError where a test image is not what ingest saw.
     """
     import numpy as np
 
@@ -59,12 +59,10 @@ def _probabilities(
     import numpy as np
     import pandas as pd
 
-    from steps.adapters.images import batched, bytes_of
+    from steps.adapters.images import batched
 
-    frames = [
-        package.model.predict(pd.DataFrame({"image": [bytes_of(root / RAW, row.path, row.id) for row in some]}))
-        for some in batched(part.itertuples(), 256)
-    ]
+    rows = list(zip(part["path"], part["id"], strict=True))
+    frames = [package.model.predict(frame_of(root / RAW, some)) for some in batched(rows, 256)]
     found = np.array(pd.concat(frames)["probabilities"].tolist())
     known = list(package.model.unwrap_python_model().classes)
     columns = [found[:, known.index(label)] if label in known else np.zeros(len(found)) for label in classes]

@@ -22,8 +22,9 @@ from steps.core.intervals import Sample, sampled
 from steps.core.judgement import BINS, judge
 from steps.core.manifest import TEST, UNLABELLED, VAL
 from steps.core.seeding import numpy_generator
-from steps.core.slices import COLUMNS, judge_slices
+from steps.core.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.errors import ParamsError
+from steps.same_labels import Cached, Learnt, same_labels
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,15 +78,18 @@ def evaluate(
     head_history: Path,
     fine_tuned: Path,
     fine_tune_history: Path,
+    features: Path,
     baselines: Path,
+    baselines_history: Path,
     evaluation: Path,
     predictions: Path,
 ) -> None:
     """Write every test prediction of both models, and the figures with intervals that follow from them.
 
     Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
-    has seen them) and through the fine-tuned network of its best epoch. Raises ParamsError for a slice that the
-    manifest does not know, IntegrityError where the ledger of looks was tampered with.
+    has seen them) and through the fine-tuned network of its best epoch. Transfer is judged by models that learned from
+    the labels the baselines had (`same_labels`). Raises ParamsError for a slice that the manifest does not know,
+    RegistryError where the ledger of looks was tampered with.
     """
     classes = files.read_json(head / models.FACTS)["classes"]
     networks = {
@@ -103,29 +107,32 @@ def evaluate(
     }
     configure(compute)
 
-    looks.record([digest(network.state_dict()) for network in networks.values()], images.part(TEST)["id"])
+    weights = {name: digest(network.state_dict()) for name, network in networks.items()}
+    looks.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
     found = _logits(networks, images, TEST)
     choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
     judged, probabilities = judge_all(params, seed, images, unseen, found)
     rivals = _rivals(files.read_table(baselines), images)
-    judged["transfer"] = _transfer(params, seed, images, probabilities[choice.chosen], rivals)
+    cached = Cached(images.table, images.classes, features, head)
+    learnt = same_labels(choice.chosen, probabilities[FINE_TUNED], cached, files.read_json(head_history),
+                         files.read_json(baselines_history), seed)  # fmt: skip
+    judged["transfer"] = _transfer(params, seed, images, learnt, rivals)
 
     files.write_json(evaluation, {
         "chosen": choice.chosen, "reason": choice.reason, "classes": classes,
         "backbone": models.read_card(backbone).name, "confidence": params.confidence,
-        "validation": validation, **judged,
+        "validation": validation, "weights": weights, **judged,
     })  # fmt: skip
     files.write_table(predictions, _rows(images, probabilities))
 
 
 def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
-    limited = {name.partition("=")[0] for name in params.slice_limits}
-    known = {*COLUMNS, *params.slice_columns}
+    known = [*COLUMNS, *params.slice_columns]
     faults = [f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
               for name in params.slice_columns if name not in table.columns]  # fmt: skip
-    faults += [f"evaluate.slice_limits: {name!r} is no slice (known: {', '.join(sorted(known))})"
-               for name in sorted(limited - known)]  # fmt: skip
+    if not faults:
+        faults = [f"evaluate.slice_limits: {told}" for told in unknown_limits(table, known, params.slice_limits)]
     if faults:
         raise ParamsError(faults)
 
@@ -148,7 +155,9 @@ def judge_all(
     validated = images.targets(images.part(VAL)).numpy()
     groups = groups_of(part)
     sample = sampled(targets, groups)
+    columns = (*COLUMNS, *params.slice_columns)
     told: dict[str, Any] = {"test": {}, "calibration": {}, "slices": {}}
+    told["unjudged"] = unjudged(part, columns, params.slice_least, params.slice_limits)
     probabilities = {}
     for name, logits in found.items():
         generator = numpy_generator(seed, "evaluate", name)
@@ -158,8 +167,8 @@ def judge_all(
             targets, answers, images.classes, params.confidence, params.bootstrap_draws, generator, groups
         )
         told["slices"][name] = judge_slices(
-            part, answers.argmax(axis=1) == targets, sample.cluster, (*COLUMNS, *params.slice_columns),
-            params.slice_least, params.slice_limits, params.confidence,
+            part, answers.argmax(axis=1) == targets, sample.cluster, columns, params.slice_least, params.slice_limits,
+            params.confidence,
         )  # fmt: skip
         probabilities[name] = answers
     generator = numpy_generator(seed, "evaluate", "comparison")
@@ -180,12 +189,16 @@ def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray
 
 
 def _transfer(
-    params: EvaluateParams, seed: int, images: Images, chosen: Floats, rivals: dict[str, list[npt.NDArray[np.int64]]]
+    params: EvaluateParams, seed: int, images: Images, learnt: Learnt, rivals: dict[str, list[npt.NDArray[np.int64]]]
 ) -> dict[str, Any]:
     part = images.part(TEST)
     targets = images.targets(part).numpy()
-    generator = numpy_generator(seed, "evaluate", "transfer")
-    return transfer(targets, chosen, rivals, sampled(targets, groups_of(part)), params.verdicts, generator)
+    sample, generator = sampled(targets, groups_of(part)), numpy_generator(seed, "evaluate", "transfer")
+    told = transfer(targets, learnt.answers, rivals, sample, params.verdicts, generator)
+    said = f"{told['sentence']}, {learnt.words}" if told["verdict"] else told["sentence"]
+    facts = {"model": learnt.model, "accuracy": float((learnt.answers.argmax(axis=1) == targets).mean()),
+             "labels": learnt.labels, "labels_of": learnt.labels_of}  # fmt: skip
+    return {**told, "sentence": said, **facts}
 
 
 def groups_of(part: pd.DataFrame) -> npt.NDArray[Any] | None:

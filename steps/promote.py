@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, ledger, packages, params, registry, stage, tracking
+from steps.adapters import evidence, files, ledger, packages, params, registry, stage, tracking
 from steps.adapters.stage import digest_of
 from steps.core.gate import Facts, Rules, Verdict, decide
 from steps.core.ledger import PROMOTE, PROPOSE, REFUSE, Chain
@@ -58,7 +58,7 @@ class Promotion:
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two by `core.comparison`, where they were compared just now
+    comparison: Mapping[str, Any] | None  # of the two by `core.comparison`, where one was decided on
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -156,7 +156,8 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
     if found := chain.last(challenger, question):
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
         reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
-        return Answer(found.kind, before, before, reasons, question, new=False)
+        compared = evidence.recall(mlflow, case.name, challenger, question)
+        return Answer(found.kind, before, before, reasons, question, new=False, comparison=compared)
     package = packages.verify(mlflow, case.name, challenger, chain.package_of(challenger))
     verdict, lost, compared = _decided(mlflow, case, chain)
     kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
@@ -172,6 +173,8 @@ def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
     """Let alias and tags in MLflow say what was decided; the ledger is what counts."""
     if registry.alias_version(mlflow, case.name, registry.CHALLENGER) != case.challenger:
         mlflow.set_registered_model_alias(case.name, registry.CHALLENGER, case.challenger)
+    if found.new and found.comparison is not None:
+        evidence.keep(mlflow, case.name, case.challenger, found.question, found.comparison)
     if found.new:
         registry.tag_verdict(mlflow, case.name, case.challenger, found.kind, found.reasons, found.previous)
 

@@ -10,34 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
 from steps.adapters import backbones, images, models
 from steps.adapters.progress import track
+from steps.core.comparison import balanced_difference
+from steps.core.intervals import mean_of_shares, sampled
 from steps.core.linear_probe import Labelled
-from steps.core.manifest import TRAIN, uniform
-from steps.core.metrics import bootstrap
+from steps.core.manifest import TRAIN
 from steps.core.preprocessing import preprocess
-from steps.core.seeding import derive, numpy_generator
-from steps.core.transferability import Folds, Held, first_share, folds_of, h_score, logme, probe
+from steps.core.seeding import numpy_generator
+from steps.core.transferability import Divided, Held, divided, h_score, logme, probe
 from steps.errors import DataError
 
 BATCH = 32
 FOLDS, DRAWS, CONFIDENCE = 5, 2000, 0.95
 PATH = (1e-3, 1e-2, 0.1, 1.0)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Labelled training images, their classes, and the folds in which every backbone is judged alike."""
-
-    raw: Path
-    table: pd.DataFrame
-    targets: npt.NDArray[np.int64]
-    classes: int
-    folds: Folds
 
 
 @dataclass(frozen=True)
@@ -60,36 +49,32 @@ def rank(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str
     loaded = {
         name: backbones.named(name, weights.get(name)) for name in names
     }  # refuse all faults before the first image
-    task = _task(raw, table, most, seed)
-    found = [_judge(name, *loaded[name], task) for name in names]
+    task = _task(table, most, seed)
+    found = [_judge(name, *loaded[name], raw, task) for name in names]
     return _rows(found, task, seed)
 
 
-def _task(raw: Path, table: pd.DataFrame, most: int, seed: int) -> Task:
+def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
+    """Return labelled training images, and the folds in which every backbone is judged alike."""
     table = table[(table["split"] == TRAIN) & (table["label"] != "")].drop_duplicates("id")
-    table = table.assign(order=table["id"].map(uniform)).sort_values("order")
-    classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
-    if len(classes) < 2 or np.bincount(targets).min() < 2:
+    counts = table["label"].value_counts()
+    if len(counts) < 2 or counts.min() < 2:
         raise DataError("backbones cannot be ranked: at least two classes with two training images each are needed")
-    kept = np.sort(first_share(targets, np.arange(len(table)), most / len(table)))
-    table, targets = table.iloc[kept], targets[kept]
-    groups = np.unique(table["group"].where(table["group"] != "", table["id"]).to_numpy(str), return_inverse=True)[1]
-    count = max(2, min(FOLDS, int(np.bincount(targets).min())))
-    return Task(raw, table, targets, len(classes), folds_of(targets, groups, count, derive(seed, "folds") % 2**32))
+    return divided(table, most, FOLDS, seed)
 
 
-def _judge(name: str, card: Any, state: backbones.State, task: Task) -> Candidate:
+def _judge(name: str, card: Any, state: backbones.State, raw: Path, task: Divided) -> Candidate:
     backbone, _ = models.assemble(card, state)
-    features, milliseconds = _features(name, backbone, card.preprocessing, task)
+    features, milliseconds = _features(name, backbone, card.preprocessing, raw, task)
     data = Labelled(features, task.targets, np.ones(len(task.targets)))
     held = probe(data, task.classes, task.folds, PATH)
     return Candidate(name, held, logme(features, task.targets), h_score(features, task.targets), milliseconds)
 
 
-def _features(name: str, backbone: torch.nn.Module, spec: Any, task: Task) -> tuple[Any, float]:
+def _features(name: str, backbone: torch.nn.Module, spec: Any, raw: Path, task: Divided) -> tuple[Any, float]:
     """Return float32 features [n, width], and milliseconds of forward pass an image (the first batch warms up)."""
     items = list(zip(task.table["path"], task.table["id"], strict=True))
-    tensors = images.parallel(lambda item: preprocess(images.read_image(task.raw, *item), spec), items, 2)
+    tensors = images.parallel(lambda item: preprocess(images.read_image(raw, *item), spec), items, 2)
     rows, seconds = [], []
     for batch in track(images.batched(tensors, BATCH), len(items), f"forward pass of {name}", BATCH):
         began = time.perf_counter()
@@ -99,22 +84,21 @@ def _features(name: str, backbone: torch.nn.Module, spec: Any, task: Task) -> tu
     return np.concatenate(rows), 1000 * float(np.median(seconds[1:] or seconds))
 
 
-def _rows(found: Sequence[Candidate], task: Task, seed: int) -> list[dict[str, Any]]:
+def _rows(found: Sequence[Candidate], task: Divided, seed: int) -> list[dict[str, Any]]:
     ordered = sorted(found, key=lambda one: (-one.held.scores()["balanced_accuracy"], one.held.scores()["log_loss"]))
     return [_row(one, ordered[0], task, seed) for one in ordered]
 
 
-def _row(one: Candidate, best: Candidate, task: Task, seed: int) -> dict[str, Any]:
-    def interval(values: Any) -> dict[str, Any]:
-        generator = numpy_generator(seed, "rank")  # the same draws of images for all: they are judged in pairs
-        return bootstrap(values, task.targets, True, CONFIDENCE, DRAWS, generator)
-
-    behind = interval(one.held.correct - best.held.correct)
+def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str, Any]:
+    luck = numpy_generator(seed, "rank")  # the same draws of images for all
+    gain, sample = one.held.correct - best.held.correct, sampled(task.targets, task.groups)
+    behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, luck)
+    reached = mean_of_shares(one.held.correct > 0, task.targets, sample.cluster, CONFIDENCE)
     return {
-        "backbone": one.name, "images": len(task.targets), "balanced_accuracy": interval(one.held.correct),
+        "backbone": one.name, "images": len(task.targets), "balanced_accuracy": reached,
         "log_loss": one.held.scores()["log_loss"], "logme": one.logme, "h_score": one.h_score,
         "milliseconds_per_image": one.milliseconds, "against_best": behind,
-        "told_apart_from_best": behind["high"] is not None and behind["high"] < 0,
+        "told_apart_from_best": behind["high"] < 0,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The champion is judged anew: its package answers today's test images, from their raw bytes, beside the challenger."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 ACCEPTED, RAW = "data/screened.parquet", "data/raw"
 EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
-Known = tuple[Path, str, str]  # the folder of raw images, a path in it, the id of the image there
 TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 
@@ -38,7 +38,8 @@ def rematch(
     """Compare two versions on the test images of today; the challenger's answers are those that `evaluate` wrote.
 
     Time is measured where `timed` asks for it, on images that both answer. Raises RegistryError where the champion
-    answers none of them, and where the challenger's package is gone or not what was signed.
+    answers none of them, and where the challenger's package is gone or not what was signed, IntegrityError where a test
+    image is not what ingest saw.
     """
     import numpy as np
 
@@ -50,32 +51,35 @@ def rematch(
     part = files.read_table(root / ACCEPTED)
     mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
-    images = [(root / RAW, path, identity) for path, identity in zip(mine["path"], mine["id"], strict=True)]
+    images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
     looks.record([weights_of(champion)], mine["id"])
-    theirs = [label for some in batched(images, 256) for label in labels(champion, some)]
+    theirs = [label for some in batched(images, 256) for label in labels(champion, raw, some)]
     answered = [image for image, label in zip(images, theirs, strict=True) if label is not None]
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
     right = (
         (mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs, dtype=object) == mine["label"].to_numpy()
     )  # fmt: skip
+    ratio = None
+    if timed:
+        ratio = latency_ratio(packages.load(mlflow, name, challenger), champion, frame_of(raw, answered[:TIMED]))
     return Rematch(
         paired(params.read(root), part, *right, ("promote", champion.version)),
-        latency_ratio(packages.load(mlflow, name, challenger), champion, answered[:TIMED]) if timed else None,
+        ratio,
         _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
     )
 
 
-def labels(package: Package, images: list[Known]) -> list[str | None]:
+def labels(package: Package, raw: Path, images: Sequence[tuple[str, str]]) -> list[str | None]:
     """Return a version's label for each image; None for one that its own code, which may be old, cannot read."""
-    frame = _frame(images)
+    frame = frame_of(raw, images)
     try:
         return list(package.model.predict(frame)["label"])
     except Exception:  # last year's code, with exceptions of its own: one bad image must not hide the others' answers
         if len(images) == 1:
             return [None]
     half = len(images) // 2
-    return [*labels(package, images[:half]), *labels(package, images[half:])]
+    return [*labels(package, raw, images[:half]), *labels(package, raw, images[half:])]
 
 
 def _unanswered(champion: Package, paths: list[str]) -> list[str]:
@@ -93,11 +97,10 @@ def weights_of(package: Package) -> str:
     return digest(package.model.unwrap_python_model().model.state_dict())
 
 
-def latency_ratio(challenger: Package, champion: Package, images: list[Known]) -> float:
+def latency_ratio(challenger: Package, champion: Package, frame: "pd.DataFrame") -> float:
     """Return the challenger's time for these images over the champion's: median of rounds in which both take turns."""
     import numpy as np
 
-    frame = _frame(images)
     rounds = [[_seconds(package.model, frame) for package in (challenger, champion)] for _ in range(ROUNDS + 1)]
     ours, theirs = np.median(rounds[1:], axis=0)  # the first round warms up
     return float(ours / theirs)
@@ -109,9 +112,10 @@ def _seconds(model: Any, frame: "pd.DataFrame") -> float:
     return time.perf_counter() - start
 
 
-def _frame(images: list[Known]) -> "pd.DataFrame":
+def frame_of(raw: Path, rows: Sequence[tuple[str, str]]) -> "pd.DataFrame":
+    """Return the bytes of images (path, SHA-256) as a package takes them; IntegrityError where they have changed."""
     import pandas as pd
 
     from steps.adapters.images import bytes_of
 
-    return pd.DataFrame({"image": [bytes_of(*image) for image in images]})
+    return pd.DataFrame({"image": [bytes_of(raw, *row) for row in rows]})

@@ -1,17 +1,20 @@
-"""The ledger of looks in MLflow: versions of a registered model `NAME.looks`, signed and chained as decisions are.
+"""The ledger of looks in MLflow: versions of the registered model `regraft.looks`, signed and chained as decisions are.
 
-It is kept where the models are, so that no deleted report and no other checkout makes anybody forget. What each slot
-names travels in its tags, because those are in the database and artifacts are files that a broom reaches.
+It is kept where the models are, under one name whatever the models are called, so that no deleted report, no other
+name and no other checkout makes anybody forget. What each slot names travels in its tags, because those are in the
+database and artifacts are files that a broom reaches. `data/looks.jsonl` is a copy outside of the registry.
 """
 
 import getpass
-from collections.abc import Iterable
+import json
+import logging
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.adapters import files, ledger, params, signing, tracking
-from steps.core.looks import Look, Looks, Standing, digest_of, optimism, packed
+from steps.core.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.core.looks import read as gathered
 from steps.core.manifest import TEST
 from steps.errors import RegistryError, RequestError
@@ -19,40 +22,48 @@ from steps.errors import RegistryError, RequestError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger("regraft")
+NAME, OF_OLD = "regraft.looks", ".looks"  # of old, each registered model had a ledger of looks under its own name
+CARRIED = "regraft.carried"  # tag of such a ledger, once its looks stand in this one
+EXPORT = Path("data/looks.jsonl")
 IMAGES = "regraft.images."  # tags with this prefix hold what an entry names, in pieces
 PIECE = 7500  # characters; MLflow takes 8000
 SOURCE = "regraft://looks"  # MLflow asks for one; nothing lies there
 TOLD = "Every look at test images; signed, append-only."
 
 
-def record(models: Iterable[str], images: Iterable[str]) -> None:
+def record(models: Iterable[str], images: Iterable[str]) -> Looks:
     """Record that models (digests of their weights) are about to be judged on images (SHA-256 of their bytes).
 
-    A model that was judged on all of them before leaves no entry. Raises RegistryError where the ledger of looks was
-    tampered with: whoever sees figures has left a trace, or sees none.
+    Returns all looks. A model that was judged on all of the images before leaves no entry. Raises RegistryError where
+    the ledger of looks was tampered with, or lacks what was exported from it: whoever sees figures has left a trace,
+    or sees none.
     """
-    mlflow, name, wanted = tracking.client(), _name(files.project_root()), list(images)
+    mlflow, root, wanted = tracking.client(), files.project_root(), list(images)
+    exported = _exported(root)
+    found = _reconciled(mlflow, exported)
     for digest in dict.fromkeys(models):
-        for _ in range(ledger.ATTEMPTS):
-            found = whole(read(mlflow, name))
-            if found.has(digest, wanted):
-                break
-            _append(mlflow, name, found, digest, wanted)
-        else:
-            raise RegistryError(f"{ledger.ATTEMPTS} looks were recorded first, one after another; run again")
+        found = _recorded(mlflow, found, digest, wanted)
+    if [one.text for one in exported] != [one.text for one in found.kept]:
+        files.write_text(root / EXPORT, "".join(json.dumps(vars(one)) + "\n" for one in found.kept))
+    return found
 
 
-def count(root: Path, images: Iterable[str]) -> int:
+def count(images: Iterable[str]) -> int:
     """Return how many models these images have judged; see `steps.core.looks.Looks.count`."""
-    return whole(read(tracking.client(), _name(root))).count(images)
+    return whole(read(tracking.client(), NAME)).count(images)
 
 
 def standing(root: Path) -> Standing:
-    """Return how often the present test images of the project were looked at, and with what consequence."""
+    """Return how often the present test images of the project were looked at, and with what consequence.
+
+    Models that `evaluate` has judged and the ledger lacks are recorded first: figures that exist were looked at.
+    """
     table = files.read_table(root / "data/screened.parquet")
     told = files.read_json(root / "data/reports/evaluation.json")
     judged, rules = told["test"][told["chosen"]], params.read(root)["promote"]
-    looked = count(root, table["id"][table["split"] == TEST])
+    images = table["id"][table["split"] == TEST].tolist()
+    looked = record(told.get("weights", {}).values(), images).count(images)
     # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
     by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
@@ -68,28 +79,75 @@ def exhausted(root: Path) -> str | None:
 
 
 def read(mlflow: "MlflowClient", name: str) -> Looks:
-    """Read and verify the ledger of looks."""
+    """Read and verify a ledger of looks."""
     slots, tags = ledger.slots(mlflow, name)
     payloads = {number: "".join(of[key] for key in sorted(of) if key.startswith(IMAGES)) for number, of in tags.items()}
     return gathered(slots, payloads, signing.verifier())
 
 
-def whole(found: Looks) -> Looks:
+def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
     """Return the looks where nothing is wrong with them; RegistryError names every fault."""
-    if found.faults:
-        raise RegistryError("the ledger of looks was tampered with:\n  " + "\n  ".join(found.faults))
+    if faults := (*found.faults, *faults):
+        raise RegistryError(
+            "the ledger of looks was tampered with:\n  "
+            + "\n  ".join(faults)
+            + f"\nNo test image is looked at on it. Was {EXPORT} exported from another registry, move it away."
+        )
     return found
 
 
-def _append(mlflow: "MlflowClient", name: str, found: Looks, model: str, images: list[str]) -> None:
+def _reconciled(mlflow: "MlflowClient", exported: Sequence[Kept]) -> Looks:
+    """Read the ledger, hold it against its last export, and carry into it what older ledgers hold.
+
+    A registry that holds no look at all was emptied, or is another one: those looks were taken all the same, so they
+    are recorded again from the export, signed anew. Whoever changed the export could as well have deleted it.
+    """
+    found = whole(read(mlflow, NAME))
+    if found.kept:
+        found = whole(found, gone(found, exported))
+    elif exported:
+        found = _carried(mlflow, found, whole(reread(exported, lambda *_: True)))
+        log.warning("the registry held no look, %s %d models: recorded again", EXPORT, len(found.seen))
+    for model in mlflow.search_registered_models(f"name LIKE '%{OF_OLD}'"):
+        if model.name != NAME and CARRIED not in model.tags:
+            older = read(mlflow, model.name)
+            if older.kept or not older.faults:  # where no entry at all is ours, it is somebody else's
+                found = _carried(mlflow, found, whole(older))
+                mlflow.set_registered_model_tag(model.name, CARRIED, "yes")
+    return found
+
+
+def _carried(mlflow: "MlflowClient", found: Looks, other: Looks) -> Looks:
+    for model, images in other.pairs():
+        found = _recorded(mlflow, found, model, images)
+    return found
+
+
+def _recorded(mlflow: "MlflowClient", found: Looks, model: str, images: list[str]) -> Looks:
+    for _ in range(ledger.ATTEMPTS):
+        if found.has(model, images):
+            return found
+        _append(mlflow, found, model, images)
+        found = whole(read(mlflow, NAME))
+    raise RegistryError(f"{ledger.ATTEMPTS} looks were recorded first, one after another; run again")
+
+
+def _append(mlflow: "MlflowClient", found: Looks, model: str, images: list[str]) -> None:
     payload = packed(images, found.names)
     pieces = {f"{IMAGES}{place:010}": payload[place : place + PIECE] for place in range(0, len(payload), PIECE)}
     look = Look(
         model=model, payload=digest_of(payload), images=len(images), by=getpass.getuser(),
         at=datetime.now(UTC).isoformat(timespec="milliseconds"), predecessor=found.head,
     )  # fmt: skip
-    ledger.take(mlflow, name, TOLD, SOURCE, look.text(), pieces)
+    ledger.take(mlflow, NAME, TOLD, SOURCE, look.text(), pieces)
 
 
-def _name(root: Path) -> str:
-    return f"{params.read(root)['register']['model_name']}.looks"
+def _exported(root: Path) -> list[Kept]:
+    """Return the lines of the last export; RegistryError where one is none."""
+    path = root / EXPORT
+    try:
+        return [Kept(**json.loads(line)) for line in path.read_bytes().splitlines()] if path.is_file() else []
+    except (ValueError, TypeError) as error:
+        raise RegistryError(
+            f"{EXPORT} holds a line that is no entry ({error}); restore it from git, or move it away"
+        ) from None

@@ -1,7 +1,7 @@
 """Rivals that transfer has to beat: the most frequent class, a linear model on small pixels, the network from scratch.
 
-Linear and random rivals are fitted as the head is (class-weighted, chosen on validation, refitted on both splits), so
-that a difference tells of the features and not of the care.
+They are fitted as the head is (class-weighted, chosen on validation), and on the training split alone: what they are
+compared with has the same labels, so that a difference tells of the features and not of the care.
 """
 
 from typing import Any

@@ -9,11 +9,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from steps.core.intervals import Figure, Sample, figure, smoothed, studentised
+from steps.core.intervals import Figure, Ints, Sample, figure, share, smoothed, studentised
 from steps.core.metrics import proportion
 
 Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 TRIANGLE = "triangle bound"
 POINTS = 20  # of the coverage-risk curve, at most
 
@@ -107,14 +106,16 @@ def change_of_error(
     return figure(value, low, high, "box bound")
 
 
-def reliability(probabilities: Floats, targets: Ints, bins: int, confidence: float) -> list[dict[str, Any]]:
+def reliability(
+    probabilities: Floats, targets: Ints, bins: int, cluster: Ints, confidence: float
+) -> list[dict[str, Any]]:
     """Return the bins of a reliability diagram: mean confidence, share that was right with its interval, and n."""
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     parts = binned(top, bins)
     return [
         {
             "confidence": float(top[parts.index == number].mean()),
-            "accuracy": proportion(int(correct[parts.index == number].sum()), size, confidence),
+            "accuracy": share(correct[parts.index == number], cluster[parts.index == number], confidence),
             "n": size,
         }
         for number, size in enumerate(np.bincount(parts.index, minlength=parts.count).tolist())
@@ -146,7 +147,7 @@ def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstentio
     return Abstention(float(thresholds[place]), bool(len(enough)))
 
 
-def coverage_risk(probabilities: Floats, targets: Ints, confidence: float) -> list[dict[str, Any]]:
+def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> list[dict[str, Any]]:
     """Return the error among the answers if only the surest share of the images is answered, for several shares.
 
     El-Yaniv and Wiener 2010, JMLR 11:1605.
@@ -158,7 +159,7 @@ def coverage_risk(probabilities: Floats, targets: Ints, confidence: float) -> li
         {
             "coverage": int(k) / len(top),
             "threshold": float(top[order[k - 1]]),
-            "risk": proportion(int(wrong[order[:k]].sum()), int(k), confidence),
+            "risk": share(wrong[order[:k]], cluster[order[:k]], confidence),
         }
         for k in steps
     ]
@@ -185,25 +186,29 @@ def verified(
     """Verify a temperature and a threshold on test logits [n, classes]: figures before, after, and paired."""
     kinds = {"before": tempered(logits, 1.0), "after": tempered(logits, temperature)}
     answered = kinds["after"].max(axis=1) >= threshold.below
-    right = (kinds["after"].argmax(axis=1) == targets) & answered
+    right = kinds["after"].argmax(axis=1) == targets
     told: dict[str, Any] = {
         "temperature": temperature,
         "abstain_below": threshold.below,
         "target_reached": threshold.reached,
-        "coverage": proportion(int(answered.sum()), len(targets), confidence),
-        "accuracy_answered": proportion(int(right.sum()), int(answered.sum()), confidence),
+        "coverage": share(answered, sample.cluster, confidence),
+        "accuracy_answered": (
+            share(right[answered], sample.cluster[answered], confidence)
+            if answered.any()
+            else proportion(0, 0, confidence)
+        ),
     }
     for name, probabilities in kinds.items():
         nats, _ = studentised(losses(probabilities, targets), sample, confidence, draws, generator)
         told[name] = {
             "log_loss": nats,
             "calibration_error": calibration_error(probabilities, targets, bins, sample, confidence),
-            "reliability": reliability(probabilities, targets, bins, confidence),
+            "reliability": reliability(probabilities, targets, bins, sample.cluster, confidence),
         }
     change = (losses(kinds["after"], targets) - losses(kinds["before"], targets))[:, 0]
     told["change"] = {
         "log_loss": smoothed(change, sample, confidence, draws, generator, unit=float(np.abs(change).mean())),
         "calibration_error": change_of_error(kinds["before"], kinds["after"], targets, bins, sample, confidence),
     }
-    told["curve"] = coverage_risk(kinds["after"], targets, confidence)
+    told["curve"] = coverage_risk(kinds["after"], targets, sample.cluster, confidence)
     return told

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
 from steps.core.calibration import losses
-from steps.core.intervals import Figure, Sample, smoothed
+from steps.core.intervals import Figure, Sample, design_effect, smoothed
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -32,16 +32,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def needed(only_a: float, only_b: float, n: int, confidence: float, power: float) -> int | None:
-    """Return how many images would show this difference with this power; None where none was seen.
+def needed(only_a: float, only_b: float, n: int, rules: Rules, design: float = 1.0) -> int | None:
+    """Return how many images would show this difference with the rules' power; None where none was seen.
 
-    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ.
+    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ; times the design effect
+    of groups, for more images will come in groups like these.
     """
     differing, difference = (only_a + only_b) / n, abs(only_a - only_b) / n
     if difference == 0:
         return None
-    z = norm.ppf(0.5 + confidence / 2) * np.sqrt(differing) + norm.ppf(power) * np.sqrt(differing - difference**2)
-    return int(np.ceil((z / difference) ** 2))
+    sure, seen = norm.ppf(0.5 + rules.confidence / 2), norm.ppf(rules.power)
+    z = sure * np.sqrt(differing) + seen * np.sqrt(differing - difference**2)
+    return int(np.ceil(design * (z / difference) ** 2))
 
 
 def compare(
@@ -71,25 +73,35 @@ def compare_answers(
     *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
     images come in groups the interval knows of them and the test does not, so neither is enough alone.
     """
-    weights = _per_class(targets)
-    gain = (a.astype(float) - b) * weights
+    gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.draws)
     return {
-        "n": len(targets), "confidence": rules.confidence, **_verdict(a, b, sample, rules, generator),
-        "balanced_accuracy": _difference(gain, sample, rules, generator, float(weights.max())),
+        "n": len(targets), "confidence": confidence, **_verdict(a, b, sample, rules, generator),
+        "balanced_accuracy": balanced_difference(gain, targets, sample, confidence, draws, generator),
     }  # fmt: skip
 
 
-def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator, unit: float = 1) -> Figure:
-    """Return a difference of shares with its interval, which ends at -1 and 1."""
-    found = smoothed(gain, sample, rules.confidence, rules.draws, generator, unit)
+def balanced_difference(
+    gain: Floats, targets: Ints, sample: Sample, confidence: float, draws: int, luck: np.random.Generator
+) -> Figure:
+    """Return the mean over the classes of an image's gain [n], right or wrong, with its interval."""
+    weights = _per_class(targets)
+    return _bounded(smoothed(gain * weights, sample, confidence, draws, luck, float(weights.max())))
+
+
+def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator) -> Figure:
+    return _bounded(smoothed(gain, sample, rules.confidence, rules.draws, generator))
+
+
+def _bounded(found: Figure) -> Figure:
+    """Let the interval of a difference of shares end at -1 and 1."""
     return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
 
 
 def _verdict(a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator) -> dict[str, Any]:
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    difference = _difference(a.astype(float) - b, sample, rules, generator)
+    only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
+    difference = _difference(gain, sample, rules, generator)
     p = mcnemar(only_a, only_b)
-    wanted = needed(only_a, only_b, len(a), rules.confidence, rules.power)
+    wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
     verdict = verdict_of(difference, p, rules.confidence)
     return {
         "difference": difference["value"], "low": difference["low"], "high": difference["high"],
@@ -106,7 +118,9 @@ def verdict_of(difference: Figure, p: float, confidence: float) -> str:
     return WORSE if p < 1 - confidence and difference["high"] < 0 else NO_EVIDENCE
 
 
-def sentence(verdict: str, difference: Figure, wanted: int | None, n: int, names: Sequence[str] = ()) -> str:
+def sentence(
+    verdict: str, difference: Figure, wanted: int | None, n: int, names: Sequence[str] = (), draws: int = 1
+) -> str:
     """Say a verdict in words; `names` replace *better* and *worse*."""
     better, worse = names or (BETTER, WORSE)
     low, high = (100 * difference[end] for end in ("low", "high"))
@@ -115,7 +129,7 @@ def sentence(verdict: str, difference: Figure, wanted: int | None, n: int, names
     if verdict == WORSE:
         return f"{worse} by {-high:.1f} to {-low:.1f} points"
     if wanted is None:
-        return "no evidence yet (no difference was seen)"
+        return f"no evidence yet (no difference was seen{' in one of the draws' if draws > 1 else ''})"
     if wanted <= n:
         return "no evidence yet (these images disagree too much among themselves)"
     return f"no evidence yet (needs about {wanted - n:,} more test images)"
@@ -139,7 +153,8 @@ def transfer(
 
     `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
     or against the strongest of the others where scratch was left out. An image's difference is the mean over the
-    draws; McNemar's test, which knows one draw only, takes the least favourable of them.
+    draws; McNemar's test and the number of images that are wanting, which know one draw only, take the least
+    favourable of them.
     """
     right = model.argmax(axis=1) == targets
     rows = [
@@ -167,14 +182,15 @@ def _against(
     difference = _difference(right - mean, sample, rules, generator)
     tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
     p = max(mcnemar(*table) for table in tables)
-    ahead, behind = np.mean([table[0] for table in tables]), np.mean([table[1] for table in tables])
-    wanted = needed(float(ahead), float(behind), len(right), rules.confidence, rules.power)
+    sign, design = np.sign(difference["value"]), design_effect(right - mean, sample.cluster)
+    asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
+    wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
     verdict = verdict_of(difference, p, rules.confidence)
     return {
         "accuracy": float(mean.mean()), "difference": difference["value"], "low": difference["low"],
         "high": difference["high"], "method": difference["method"], "mcnemar_p": p, "verdict": verdict,
         "needed_n": wanted if verdict == NO_EVIDENCE else None,
-        "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS)),
+        "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,15 @@ def parse(text: str) -> Look:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """An entry as it is kept: the signed text of the look, and the images that it names."""
+
+    text: str
+    signature: str
+    images: str
+
+
+@dataclass(frozen=True)
 class Looks:
     """All looks that count: the images in the order of their first look, and which of them each model has seen."""
 
@@ -62,6 +71,13 @@ class Looks:
     names: dict[str, int]
     seen: dict[str, npt.NDArray[np.bool_]]
     faults: tuple[str, ...]
+    kept: tuple[Kept, ...] = ()
+
+    def pairs(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each model with the short names of the images that it was judged on."""
+        names = list(self.names)
+        for model, seen in self.seen.items():
+            yield model, [names[place] for place in np.flatnonzero(seen)]
 
     def has(self, model: str, images: Iterable[str]) -> bool:
         """Say whether this model has been judged on every one of these images."""
@@ -112,7 +128,7 @@ def digest_of(payload: str) -> str:
 
 def read(slots: Sequence[Slot], payloads: dict[int, str], verify: Verify) -> Looks:
     """Walk the slots as the ledger of decisions is walked, and gather who has looked at what."""
-    found = walk_entries(slots, verify, parse)
+    found, at = walk_entries(slots, verify, parse), {slot.number: slot for slot in slots}
     names: dict[str, int] = {}
     seen: dict[str, npt.NDArray[np.bool_]] = {}
     faults = list(found.faults)
@@ -126,7 +142,32 @@ def read(slots: Sequence[Slot], payloads: dict[int, str], verify: Verify) -> Loo
         before = seen.get(look.model, np.zeros(0, dtype=np.bool_))
         bits[: len(before)] |= before
         seen[look.model] = bits
-    return Looks(found.entries[-1][1].digest if found.entries else "", names, seen, tuple(faults))
+    kept = tuple(Kept(at[n].text, at[n].signature, payloads.get(n, "")) for n, _ in found.entries)
+    return Looks(found.entries[-1][1].digest if found.entries else "", names, seen, tuple(faults), kept)
+
+
+def reread(exported: Sequence[Kept], verify: Verify) -> Looks:
+    """Gather the looks of an export, whose lines stand in the order of the entries."""
+    slots = [Slot(number, one.text, one.signature) for number, one in enumerate(exported, 1)]
+    return read(slots, {number: one.images for number, one in enumerate(exported, 1)}, verify)
+
+
+def gone(found: Looks, exported: Sequence[Kept]) -> list[str]:
+    """Name the exported entries that the ledger does not hold any more."""
+    held = {one.text for one in found.kept}
+    return [
+        f"line {number} of the export is not in the ledger: {_told(one.text)}"
+        for number, one in enumerate(exported, 1)
+        if one.text not in held
+    ]
+
+
+def _told(text: str) -> str:
+    try:
+        look = parse(text)
+    except ValueError:
+        return "and it is no entry"
+    return f"model {look.model[:12]} on {look.images:,} images, {look.at[:10]}"
 
 
 def optimism(count: int, n: int, p: float) -> float:

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from steps.core.linear_probe import Labelled, fit_path
+from steps.core.manifest import uniform
 from steps.core.metrics import scores
+from steps.core.seeding import derive
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -106,16 +109,42 @@ def folds_of(targets: Ints, groups: Ints, count: int, seed: int) -> list[tuple[I
     return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, targets, groups))
 
 
-def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], share: float = 1.0) -> Held:
+@dataclass(frozen=True)
+class Divided:
+    """Images in an order that means nothing, their class indices and groups [n], and the folds they are cut into."""
+
+    table: pd.DataFrame
+    targets: Ints
+    groups: Ints
+    classes: int
+    folds: Folds
+
+
+def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
+    """Order images by the hash of their content, keep about `most`, and divide them into `count` folds.
+
+    `table` has id, label and group; every class keeps its share; a class of fewer images makes fewer folds.
+    """
+    table = table.assign(order=table["id"].map(uniform)).sort_values("order")
+    classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
+    kept = np.sort(first_share(targets, np.arange(len(table)), most / len(table)))
+    table, targets = table.iloc[kept], targets[kept]
+    groups = np.unique(table["group"].where(table["group"] != "", table["id"]).to_numpy(str), return_inverse=True)[1]
+    count = max(2, min(count, int(np.bincount(targets).min())))
+    folds = folds_of(targets, groups, count, derive(seed, "folds") % 2**32)
+    return Divided(table, targets, groups, len(classes), folds)
+
+
+def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], share: float = 1.0, draw: int = 0) -> Held:
     """Fit a linear head in every fold; return its answers for what that fold held out.
 
-    `share` of each class's training images is used, always the same ones first: they must come in an order that
-    means nothing. Of the regularisations in `path` the one with the least log-loss answers: a choice of few, alike
-    for all that is compared.
+    `share` of each class's training images is used: they must come in an order that means nothing. `draw` counts the
+    parts of that size, so that draws 0 and 1 of a half have no image in common. Of the regularisations in `path` the
+    one with the least log-loss answers: a choice of few, alike for all that is compared.
     """
     probabilities = np.zeros((len(path), len(data.targets), classes))
     for train, held in folds:
-        used = first_share(data.targets, train, share)
+        used = first_share(data.targets, train, share, draw)
         present, targets = np.unique(data.targets[used], return_inverse=True)  # a group can take a class with it
         part = Labelled(data.features[used], targets, data.weights[used])
         if len(present) == 1:
@@ -127,7 +156,9 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
     return min(found, key=lambda held: float(held.loss.mean()))
 
 
-def first_share(targets: Ints, rows: Ints, share: float) -> Ints:
-    """Return the first `share` of each class's `rows`, at least one of each."""
+def first_share(targets: Ints, rows: Ints, share: float, draw: int = 0) -> Ints:
+    """Return the first `share` of each class's `rows`, at least one of each; or the second where `draw` is 1, ..."""
     parts = [rows[targets[rows] == label] for label in np.unique(targets[rows])]
-    return np.concatenate([part[: max(1, round(share * len(part)))] for part in parts])
+    sizes = [min(len(part), max(1, round(share * len(part)))) for part in parts]
+    return np.concatenate([part.take(np.arange(draw * size, (draw + 1) * size), mode="wrap")
+                           for part, size in zip(parts, sizes, strict=True)])  # fmt: skip

@@ -1,7 +1,8 @@
 """`python -m steps.embedded.advise`: does it help to label what the advice picks, and does the forecast hold?
 
 On the embedded digits, from cached features: a head learns from a few labels a class, then from twenty more that were
-picked by the advice, or at random; and the gain of twice the labels is forecast, then measured. Prints two tables.
+picked by the advice, or at random; and the gain of twice the labels is forecast, then measured on all other digits.
+Prints two tables.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from steps.adapters import backbones, models
 from steps.core.advice import Floats, Ints, next_labels
+from steps.core.intervals import sampled
 from steps.core.learning_curve import next_doubling
 from steps.core.linear_probe import Labelled, fit
 from steps.core.metrics import balanced_accuracy
@@ -79,14 +81,18 @@ def advice_against_luck(digits: Digits, start: int, seed: int) -> tuple[float, f
 
 
 def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[dict[str, Any], float]:
-    """Return the gain forecast from `labels` a class, and the gain that twice as many brought on other images."""
+    """Return the gain forecast from `labels` a class, and the gain that twice as many brought on all other images."""
     luck = numpy_generator(seed, "forecast", labels)
     order = luck.permutation(len(digits.labels))
-    test, twice = order[:TEST], digits.first(order[TEST:], 2 * labels)
-    rows = luck.permutation(digits.first(twice, labels))
-    folds = folds_of(digits.labels[rows], np.arange(len(rows)), 5, seed)
-    held = [probe(digits.of(rows), CLASSES, folds, PATH, share) for share in SHARES]
-    told = next_doubling(np.stack([one.correct for one in held]), digits.labels[rows], 0.95, 1000, luck)
+    twice = digits.first(order, 2 * labels)
+    test, rows = np.setdiff1d(order, twice), luck.permutation(digits.first(twice, labels))
+    data, targets = digits.of(rows), digits.labels[rows]
+    folds = folds_of(targets, np.arange(len(rows)), 5, seed)
+    correct = [
+        np.stack([probe(data, CLASSES, folds, PATH, share, draw).correct for draw in range(round(1 / share))])
+        for share in SHARES
+    ]
+    told = next_doubling(correct, targets, sampled(targets), 0.95, 1000, luck)
     return told, digits.reached(twice, test) - digits.reached(rows, test)
 
 

@@ -2,6 +2,7 @@
 
 Test sets are drawn from worlds in which the truth is known: n images of two classes whose chances are known, a model
 that states them (calibrated) or exaggerates them (sure of itself), and a second model that errs on other images.
+`crowds` has the worlds of many small classes and of groups.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from steps.core import calibration, comparison, intervals
 from steps.core.metrics import proportion
+from steps.embedded.crowds import crowds
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -93,10 +95,6 @@ def _wilson(successes: int, n: int) -> intervals.Figure:
     return proportion(successes, n, CONFIDENCE)
 
 
-def _matrix(s: Set) -> Ints:
-    return np.bincount(2 * s.targets + s.one.argmax(axis=1), minlength=4).reshape(2, 2)
-
-
 FIGURES: dict[str, tuple[Figures, Callable[[Set], float]]] = {
     "accuracy": (lambda s: _wilson(int(_right(s).sum()), N), lambda s: float(_right(s).mean())),
     "balanced accuracy": (
@@ -104,10 +102,10 @@ FIGURES: dict[str, tuple[Figures, Callable[[Set], float]]] = {
         lambda s: float(np.mean([_right(s)[s.targets == k].mean() for k in (0, 1)])),
     ),
     "macro-F1": (
-        lambda s: intervals.macro_f1(_matrix(s), CONFIDENCE, DRAWS, s.luck),
+        lambda s: intervals.macro_f1(s.targets, s.one.argmax(axis=1), 2, s.sample.cluster, CONFIDENCE, DRAWS, s.luck),
         lambda s: float(f1_score(s.targets, s.one.argmax(axis=1), average="macro")),
     ),
-    "AUROC": (lambda s: intervals.area(s.targets, s.one, CONFIDENCE),
+    "AUROC": (lambda s: intervals.area(s.targets, s.one, s.sample.cluster, CONFIDENCE),
               lambda s: float(roc_auc_score(s.targets, s.one[:, 1]))),
     "log-loss": (lambda s: s.losses[0], lambda s: float(calibration.losses(s.one, s.targets)[:, 0].mean())),
     "Brier score": (lambda s: s.losses[1], lambda s: float(calibration.losses(s.one, s.targets)[:, 1].mean())),
@@ -134,16 +132,17 @@ OF_SET: dict[str, tuple[Figures, Callable[[Set], float]]] = {
 }
 
 
-def coverage(p: float, temperature: float, sets: int) -> Iterator[dict[str, Any]]:
-    """Yield for each figure how often its interval held the truth over so many drawn sets."""
+def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterator[dict[str, Any]]:
+    """Yield for each figure, or the one that is asked for, how often its interval held the truth over drawn sets."""
     world, luck = calibrated(p), np.random.default_rng(1)
 
     def drawn(n: int) -> Set:
         targets, true, odds, _ = world.draw(n, luck)
         return Set(targets, expit(true), answers(odds, temperature), answers(odds), luck)
 
-    large, all_of_them = drawn(LARGE), {**FIGURES, **OF_SET}
-    truths = {name: truth(large) for name, (_, truth) in FIGURES.items()}
+    large = drawn(LARGE)
+    all_of_them = {name: each for name, each in {**FIGURES, **OF_SET}.items() if asked in ("", name)}
+    truths = {name: truth(large) for name, (_, truth) in FIGURES.items() if name in all_of_them}
     held, methods = dict.fromkeys(all_of_them, 0), {}
     for _ in range(sets):
         one = drawn(N)
@@ -189,16 +188,34 @@ def bootstrap_of_a_share(p: float, n: int) -> float:
     return float(binom.pmf(seen, n, p)[(low <= p) & (p <= high)].sum())
 
 
-def main(sets: Annotated[int, typer.Option(min=1, help="Drawn test sets for each row.")] = 10_000) -> None:
-    """Print both tables, in Markdown."""
+def main(
+    sets: Annotated[int, typer.Option(min=1, help="Drawn test sets for each row.")] = 10_000,
+    only: Annotated[str, typer.Option(help="One table: two, pairs or crowds.")] = "",
+    figure: Annotated[str, typer.Option(help="One figure of the first table, as it is called there.")] = "",
+) -> None:
+    """Print the tables, in Markdown."""
+    if only in ("", "two"):
+        two_classes(sets, figure)
+    if only in ("", "pairs"):
+        pairs(sets)
+    if only in ("", "crowds"):
+        crowds(sets)
+
+
+def two_classes(sets: int, figure: str) -> None:
+    """Print how often the intervals of one model hold the truth, two classes alike in size."""
     typer.echo(f"{sets:,} sets of {N} images, nominal {CONFIDENCE:.0%}\n")
     typer.echo("| p | model | figure | method | coverage |\n|---|---|---|---|---|")
     for p in (0.8, 0.98):
         for temperature in (1.0, EXAGGERATED):
-            for row in coverage(p, temperature, sets):
+            for row in coverage(p, temperature, sets, figure):
                 told = " | ".join(row[name] for name in ("model", "figure", "method"))
                 typer.echo(f"| {p} | {told} | {row['coverage']:.3f} |")
         typer.echo(f"| {p} | any | accuracy | percentile bootstrap, not used | {bootstrap_of_a_share(p, N):.3f} |")
+
+
+def pairs(sets: int) -> None:
+    """Print how often two models are told apart, rightly and wrongly."""
     typer.echo("\n| p | difference | coverage | interval speaks | McNemar | verdict: both | transfer, 3 draws |")
     typer.echo("|---|---|---|---|---|---|---|")
     for p, noise, other in ((0.8, 0.3, 0.3), (0.98, 0.1, 0.1), (0.98, 0.0, 0.3), (0.8, 0.0, 1.0)):

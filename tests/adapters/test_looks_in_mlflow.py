@@ -1,5 +1,6 @@
-"""The ledger of looks in a real registry: nothing outside of it is needed, and nobody edits it unseen."""
+"""The ledger of looks in a real registry: no other name, no deletion and no other checkout makes it forget."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / "params.yaml", root / "params.yaml")
     files.write_table(root / "data/screened.parquet", pd.DataFrame({"id": IMAGES, "split": "test"}))
     judged = {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}
-    files.write_json(root / "data/reports/evaluation.json", {"chosen": "head", "test": {"head": judged}})
+    files.write_json(root / "data/reports/evaluation.json", {
+        "chosen": "head", "test": {"head": judged}, "weights": {"head": "model 3", "fine_tuned": "model 24"},
+    })  # fmt: skip
     return root
 
 
@@ -40,17 +43,73 @@ def test_the_26th_look_shows_its_optimism_and_the_limit_is_passed_by_the_201st(h
     found = looks.standing(home)
     assert (found.count, found.over_budget, found.exhausted) == (26, True, False)
     assert 0.03 < found.optimism < 0.05
-    assert looks.count(home, [*IMAGES, "ee" * 32]) == 26, "one new image does not reset it"
+    assert looks.count([*IMAGES, "ee" * 32]) == 26, "one new image does not reset it"
     document = yaml.safe_load((home / "params.yaml").read_text())
     document["promote"]["look_limit"] = 25
     (home / "params.yaml").write_text(yaml.safe_dump(document))
     assert looks.standing(home).exhausted
 
 
+def test_another_name_of_the_model_begins_no_new_count(home: Path) -> None:
+    path = home / "params.yaml"
+    before, text = looks.standing(home).count, path.read_text()
+    path.write_text(text.replace("model_name: regraft", "model_name: garden"))
+    assert looks.standing(home).count == before > 0
+    path.write_text(text)
+
+
+def test_an_older_ledger_under_the_name_of_its_model_is_carried_over_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = looks.count(IMAGES)
+    with monkeypatch.context() as patched:
+        patched.setattr(looks, "NAME", "garden.looks")
+        patched.setattr(looks, "OF_OLD", ".none")
+        patched.setattr(looks, "EXPORT", Path("data/other.jsonl"))
+        looks.record(["model 3", "an old model"], IMAGES)
+    assert looks.standing(home).count == before + 1, "model 3 was known"
+    tracking.client().delete_registered_model("garden.looks")
+    assert looks.standing(home).count == before + 1
+
+
 def test_it_survives_the_loss_of_every_report(home: Path) -> None:
-    before = looks.count(home, IMAGES)
+    before = looks.count(IMAGES)
     shutil.rmtree(home / "data/reports")
-    assert looks.count(home, IMAGES) == before > 0
+    assert looks.count(IMAGES) == before > 0
+
+
+def test_a_registry_that_forgot_is_reminded_by_the_export(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = looks.count(IMAGES)
+    tracking.client().delete_registered_model("regraft.looks")
+    with caplog.at_level(logging.WARNING, "regraft"):
+        assert looks.record([], IMAGES).count(IMAGES) == before > 25
+    assert "the registry held no look, data/looks.jsonl 27 models: recorded again" in caplog.text
+
+
+def test_a_registry_that_forgot_everything_still_counts_the_models_that_evaluate_has_judged(home: Path) -> None:
+    path = home / "data/reports/evaluation.json"
+    files.write_json(path, {
+        "chosen": "head", "test": {"head": {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}},
+        "weights": {"head": "model 3", "fine_tuned": "model 24"},
+    })  # fmt: skip
+    kept = (home / looks.EXPORT).read_bytes()
+    tracking.client().delete_registered_model("regraft.looks")
+    (home / looks.EXPORT).unlink()
+    assert looks.standing(home).count == 2
+    tracking.client().delete_registered_model("regraft.looks")
+    (home / looks.EXPORT).write_bytes(kept)
+
+
+def test_an_entry_that_was_exported_and_is_gone_is_named(home: Path) -> None:
+    looks.record(["model 3"], IMAGES)
+    tracking.client().delete_model_version("regraft.looks", "27")
+    with pytest.raises(RegistryError, match="line 27 of the export is not in the ledger: model an old model on"):
+        looks.record(["another model"], IMAGES)
+    text = (home / looks.EXPORT).read_text()
+    (home / looks.EXPORT).write_text(text.splitlines()[0][:-5])
+    with pytest.raises(RegistryError, match="holds a line that is no entry"):
+        looks.record(["another model"], IMAGES)
+    (home / looks.EXPORT).unlink()
 
 
 def test_a_deleted_entry_stops_every_further_evaluation(home: Path) -> None:
@@ -58,4 +117,4 @@ def test_a_deleted_entry_stops_every_further_evaluation(home: Path) -> None:
     with pytest.raises(RegistryError, match="the ledger of looks was tampered with:\n  entry 3 is missing: deleted"):
         looks.record(["another model"], IMAGES)
     with pytest.raises(RegistryError, match="entry 3 is missing"):
-        looks.count(home, IMAGES)
+        looks.count(IMAGES)

@@ -58,7 +58,7 @@ def test_the_error_is_the_mean_gap_of_bins_of_equal_number() -> None:
             for part in np.array_split(order, 10)]  # fmt: skip
     found = calibration.calibration_error(probabilities, targets, 10, sampled(targets), 0.95)
     assert found["value"] == pytest.approx(np.mean(gaps))
-    rows = calibration.reliability(probabilities, targets, 10, 0.95)
+    rows = calibration.reliability(probabilities, targets, 10, np.arange(len(targets)), 0.95)
     assert sum(row["n"] for row in rows) == 200
     assert found["value"] == pytest.approx(
         sum(row["n"] / 200 * abs(row["accuracy"]["value"] - row["confidence"]) for row in rows)

@@ -57,7 +57,7 @@ def test_four_to_nothing_is_no_evidence_and_says_how_many_images_are_missing() -
 
 
 def test_with_as_many_images_as_needed_the_test_finds_the_difference_as_often_as_promised() -> None:
-    n = needed(9, 3, 100, 0.95, 0.8)
+    n = needed(9, 3, 100, RULES)
     assert n is not None
     drawn = np.random.default_rng(1).multinomial(n, [0.09, 0.03, 0.88], size=4000)
     lesser, differing = drawn[:, :2].min(axis=1), drawn[:, :2].sum(axis=1)
@@ -81,7 +81,10 @@ def test_ten_copies_of_each_image_in_groups_are_no_more_evidence() -> None:
     targets, groups = np.zeros(len(a), dtype=int), np.repeat(np.arange(65), 10)
     blind = compare_answers(targets, a, b, sampled(targets), RULES, luck())
     assert blind["verdict"] == "better"
-    assert compare_answers(targets, a, b, sampled(targets, groups), RULES, luck())["verdict"] == "no evidence"
+    told = compare_answers(targets, a, b, sampled(targets, groups), RULES, luck())
+    assert told["verdict"] == "no evidence"
+    once = needed(4, 1, 65, RULES)
+    assert once is not None and told["needed_n"] == pytest.approx(10 * once, rel=0.02), "ten pictures tell as one"
 
 
 def transferred(right: Bools, rivals: dict[str, list[Bools]]) -> dict[str, Any]:
@@ -98,6 +101,18 @@ def test_transfer_helps_hurts_or_has_no_evidence_against_every_draw_from_scratch
     assert transferred(bad, {"scratch": [good]})["verdict"] == "hurts"
     assert transferred(good, {"scratch": [bad, good]})["verdict"] == "no evidence", "one draw was as good"
     assert [row["accuracy"] for row in helps["baselines"]] == pytest.approx([0.6, 0.6])
+
+
+def test_the_images_that_are_wanting_are_counted_by_the_least_favourable_draw() -> None:
+    model = np.array([True] * 9 + [False] * 3 + [True] * 88)
+    far = np.array([False] * 9 + [True] * 3 + [True] * 88)
+    few, many = needed(9, 3, 100, RULES), needed(4, 3, 100, RULES)
+    assert few and many and few < many
+    draw = np.array([False] * 4 + [True] * 8 + [True] * 88)
+    (row,) = transferred(model, {"scratch": [far, draw]})["baselines"]
+    assert (row["verdict"], row["needed_n"]) == ("no evidence", many)
+    (row,) = transferred(model, {"scratch": [far, model]})["baselines"]
+    assert row["sentence"] == "no evidence yet (no difference was seen in one of the draws)"
 
 
 def test_without_a_network_from_scratch_the_strongest_rival_decides_and_without_any_nobody() -> None:

@@ -91,22 +91,20 @@ def test_area_and_f1_are_scikit_learns_and_inside_their_intervals() -> None:
     targets = np.arange(150) % 3
     logits = luck().normal(size=(150, 3)) + 1.2 * np.eye(3)[targets]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    curve = area(targets, probabilities, 0.95)
+    curve = area(targets, probabilities, np.arange(150), 0.95)
     assert curve["value"] == pytest.approx(roc_auc_score(targets, probabilities, multi_class="ovr"))
     assert curve["low"] < curve["value"] < curve["high"] < 1
     predicted = probabilities.argmax(axis=1)
-    matrix = np.zeros((3, 3), dtype=np.int64)
-    np.add.at(matrix, (targets, predicted), 1)
-    found = macro_f1(matrix, 0.95, 2000, luck())
+    found = macro_f1(targets, predicted, 3, np.arange(150), 0.95, 2000, luck())
     assert found["value"] == pytest.approx(f1_score(targets, predicted, average="macro"))
     assert found["low"] < found["value"] < found["high"]
 
 
 def test_a_perfect_ranking_is_not_certain() -> None:
     targets = np.array([0] * 5 + [1] * 5)
-    found = area(targets, np.stack([1 - targets, targets], axis=1).astype(float), 0.95)
+    found = area(targets, np.stack([1 - targets, targets], axis=1).astype(float), np.arange(10), 0.95)
     assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.8
-    assert area(np.zeros(5, dtype=int), np.ones((5, 2)) / 2, 0.95)["value"] is None
+    assert area(np.zeros(5, dtype=int), np.ones((5, 2)) / 2, np.arange(5), 0.95)["value"] is None
 
 
 def test_four_images_for_one_side_are_no_evidence_for_the_smoothed_bootstrap() -> None:
@@ -125,5 +123,6 @@ def test_one_group_is_one_image_however_often_it_was_photographed() -> None:
 
 
 def test_macro_f1_lies_in_its_interval_also_where_every_answer_is_right() -> None:
-    found = macro_f1(np.diag([5, 5]), 0.95, 500, luck())
+    targets = np.repeat([0, 1], 5)
+    found = macro_f1(targets, targets, 2, np.arange(10), 0.95, 500, luck())
     assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.9

@@ -74,6 +74,6 @@ def test_copies_in_groups_widen_every_interval_that_they_would_narrow() -> None:
     many, answers, groups = np.repeat(targets, 6), np.repeat(probabilities, 6, axis=0), np.repeat(np.arange(80), 6)
     blind = judge(many, answers, CLASSES, 0.95, 500, np.random.default_rng(0))
     told = judge(many, answers, CLASSES, 0.95, 500, np.random.default_rng(0), groups)
-    for name in ("accuracy", "balanced_accuracy", "log_loss", "brier"):
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier"):
         widths = [row[name]["high"] - row[name]["low"] for row in (blind, told)]
         assert widths[1] > 1.8 * widths[0], name

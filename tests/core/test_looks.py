@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.ledger import Slot
-from steps.core.looks import Look, Looks, Standing, digest_of, optimism, packed, parse, read, unpacked
+from steps.core.looks import Look, Looks, Standing, digest_of, gone, optimism, packed, parse, read, reread, unpacked
 
 IMAGES = [f"{i:064x}"[::-1] for i in range(40)]
 
@@ -83,6 +83,24 @@ def test_tampering_is_seen() -> None:
     assert "entry 2 is missing: deleted" in chain.read().faults
     with pytest.raises(ValueError, match="no look"):
         parse('{"model": "a"}')
+
+
+def test_a_copy_of_the_entries_tells_the_same_looks_and_which_of_them_are_gone() -> None:
+    chain = Chain()
+    for model, images in (("a", IMAGES[:5]), ("b", IMAGES[3:9]), ("a", IMAGES[9:12])):
+        chain.look(model, images)
+    whole = chain.read()
+    again = reread(whole.kept, lambda *_: True)
+    assert again.faults == () and again.head == whole.head
+    assert dict(again.pairs()) == {
+        "a": [i[:12] for i in (*IMAGES[:5], *IMAGES[9:12])], "b": [i[:12] for i in IMAGES[3:9]],
+    }  # fmt: skip
+    chain.slots.pop()
+    assert gone(chain.read(), whole.kept) == [
+        "line 3 of the export is not in the ledger: model a on 3 images, 2026-11-01"
+    ]
+    assert gone(whole, whole.kept[:2]) == []
+    assert reread(whole.kept[1:], lambda *_: True).faults
 
 
 @pytest.mark.parametrize(("looks", "n", "p"), [(25, 153, 0.93), (5, 60, 0.7), (200, 600, 0.98)])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steps.core.slices import COLUMNS, judge_slices
+from steps.core.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 
 
 def images(n: int, seed: int = 0) -> pd.DataFrame:
@@ -48,3 +48,45 @@ def test_limits_are_per_column_or_per_value_and_small_slices_are_left_out() -> N
     assert rows["source", "day"]["limit"] == 0.4 and rows["source", "day"]["breached"]
     assert rows["size", "low"]["breached"] and rows["size", "high"]["limit"] is None
     assert ("source", "night") not in {(row["column"], row["value"]) for row in judged(table, right, least=11)}
+    (few,) = unjudged(table, COLUMNS, 11, {"source=night": 0.9})
+    assert few == {"column": "source", "value": "night", "n": 10, "limit": 0.9}
+
+
+def test_a_value_that_looks_like_a_range_is_held_to_its_own_limit() -> None:
+    table = images(40).assign(source=np.repeat(["camera (old)", "camera"], 20))
+    rows = {row["value"]: row for row in judged(table, np.arange(40) >= 10, **{"source=camera (old)": 0.9})}
+    assert rows["camera (old)"]["breached"] and rows["camera"]["limit"] is None
+
+
+def test_a_limit_holds_also_where_all_images_fall_under_it() -> None:
+    table, right = images(40).assign(source="night"), np.arange(40) % 2 == 0
+    (row,) = [row for row in judged(table, right, **{"source=night": 0.9}) if row["column"] == "source"]
+    assert (row["n"], row["breached"], row["p_adjusted"]) == (40, True, 1.0)
+
+
+def test_a_limit_that_names_nothing_is_told_with_the_nearest_name() -> None:
+    table = images(40)
+    limits = {"soruce": 0.5, "source=nigth": 0.9, "brightness=low": 0.5, "size=small": 0.5, "source=day": 0.1}
+    assert list(unknown_limits(table, COLUMNS, limits)) == [
+        "no image has size 'small' (there are: low, middle, high)",
+        "'soruce' is no slice; did you mean 'source'? (known: brightness, format, group, size, source)",
+        "no image has source 'nigth'; did you mean 'night'? (there are: day, night)",
+    ]
+    day = table[table["source"] == "day"]
+    assert unjudged(day, COLUMNS, 10, {"source=night": 0.9}) == [
+        {"column": "source", "value": "night", "n": 0, "limit": 0.9}
+    ], "there are such images, but none was tested"
+
+
+def test_groups_that_err_together_accuse_no_slice() -> None:
+    """40 groups of 10: as if each image spoke for itself, a third of the sets would accuse one."""
+    rng, accused, blind = np.random.default_rng(0), 0, 0
+    groups = np.repeat(np.arange(40), 10)
+    for seed in range(60):
+        table = images(400, seed).assign(source=rng.choice(["day", "night"], 40)[groups])
+        right = rng.random(400) < rng.beta(1, 0.25, 40)[groups]
+        for cluster in (groups, np.arange(400)):
+            rows = judge_slices(table, right, cluster, ("source",), 10, {}, 0.95)
+            found = any(row["p_adjusted"] < 0.05 for row in rows)
+            accused, blind = accused + (found and cluster is groups), blind + (found and cluster is not groups)
+    assert accused <= 5 and blind > 10

@@ -46,12 +46,17 @@ def test_the_frozen_head_reaches_092_with_imagenet_weights(project: Project) -> 
     transfer = json.loads((project / "data/reports/evaluation.json").read_text())["transfer"]
     assert (transfer["verdict"], transfer["against"]) == ("helps", "scratch")
     assert min(row["low"] for row in transfer["baselines"]) > 0.1, "ten points beyond doubt, against every baseline"
+    assert transfer["labels"] == transfer["labels_of"] == sum(manifest["train"].values())
+    (pair,) = json.loads((project / "data/reports/evaluation.json").read_text())["comparisons"]
+    assert (pair["a"], pair["b"], pair["verdict"]) == ("fine_tuned", "head", "no evidence")
 
 
-def test_the_same_with_random_weights_stays_under_075(project: Project, tmp_path: Path) -> None:
+def test_random_weights_stay_under_075_and_do_not_help(project: Project, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "random.safetensors")
     assert head_accuracy(project, tmp_path / "random.safetensors") < 0.75
+    transfer = json.loads((project / "data/reports/evaluation.json").read_text())["transfer"]
+    assert (transfer["verdict"], transfer["against"]) == ("no evidence", "scratch"), "weights that know nothing"
 
 
 def test_the_placeholder_labelled_ant_is_on_the_sheet_and_the_photographs_are_not_accused(project: Project) -> None:

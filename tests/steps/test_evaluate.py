@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from steps.adapters import backbones, files, looks, models, tracking
 from steps.adapters.compute import ComputeParams
 from steps.adapters.loaders import Images
 from steps.adapters.params import bind
 from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted
+from steps.core.backbone import Grafted, digest
+from steps.core.baselines import bounded
 from steps.core.calibration import tempered
 from steps.core.inference import predict_logits
 from steps.errors import ParamsError, RegistryError
@@ -44,7 +48,8 @@ class World:
     def evaluate(self, **changes: Any) -> dict[str, Any]:
         """Run the stage; return what it wrote."""
         names = ("raw", "accepted.parquet", "preprocessing.json", "backbone", "head", "head.json", "fine_tuned",
-                 "fine_tuned.json", "baselines.parquet", "evaluation.json", "predictions.parquet")  # fmt: skip
+                 "fine_tuned.json", "features.safetensors", "baselines.parquet", "baselines.json", "evaluation.json",
+                 "predictions.parquet")  # fmt: skip
         evaluate(params(**changes), 3, COMPUTE, *(self.root / name for name in names))
         found: dict[str, Any] = files.read_json(self.root / "evaluation.json")
         return found
@@ -85,8 +90,8 @@ def write_world(root: Path) -> World:
     _, network, _ = models.load_backbone(root / "backbone")
     images = Images(root / "raw", table, CLASSES, card.preprocessing, COMPUTE)
     with torch.inference_mode():
-        found = [network(pixels) for pixels, _, _ in images.batches("train", "val")]
-    ids = images.part("train", "val")["id"].tolist()
+        found = [network(pixels) for pixels, _, _ in images.batches("train", "val", "test")]
+    ids = images.part("train", "val", "test")["id"].tolist()
     files.write_features(root / "features.safetensors", ids, {"": torch.cat(found).numpy()})
     files.write_json(root / "strategy.json", {"cut": ""})
     names = ("accepted.parquet", "features.safetensors", "strategy.json", "head", "head.json")
@@ -103,6 +108,8 @@ def write_world(root: Path) -> World:
     rivals = [part.assign(model="majority", draw=0, predicted="0"),
               *(part.assign(model="scratch", draw=draw, predicted="1") for draw in range(2))]  # fmt: skip
     files.write_table(root / "baselines.parquet", pd.concat(rivals))
+    learnt = {"train": 30, "train_of": 30, "most_images": 30}
+    files.write_json(root / "baselines.json", learnt)
     return world
 
 
@@ -161,17 +168,48 @@ def test_every_chapter_is_there_and_the_verdicts_are_paired(found: dict[str, Any
     assert rows["camera", "b"]["breached"] == (rows["camera", "b"]["accuracy"]["value"] < 1)
 
 
+def test_transfer_is_judged_by_the_labels_that_the_baselines_had(world: World, found: dict[str, Any]) -> None:
+    transfer, targets = found["transfer"], world.targets("test")
+    assert (transfer["model"], transfer["labels"], transfer["labels_of"]) == ("head", 30, 30)
+    assert transfer["sentence"].endswith(" points, both from 30 labels")
+    alone = world.logits("test", refitted=False).argmax(axis=1)
+    assert transfer["accuracy"] == (alone == targets).mean()
+    scratch = next(row for row in transfer["baselines"] if row["against"] == "scratch")
+    assert scratch["difference"] == pytest.approx((alone == targets).mean() - (targets == 1).mean())
+
+
+def test_where_the_baselines_had_a_part_of_the_labels_so_has_the_head(world: World) -> None:
+    path = world.root / "baselines.json"
+    whole = path.read_bytes()
+    files.write_json(path, {"train": 6, "train_of": 30, "most_images": 6})
+    found = world.evaluate()["transfer"]
+    path.write_bytes(whole)
+    table = bounded(world.table, 6)
+    ids, rows = files.read_features(world.root / "features.safetensors")
+    position = {identity: i for i, identity in enumerate(ids)}
+    parts = [table[table["split"] == split].sort_values("path") for split in ("train", "test")]
+    assert len(parts[0]) == 6
+    features, labels = zip(*((rows[[position[i] for i in part["id"]]], part["label"]) for part in parts), strict=True)
+    c = files.read_json(world.root / "head.json")["chosen_c"]
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", tol=1e-6))
+    right = reference.fit(features[0], labels[0]).predict(features[1]) == labels[1].to_numpy()
+    assert found["accuracy"] == right.mean()
+    assert found["sentence"].endswith("both from 6 of the 30 labels (baselines.most_images)")
+
+
 def test_each_of_the_two_models_is_one_look_and_a_rerun_none_and_the_same_bytes(
     world: World, found: dict[str, Any]
 ) -> None:
     test = world.table[world.table["split"] == "test"]["id"]
-    before, names = looks.count(world.root, test), ("evaluation.json", "predictions.parquet")
+    before, names = looks.count(test), ("evaluation.json", "predictions.parquet")
+    model = models.load_head_model(world.root / "backbone", world.root / "head")
+    assert found["weights"]["head"] == digest(model.state_dict())
     assert before == 2 and found
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
     bytes_before = [(world.root / name).read_bytes() for name in names]
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
     assert [(world.root / name).read_bytes() for name in names] == bytes_before
-    assert looks.count(world.root, test) == before
+    assert looks.count(test) == before
 
 
 def test_without_a_network_from_scratch_the_verdict_is_against_the_strongest_rival(world: World) -> None:
@@ -186,7 +224,10 @@ def test_slices_that_the_manifest_does_not_know_are_named_before_anything_is_loo
     with pytest.raises(ParamsError) as told:
         world.evaluate(slice_columns=["lens"], slice_limits={"soruce": 0.5})
     assert "slice_columns: the manifest has no column 'lens'" in str(told.value)
-    assert "slice_limits: 'soruce' is no slice" in str(told.value)
+    with pytest.raises(ParamsError) as told:
+        world.evaluate(slice_columns=["camera"], slice_limits={"soruce": 0.5, "camera=A": 0.5})
+    assert "slice_limits: 'soruce' is no slice; did you mean 'source'?" in str(told.value)
+    assert "slice_limits: no image has camera 'A' (there are: a, b)" in str(told.value)
     assert len(list(params().faults())) == 0
     faults = list(replace(params(), power=2.0, slice_limits={"source": "high"}, target_accuracy=0).faults())
     assert len(faults) == 3

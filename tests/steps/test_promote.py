@@ -16,14 +16,14 @@ from torch import nn
 
 from steps import promote as promotion
 from steps import release
-from steps.adapters import files, ledger, looks, package, packages, registry, tracking
+from steps.adapters import evidence, files, ledger, looks, package, packages, registry, tracking
 from steps.adapters.stage import Lineage
 from steps.compare import compare, lines
 from steps.core.backbone import Grafted, build, without_top
 from steps.core.judgement import judge
 from steps.core.ledger import Decision
 from steps.core.seeding import numpy_generator
-from steps.errors import RegistryError, RequestError
+from steps.errors import IntegrityError, RegistryError, RequestError
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
@@ -182,7 +182,26 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     first = world.promote()
     monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
-    assert world.promote().reasons == first.reasons
+    again = world.promote()
+    assert again.reasons == first.reasons
+    assert again.comparison == first.comparison and first.comparison["n"] == 12, "the page shows what decided"
+    tags = tracking.client().get_model_version(NAME, "2").tags
+    (key,) = [key for key in tags if key.startswith(evidence.TAG)]
+    tracking.client().set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
+    assert world.promote().comparison is None, "changed by hand it is not shown"
+
+
+def test_a_test_image_that_changed_on_the_disk_judges_nobody(world: World) -> None:
+    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
+        world.receive(world.register(bias, label), bias)
+        if label == "a":
+            world.promote()
+    path = world.root / "data/raw/1/001.png"
+    path.write_bytes((world.root / "data/raw/2/001.png").read_bytes())
+    for judged in (world.promote, lambda: compare(world.root, "1", "2")):
+        with pytest.raises(IntegrityError, match=r"1/001\.png has changed since ingest"):
+            judged()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
 
 
 def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,9 +434,9 @@ def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: Worl
     assert (found["only_a"], found["only_b"], found["difference"]) == (6, 3, pytest.approx(0.25))
     assert [(row["recall_a"], row["recall_b"]) for row in found["per_class"]] == [(1, 0), (0, 1), (0, 0)]
     assert len(found["differ"]) == 12 and found["differ"][0]["a"] == "0" and found["differ"][0]["b"] == "1"
-    assert looks.count(world.root, world.table["id"]) == 2
+    assert looks.count(world.table["id"]) == 2
     compare(world.root, "2", "1")
-    assert looks.count(world.root, world.table["id"]) == 2
+    assert looks.count(world.table["id"]) == 2
     said = lines(found)
     assert said[0] == f"version 1 against version 2 on 12 test images: {found['sentence']}"
     assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said

@@ -87,5 +87,20 @@ def test_slices_name_the_worst_the_breached_and_fold_the_rest(inputs: Inputs) ->
     assert "The other 6 parts" in text
 
 
+def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: Inputs) -> None:
+    few = [{"column": "source", "value": "dusk", "n": 4, "limit": None},
+           {"column": "source", "value": "night", "n": 3, "limit": 0.9}]  # fmt: skip
+    text = told(inputs, unjudged=few)
+    wanted = "source night (3; its limit of 90.0 % is not held against anything); source dusk (4)."
+    assert f"Too few images to judge: {wanted}" in text
+    assert "Too few images" not in told(inputs, unjudged=[])
+
+
+def test_the_verdict_on_transfer_says_which_model_is_compared(inputs: Inputs) -> None:
+    transfer = {**honest(CLASSES)["transfer"], "model": "head", "accuracy": 0.912, "labels": 12, "labels_of": 12}
+    text = told(inputs, transfer=transfer)
+    assert "What is compared is the frozen head as fitted on the training images alone, 91.2 % right;" in text
+
+
 def test_a_test_set_too_small_for_slices_says_so(inputs: Inputs) -> None:
     assert "no part that is large enough" in told(inputs, slices={"fine_tuned": []})

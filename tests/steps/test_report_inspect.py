@@ -55,7 +55,7 @@ def page(inputs: Inputs) -> Page:
         "Of 100 validation images 97.0 % are named correctly as they are; noise (strong) does most harm",
         "and leaves 41.0 %, with 43.0 % of the answers unchanged",
         "t-SNE of 20 images of 36, training and test.",
-        "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels are worth their work.",
+        "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels help.",
         "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv teach most",
         "(ahead by 2.0 %)",
     ],
