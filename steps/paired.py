@@ -40,12 +40,17 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *luck)
     found = compare_answers(targets, a, b, sample, rules.verdicts, generator)
     figure = found["balanced_accuracy"]
-    slices = slices_of(part, (*COLUMNS, *rules.slice_columns), rules.slice_least)
+    found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
+    slices = [
+        (f"slice {one.column} = {one.shown}", one.members)
+        for one in found_in
+        if one.members.sum() >= rules.slice_least and not one.members.all()
+    ]
     return Paired(
         {
             **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
             "difference": figure["value"], "low": figure["low"], "high": figure["high"],
         },
         changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
-        changes([(f"slice {name} = {value}", members) for name, value, members in slices], a, b, sample.cluster),
+        changes(slices, a, b, sample.cluster),
     )  # fmt: skip

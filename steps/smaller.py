@@ -38,7 +38,7 @@ def smaller(
     rules = params.bind(PromoteParams, document.get("promote"), "promote")
     asked = replace(rules, comparison=NON_INFERIOR, margin=margin, max_latency_ratio=None, blocking_warnings=())
     evaluate = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
-    before = looks.count(root, part["id"])
+    before = looks.count(part["id"])
     looks.record([weights_of(package), files.sha256_of(file)], part["id"])
 
     learnt = list(package.model.unwrap_python_model().classes)
