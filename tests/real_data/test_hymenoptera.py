@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,23 +11,23 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
-from tests.conftest import Project
+from tests.conftest import EXHAUSTIVE, Project
 
 pytestmark = pytest.mark.real_data
 
 
-def head_accuracy(project: Project, weights: Path) -> float:
+def use(project: Project, weights: Path) -> None:
     images = Path(os.environ["REGRAFT_DATASETS"], "hymenoptera")
     project.must("regraft", "use", str(images), "--backbone", "squeezenet1_1", "--weights", str(weights))
-    project.must("regraft", "run", "evaluate", timeout=600)
+
+
+def head_accuracy(project: Project) -> float:
     found = json.loads((project / "data/reports/evaluation.json").read_text())["test"]["head"]
     assert found["n"] == 153
     return float(found["accuracy"]["value"])
 
 
-@pytest.fixture
-def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
-    project = new_project(tmp_path / "project")
+def shortened(project: Project) -> Project:
     project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")  # the claims are about the head
     for old, new in (
         ("epochs: 20 ", "epochs: 6 "),
@@ -37,9 +38,25 @@ def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
     return project
 
 
-def test_the_frozen_head_reaches_092_with_imagenet_weights(project: Project) -> None:
-    weights = Path(os.environ["REGRAFT_WEIGHTS"], "squeezenet1_1-imagenet.safetensors")
-    assert head_accuracy(project, weights) >= 0.92
+@pytest.fixture
+def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
+    return shortened(new_project(tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def transferred(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project, committed, after a run with ImageNet weights."""
+    project = shortened(new_project(tmp_path_factory.mktemp("transferred") / "project"))
+    use(project, Path(os.environ["REGRAFT_WEIGHTS"], "squeezenet1_1-imagenet.safetensors"))
+    for command in (["add", "--all"], ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", "-"]):
+        subprocess.run(["git", *command], cwd=project.root, env=dict(project.environment), check=True)
+    project.must("regraft", "run", timeout=900)
+    return project
+
+
+def test_the_frozen_head_reaches_092_with_imagenet_weights(transferred: Project) -> None:
+    project = transferred
+    assert head_accuracy(project) >= 0.92
     manifest = json.loads((project / "data/reports/validation.json").read_text())["counts"]
     assert sum(manifest["test"].values()) == 153, "val/ alone beside train/ is the test set"
     assert sum(manifest["train"].values()) + sum(manifest["val"].values()) == 245
@@ -54,9 +71,20 @@ def test_the_frozen_head_reaches_092_with_imagenet_weights(project: Project) -> 
 def test_random_weights_stay_under_075_and_do_not_help(project: Project, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(squeezenet1_1(weights=None).state_dict(), tmp_path / "random.safetensors")
-    assert head_accuracy(project, tmp_path / "random.safetensors") < 0.75
+    use(project, tmp_path / "random.safetensors")
+    project.must("regraft", "run", "evaluate", timeout=600)
+    assert head_accuracy(project) < 0.75
     transfer = json.loads((project / "data/reports/evaluation.json").read_text())["transfer"]
     assert (transfer["verdict"], transfer["against"]) == ("no evidence", "scratch"), "weights that know nothing"
+
+
+@pytest.mark.skipif(not EXHAUSTIVE, reason="minutes long: REGRAFT_EXHAUSTIVE=1 runs it")
+def test_the_champion_of_real_photographs_is_made_again_to_the_byte(transferred: Project) -> None:
+    champion = json.loads(transferred.must("regraft", "status", "--json"))["champion"]
+    told = json.loads(transferred.must("regraft", "replay", champion, "--json", timeout=1200))
+    assert told["verdict"] == "identical", told
+    links = json.loads(transferred.must("regraft", "audit", "--verify", "--json"))["links"]
+    assert [link["what"] for link in links if not link["signed"] or link["gaps"] or link["contradictions"]] == []
 
 
 def test_the_placeholder_labelled_ant_is_on_the_sheet_and_the_photographs_are_not_accused(project: Project) -> None:
