@@ -1,12 +1,14 @@
-"""Packages for tests: a grafted glyphnet, saved as `register` saves it, and an environment that lacks regraft."""
+"""Packages for tests: a grafted glyphnet, saved as `register` saves it; an environment that has what it declares."""
 
 import subprocess
-import sys
 import venv
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from torch import nn
 
 from steps.adapters import backbones, package
@@ -14,6 +16,15 @@ from steps.core.backbone import Grafted, build, without_top
 from tests.conftest import write_images
 
 CLASSES = ["0", "1", "2"]
+OURS = ("steps", "flows")
+UNDECLARED = (
+    "dvc",
+    "prefect",
+    "great_expectations",
+    "imagehash",
+    "model_signing",
+    "onnxruntime",
+)  # regraft's own needs
 
 
 def grafted() -> Grafted:
@@ -44,21 +55,42 @@ def save(folder: Path, network: Grafted, **told: Any) -> tuple[Path, str]:
     return folder / "saved", digest
 
 
-def environment(folder: Path) -> Path:
-    """Make an environment with the libraries of this one, but without regraft; return its folder of programs."""
-    import mlflow
+def environment(folder: Path, declared: Path) -> Path:
+    """Make an environment with what a package's requirements.txt declares, and what that requires; return its programs.
 
+    Nothing is downloaded: the libraries are links to those of this environment, whose versions are the declared ones.
+    What the package does not declare, regraft itself above all, cannot be imported there.
+    """
     venv.create(folder, with_pip=False)
     inside = next((folder / "lib").glob("python*/site-packages"))
-    # The .pth file in there that leads to this repository is not read: only those of `inside` are.
-    (inside / "libraries.pth").write_text(str(Path(mlflow.__file__).parents[1]) + "\n")
+    for name, wanted in (line.split("==") for line in declared.read_text(encoding="utf-8").split()):
+        assert metadata.version(name) == wanted
+    for library in required(declared.read_text(encoding="utf-8").split()).values():
+        for top in {file.parts[0] for file in library.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            (inside / top).unlink(missing_ok=True)  # a folder that several share, as nvidia's do
+            (inside / top).symlink_to(Path(str(library.locate_file(top))).resolve())
     uvicorn = folder / "bin/uvicorn"  # MLflow starts it by name
     uvicorn.write_text(f"#!{folder / 'bin/python'}\nfrom uvicorn.main import main\n\nmain()\n")
     uvicorn.chmod(0o755)
+    asked = [*OURS, *UNDECLARED]
     found = subprocess.run(
-        [str(folder / "bin/python"), "-c", "import mlflow, importlib.util as u; print(u.find_spec('steps'))"],
+        [str(folder / "bin/python"), "-c", f"import importlib.util as u; print([u.find_spec(n) for n in {asked}])"],
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
-    assert found.stdout.strip() == "None", "regraft can be imported"
-    assert sys.version_info >= (3, 11)
+    assert found.stdout.strip() == str([None] * len(asked)), found.stdout
     return folder / "bin"
+
+
+def required(lines: list[str]) -> dict[str, metadata.Distribution]:
+    """Return the installed distributions that these requirements ask for, directly or through others."""
+    found: dict[str, metadata.Distribution] = {}
+    done, todo = set(), [Requirement(line) for line in lines]
+    while todo:
+        one = todo.pop()
+        name = canonicalize_name(one.name)
+        for extra in ({"", *one.extras}) - {extra for known, extra in done if known == name}:
+            done.add((name, extra))
+            found[name] = metadata.distribution(name)
+            told = map(Requirement, found[name].requires or [])
+            todo += [other for other in told if other.marker is None or other.marker.evaluate({"extra": extra})]
+    return found

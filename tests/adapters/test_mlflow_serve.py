@@ -1,4 +1,4 @@
-"""`mlflow models serve` over a package, from an environment without regraft: base64 JSON in all three formats."""
+"""`mlflow models serve` over a package, from an environment of what it declares: base64 JSON in all three formats."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DVC_ROOT", str(root))
         folder, _ = packaged.save(root, packaged.grafted(), temperature=0.5)
-    programs = packaged.environment(root / "environment")
+    programs = packaged.environment(root / "environment", folder / "requirements.txt")
     command = [
         str(programs / "python"), "-m", "mlflow", "models", "serve", "--model-uri", str(folder), "--env-manager",
         "local", "--host", "127.0.0.1", "--port", str(port),

@@ -140,8 +140,10 @@ print(json.dumps([told["probabilities"].tolist(), here]))
 """
 
 
-def test_a_process_without_repository_pickle_or_network_gives_the_same_answers(saved: Saved, tmp_path: Path) -> None:
-    programs = packaged.environment(tmp_path / "environment")
+def test_a_process_with_what_is_declared_and_no_pickle_or_network_gives_the_same_answers(
+    saved: Saved, tmp_path: Path
+) -> None:
+    programs = packaged.environment(tmp_path / "environment", saved.folder / "requirements.txt")
     names = [str(path) for path in saved.pictures]
     command = [str(programs / "python"), "-c", FRESH, str(saved.folder), *names]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
