@@ -69,7 +69,7 @@ class Crowd:
 
 
 CROWDS = (
-    Crowd(20, 5), Crowd(20, 20), Crowd(2, 200, 10, 0.5), Crowd(4, 100, 10, 0.5), Crowd(4, 100, 10, 0.5, mixed=True),
+    Crowd(20, 5), Crowd(2, 200, 10, 0.5), Crowd(4, 100, 10, 0.5), Crowd(4, 100, 10, 0.5, mixed=True),
 )  # fmt: skip
 CROWDED = ("accuracy", "balanced accuracy", "macro-F1", "AUROC", "log-loss", "share answered", "right of those")
 SURE = 0.7  # probability from which an image counts as answered
