@@ -4,6 +4,7 @@ import pytest
 
 from steps.core.seeding import numpy_generator
 from steps.embedded import detect
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -11,8 +12,12 @@ def faults() -> dict[str, detect.Alarm]:
     return detect.faults()
 
 
-GROSS = ("unscaled", "normalised twice", "BGR after normalisation", "mean off by 0.05", "one class starved",
-         "source of one class alone", "shifted brightness (+ 0.1)", "shifted domain (outlines)")  # fmt: skip
+GROSS = (
+    "loader does not scale", "loader normalises twice", "loader swaps colours after normalising", "mean off by 0.05",
+    "one class of ten starved (0.5 % of the images)", "a source of 20 images, all of one class",
+    "production 0.1 brighter (150 training images, 100 of the reference)",
+    "production sees outlines (the same numbers)",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", GROSS)
@@ -22,3 +27,9 @@ def test_a_gross_fault_is_found_each_time_and_clean_data_is_not_accused(
     alarm = faults[name]
     assert all(alarm(numpy_generator(number, name), True) for number in range(5))
     assert not any(alarm(numpy_generator(number, name), False) for number in range(5))
+
+
+def test_the_table_of_the_docs_has_a_row_for_each_fault(faults: dict[str, detect.Alarm]) -> None:
+    text = (REPOSITORY / "docs/validation.md").read_text(encoding="utf-8").partition("| fault |")[2]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines()[2:] if line.startswith("| ")]
+    assert [name for name in rows if not name.startswith("photographs: ")] == list(faults)
