@@ -135,9 +135,9 @@ def test_a_smaller_model_passes_the_gate_of_production_or_is_not_written(project
 def test_a_smaller_model_and_its_version_are_looks_at_the_test_images_counted_once(project: Project) -> None:
     project.export(exports.INT8)
     part = project.table[project.table["split"] == "test"]
-    assert looks.count(project.root, part["id"]) == 2
+    assert looks.count(part["id"]) == 2
     project.export(exports.INT8)
-    assert looks.count(project.root, part["id"]) == 2, "the same model again is no new one"
+    assert looks.count(part["id"]) == 2, "the same model again is no new one"
     with pytest.raises(IntegrityError, match=r"2 models were judged on these test images.*they decide nothing until"):
         project.export(exports.INT8, gate={"look_budget": 1, "look_limit": 1})
 
