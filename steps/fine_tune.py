@@ -1,7 +1,7 @@
 """Fine-tune: as many blocks as the strategy says and the head learn together, from the converged head, slowly."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ from steps.adapters.progress import track
 from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, digest, last_blocks
-from steps.core.fine_tuning import Batch, Schedule, fine_tune_model
+from steps.core.fine_tuning import DECAYS, OPTIMISERS, Batch, Schedule, fine_tune_model
 from steps.core.inference import PRECISIONS
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
-from steps.errors import IntegrityError
+from steps.core.presets import PRESETS
+from steps.errors import IntegrityError, ParamsError
 
+NONE = "none"
 CHOICES = {
+    "preset": (NONE, *PRESETS),
+    "optimiser": tuple(OPTIMISERS),
+    "decay": tuple(DECAYS),
     "bn_policy": ("frozen", "adapt", "train"),
     "precision": tuple(PRECISIONS),
     "augmentation": ("none", "crop", "trivial"),
@@ -32,6 +37,9 @@ CHOICES = {
 class FineTuneParams:
     """How long, how fast, how restrained, and what may be done to the training images."""
 
+    preset: str
+    optimiser: str
+    decay: str
     epochs: int
     patience: int
     warmup_epochs: int
@@ -86,6 +94,18 @@ class FineTuneParams:
         if self.mix != "none" and (self.views or self.augmentation == "none"):
             yield f"mix is {self.mix!r}; mixed pictures are new in every epoch: views has to be 0 and augmentation on"
 
+    def in_full(self, images: int, batch_size: int) -> "FineTuneParams":
+        """Return the values that so many images are trained with: these, or the preset's in their place.
+
+        Raises ParamsError where those that the preset leaves alone do not go with it.
+        """
+        if self.preset == NONE:
+            return self
+        found = replace(self, **PRESETS[self.preset](images, batch_size))
+        if faults := [f"fine_tune.preset is {self.preset!r}: {fault}" for fault in found.faults()]:
+            raise ParamsError(faults)
+        return found
+
 
 def fine_tune(
     params: FineTuneParams,
@@ -105,13 +125,14 @@ def fine_tune(
 
     How many blocks is the strategy's choice; none leaves the head as it is.
     Starts from the head fitted on train alone, so that validation is unseen; a run of the same lineage that was
-    killed goes on after its last whole epoch. Raises IntegrityError where a frozen tensor (BatchNorm statistics
-    included) differs afterwards.
+    killed goes on after its last whole epoch. Raises ParamsError where a preset and the rest of the section do not
+    go together, IntegrityError where a frozen tensor (BatchNorm statistics included) differs afterwards.
     """
     cut, count = models.cut_of(head), int(files.read_json(strategy)["blocks"])
     _, network, _ = models.load_backbone(backbone, cut)
     model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), params.bn_policy)
     images = _images(raw, accepted, preprocessing, head, compute, params.balance)
+    params = params.in_full(len(images.part(TRAIN)), compute.batch_size)
     configure(compute)
 
     before = digest(model.frozen_state())
@@ -124,7 +145,8 @@ def fine_tune(
     facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
     files.write_json(fine_tuned / models.FACTS, facts)
     told = {
-        **outcome, "validation": _validation(outcome, len(images.part(VAL))),
+        **outcome, "schedule": asdict(_schedule(params, model)),
+        "validation": _validation(outcome, len(images.part(VAL))),
         "balance": {"by": params.balance, "first_epoch": _shown(images, seed)}, **_account(model, before, after),
     }  # fmt: skip
     files.write_json(history, told)

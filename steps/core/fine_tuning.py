@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,18 @@ Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
 State = dict[str, torch.Tensor]
 
 
+OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # each group brings its rate
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long, how fast and how restrained; `params.yaml` says what each value does."""
 
+    optimiser: str  # one of OPTIMISERS
+    decay: str  # one of DECAYS
     epochs: int
     patience: int
     warmup_epochs: int
@@ -64,7 +73,7 @@ def fine_tune_model(
     `network` maps the loaders' inputs to logits: the second of `model.halves()`, or the model itself.
     """
     network = network or model
-    optimiser = torch.optim.AdamW(_groups(model, schedule))
+    optimiser = OPTIMISERS[schedule.optimiser](_groups(model, schedule))
     check_optimiser(model, optimiser)
     learning, moving = dict(model.named_parameters()), model.moving_state()
     origin, best, average = _copied(moving), _copied(moving), _copied(moving if schedule.ema else {})
@@ -164,11 +173,17 @@ def _active(trainable: tuple[str, ...], every: int, epoch: int) -> tuple[str, ..
 
 
 def _factor(schedule: Schedule, epoch: int) -> float:
-    """Return the share of the peak rates in this epoch: a straight rise, then half a cosine to zero."""
+    """Return the share of the peak rates in this epoch: a straight rise, then the decay."""
     if epoch <= schedule.warmup_epochs:
         return epoch / (schedule.warmup_epochs + 1)
     done = (epoch - 1 - schedule.warmup_epochs) / (schedule.epochs - schedule.warmup_epochs)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    return DECAYS[schedule.decay](done)
+
+
+DECAYS: dict[str, Callable[[float], float]] = {  # share of the epochs that are done -> share of the rates
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "steps": lambda done: 0.1 ** sum(done >= step for step in (0.3, 0.6, 0.9)),
+}
 
 
 def _scale_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:

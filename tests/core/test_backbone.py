@@ -38,8 +38,8 @@ from steps.errors import RequestError
 
 ALL = architectures()
 SCHEDULE = Schedule(
-    epochs=2, patience=2, warmup_epochs=0, unfreeze_every=0, head_rate=1e-3, backbone_rate=1e-4, block_decay=1.0,
-    weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
+    optimiser="adamw", decay="cosine", epochs=2, patience=2, warmup_epochs=0, unfreeze_every=0, head_rate=1e-3,
+    backbone_rate=1e-4, block_decay=1.0, weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
 )  # fmt: skip
 WIDTHS = {
     "alexnet": 4096, "densenet121": 1024, "efficientnet_b0": 1280, "googlenet": 1024, "inception_v3": 2048,

@@ -18,8 +18,8 @@ from steps.core.backbone import Grafted, digest
 from steps.core.fine_tuning import Batch, Progress, Schedule, fine_tune_model, validation_scores
 
 SCHEDULE = Schedule(
-    epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05, backbone_rate=0.02, block_decay=1.0,
-    weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
+    optimiser="adamw", decay="cosine", epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05,
+    backbone_rate=0.02, block_decay=1.0, weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
 )  # fmt: skip
 
 
@@ -249,6 +249,34 @@ def test_rates_rise_for_the_warm_up_and_fall_from_their_peak_after_it() -> None:
     np.testing.assert_allclose([row[0] for row in seen], [0.05 * share for share in shares], rtol=1e-12)
 
 
+def test_rates_that_fall_in_steps_are_a_tenth_after_each() -> None:
+    seen = rates(replace(SCHEDULE, decay="steps", epochs=10, patience=10), tiny())
+    np.testing.assert_allclose([row[0] for row in seen], [0.05 * 0.1**k for k in (0, 0, 0, 1, 1, 1, 2, 2, 2, 3)])
+
+
+def test_sgd_is_torchs_with_momentum() -> None:
+    """Against the formula: v <- 0.9 v + g, w <- w - rate * v, on the head's bias."""
+    model, seen = tiny(), list[torch.Tensor]()
+    model.backbone[1][3].p = 0.0
+    start = model.head.bias.detach().clone()
+
+    def note(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        assert isinstance(optimiser, torch.optim.SGD)
+        seen.append(model.head.bias.grad.clone())
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        run(model, honest, replace(SCHEDULE, optimiser="sgd", epochs=1, weight_decay=0.0))
+    finally:
+        hook.remove()
+    velocity, wanted = torch.zeros(2), start
+    for gradient in seen:
+        velocity = 0.9 * velocity + gradient
+        wanted = wanted - 0.05 * velocity
+    assert len(seen) == 4
+    torch.testing.assert_close(model.head.bias.detach(), wanted)
+
+
 def test_blocks_further_from_the_output_learn_at_lower_rates() -> None:
     torch.manual_seed(0)
     model = Grafted(Tiny(), nn.Linear(6, 2), ("0", "1"))
@@ -307,9 +335,11 @@ def test_adapted_statistics_are_those_of_the_training_images_and_then_stand_stil
     torch.testing.assert_close(model.backbone[1][1].running_mean, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_going_on_from_any_epoch_gives_the_weights_of_a_run_that_was_never_interrupted(stop: int) -> None:
-    schedule = replace(SCHEDULE, epochs=4, unfreeze_every=2, ema=0.5, warmup_epochs=1)
+@pytest.mark.parametrize(("stop", "optimiser"), [(1, "adamw"), (2, "adamw"), (3, "adamw"), (1, "sgd"), (2, "sgd")])
+def test_going_on_from_any_epoch_gives_the_weights_of_a_run_that_was_never_interrupted(
+    stop: int, optimiser: str
+) -> None:
+    schedule = replace(SCHEDULE, optimiser=optimiser, epochs=4, unfreeze_every=2, ema=0.5, warmup_epochs=1)
     kept: list[Progress] = []
 
     def build() -> Grafted:

@@ -19,7 +19,7 @@ from steps.adapters.compute import ComputeParams
 from steps.adapters.params import bind
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted
-from steps.errors import IntegrityError
+from steps.errors import IntegrityError, ParamsError
 from steps.fine_tune import FineTuneParams, fine_tune
 from tests.conftest import REPOSITORY, write_images
 
@@ -253,6 +253,23 @@ def test_how_the_classes_were_balanced_is_told_and_what_an_epoch_shows_follows(w
     assert sum(told["first_epoch"].values()) == sum(counts.values())
     assert (told["first_epoch"] == counts) == (balance == "weights")
     assert balance == "weights" or told["first_epoch"]["0"] > counts["0"]
+
+
+def test_a_preset_puts_its_values_in_place_and_says_which(world: World) -> None:
+    """32 training images in batches of 8 are 4 steps an epoch, so 500 steps are 125 epochs; none is run here."""
+    world.fine_tune(blocks=0, preset="bit_hyperrule")
+    told = files.read_json(world.root / "out/history.json")["schedule"]
+    assert (told["optimiser"], told["decay"], told["weight_decay"]) == ("sgd", "steps", 0)
+    assert params(preset="bit_hyperrule").in_full(32, 8).epochs == 125
+    assert params().in_full(32, 8) == params()
+
+
+def test_a_preset_that_does_not_go_with_the_rest_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(
+        ParamsError, match=r"fine_tune.preset is 'bit_hyperrule': mix is 'mixup'; mixed pictures are new"
+    ):
+        params(preset="bit_hyperrule", views=2).in_full(20_000, 32)
+    assert params(preset="bit_hyperrule", views=2).in_full(19_999, 32).mix == "none"
 
 
 def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:
