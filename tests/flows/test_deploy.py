@@ -42,7 +42,7 @@ def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
 ) -> None:
     project = new_project(tmp_path / "project")
     images = write_images(tmp_path / "images", per_class=40)
-    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet", "--packed")  # every stage reads shards
     project.edit("params.yaml", "epochs: 12 ", "epochs: 1 ")
     project.edit("params.yaml", "scratch: true ", "scratch: false ")
     project.edit("params.yaml", "approval: auto", "approval: required")
@@ -70,6 +70,7 @@ def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
     assert state == "COMPLETED", (tmp_path / "log").read_text()
     tasks = ask(f"{prefect_server}/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     assert {task["name"].rsplit("-", 1)[0] for task in tasks} >= {"ingest", "fine_tune", "report"}
+    assert {path.suffix for path in (project / "data/raw").rglob("*") if path.is_file()} == {".tar", ".parquet"}
     page = (project / "data/outcome/index.html").read_text(encoding="utf-8")
     assert "version 1 of regraft is the new champion" in page or "version 2 of regraft is the new champion" in page
     entries = json.loads(project.must("regraft", "history", "--json"))["entries"]
