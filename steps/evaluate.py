@@ -24,7 +24,7 @@ from steps.core.manifest import TEST, UNLABELLED, VAL
 from steps.core.seeding import numpy_generator
 from steps.core.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.errors import ParamsError
-from steps.same_labels import Cached, Learnt, same_labels
+from steps.same_labels import Cached, Learnt, same_labels, stand_in
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,7 +62,9 @@ class EvaluateParams:
         if self.slice_least < 1:
             yield f"slice_least is {self.slice_least}; at least 1"
         for name, limit in self.slice_limits.items():
-            if not isinstance(limit, int | float) or not 0 <= limit <= 1:
+            if not isinstance(name, str):
+                yield f"slice_limits.{name} is no text; write it in quotes"
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 1:
                 yield f"slice_limits.{name} is {limit!r}; an accuracy from 0 to 1"
 
 
@@ -107,17 +109,17 @@ def evaluate(
     }
     configure(compute)
 
+    choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
+    rivals, cached = files.read_json(baselines_history), Cached(images.table, images.classes, features, head)
+    alike = stand_in(choice.chosen, cached, files.read_json(head_history), rivals, seed)
     weights = {name: digest(network.state_dict()) for name, network in networks.items()}
+    weights |= {"same_labels": digest(alike)} if alike else {}
     looks.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
     found = _logits(networks, images, TEST)
-    choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
     judged, probabilities = judge_all(params, seed, images, unseen, found)
-    rivals = _rivals(files.read_table(baselines), images)
-    cached = Cached(images.table, images.classes, features, head)
-    learnt = same_labels(choice.chosen, probabilities[FINE_TUNED], cached, files.read_json(head_history),
-                         files.read_json(baselines_history), seed)  # fmt: skip
-    judged["transfer"] = _transfer(params, seed, images, learnt, rivals)
+    learnt = same_labels(alike, probabilities[FINE_TUNED], cached, rivals)
+    judged["transfer"] = _transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images))
 
     files.write_json(evaluation, {
         "chosen": choice.chosen, "reason": choice.reason, "classes": classes,
@@ -130,7 +132,7 @@ def evaluate(
 def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
     known = [*COLUMNS, *params.slice_columns]
     faults = [f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
-              for name in params.slice_columns if name not in table.columns]  # fmt: skip
+              for name in params.slice_columns if name not in (*COLUMNS, *table.columns)]  # fmt: skip
     if not faults:
         faults = [f"evaluate.slice_limits: {told}" for told in unknown_limits(table, known, params.slice_limits)]
     if faults:

@@ -147,7 +147,8 @@ def fine_tune(
     told = {
         **outcome, "schedule": asdict(_schedule(params, model)),
         "validation": _validation(outcome, len(images.part(VAL))),
-        "balance": {"by": params.balance, "first_epoch": _shown(images, seed)}, **_account(model, before, after),
+        "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
+        **_account(model, before, after),
     }  # fmt: skip
     files.write_json(history, told)
     checkpoints.remove(lineage)

@@ -73,16 +73,20 @@ class Cached:
         return fit_head(history["kind"], train, val, len(self.classes), [history["chosen_c"]], luck).train_only
 
 
-def same_labels(
-    chosen: str, tuned: Floats, cached: Cached, history: dict[str, Any], rivals: dict[str, Any], seed: int
-) -> Learnt:
-    """Return what stands for the chosen model: the fine-tuned network, which learned from train alone, or a head.
+def stand_in(chosen: str, cached: Cached, history: dict[str, Any], rivals: dict[str, Any], seed: int) -> State | None:
+    """Return the head that answers for the chosen model; None where the fine-tuned network, of train alone, does.
 
     `history` is what `train_head` wrote, `rivals` what `baselines` wrote. Where the baselines learned from a part of
     the training images, the frozen head stands for both: fine-tuning anew would cost what the part was to save.
     """
+    if chosen == FINE_TUNED and rivals["train"] == rivals["train_of"]:
+        return None
+    return cached.refit(history, int(rivals["most_images"]), seed)
+
+
+def same_labels(head: State | None, tuned: Floats, cached: Cached, rivals: dict[str, Any]) -> Learnt:
+    """Return the answers of the stand-in, or where there is none those of the fine-tuned network, `tuned`."""
     used, known = int(rivals["train"]), int(rivals["train_of"])
-    if chosen == FINE_TUNED and used == known:
+    if head is None:
         return Learnt(FINE_TUNED, tuned, used, known)
-    state = cached.refit(history, int(rivals["most_images"]), seed)
-    return Learnt(HEAD, probabilities(state, cached.part(cached.table, TEST)), used, known)
+    return Learnt(HEAD, probabilities(head, cached.part(cached.table, TEST)), used, known)

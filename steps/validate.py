@@ -79,7 +79,7 @@ def validate(
     so that a refusal can be read. Raises DataError listing every broken rule with its remedy.
     """
     images = files.read_table(manifest)
-    told: dict[str, Any] = {"quarantined": len(pd.read_csv(quarantine))}
+    told: dict[str, Any] = {"quarantined": len(_quarantined(quarantine))}
     tables = {"images": images}
     configure(compute)
 
@@ -204,11 +204,16 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
     return tables
 
 
+def _quarantined(quarantine: Path) -> pd.DataFrame:
+    """Read the table of files that were refused; a file may be called NA, null or 2024, and is text all the same."""
+    return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
+
+
 def _where(labelled: pd.DataFrame, told: dict[str, Any], quarantine: Path) -> dict[str, list[str]]:
     """Return the files behind the rules that look at counts of them, by the rule's name."""
     alone = [row["source"] for row in told["sources"] if row["significant"]]
     return {
-        "files can be decoded": sorted(pd.read_csv(quarantine)["path"]),
+        "files can be decoded": sorted(_quarantined(quarantine)["path"]),
         "no source of one class alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
 

@@ -99,15 +99,17 @@ def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
 def _reconciled(mlflow: "MlflowClient", exported: Sequence[Kept]) -> Looks:
     """Read the ledger, hold it against its last export, and carry into it what older ledgers hold.
 
-    A registry that holds no look at all was emptied, or is another one: those looks were taken all the same, so they
-    are recorded again from the export, signed anew. Whoever changed the export could as well have deleted it.
+    A registry that holds none of the exported looks was emptied, or is another one: those looks were taken all the
+    same, so they are recorded again, signed anew, as often as a kill or an older export asks for it. Whoever changed
+    the export could as well have deleted it.
     """
     found = whole(read(mlflow, NAME))
-    if found.kept:
+    held = {one.text for one in found.kept}
+    if any(one.text in held for one in exported):
         found = whole(found, gone(found, exported))
     elif exported:
         found = _carried(mlflow, found, whole(reread(exported, lambda *_: True)))
-        log.warning("the registry held no look, %s %d models: recorded again", EXPORT, len(found.seen))
+        log.warning("the registry held no look of %s: the looks of %d models stand in it now", EXPORT, len(found.seen))
     for model in mlflow.search_registered_models(f"name LIKE '%{OF_OLD}'"):
         if model.name != NAME and CARRIED not in model.tags:
             older = read(mlflow, model.name)

@@ -139,8 +139,8 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
     """Fit a linear head in every fold; return its answers for what that fold held out.
 
     `share` of each class's training images is used: they must come in an order that means nothing. `draw` counts the
-    parts of that size, so that draws 0 and 1 of a half have no image in common. Of the regularisations in `path` the
-    one with the least log-loss answers: a choice of few, alike for all that is compared.
+    parts of that size, so that draws 0 and 1 of a half have no image in common where a class has two or more. Of the
+    regularisations in `path` the one with the least log-loss answers: a choice of few, alike for all that is compared.
     """
     probabilities = np.zeros((len(path), len(data.targets), classes))
     for train, held in folds:
@@ -159,6 +159,6 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
 def first_share(targets: Ints, rows: Ints, share: float, draw: int = 0) -> Ints:
     """Return the first `share` of each class's `rows`, at least one of each; or the second where `draw` is 1, ..."""
     parts = [rows[targets[rows] == label] for label in np.unique(targets[rows])]
-    sizes = [min(len(part), max(1, round(share * len(part)))) for part in parts]
+    sizes = [min(len(part), max(1, int(share * len(part)))) for part in parts]
     return np.concatenate([part.take(np.arange(draw * size, (draw + 1) * size), mode="wrap")
                            for part, size in zip(parts, sizes, strict=True)])  # fmt: skip

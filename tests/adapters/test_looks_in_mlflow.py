@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -83,7 +84,25 @@ def test_a_registry_that_forgot_is_reminded_by_the_export(home: Path, caplog: py
     tracking.client().delete_registered_model("regraft.looks")
     with caplog.at_level(logging.WARNING, "regraft"):
         assert looks.record([], IMAGES).count(IMAGES) == before > 25
-    assert "the registry held no look, data/looks.jsonl 27 models: recorded again" in caplog.text
+    assert "the registry held no look of data/looks.jsonl: the looks of 27 models stand in it now" in caplog.text
+
+
+def test_a_reminder_that_was_killed_goes_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = looks.count(IMAGES)
+    tracking.client().delete_registered_model("regraft.looks")
+    append, told = looks._append, []
+
+    def killed(*arguments: Any) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(append(*arguments))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(looks, "_append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            looks.record([], IMAGES)
+    assert looks.count(IMAGES) == 1
+    assert looks.record([], IMAGES).count(IMAGES) == before
 
 
 def test_a_registry_that_forgot_everything_still_counts_the_models_that_evaluate_has_judged(home: Path) -> None:

@@ -101,6 +101,12 @@ def test_a_share_takes_the_first_of_each_class_and_at_least_one() -> None:
     assert sorted(first_share(targets, np.arange(6), 1.0)) == list(range(6))
 
 
+@pytest.mark.parametrize("count", range(2, 12))
+def test_two_halves_of_a_class_share_no_image_whatever_its_size(count: int) -> None:
+    first, second = (first_share(np.zeros(count, int), np.arange(count), 0.5, draw) for draw in (0, 1))
+    assert len(first) == len(second) == count // 2 and not {*first} & {*second}
+
+
 def test_a_class_that_leaves_with_its_group_leaves_the_others_to_be_answered() -> None:
     features, targets = sample(30, 4)
     targets = np.where(np.arange(30) < 3, 2, targets % 2)

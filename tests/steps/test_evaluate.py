@@ -197,14 +197,14 @@ def test_where_the_baselines_had_a_part_of_the_labels_so_has_the_head(world: Wor
     assert found["sentence"].endswith("both from 6 of the 30 labels (baselines.most_images)")
 
 
-def test_each_of_the_two_models_is_one_look_and_a_rerun_none_and_the_same_bytes(
+def test_each_model_that_answers_is_one_look_and_a_rerun_none_and_the_same_bytes(
     world: World, found: dict[str, Any]
 ) -> None:
     test = world.table[world.table["split"] == "test"]["id"]
     before, names = looks.count(test), ("evaluation.json", "predictions.parquet")
     model = models.load_head_model(world.root / "backbone", world.root / "head")
     assert found["weights"]["head"] == digest(model.state_dict())
-    assert before == 2 and found
+    assert before == 4 and found, "the two, the head fitted on train alone, and the one fitted on a part of it"
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
     bytes_before = [(world.root / name).read_bytes() for name in names]
     world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
@@ -229,8 +229,8 @@ def test_slices_that_the_manifest_does_not_know_are_named_before_anything_is_loo
     assert "slice_limits: 'soruce' is no slice; did you mean 'source'?" in str(told.value)
     assert "slice_limits: no image has camera 'A' (there are: a, b)" in str(told.value)
     assert len(list(params().faults())) == 0
-    faults = list(replace(params(), power=2.0, slice_limits={"source": "high"}, target_accuracy=0).faults())
-    assert len(faults) == 3
+    faults = list(replace(params(), power=2.0, slice_limits={"source": "high", 2024: 0.5}, target_accuracy=0).faults())
+    assert len(faults) == 4
 
 
 def test_where_the_ledger_of_looks_was_tampered_with_no_figure_is_shown(world: World) -> None:

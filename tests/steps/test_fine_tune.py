@@ -273,8 +273,9 @@ def test_a_preset_that_does_not_go_with_the_rest_is_refused_before_anything_is_t
 
 
 def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:
-    world.fine_tune(blocks=0)
+    world.fine_tune(blocks=0, balance="sampling")
     told = files.read_json(world.root / "out/history.json")
+    assert told["balance"]["first_epoch"] == {}, "no epoch, nothing shown"
     assert (len(told["epochs"]), told["best_epoch"], told["trainable_blocks"]) == (1, 0, ["head"])
     tuned = files.read_tensors(world.root / "out/fine_tuned" / models.WEIGHTS)
     base = models.load_backbone(world.root / "backbone")[1].state_dict()
