@@ -77,7 +77,8 @@ def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
     """Make `raw` hold what the source holds; return how many files (or shards) were written and how many removed.
 
     The source is never touched. Files alike in size and time are taken for equal, as rsync does; `memory` is where
-    packing keeps them. Raises RequestError where a file of the source cannot be read, DataError for a wrong listing.
+    packing keeps them. What is stale goes last: where a file cannot be read or written, the old images are still there.
+    Raises RequestError then, DataError for a wrong listing.
     """
     wanted = contents(source)
     try:
@@ -85,18 +86,18 @@ def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
         loose = {name: origin for name, origin in wanted.items() if not packed or name in LISTINGS}
         raw.mkdir(parents=True, exist_ok=True)
         stale = [path for path in raw.rglob("*") if path.is_file() and not _belongs(path, raw, loose, packed)]
-        for path in stale:
-            path.unlink()
-        _prune(raw)
+        first = _in_the_way(stale, {*(raw / name for name in loose), *([raw / SHARDS] if packed else [])})
+        _clear(first, raw)
         in_order = track(sorted(loose.items()), len(loose), "mirroring images")
         copied = sum(_copy(origin, raw / name) for name, origin in in_order)
         if packed:
             from steps.adapters.packing import pack
 
             copied += pack({name: origin for name, origin in wanted.items() if name not in loose}, raw, memory)
+        _clear(set(stale) - first, raw)
         return copied, len(stale)
     except OSError as error:
-        raise RequestError(f"{error.filename} cannot be mirrored: {error.strerror or error}") from None
+        raise RequestError(f"{error.filename or raw} cannot be mirrored: {error.strerror or error}") from None
 
 
 def _worthwhile(origins: Iterable[Path]) -> bool:
@@ -108,6 +109,12 @@ def _worthwhile(origins: Iterable[Path]) -> bool:
 
 def _belongs(path: Path, raw: Path, loose: Container[str], packed: bool) -> bool:
     return path.relative_to(raw).as_posix() in loose or (packed and path.parent == raw / SHARDS)
+
+
+def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
+    """Return the stale files that lie where a folder has to be, or in a folder where a file (or the shards) has to."""
+    folders = {folder for path in written for folder in path.parents} if stale else set()
+    return {p for p in stale if p in written or p in folders or not written.isdisjoint(p.parents)}
 
 
 def contents(source: Source) -> dict[str, Path]:
@@ -172,8 +179,10 @@ def _clone(origin: Path, target: Path) -> None:
             shutil.copyfileobj(read, write, 2**20)
 
 
-def _prune(folder: Path) -> None:
-    """Remove folders that hold nothing, the deepest first; the class folder of a class that is gone goes too."""
+def _clear(stale: Iterable[Path], folder: Path) -> None:
+    """Remove files, then folders that hold nothing, the deepest first: the folder of a class that is gone goes too."""
+    for path in stale:
+        path.unlink()
     for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()

@@ -35,7 +35,8 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
     """Make `raw`/shards hold exactly these files, name -> where it lies; return how many shards were written.
 
     `memory` is a table outside of what is tracked, of the sizes, times and digests that were seen: deleting it costs
-    time, never bytes. Raises RequestError where a file changes while it is packed, OSError where it cannot be read.
+    time, never bytes. Raises RequestError where a file changes while it is packed, and forgets what it knew of the
+    source; OSError where a file cannot be read.
     """
     before = _remembered(memory)
     names, origins = sorted(wanted), [wanted[name] for name in sorted(wanted)]
@@ -51,15 +52,31 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
     for name, places in track(shards, len(shards), "packing images"):
         path, told = folder / name, _told(shape, places)
         if before.get(str(path)) != _now(path, told):
-            _write(path, shape, places, sources)
+            try:
+                _write(path, shape, places, sources)
+            except _ChangedError:  # perhaps long ago, at the same size and time, and others with it: read all next time
+                own = set(map(str, origins))
+                _remember(memory, {name: known for name, known in (before | seen).items() if name not in own})
+                raise
             written += 1
         seen[str(path)] = _now(path, told)
     _keep_alone({INDEX, *(name for name, _ in shards)}, folder)
-    if not (folder / INDEX).exists() or not files.read_table(folder / INDEX).equals(table):
+    if not _holds(folder / INDEX, table):
         files.write_table(folder / INDEX, table)
+    _remember(memory, seen)
+    return written
+
+
+def _holds(path: Path, table: pd.DataFrame) -> bool:
+    try:
+        return bool(files.read_table(path).equals(table))
+    except (OSError, ValueError, KeyError, NotImplementedError):  # there is none, or a damaged one
+        return False
+
+
+def _remember(memory: Path, seen: Memory) -> None:
     rows = [(name, *known) for name, known in sorted(seen.items())]
     files.write_table(memory, pd.DataFrame(rows, columns=["name", *Known._fields]))
-    return written
 
 
 def _remembered(memory: Path) -> Memory:
@@ -98,13 +115,17 @@ def _write(path: Path, shape: Layout, places: range, sources: Mapping[str, Path]
             _add(tar, member, sources[member.name])
 
 
+class _ChangedError(RequestError):
+    """A file of the source does not hold what it held when its digest was taken."""
+
+
 def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, origin: Path) -> None:
     with origin.open("rb") as file:
         reading = _Hashed(file)
         if os.fstat(file.fileno()).st_size == member.size:
             tar.addfile(member, reading)  # type: ignore[arg-type]  # all that it does is read
     if reading.digest.hexdigest() != member.name:
-        raise RequestError(f"{origin} changed while it was packed; run again")
+        raise _ChangedError(f"{origin} changed while it was packed; run again")
 
 
 class _Hashed:

@@ -61,5 +61,9 @@ def digits_for(total: int) -> int:
 
 
 def pays(count: int, total: int) -> bool:
-    """Say whether so many images of so many bytes in all are better packed: many, and many to a shard."""
-    return count >= PAYS_FROM and count >= PAYS_AT * 16 ** digits_for(total)
+    """Say whether so many images of so many bytes in all are better packed: many, and many to a shard.
+
+    A shard has a 16th of `MEAN` bytes on average where the set has just outgrown its digits. To ask for so many images
+    in that, and not in the shards of today, keeps a set that grows from changing its form back and forth.
+    """
+    return count >= PAYS_FROM and total * PAYS_AT * 16 <= count * MEAN

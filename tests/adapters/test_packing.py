@@ -1,6 +1,7 @@
 """Packed images: standard tars, the same for the same set, read by id and never believed unchecked."""
 
 import hashlib
+import os
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -128,6 +129,26 @@ def test_a_damaged_shard_is_refused_by_name_and_the_next_pass_heals_it(raw: Path
     assert tree(raw) == before
 
 
+def overwritten(index: Path) -> None:
+    index.write_bytes(b"PAR1 and nothing else")
+
+
+def of_other_columns(index: Path) -> None:
+    pd.DataFrame({"path": ["a"], "other": [1]}).to_parquet(index)
+
+
+def emptied(index: Path) -> None:
+    index.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, Path.unlink, overwritten, of_other_columns, emptied])
+def test_a_damaged_index_is_healed_by_the_next_pass_which_writes_no_shard(raw: Path, damage: object) -> None:
+    before = tree(raw)
+    damage(raw / SHARDS / shards.INDEX)  # type: ignore[operator]
+    assert again(raw) == 0
+    assert tree(raw) == before
+
+
 def test_an_image_that_is_not_there_and_an_index_that_is_none_are_refused(raw: Path) -> None:
     with pytest.raises(IntegrityError, match="knows no image 000000000000"):
         images.bytes_of(raw, "any", "0" * 64)
@@ -153,6 +174,21 @@ def test_a_file_that_changes_while_it_is_packed_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(packing.files, "sha256_of", and_then_it_changes)
     with pytest.raises(RequestError, match=r"a\.jpg changed while it was packed"):
         pack(wanted, tmp_path / "raw", tmp_path / "memory")
+
+
+def test_files_that_changed_at_the_same_size_and_time_are_refused_once_and_then_packed(raw: Path) -> None:
+    changed = {f"ant/{i}.jpg": b"!" * len(IMAGES[f"ant/{i}.jpg"]) for i in (37, 38, 39)}
+    for name, data in changed.items():
+        origin = raw.parent / "source" / name
+        facts = origin.stat()
+        origin.write_bytes(data)
+        os.utime(origin, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        (raw / SHARDS / f"images-{identity(IMAGES[name])[0]}.tar").unlink(missing_ok=True)  # so that it is written anew
+    with pytest.raises(RequestError, match=r"3[789]\.jpg changed while it was packed; run again"):
+        again(raw)
+    again(raw)
+    assert {name: images.reader(raw)(name) for name in IMAGES} == IMAGES | changed
+    assert again(raw) == 0
 
 
 def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, raw: Path) -> None:

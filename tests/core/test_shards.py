@@ -2,10 +2,10 @@
 
 import hashlib
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from steps.core.shards import BLOCK, MEAN, Layout, digits_for, layout, pays
+from steps.core.shards import BLOCK, MEAN, PAYS_AT, Layout, digits_for, layout, pays
 
 SETS = st.dictionaries(st.binary(max_size=8), st.integers(0, 3_000), max_size=60)
 
@@ -65,3 +65,17 @@ def test_packing_pays_for_many_small_images_alone() -> None:
     assert pays(5_000, 5_000 * 4_000) and pays(100_000, 100_000 * 40_000)
     assert not pays(4_999, 4_999 * 4_000), "few files cost nothing, packed or not"
     assert not pays(10_000, 10_000 * 5_000_000), "a shard of two photographs is no shard"
+
+
+@given(st.integers(0, 200_000), st.integers(0, 200_000), st.integers(0, 200_000))
+@example(21_000, 1_000, 100_000)  # where the number of digits grows
+@example(21_000, 1_000, 50_000)
+@example(42_000, 1_000, 50_000)
+def test_more_images_of_the_same_size_never_turn_packed_into_loose(count: int, more: int, size: int) -> None:
+    assert pays(count, count * size) <= pays(count + more, (count + more) * size)
+
+
+@given(st.integers(5_000, 10**7), st.integers(0, 60_000))
+def test_what_is_packed_has_many_images_to_a_shard(count: int, size: int) -> None:
+    if pays(count, count * size):
+        assert count >= PAYS_AT * 16 ** digits_for(count * size)

@@ -1,7 +1,10 @@
 """The mirror of the images' source."""
 
+import ast
+import errno
 import os
-import re
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from PIL import Image
 
 from flows import sources
 from flows.sources import Source, mirror, read_source, write_source
-from steps.errors import DataError
+from steps.adapters import images
+from steps.errors import DataError, RequestError
 from steps.ingest import IngestParams, ingest
 
 
@@ -44,12 +48,16 @@ def test_changed_added_and_removed_files_follow(source: Path, tmp_path: Path) ->
     assert not (tmp_path / "raw/dogs").exists(), "an empty folder would be a class without images"
 
 
-def test_a_folder_that_becomes_a_file(source: Path, tmp_path: Path) -> None:
+def test_a_folder_that_becomes_a_file_and_a_file_that_becomes_a_folder(source: Path, tmp_path: Path) -> None:
     mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     (source / "dogs/3.png").unlink()
     (source / "dogs").rmdir()
     (source / "dogs").write_text("now a file")
     mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
+    assert tree(tmp_path / "raw") == tree(source)
+    (source / "dogs").unlink()
+    photograph(source / "dogs/again/3.png", 0)
+    assert mirror(Source(source), tmp_path / "raw", tmp_path / "memory") == (1, 1)
     assert tree(tmp_path / "raw") == tree(source)
 
 
@@ -147,13 +155,79 @@ def test_a_mirror_changes_its_form_and_keeps_nothing_of_the_other(source: Path, 
     assert tree(raw) == tree(source)
 
 
+@pytest.mark.parametrize("name", ["shards", "shards/1.png", "shards/deep/1.png", "shards/index.parquet/1.png"])
+def test_a_class_of_the_name_of_the_shards_gives_way_to_them_and_comes_back(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    raw, memory = tmp_path / "raw", tmp_path / "memory"
+    photograph(source / "1.png", 0)
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / "1.png").rename(source / name)
+    mirror(Source(source, packed=False), raw, memory)
+    mirror(Source(source, packed=True), raw, memory)
+    assert {path.suffix for path in raw.rglob("*") if path.is_file()} == {".tar", ".parquet"}
+    assert sorted(path.name for path in raw.iterdir()) == ["shards"]
+    assert images.reader(raw)(name) == (source / name).read_bytes()
+    mirror(Source(source, packed=False), raw, memory)
+    assert tree(raw) == tree(source)
+
+
+def vanished(patch: pytest.MonkeyPatch, source: Path) -> None:
+    found = sources.contents(Source(source))
+    patch.setattr(sources, "contents", lambda _: found | {"dogs/gone.png": source / "dogs/gone.png"})
+
+
+def full_disk(patch: pytest.MonkeyPatch, _: Path) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(sources.files, "replacing", refuse)
+
+
+@pytest.mark.parametrize("fault", [vanished, full_disk])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_change_of_form_that_fails_leaves_the_old_images(
+    source: Path, tmp_path: Path, packed: bool, fault: Callable[[pytest.MonkeyPatch, Path], None]
+) -> None:
+    raw, memory = tmp_path / "raw", tmp_path / "memory"
+    mirror(Source(source, packed=not packed), raw, memory)
+    before = tree(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch, source)
+        with pytest.raises(RequestError, match="cannot be mirrored: No "):
+            mirror(Source(source, packed), raw, memory)
+    assert before.items() <= tree(raw).items()
+    mirror(Source(source, packed), raw, memory)
+    assert not before.keys() & tree(raw).keys()
+
+
+def test_another_source_that_cannot_be_read_leaves_the_images_of_the_one_before(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
+    before = tree(tmp_path / "raw")
+    photograph(tmp_path / "other/birds/1.png", 0)
+    vanished(monkeypatch, tmp_path / "other")
+    with pytest.raises(RequestError, match=r"dogs/gone\.png cannot be mirrored: No such file"):
+        mirror(Source(tmp_path / "other"), tmp_path / "raw", tmp_path / "memory")
+    assert before.items() <= tree(tmp_path / "raw").items()
+
+
+def test_a_damaged_index_is_packed_anew(source: Path, tmp_path: Path) -> None:
+    raw, memory = tmp_path / "raw", tmp_path / "memory"
+    mirror(Source(source, packed=True), raw, memory)
+    before = tree(raw)
+    (raw / "shards/index.parquet").write_bytes(b"PAR1 and nothing else")
+    mirror(Source(source, packed=True), raw, memory)
+    assert tree(raw) == before
+
+
 def test_without_a_word_the_form_follows_from_the_number_and_size_of_the_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror(Source(source, packed=None), tmp_path / "few", tmp_path / "memory")
     assert tree(tmp_path / "few") == tree(source)
     monkeypatch.setattr("steps.core.shards.PAYS_FROM", 3)
-    monkeypatch.setattr("steps.core.shards.PAYS_AT", 0)
     mirror(Source(source, packed=None), tmp_path / "many", tmp_path / "memory")
     assert (tmp_path / "many/shards/index.parquet").exists()
 
@@ -166,14 +240,66 @@ def test_the_form_that_was_asked_for_is_remembered(source: Path, tmp_path: Path,
     assert read_source(tmp_path) == Source(source, None)
 
 
+def is_raw(node: ast.expr) -> bool:
+    """Say whether an expression is the folder of raw images, by the names that it has in this project."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.lower() == "raw"
+        case ast.Constant(value=str(text)):
+            return text.rstrip("/").split("/")[-1] == "raw"
+        case ast.BinOp(op=ast.Div(), right=last) | ast.Call(args=[*_, last]):
+            return is_raw(last)
+    return False
+
+
+def goes_below(node: ast.AST) -> bool:
+    """Say whether a path is joined to that folder: with `/`, by a call, or within a text."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Div(), right=ast.Constant(value=str(text))) if not is_raw(left):
+            return "/raw/" in f"/{text}"
+        case ast.BinOp(left=left, op=ast.Div()):
+            return is_raw(left)
+        case ast.Call(func=ast.Attribute(value=folder, attr="joinpath")) if is_raw(folder):
+            return True
+        case ast.Call(func=ast.Name(id="Path") | ast.Attribute(attr="Path" | "join" | "joinpath"), args=parts):
+            return any(is_raw(part) for part in parts[:-1])
+        case ast.JoinedStr(values=[*parts]):
+            return any(
+                isinstance(one, ast.FormattedValue) and is_raw(one.value) and isinstance(two, ast.Constant)
+                and str(two.value).startswith("/")
+                for one, two in pairwise(parts)
+            )  # fmt: skip
+    return False
+
+
+def joins(code: str) -> list[str]:
+    return [ast.unparse(node) for node in ast.walk(ast.parse(code)) if goes_below(node)]
+
+
+JOINED = """
+raw / path; root / RAW / path; root / "data/raw" / path; (root / RAW) / path; self.raw / path; Path("raw") / path
+raw.joinpath(path); (root / RAW).joinpath(path); root.joinpath(RAW, path); Path(raw, path); os.path.join(raw, path)
+root / "data/raw/a.png"; f"{raw}/{path}"; root / sources.RAW / path
+"""
+NOT_JOINED = """
+root / RAW; root / "data/raw"; root / "data" / "raw"; root.joinpath(RAW); f"{RAW}.dvc"; f"{RAW}, {raw}"; raw.rglob(a)
+"""
+
+
+def test_the_guard_below_sees_every_way_to_join_a_path() -> None:
+    for statement in JOINED.strip().replace("\n", "; ").split("; "):
+        assert joins(statement), statement
+    assert joins(NOT_JOINED) == []
+
+
 def test_no_module_goes_past_the_store_to_the_folder_of_images() -> None:
     """A path joined to `raw` finds nothing where the images are packed."""
     home = Path(__file__).parents[2]
-    joined = re.compile(r"\b(raw|RAW|\"raw\")\)? / ")
     found = {
-        path.relative_to(home).as_posix(): joined.findall(path.read_text(encoding="utf-8"))
+        path.relative_to(home).as_posix(): joins(path.read_text(encoding="utf-8"))
         for folder in ("steps", "flows")
         for path in (home / folder).rglob("*.py")
     }
+    assert found.pop("steps/ingest.py") == ["raw / name"] * 2, "the listing, which is never packed, and nothing else"
     store = {"steps/adapters/images.py", "steps/adapters/shards.py", "steps/adapters/packing.py", "flows/sources.py"}
-    assert {name for name, places in found.items() if places} <= store | {"steps/ingest.py"}, "use images.bytes_of"
+    assert {name for name, places in found.items() if places} <= store, "use images.bytes_of"
