@@ -261,7 +261,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     alias: Annotated[str, typer.Option(help="The alias to follow.")] = "champion",
     version: Annotated[str | None, typer.Option(help="Serve this version instead, and follow nothing.")] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the alias.")] = 1.0,
+    every: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks at the ledger, or at another alias.")
+    ] = 1.0,
     workers: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: one a processor.")] = 0,
     waiting: Annotated[int, typer.Option(min=1, help="Requests under way, at most; one more gets a 503.")] = 64,
     connections: Annotated[int, typer.Option(min=1, help="Open connections, at most.")] = 512,

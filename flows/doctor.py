@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -201,7 +200,7 @@ def _params(root: Path) -> Findings:
 def _keys(_: Path) -> Findings:
     """Say what signs here and what is believed here; keys are named by the first digits of their SHA-256."""
     private, public = signing.key_path(), signing.public_path()
-    named = {signing.ENVIRONMENT, signing.PUBLIC} & set(os.environ)
+    named = signing.is_named(signing.ENVIRONMENT) or signing.is_named(signing.PUBLIC)
     if not (named or private.exists() or public.exists()):
         yield Finding("keys", GOOD, "none yet: made where the first version is signed")
         return
@@ -235,11 +234,16 @@ def _prefect(_: Path) -> Findings:
 
 
 def _silence(url: str) -> str:
+    """Say why a server does not answer; "" where it does. User and password in the address go as a Basic header."""
+    import httpx
+
     try:
-        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - the user's own server
-    except (OSError, ValueError) as error:
-        return str(error)
-    return ""
+        answer = httpx.get(url, timeout=5, follow_redirects=True)
+    except httpx.InvalidURL:  # its text may quote half a password
+        return "it is no address"
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
+    return "" if answer.is_success else f"HTTP {answer.status_code} {answer.reason_phrase}".rstrip()
 
 
 def _transfer(root: Path) -> Findings:

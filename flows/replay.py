@@ -20,13 +20,11 @@ from steps.adapters.tracking import LINEAGE
 from steps.audit import lost_changes, missing_inputs, place_of
 from steps.core.replay import Verdict, differences, gaps, judge
 from steps.errors import GraphError, RequestError
-from steps.evidence import Evidence, gather
+from steps.evidence import EVALUATION, Evidence, gather
 
 log = logging.getLogger("regraft")
 LAST = "register"  # what comes after it does not make the version
-RECEIPT, EVALUATION, PREDICTIONS = (
-    "data/reports/register.json", "data/reports/evaluation.json", "data/predictions.parquet",
-)  # fmt: skip
+RECEIPT, PREDICTIONS = "data/reports/register.json", "data/predictions.parquet"
 # What a replay does not inherit.
 APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "REGRAFT_PUBLIC_KEY", "PYTHONPATH")
 

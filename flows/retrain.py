@@ -5,10 +5,11 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from prefect import flow, task
@@ -89,16 +90,27 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
 def server_starting() -> Iterator[None]:
     """Let Prefect's temporary server start while the block runs: 10 s of another processor. None where one is named.
 
-    Where it fails, the flow asks for it again, and tells.
+    Where it fails, the flow asks for it again, and tells. An error in the block is told at once, and stops the server.
     """
     if PREFECT_API_URL.value():
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once
 
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(SubprocessASGIServer().start)
+    def start() -> None:
+        with suppress(Exception):
+            server.start()
+
+    server, starting = SubprocessASGIServer(), Thread(target=start, daemon=True)
+    starting.start()
+    try:
         yield
+    except BaseException:
+        while starting.is_alive() and server.server_process is None:  # milliseconds; else it would outlive us
+            time.sleep(0.01)
+        server.stop()
+        raise
+    starting.join()
 
 
 def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:

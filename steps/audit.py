@@ -101,9 +101,11 @@ def _run(held: Evidence) -> Iterator[Link]:
     yield _made(held)
     yield _commit(held)
     lineage, proven = held.lineage(), held.lineage_is_proven()
-    lost = () if lineage else ("lineage.json is not among the run's files",)
+    there = "lineage.json" in held.told
+    lost = () if there else ("lineage.json is not among the run's files",)
+    spoilt = ("the run's lineage.json is not what regraft writes: it was changed",) if there and not lineage else ()
     digest = held.proof.facts.get("lineage") if held.proof else held.run.data.tags.get(LINEAGE)
-    yield Link("lineage", f"digest {digest}", lost, signed=held.proof is not None)
+    yield Link("lineage", f"digest {digest}", lost, held.proof is not None, spoilt)
     changed = ("the run's lineage.json is not what the signed digest was made of",) if proven is False else ()
     if lineage:
         yield Link("code", f"digest {lineage['code']}", signed=bool(proven), contradictions=changed)

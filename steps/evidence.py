@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FACTS = "artifacts/model/model.json"  # of a package; its owner `adapters.models` loads torch
+EVALUATION = "data/reports/evaluation.json"  # a run keeps it by its name
+IDENTITY = {"stage": str, "digest": str, "code": str, "params": dict, "inputs": dict}  # of a Lineage
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,27 @@ class Evidence:
         return dict(self.run.data.tags).get(tag) if self.run else None
 
     def lineage(self) -> dict[str, Any]:
-        """Return the run's identity: stage, code, params and inputs; empty where it is lost."""
-        return dict(files.read_json(self.told["lineage.json"])) if "lineage.json" in self.told else {}
+        """Return the run's identity: stage, digest, code, params and inputs; empty where it is lost, or is none."""
+        if "lineage.json" not in self.told:
+            return {}
+        try:
+            told = files.read_json(self.told["lineage.json"])
+        except (ValueError, RecursionError):
+            return {}
+        whole = isinstance(told, dict) and all(isinstance(told.get(name), kind) for name, kind in IDENTITY.items())
+        return {name: told[name] for name in IDENTITY} if whole else {}
 
     def lineage_is_proven(self) -> bool | None:
-        """Say whether the lineage hashes to the signed digest; None where no signed dvc.lock names the command."""
-        told, lock = self.lineage(), self.lock()
-        if not (self.proof and self.around and told.get("stage") in lock):
+        """Say whether the lineage hashes to the signed digest; None where there is none, or no signed dvc.lock."""
+        lock = self.lock()
+        if not (self.proof and self.around and lock and "lineage.json" in self.told):
             return None
-        facts = {name: told.get(name) for name in ("stage", "code", "params", "inputs")}
-        return bool(digest_of({"cmd": lock[told["stage"]]["cmd"], **facts}) == self.proof.facts["lineage"])
+        told = self.lineage()
+        if told.get("stage") not in lock:
+            return False
+        facts = {name: value for name, value in told.items() if name != "digest"}
+        made = digest_of({"cmd": lock[told["stage"]]["cmd"], **facts})
+        return bool(made == told["digest"] == self.proof.facts["lineage"])
 
     def lock(self) -> dict[str, Any]:
         """Return the stages of the run's dvc.lock; empty where it is lost."""
@@ -111,6 +124,9 @@ class Evidence:
             ours, theirs = (of.get(name) for of in (self.kept, self.told))
             if theirs and (ours is None or ours.read_bytes() != theirs.read_bytes()):
                 yield f"the run's {name} is not the signed one: it was changed"
+        judged, named = self.told.get(Path(EVALUATION).name), self.made().get(EVALUATION)
+        if judged and named and files.md5_of(judged) != named:
+            yield f"the run's {judged.name} is not the one that the signed dvc.lock names: it was changed"
 
 
 def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:

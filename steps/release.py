@@ -94,10 +94,11 @@ def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
 
 
 def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> Decision:
-    mlflow, name = tracking.client(), _model(root)
+    mlflow, name, head = tracking.client(), _model(root), ""
 
     def turn(chain: Chain) -> bool:
-        made = target(chain)
+        nonlocal head
+        made, head = target(chain), chain.head
         package = _proven(mlflow, name, chain, made.version)
         return ledger.append(
             mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by, package=package
@@ -106,7 +107,7 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> 
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
     ledger.export(chain, root)
-    made = next(d for _, d in reversed(chain.entries) if d.kind == kind)
+    made = next(d for _, d in chain.entries if d.predecessor == head)  # others may have decided since
     registry.tag_verdict(mlflow, name, made.version, kind, made.reasons, made.previous)
     return made
 

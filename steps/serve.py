@@ -5,8 +5,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,7 +53,8 @@ def serve(
     service = Service(_follower(root, alias, version, every), limits)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
     server = uvicorn.Server(configured(application(service), limits, place.grace))
-    listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
+    with _taking(place.host, place.port):  # as long as nobody listens, another service may be bound to it, too
+        listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
     host, port = listener.getsockname()[:2]
     served = service.follower.current
     say(f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict")
@@ -88,15 +89,24 @@ def _follower(root: Path, alias: str, version: str | None, every: float) -> Foll
 
 def _bound(host: str, port: int) -> socket.socket:
     """Take the address before the seconds of loading; nobody listens on it yet."""
-    try:
+    with _taking(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # With its protocol named: for such alone does asyncio switch off Nagle's algorithm, which costs 40 ms an answer
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+    return listener
+
+
+@contextmanager
+def _taking(host: str, port: int) -> Iterator[None]:
+    """Turn what the system says against an address into a RequestError."""
+    try:
+        yield
+    except UnicodeError:  # a name with an empty or overlong part, before anybody is asked
+        raise RequestError(f"cannot listen on {host}: it is no name of a host; --host") from None
     except OSError as error:
         raise RequestError(f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port") from None
-    return listener
 
 
 def _in_url(host: str) -> str:

@@ -76,7 +76,7 @@ class Service:
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
 
     def stop(self) -> None:
-        """Look no more where the alias points, and begin nothing that has not begun; waits for nobody."""
+        """Look no more for who is champion, and begin nothing that has not begun; waits for nobody."""
         self.follower.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
 

@@ -37,6 +37,11 @@ def key_path() -> Path:
     return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pem"
 
 
+def is_named(variable: str) -> bool:
+    """Say whether a variable of the environment names a file; one that is set and empty names none."""
+    return bool(os.environ.get(variable))
+
+
 def public_path() -> Path:
     """Return the file of the public keys: the one named by REGRAFT_PUBLIC_KEY, or the project's own."""
     named = os.environ.get(PUBLIC)
@@ -50,9 +55,9 @@ def trusted() -> tuple[bytes, ...]:
     signed here, and that of the private key where there is one. Raises IntegrityError where there is none at all.
     """
     path, private = public_path(), key_path()
-    found = _read_public(path) if path.exists() or PUBLIC in os.environ else ()
-    needed = ENVIRONMENT in os.environ and not found
-    if PUBLIC not in os.environ and (needed or os.access(private, os.R_OK)):
+    found = _read_public(path) if path.exists() or is_named(PUBLIC) else ()
+    needed = is_named(ENVIRONMENT) and not found
+    if not is_named(PUBLIC) and (needed or os.access(private, os.R_OK)):
         found = tuple(dict.fromkeys([*found, _public(_private())]))
     if not found:
         raise IntegrityError(
@@ -183,8 +188,8 @@ def _signer() -> "EllipticCurvePrivateKey":
     Raises IntegrityError on a machine that only verifies, and where nobody here would believe the signature.
     """
     path, public = key_path(), public_path()
-    verifies = public.exists() or PUBLIC in os.environ  # looked at first: who makes a key publishes it last
-    if not path.exists() and ENVIRONMENT not in os.environ:
+    verifies = public.exists() or is_named(PUBLIC)  # looked at first: who makes a key publishes it last
+    if not path.exists() and not is_named(ENVIRONMENT):
         if verifies:
             raise IntegrityError(
                 f"{public} verifies; signing takes the private key, which is not at {path}: bring it, or name it in "
@@ -192,9 +197,9 @@ def _signer() -> "EllipticCurvePrivateKey":
             )
         _make(path)
     key = _private()
-    known = _read_public(public) if public.exists() or PUBLIC in os.environ else ()
+    known = _read_public(public) if public.exists() or is_named(PUBLIC) else ()
     if _public(key) not in known:
-        if PUBLIC in os.environ:
+        if is_named(PUBLIC):
             raise IntegrityError(
                 f"the key {path} is not among those of {PUBLIC}, so what it signs would be refused here: "
                 f"openssl ec -in {path} -pubout >> {public}"

@@ -74,6 +74,21 @@ def test_what_an_older_key_signed_stays_believed(project: Path, monkeypatch: pyt
     assert not signing.verifier()("old", old) and signing.verifier()("new", new), "exactly those that are named"
 
 
+def test_a_variable_that_is_set_and_empty_counts_as_unset(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (signing.ENVIRONMENT, signing.PUBLIC):
+        monkeypatch.setenv(name, "")
+    with pytest.raises(IntegrityError, match="there is no key to verify with"):
+        signing.trusted()
+    signature = signing.sign("text")
+    assert held(project) == ["key.pem", "key.pub"] and signing.verifier()("text", signature)
+    (project / ".regraft/key.pub").unlink()
+    assert signing.verifier()("text", signature), "the private key's own half counts"
+    signing.sign("again")
+    (project / ".regraft/key.pem").unlink()
+    with pytest.raises(IntegrityError, match="signing takes the private key, which is not at"):
+        signing.sign("text")
+
+
 def test_a_signature_that_nobody_here_would_believe_is_not_made(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

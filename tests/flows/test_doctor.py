@@ -1,10 +1,13 @@
 """Each trouble is found, named with its fix, and makes the command fail; nothing is changed by looking."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -82,7 +85,7 @@ def test_keys_are_told_and_a_private_one_that_others_can_read_is_warned_of(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     for name in (signing.ENVIRONMENT, signing.PUBLIC):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # as good as unset
 
     def keys() -> Finding:
         return next(doctor._keys(tmp_path))
@@ -99,10 +102,11 @@ def test_keys_are_told_and_a_private_one_that_others_can_read_is_warned_of(
 
 
 def test_a_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("postgresql://ada:secret@db/x", f"http://ada:secret@127.0.0.1:{free_port()}"):
+    for address in ("postgresql://ada:secret@db/x", f"http://ada:secret@127.0.0.1:{free_port()}",
+                    "http://ada:secret@127.0.0.1", "https://ada:sec/ret@127.0.0.1"):  # fmt: skip
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         (finding,) = doctor._mlflow(tmp_path)
-        assert "secret" not in str(vars(finding)) and "ada@" in finding.found
+        assert "sec" not in str(vars(finding)) and "ada@" in finding.found
 
 
 @pytest.mark.parametrize(("variable", "what"), [("MLFLOW_TRACKING_URI", "MLflow"), ("PREFECT_API_URL", "Prefect")])
@@ -114,6 +118,28 @@ def test_a_server_that_does_not_answer_is_a_fault(
     (finding,) = check(tmp_path)
     assert finding.state == FAULT
     assert variable in finding.fix
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A server that lets in whoever says `ada:secret`."""
+
+    def do_GET(self) -> None:
+        known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'ada:secret').decode()}"
+        self.send_response(200 if known and self.path == "/health" else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_behind_a_password_is_asked_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for user, state, told in (("ada:secret", GOOD, " answers"), ("ada:other", FAULT, "(HTTP 401 Unauthorized)")):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{user}@127.0.0.1:{server.server_port}")
+            (finding,) = doctor._mlflow(tmp_path)
+            assert finding.state == state and finding.found.endswith(told), finding
+        server.shutdown()
 
 
 def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

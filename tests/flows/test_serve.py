@@ -19,8 +19,9 @@ from PIL import Image
 
 from flows import cli
 from steps.adapters.bodies import Limits
+from steps.adapters.champion import Follower
 from steps.errors import RequestError
-from steps.serve import Place, _bound, serve
+from steps.serve import Place, _bound, _follower, serve
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 
@@ -122,3 +123,24 @@ def test_an_address_that_is_taken_is_told_before_anything_is_loaded(
         sentence = f"cannot listen on 127.0.0.1, port {port}: Address already in use; --host and --port"
         with pytest.raises(RequestError, match=sentence):
             serve(registered_once.root, "champion", None, 1, Place("127.0.0.1", port, 1), ANY, print)
+
+
+def test_an_address_that_another_service_takes_during_the_loading_is_told(
+    registered_once: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may be bound to one address for as long as neither listens."""
+    with _bound("127.0.0.1", 0) as other, inside(registered_once) as project:
+
+        def overtaken(*told: Any) -> Follower:
+            other.listen()
+            return _follower(*told)
+
+        monkeypatch.setattr("steps.serve._follower", overtaken)
+        port = other.getsockname()[1]
+        with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
+            serve(project.root, "champion", None, 1, Place("127.0.0.1", port, 1), ANY, print)
+
+
+def test_a_host_that_is_no_name_is_told() -> None:
+    with pytest.raises(RequestError, match=r"cannot listen on \.\.: it is no name of a host; --host"):
+        _bound("..", 0)

@@ -19,6 +19,7 @@ from steps.adapters.stage import Lineage, digest_of
 from steps.audit import Link, audit, place_of, tampered
 from steps.core.ledger import PROMOTE
 from steps.errors import RequestError
+from steps.evidence import EVALUATION
 
 NAME = "regraft"
 
@@ -69,6 +70,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         "train_head": {"cmd": "c", "deps": [item("data/manifest.parquet", manifest), item("data/backbone", weights),
                                          item("steps/templates", "0.dir")]},
     }}  # fmt: skip
+    judged = kept(store, b'{"test": {}}')
+    (root / EVALUATION).parent.mkdir(parents=True)
+    (root / EVALUATION).write_bytes(place_of(store, judged).read_bytes())
+    lock["stages"]["evaluate"] = {"cmd": "c", "deps": [], "outs": [item(EVALUATION, judged)]}
     (root / "dvc.lock").write_text(yaml.safe_dump(lock))
     (root / "params.yaml").write_text("register: {model_name: regraft}\n")
     (root / ".gitignore").write_text(".regraft/\n.dvc/cache/\n")
@@ -99,7 +104,7 @@ def register(root: Path, inputs: dict[str, str], seed: int, signs: bool, older: 
     lineage = Lineage(digest=digest_of({"cmd": "c", **facts}), **facts)
     around = circumstances.gather(root)
     registry.ensure_model(mlflow, NAME)
-    run = tracking.log_run(mlflow, tracking.experiment(mlflow, NAME), lineage, [], (), {}, around)
+    run = tracking.log_run(mlflow, tracking.experiment(mlflow, NAME), lineage, [], [root / EVALUATION], {}, around)
     digest = f"{seed:04}"
     files.write_text(saved / "MLmodel", f"flavors: {{}}\nmetadata: {{regraft.digest: '{digest}'}}\n")
     told = {"lineage": lineage.digest, "kind": "head", "backbone_sha256": "feed"}
@@ -228,6 +233,45 @@ def test_a_run_that_says_something_else_than_was_signed_is_contradicted_file_by_
     assert told.count("the run's lineage.json is not what the signed digest was made of") == 2  # code and params
     assert not {"code", "params", "inputs"} & set(world.signed(number))
     assert "c0da" not in world.links(number)["commit"].found and len(world.links(number)["images"].found) > 20
+
+
+@pytest.fixture(scope="module")
+def spoilt(made: World) -> str:
+    """A version whose run's files are changed, one after another."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patched.setenv("DVC_ROOT", str(made.root))
+        return made.register(seed=30)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("lineage.json", b'"train_head"', b'"train_heat"', "the run's lineage.json is not what the signed digest"),
+        ("lineage.json", b'"digest": "', b'"digest": "0', "the run's lineage.json is not what the signed digest"),
+        ("lineage.json", b"{", b"[", "the run's lineage.json is not what regraft writes"),
+        ("lineage.json", b"c0de", b"c0d\xff", "the run's lineage.json is not what regraft writes"),
+        ("lineage.json", b'"code"', b'"cod"', "the run's lineage.json is not what regraft writes"),
+        ("lineage.json", b'"params"', b'"param"', "the run's lineage.json is not what regraft writes"),
+        (
+            "evaluation.json",
+            b"test",
+            b"tess",
+            "the run's evaluation.json is not the one that the signed dvc.lock names",
+        ),
+    ],
+)
+def test_no_byte_of_a_run_is_changed_unseen(
+    world: World, spoilt: str, name: str, old: bytes, new: bytes, told: str
+) -> None:
+    place = kept_by(spoilt, name)
+    was = place.read_bytes()
+    assert old in was and world.contradictions(spoilt) == []
+    place.write_bytes(was.replace(old, new, 1))
+    try:
+        assert [one for one in world.contradictions(spoilt) if one.startswith(told)]
+    finally:
+        place.write_bytes(was)
 
 
 def test_a_run_that_was_there_before_its_version_may_tell_of_its_own_time(world: World) -> None:

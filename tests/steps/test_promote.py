@@ -265,7 +265,7 @@ def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: 
     assert [d.kind for d in world.decisions()] == ["promote", "promote", "restore"]
 
 
-def test_a_champion_that_was_rolled_back_stays_back(world: World) -> None:
+def test_a_champion_that_was_rolled_back_stays_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     better_comes(world)
     back = release.rollback(world.root, None, "Ada", "wrong on Mondays")
     assert (back.version, back.previous, back.by, world.alias()) == ("1", "2", "Ada", "1")
@@ -277,6 +277,23 @@ def test_a_champion_that_was_rolled_back_stays_back(world: World) -> None:
     with pytest.raises(RequestError, match="version 7 was never champion, or is now; earlier champions: 2"):
         release.rollback(world.root, "7", "Ada", "again")
     assert release.rollback(world.root, "2", "Ada", "Mondays are over").champion == "2"
+    reported_is_ones_own(world, monkeypatch)
+
+
+def reported_is_ones_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else decides between our entry and our look at it; what is told is ours all the same."""
+    append = ledger.append
+
+    def overtaken(*told: Any, by: str, **more: Any) -> bool:
+        counts = append(*told, by=by, **more)
+        if by == "Ada":
+            release.rollback(world.root, "2", "Bob", "no")
+        return counts
+
+    monkeypatch.setattr(ledger, "append", overtaken)
+    ours = release.rollback(world.root, "1", "Ada", "yes")
+    assert (ours.by, ours.version, ours.reasons) == ("Ada", "1", ("yes",))
+    assert [d.by for d in world.decisions()[-2:]] == ["Ada", "Bob"] and world.alias() == "2"
 
 
 def test_with_approval_required_a_person_has_the_last_word(world: World) -> None:
