@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, looks, packages, params, registry, tracking
+from steps.adapters import files, ledger, looks, packages, params, registry, tracking
 from steps.errors import RequestError
-from steps.rematch import ACCEPTED, RAW, frame_of, weights_of
+from steps.rematch import ACCEPTED, RAW, answers, weights_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +16,9 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
-    learnt gets probability 0. Raises RequestError where there is no such version, RegistryError where it is not what
-    was signed, IntegrityError where a test image is not what ingest saw.
+    learnt gets probability 0, an image that it cannot read counts as wrong. Raises RequestError where there is no such
+    version, RegistryError where it is not what was signed or decided about, IntegrityError where a test image is not
+    what ingest saw.
     """
     import numpy as np
 
@@ -36,7 +37,8 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / ACCEPTED)
     part = table[table["split"] == TEST].sort_values("path")
-    loaded = [packages.load(mlflow, name, version) for version in (one, other)]
+    chain = ledger.whole(ledger.read(mlflow, name))
+    loaded = [packages.load(mlflow, name, version, chain.package_of(version)) for version in (one, other)]
     looks.record([weights_of(package) for package in loaded], part["id"])
 
     classes = sorted(part["label"].unique())
@@ -55,19 +57,20 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
 def _probabilities(
     package: packages.Package, root: Path, part: "pd.DataFrame", classes: list[str]
 ) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return what a version answers, [n, classes]; what it gives to classes that are gone falls into a last column."""
-    import numpy as np
-    import pandas as pd
+    """Return what a version answers, [n, classes + 1]; what it gives to classes that are gone falls into a last column.
 
-    from steps.adapters.images import batched
+    So does all of an image that it cannot read: a wrong answer, as the gate of promotion counts it.
+    """
+    import numpy as np
 
     rows = list(zip(part["path"], part["id"], strict=True))
-    frames = [package.model.predict(frame_of(root / RAW, some)) for some in batched(rows, 256)]
-    found = np.array(pd.concat(frames)["probabilities"].tolist())
+    told = answers(package, root / RAW, rows, "probabilities")
     known = list(package.model.unwrap_python_model().classes)
+    found = np.array([np.zeros(len(known)) if answer is None else answer for answer in told])
     columns = [found[:, known.index(label)] if label in known else np.zeros(len(found)) for label in classes]
     gone = [i for i, label in enumerate(known) if label not in classes]
-    return np.stack([*columns, found[:, gone].max(axis=1, initial=0.0)], axis=1)
+    unread = [answer is None for answer in told]
+    return np.stack([*columns, np.where(unread, 1.0, found[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
 def _differing(part: "pd.DataFrame", classes: list[str], told: list[Any]) -> list[dict[str, Any]]:

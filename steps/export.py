@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, packages, params, registry, signing, tracking
-from steps.errors import IntegrityError, RequestError
+from steps.adapters import files, packages, params, signing, tracking
+from steps.adapters.production import chosen
+from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.rematch import answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,19 +41,21 @@ class ExportParams:
 
 
 def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
-    """Write version `which` (a number or an alias) in the format `kind` into a signed folder under `output`.
+    """Write version `which` in the format `kind` into a signed folder under `output`.
 
-    Returns what was found: folder, sizes in bytes, images, the greatest difference of a probability and, for int8,
-    how it compares with the version. Raises RequestError for an unknown format or version, RegistryError where the
-    version is not what was signed, IntegrityError where the file does not answer alike or, for int8, where the gate
-    refuses it; nothing is written then.
+    `which` is a number or an alias; `champion` is the ledger's. Returns what was found: folder, sizes in bytes, images,
+    the greatest difference of a probability and, for int8, how it compares with the version. Raises RequestError for an
+    unknown format or version, RegistryError where the version is not what was signed or decided about or cannot read a
+    test image, IntegrityError where the file does not answer alike or, for int8, where the gate refuses it; nothing is
+    written then.
     """
     from steps.adapters import exports
 
     if kind not in exports.FILES:
         raise RequestError(f"no format {kind!r}; one of {', '.join(exports.FILES)}")
     name = params.read(root)["register"]["model_name"]
-    package = _load(name, which)
+    mlflow = tracking.client()
+    package = packages.load(mlflow, name, *chosen(mlflow, name, root, which))
     folder = output / f"{name}-{package.version}-{kind}"
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
@@ -80,9 +84,9 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     module = Exported(package.model.unwrap_python_model().model, spec, facts["temperature"])
     test = _some(table, "test", rules.most_images)
 
+    eager = _eager(root, package, test)
     file = exports.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
     answers = exports.runner(kind, file, compute.threads)(_pixels(root, test, spec))
-    eager = _eager(root, package, test)
     found: dict[str, Any] = {"images": len(test), "difference": float(abs(eager - answers).max())}
     if kind == exports.INT8 and math.isfinite(found["difference"]):
         verdict, found["comparison"] = smaller(root, package, test, file, (eager, answers), rules.max_loss)
@@ -96,12 +100,6 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
     files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
     return {"file": file.name, **sizes, **found}
-
-
-def _load(name: str, which: str) -> packages.Package:
-    mlflow = tracking.client()
-    address = f"models:/{name}/{which}" if which.isdecimal() else f"models:/{name}@{which}"
-    return packages.load(mlflow, *registry.resolve(mlflow, address))
 
 
 def _some(table: "pd.DataFrame", split: str, most: int) -> "pd.DataFrame":
@@ -126,17 +124,17 @@ def _pixels(root: Path, table: "pd.DataFrame", spec: Any) -> Any:
 
 
 def _eager(root: Path, package: packages.Package, table: "pd.DataFrame") -> Any:
-    """Return the probabilities that the package itself gives for the files of these images."""
+    """Return the probabilities that the package gives for these images' files; RegistryError where it reads not all."""
     import numpy as np
-    import pandas as pd
 
-    from steps.adapters.images import batched, bytes_of
-
-    told = [
-        package.model.predict(pd.DataFrame({"image": [bytes_of(root / RAW, row.path, row.id) for row in some]}))
-        for some in batched(table.itertuples(), 256)
-    ]
-    return np.array(pd.concat(told)["probabilities"].tolist())
+    told = answers(package, root / RAW, list(zip(table["path"], table["id"], strict=True)), "probabilities")
+    lost = [path for path, answer in zip(table["path"], told, strict=True) if answer is None]
+    if lost:
+        raise RegistryError(
+            f"version {package.version} cannot read {len(lost)} of {len(told)} test images (first: {lost[0]}), so no "
+            "export can be shown to answer as it does; nothing is written"
+        )
+    return np.array(told)
 
 
 def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:

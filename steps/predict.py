@@ -16,7 +16,7 @@ from steps.adapters import champion, images, params, registry, tracking
 from steps.adapters.answer_store import FOLDER, AnswerStore
 from steps.adapters.champion import Served
 from steps.adapters.pictures import Named
-from steps.adapters.production import Production
+from steps.adapters.production import chosen
 from steps.adapters.progress import track
 from steps.errors import RegistryError
 
@@ -40,14 +40,10 @@ class Row(NamedTuple):
 def load(root: Path, version: str | None) -> Served:
     """Load a version, or the champion that the ledger names, whatever the alias says.
 
-    RequestError where there is none, RegistryError where ledger or version is not sound.
+    RequestError where there is none, RegistryError where ledger or version is not sound, or not the one decided about.
     """
     name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
-    if version:
-        return champion.load(mlflow, *registry.resolve(mlflow, f"models:/{name}/{version}"))
-    production = Production(mlflow, name, root)
-    number = production.champion()
-    return champion.load(mlflow, name, number, production.package_of(number))
+    return champion.load(mlflow, name, *chosen(mlflow, name, root, version or registry.CHAMPION))
 
 
 def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Row]:

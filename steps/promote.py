@@ -209,13 +209,13 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
 
 
 def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
-    """Decide; a champion whose files are gone cannot be judged, and is no opponent.
+    """Decide; a champion whose files are gone, all of them, cannot be judged, and is no opponent.
 
-    Raises RegistryError where its files are not what was signed or decided about, or cannot be had just now: nothing
-    is decided then, or whoever damages the champion would promote its challenger.
+    Raises RegistryError where some are gone, where they are not what was signed or decided about, and where they cannot
+    be had just now: nothing is decided then, or whoever damages the champion would promote its challenger.
     """
     champion, rules, lost, match = chain.champion, case.rules, list[str](), None
-    if champion and not registry.has_version(mlflow, case.name, champion):
+    if champion and not registry.listing(mlflow, case.name, champion):
         lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
     elif champion:
         timed = rules.max_latency_ratio is not None

@@ -44,16 +44,15 @@ def rematch(
     import numpy as np
 
     from steps.adapters import looks
-    from steps.adapters.images import batched
     from steps.core.manifest import TEST
 
-    answers = files.read_table(root / PREDICTIONS)
+    told = files.read_table(root / PREDICTIONS)
     part = files.read_table(root / ACCEPTED)
-    mine = answers[(answers["model"] == kind) & (answers["split"] == TEST)].sort_values("path")
+    mine = told[(told["model"] == kind) & (told["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
     images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
     looks.record([weights_of(champion)], mine["id"])
-    theirs = [label for some in batched(images, 256) for label in labels(champion, raw, some)]
+    theirs = answers(champion, raw, images, "label")
     answered = [image for image, label in zip(images, theirs, strict=True) if label is not None]
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
@@ -70,16 +69,25 @@ def rematch(
     )
 
 
-def labels(package: Package, raw: Path, images: Sequence[tuple[str, str]]) -> list[str | None]:
-    """Return a version's label for each image; None for one that its own code, which may be old, cannot read."""
+def answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], column: str) -> list[Any]:
+    """Return a column of a version's answers to images; None for one that its own code, which may be old, cannot read.
+
+    IntegrityError where an image has changed since ingest.
+    """
+    from steps.adapters.images import batched
+
+    return [answer for some in batched(images, 256) for answer in _answers(package, raw, some, column)]
+
+
+def _answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], column: str) -> list[Any]:
     frame = frame_of(raw, images)
     try:
-        return list(package.model.predict(frame)["label"])
+        return list(package.model.predict(frame)[column])
     except Exception:  # last year's code, with exceptions of its own: one bad image must not hide the others' answers
         if len(images) == 1:
             return [None]
     half = len(images) // 2
-    return [*labels(package, raw, images[:half]), *labels(package, raw, images[half:])]
+    return [*_answers(package, raw, images[:half], column), *_answers(package, raw, images[half:], column)]
 
 
 def _unanswered(champion: Package, paths: list[str]) -> list[str]:

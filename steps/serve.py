@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from steps.adapters import champion, params, registry, tracking
+from steps.adapters import champion, ledger, params, registry, tracking
 from steps.adapters.bodies import Limits
 from steps.adapters.champion import Follower, Served
 from steps.adapters.production import Named, Production, aliased
@@ -83,7 +83,11 @@ def _follower(root: Path, alias: str, version: str | None, every: float) -> Foll
 
         return Follower(load_decided(production.champion()), production.named, load_decided, every)
     _, number = registry.resolve(mlflow, f"models:/{name}/{version}" if version else f"models:/{name}@{alias}")
-    load, find = partial(champion.load, mlflow, name), partial(aliased, mlflow, name, alias)
+    find = partial(aliased, mlflow, name, alias)
+
+    def load(number: str) -> Served:
+        return champion.load(mlflow, name, number, ledger.package_of(mlflow, name, number))
+
     return Follower(load(number), (lambda: Named(version)) if version else find, load, every)
 
 

@@ -21,10 +21,12 @@ BIN = Path(sys.executable).parent
 class Warm:
     """The process that waits, and commands run by its children. Not shared between threads."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], command: Sequence[str] = (sys.executable, "-m", "tests.warm")
+    ) -> None:
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"], cwd=Path(__file__).parents[1], env=dict(environment),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            list(command), cwd=Path(__file__).parents[1], env=dict(environment),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,  # `select` sees what a buffer has not taken
         )  # fmt: skip
 
     def run(
@@ -46,7 +48,6 @@ class Warm:
     def _ask(self, request: dict[str, Any]) -> int:
         assert self.server.stdin
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
-        self.server.stdin.flush()
         return self._answer()
 
     def _answer(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steps.adapters import files, models, packages, registry, signing, tracking
+from steps.adapters import files, ledger, models, packages, registry, signing, tracking
 from steps.adapters.models import Card
 from steps.core.backbone import OWN, architectures, build, top_of
 from steps.core.preprocessing import Preprocessing
@@ -95,12 +95,14 @@ def registered(address: str) -> Loaded:
 
 @contextmanager
 def _model_of(mlflow: "MlflowClient", name: str, version: str) -> Iterator[Path]:
-    """Yield the folder of facts and weights; of a version that regraft registered, proven by its signature.
+    """Yield the folder of facts and weights; of a version that regraft registered or decided about, proven so.
 
     Of another's nothing proves them: the digest that its first use writes into data/backbone/card.json is the guard.
     """
-    if registry.digest(mlflow, name, version) or registry.holds(mlflow, name, version, signing.SIGNATURE):
-        with packages.verified(mlflow, name, version) as folder:
+    decided = ledger.package_of(mlflow, name, version)
+    ours = decided or registry.digest(mlflow, name, version)
+    if ours or registry.holds(mlflow, name, version, signing.SIGNATURE):
+        with packages.verified(mlflow, name, version, decided) as folder:
             yield folder / MODEL
         return
     with tempfile.TemporaryDirectory() as scratch:

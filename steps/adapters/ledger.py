@@ -87,6 +87,14 @@ def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
     return chain
 
 
+def package_of(mlflow: "MlflowClient", model: str, version: str) -> str | None:
+    """Return the digest of a version's package as it was first decided about; None where no entry holds one.
+
+    Raises RegistryError where the ledger was tampered with.
+    """
+    return whole(read(mlflow, model)).package_of(version)
+
+
 def append(
     mlflow: "MlflowClient", model: str, chain: Chain, kind: str, version: str, champion: str | None,
     reasons: Sequence[str], question: str = "", by: str = "", package: str | None = None,

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from steps.adapters import ledger
+from steps.adapters import ledger, registry
 from steps.adapters.registry import CHAMPION
 from steps.core.ledger import Chain
 from steps.errors import RegistryError, RequestError
@@ -68,6 +68,21 @@ class Production:
     def package_of(self, number: str) -> str | None:
         """Return the digest of the package that was decided about under this number; None where no entry holds one."""
         return self._chain.package_of(number)
+
+
+def chosen(mlflow: "MlflowClient", name: str, root: Path, which: str) -> tuple[str, str | None]:
+    """Return the version that a person names, by number or alias, and the digest of its package by the ledger, if any.
+
+    `champion` is the ledger's champion, whatever the alias says. Raises RequestError where there is no such version,
+    RegistryError where the ledger was tampered with.
+    """
+    if which == CHAMPION:
+        production = Production(mlflow, name, root)
+        number = production.champion()
+        return number, production.package_of(number)
+    address = f"models:/{name}/{which}" if which.isdecimal() else f"models:/{name}@{which}"
+    _, number = registry.resolve(mlflow, address)
+    return number, ledger.package_of(mlflow, name, number)
 
 
 def aliased(mlflow: "MlflowClient", name: str, alias: str) -> Named:

@@ -3,13 +3,13 @@
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters import circumstances
 from steps.adapters.tracking import LINEAGE
-from steps.errors import RequestError
+from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,9 +35,12 @@ def ensure_model(
 
 
 def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
-    """Return the number of the version with this digest, if there is one that is ready and has its files."""
+    """Return the number of the version with this digest, if there is one that is ready and has its files.
+
+    Raises RegistryError as `listing` does.
+    """
     found = mlflow.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{digest}'")
-    ready = [v for v in found if v.status == "READY" and _holds(mlflow, v, "MLmodel")]
+    ready = [v for v in found if v.status == "READY" and "MLmodel" in _listing(mlflow, v)]
     return str(min(ready, key=lambda v: int(v.version)).version) if ready else None
 
 
@@ -48,29 +51,51 @@ def digest(mlflow: "MlflowClient", name: str, version: str) -> str | None:
 
 
 def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
-    """Say whether a version is registered, ready, and has its files."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = mlflow.get_model_version(name, version)
-    except MlflowException:
-        return False
-    return found.status == "READY" and _holds(mlflow, found, "MLmodel")
+    """Say whether a version is registered, ready, and has its files. Raises RegistryError as `listing` does."""
+    found = _registered(mlflow, name, version)
+    return found is not None and found.status == "READY" and "MLmodel" in _listing(mlflow, found)
 
 
 def holds(mlflow: "MlflowClient", name: str, version: str, path: str) -> bool:
-    """Say whether a file or folder lies at the top of a version's files."""
-    return _holds(mlflow, mlflow.get_model_version(name, version), path)
+    """Say whether a file or folder lies at the top of a version's files. Raises RegistryError as `listing` does."""
+    return path in listing(mlflow, name, version)
 
 
-def _holds(mlflow: "MlflowClient", version: Any, path: str) -> bool:
+def listing(mlflow: "MlflowClient", name: str, version: str) -> list[str]:
+    """Return the paths at the top of a version's files; none where the version or all its files are gone.
+
+    Raises RegistryError where registry or artifact store cannot say so just now: an outage is no loss.
+    """
+    found = _registered(mlflow, name, version)
+    return _listing(mlflow, found) if found else []
+
+
+def _registered(mlflow: "MlflowClient", name: str, version: str) -> Any:
+    if not version.isdecimal():
+        return None
+    return _unless_absent(name, version, lambda: mlflow.get_model_version(name, version))
+
+
+def _listing(mlflow: "MlflowClient", version: Any) -> list[str]:
+    """Ask for the files; MLflow's own stores, local and over HTTP, return an empty list for a folder that is gone."""
+    model = str(version.source).removeprefix("models:/")
+    found = _unless_absent(version.name, version.version, lambda: mlflow.list_logged_model_artifacts(model))
+    return [file.path for file in found or ()]
+
+
+def _unless_absent(name: str, version: str, ask: Callable[[], Any]) -> Any:
+    """Return an answer of MLflow's, None where it is that there is no such thing; every failure is a RegistryError."""
     from mlflow.exceptions import MlflowException
 
     try:
-        files = mlflow.list_logged_model_artifacts(str(version.source).removeprefix("models:/"))
-    except (MlflowException, OSError):
-        return False
-    return any(file.path == path for file in files)
+        return ask()
+    except FileNotFoundError:
+        return None
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        told = str(error).split("\n")[0]
+        raise RegistryError(f"whether version {version} of {name} has its files cannot be told now: {told}") from None
 
 
 def size(mlflow: "MlflowClient", name: str, version: str) -> int:

@@ -39,7 +39,13 @@ def main() -> None:
             promote(model, str(number + 1), attempts)
             return
         children.append(child)
-    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+    sys.exit(failed(children))
+
+
+def failed(children: list[int]) -> bool:
+    """Wait for all child processes, and say whether any ended badly; one that a signal killed has a code below 0."""
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return any(codes)
 
 
 if __name__ == "__main__":

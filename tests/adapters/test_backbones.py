@@ -15,9 +15,10 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from steps.adapters import backbones, files, models, package, packages, registry, signing, tracking
+from steps.adapters import backbones, files, ledger, models, package, packages, registry, signing, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, blocks, build, cut_at, digest, without_top
+from steps.core.ledger import PROMOTE
 from steps.errors import RegistryError, RequestError
 
 NAME = "squeezenet1_1"
@@ -368,6 +369,17 @@ def test_a_version_of_regraft_is_verified_before_its_weights_are_used(versions: 
     facts.write_text(facts.read_text().replace("oak", "ash"))
     with pytest.raises(RegistryError, match=r"is not what was signed: Hash mismatch for 'artifacts/model/model\.json'"):
         backbones.named(f"models:/digits/{number}", None)
+    (versions.files("digits", number) / signing.SIGNATURE).unlink()
+    with pytest.raises(RegistryError, match="is not signed"):
+        backbones.named(f"models:/digits/{number}", None)
+
+
+def test_a_version_that_was_decided_about_stays_one_of_regraft_s(versions: Registry) -> None:
+    _, number = versions.version("glyphnet", "")
+    mlflow, digest = versions.mlflow, registry.digest(versions.mlflow, "digits", number)
+    chain = ledger.read(mlflow, "digits")
+    assert ledger.append(mlflow, "digits", chain, PROMOTE, number, number, ["a test wants it"], package=digest)
+    mlflow.delete_model_version_tag("digits", number, tracking.LINEAGE)
     (versions.files("digits", number) / signing.SIGNATURE).unlink()
     with pytest.raises(RegistryError, match="is not signed"):
         backbones.named(f"models:/digits/{number}", None)

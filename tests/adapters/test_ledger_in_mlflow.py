@@ -11,6 +11,7 @@ import pytest
 from steps.adapters import ledger, registry, tracking
 from steps.core.ledger import PROMOTE, parse
 from steps.errors import RegistryError
+from tests.adapters import promoter
 from tests.conftest import EXHAUSTIVE, REPOSITORY
 from tests.servers import mlflow_server, postgresql
 
@@ -59,6 +60,12 @@ def test_many_processes_at_once_share_the_slots_and_lose_nothing(store: str) -> 
     assert len(attempts) == sum(told["turns"] - 1 for told in outcomes.values()), "each lost slot was decided anew"
     assert registry.alias_version(mlflow, MODEL, registry.CHAMPION) == chain.champion
     assert store
+
+
+def test_a_child_that_a_signal_killed_is_not_hidden_by_one_that_ended_well() -> None:
+    children = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["true"])]
+    children[0].kill()
+    assert promoter.failed([child.pid for child in children])
 
 
 # For each number on its input: a child process that dies, as if killed, before (odd) or after (even) its n-th write.

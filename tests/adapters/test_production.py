@@ -11,6 +11,8 @@ from steps.adapters import champion, ledger, packages, registry, tracking
 from steps.adapters.production import Named, Production
 from steps.core import ledger as core
 from steps.errors import RegistryError, RequestError
+from steps.export import export
+from steps.serve import _follower
 from tests.registered import NAME, Registered, inside
 
 
@@ -59,11 +61,19 @@ def test_a_package_that_was_swapped_under_its_number_is_refused(project: Registe
         with sqlite3.connect(copied.root / ".regraft/mlflow.db") as database:
             for statement in SWAP:
                 database.execute(statement)
+        registry.point_alias(mlflow, NAME, "nightly", "2")
         assert packages.verify(mlflow, NAME, "2") == packages.verify(mlflow, NAME, "1"), "signature and tag are good"
         with pytest.raises(RegistryError, match=f"holds the package .*, but was decided about as {str(decided)[:16]}"):
             champion.load(mlflow, NAME, number, decided)
-        with pytest.raises(RegistryError, match="was decided about as"):
-            prediction.load(copied.root, None)
+        for use in (
+            lambda: prediction.load(copied.root, None),
+            lambda: prediction.load(copied.root, "2"),
+            lambda: _follower(copied.root, registry.CHAMPION, "2", 3600),
+            lambda: _follower(copied.root, "nightly", None, 3600),
+            lambda: export(copied.root, "2", "onnx", copied.root / "out"),
+        ):
+            with pytest.raises(RegistryError, match="was decided about as"):
+                use()
 
 
 def test_an_entry_that_was_seen_has_to_stay(project: Registered, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from flows.export import lines
-from steps.adapters import exports, files, images, looks, models, registry, signing, tracking
+from steps.adapters import exports, files, images, ledger, looks, models, registry, signing, tracking
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted
+from steps.core.ledger import PROMOTE
 from steps.core.preprocessing import Preprocessing, preprocess
-from steps.errors import IntegrityError, RequestError
+from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.export import ACCEPTED, RAW, export
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
@@ -41,8 +42,10 @@ class Project:
         run = tracking.log_run(
             mlflow, tracking.experiment(mlflow, "any"), Lineage("train_head", "1", "", {}, {}), [], (), {}
         )
-        registry.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
-        mlflow.set_registered_model_alias(NAME, registry.CHAMPION, "1")
+        for _ in range(2):
+            registry.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
+        ledger.append(mlflow, NAME, ledger.read(mlflow, NAME), PROMOTE, "1", "1", ["a test wants it"], package=digest)
+        mlflow.set_registered_model_alias(NAME, registry.CHAMPION, "2")  # moved by hand
 
     def export(self, kind: str, which: str = "1", gate: dict[str, Any] | None = None, **rules: float) -> dict[str, Any]:
         document = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
@@ -140,6 +143,24 @@ def test_a_smaller_model_and_its_version_are_looks_at_the_test_images_counted_on
     assert looks.count(part["id"]) == 2, "the same model again is no new one"
     with pytest.raises(IntegrityError, match=r"2 models were judged on these test images.*they decide nothing until"):
         project.export(exports.INT8, gate={"look_budget": 1, "look_limit": 1})
+
+
+def test_an_image_that_the_version_cannot_read_is_named_and_nothing_is_written(project: Project) -> None:
+    shutil.rmtree(project.root / "out", ignore_errors=True)
+    table, odd = project.table.copy(), b"of a format that version 1 does not know"
+    where = table.index[table["split"] == "test"][7]
+    path = project.root / RAW / table.loc[where, "path"]
+    before = path.read_bytes()
+    table.loc[where, "id"] = hashlib.sha256(odd).hexdigest()
+    try:
+        path.write_bytes(odd)
+        files.write_table(project.root / ACCEPTED, table)
+        with pytest.raises(RegistryError, match=rf"version 1 cannot read 1 of 60 test images \(first: .*{path.name}\)"):
+            project.export(exports.TORCH)
+    finally:
+        path.write_bytes(before)
+        files.write_table(project.root / ACCEPTED, project.table)
+    assert not list((project.root / "out").iterdir())
 
 
 def test_what_there_is_not_is_told(project: Project) -> None:

@@ -4,7 +4,9 @@ import hashlib
 import shutil
 import sqlite3
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from mlflow.tracking._tracking_service import utils
 from torch import nn
 
 from steps import promote as promotion
@@ -381,6 +384,37 @@ def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:
     assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
 
 
+def test_a_store_that_does_not_answer_or_lost_some_files_is_no_champion_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    held = next((world.root / ".regraft/mlartifacts").rglob("MLmodel"))
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+
+    def stored_at(location: str) -> None:
+        with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
+            (source,) = database.execute("select source from model_versions where version = 1").fetchone()
+            model = source.removeprefix("models:/")
+            database.execute("update logged_models set artifact_location = ? where model_id = ?", (location, model))
+        utils._artifact_repos_cache.clear()  # as a new process begins
+
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refusing:  # 501 to whatever it is asked
+        Thread(target=refusing.serve_forever, daemon=True).start()
+        stored_at(f"http://127.0.0.1:{refusing.server_port}/api/2.0/mlflow-artifacts/artifacts/1")
+        with pytest.raises(RegistryError, match="version 1 of regraft has its files cannot be told now: 501"):
+            world.promote()
+        refusing.shutdown()
+    with pytest.raises(RegistryError, match="version 1 of regraft has its files cannot be told now: API request"):
+        world.promote()
+    stored_at(held.parent.as_uri())
+    held.unlink()
+    with pytest.raises(RegistryError, match="version 1 of regraft is registered but cannot be loaded"):
+        world.promote()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
+
+
 def swapped(world: World, number: str) -> None:
     """Let a version number stand for another package, validly signed: what the database's owner can do."""
     world.register([0.0, 0.0, 2.0], f"other-{number}")
@@ -399,6 +433,8 @@ def test_a_package_that_was_swapped_is_neither_judged_nor_approved_nor_rolled_ba
     swapped(world, "1")
     with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
         release.rollback(world.root, None, "Ada", "wrong on Mondays")
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
+        compare(world.root, "2", "1")
     swapped(world, "2")
     world.receive(world.register([0.0, 1.0, 0.0], "c"), [0.0, 1.0, 0.0])
     with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[1].package)[:16]}"):
@@ -417,6 +453,9 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
         f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
     )
     assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
+    found = compare(world.root, "2", "1")
+    recalls = [(row["recall_a"], row["recall_b"]) for row in found["per_class"]]
+    assert recalls == [(pytest.approx(5 / 6), pytest.approx(5 / 6)), (0, 0), (0, 0)], "neither of the two can read it"
     third = world.register([3.0, 0.0, 0.0], "c")
     for path in world.table["path"]:
         world.replace(path, path.encode())
