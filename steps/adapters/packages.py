@@ -1,5 +1,6 @@
 """Registered packages as they are used: downloaded once, verified against their signature, loaded from those bytes."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,11 @@ def _verified(mlflow: "MlflowClient", name: str, version: str, decided: str | No
 
 
 def download(name: str, version: str, scratch: Path) -> Path:
-    """Copy a version's files into `scratch`, unverified; return their folder. RegistryError where they are gone."""
+    """Copy a version's files into `scratch`, unverified; return their folder. RegistryError where they are gone.
+
+    Bytecode stays behind: Python leaves it beside code that somebody has loaded from the registry's own folder, nothing
+    signs it, and here it would run in place of the code that was signed.
+    """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -87,6 +92,9 @@ def download(name: str, version: str, scratch: Path) -> Path:
         told = str(error).split("\n")[0]
     if told:
         raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}")
+    for cache in list(folder.rglob("__pycache__")):
+        if not cache.is_symlink():
+            shutil.rmtree(cache, ignore_errors=True)
     return folder
 
 

@@ -1,5 +1,8 @@
 """Registered packages: what is loaded is what was signed and registered, or nothing is."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +66,17 @@ def test_a_version_is_loaded_from_the_bytes_that_were_verified(versions: Registr
     assert folder.is_dir()
     del package
     assert not folder.exists(), "a copy outlived its use"
+
+
+def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(versions: Registry) -> None:
+    """As README and MLflow's documentation show it; in a process that writes bytecode, as Python does."""
+    version = versions.put(versions.digest)
+    code = f"import mlflow; mlflow.pyfunc.load_model({str(versions.files(version))!r})"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=versions.root, check=True)
+    assert [*versions.files(version).rglob("*.pyc")]
+    (next(versions.files(version).rglob("__pycache__")) / "planted.pyc").touch()
+    assert not [*packages.load(versions.mlflow, NAME, version).folder.rglob("planted.pyc")]
 
 
 def append(path: Path) -> None:
