@@ -133,7 +133,7 @@ class Follower:
             return told
         try:
             self.current, self.since = self._load(number), time.time()
-        except Exception as error:  # its own code runs while it loads; it is tried again later, not every two seconds
+        except Exception as error:  # its own code runs while it loads; it is tried again later, not at every look
             told = f"version {number} cannot be served: {_one_line(error)}"
             self._failed = (number, time.monotonic() + AGAIN, told)
             return told

@@ -54,7 +54,7 @@ def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
     plain = value * (1 - value) / n
     if not plain:
         return float(clusters)
-    return _told(right, cluster, _spread((right - value) / n, cluster) / plain, confidence)
+    return _told(right, cluster, clustered_variance((right - value) / n, cluster) / plain, confidence)
 
 
 def _told(right: Bools, cluster: Ints, design: float, confidence: float) -> float:
@@ -69,7 +69,7 @@ def _told(right: Bools, cluster: Ints, design: float, confidence: float) -> floa
     return max(min(told, len(np.unique(cluster))), told / _unsure(len(right), known, confidence))
 
 
-def _spread(influence: Floats, cluster: Ints) -> float:
+def clustered_variance(influence: Floats, cluster: Ints) -> float:
     """Return the variance of a sum of influences [n], 0 in all, where clusters are drawn as one."""
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], influence)
     return float((sums**2).sum()) * len(sums) / max(len(sums) - 1, 1)
@@ -84,8 +84,8 @@ def _unsure(n: int, clusters: int, confidence: float) -> float:
 def design_effect(values: Floats, cluster: Ints) -> float:
     """Return by how much clusters stretch the variance of the mean of values [n]; at least 1 (Kish 1965)."""
     influence = (values - values.mean()) / len(values)
-    plain = _spread(influence, np.arange(len(values)))
-    return max(1.0, _spread(influence, cluster) / plain) if plain else 1.0
+    plain = clustered_variance(influence, np.arange(len(values)))
+    return max(1.0, clustered_variance(influence, cluster) / plain) if plain else 1.0
 
 
 def _within(values: Floats, targets: Ints) -> Floats:
@@ -118,8 +118,10 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
 def _shared(right: Bools, targets: Ints, cluster: Ints) -> float:
     """Return the variance of balanced accuracy over what it would be if no cluster held two classes; at least 1."""
     influence = _within(right.astype(np.float64), targets) / np.bincount(targets)[targets]
-    alone = sum(_spread(influence[targets == label], cluster[targets == label]) for label in np.unique(targets))
-    return max(1.0, _spread(influence, cluster) / alone) if alone else 1.0
+    alone = sum(
+        clustered_variance(influence[targets == label], cluster[targets == label]) for label in np.unique(targets)
+    )
+    return max(1.0, clustered_variance(influence, cluster) / alone) if alone else 1.0
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def _variance(influence: Floats, targets: Ints, cluster: Ints, confidence: float
     """Return the variance of a sum of influences [n] whose classes keep their sizes."""
     n, clusters = len(targets), len(np.unique(cluster))
     if clusters < n:
-        return _spread(_within(influence, targets), cluster) * _unsure(n, clusters, confidence)
+        return clustered_variance(_within(influence, targets), cluster) * _unsure(n, clusters, confidence)
     parts = [influence[targets == label] for label in np.unique(targets)]
     return sum(len(part) * float(part.var(ddof=1)) if len(part) > 1 else float(part[0] ** 2) for part in parts)
 
@@ -320,8 +322,8 @@ def _told_by_f1(targets: Ints, predicted: Ints, matrix: Ints, cluster: Ints, con
     both = np.maximum(matrix.sum(axis=0) + matrix.sum(axis=1), 1)
     f1 = 2 * np.diagonal(matrix) / both
     influence = _within(2 * (targets == predicted) / both[targets] - (f1 / both)[predicted], targets)
-    plain = _spread(influence, np.arange(n))
-    design = _spread(influence, cluster) / plain if plain else n / clusters
+    plain = clustered_variance(influence, np.arange(n))
+    design = clustered_variance(influence, cluster) / plain if plain else n / clusters
     return _told(targets == predicted, cluster, design, confidence) / n
 
 

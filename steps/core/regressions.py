@@ -10,8 +10,9 @@ from scipy.special import betainc
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
+from steps.core.intervals import Floats, clustered_variance
+
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
 
@@ -44,16 +45,12 @@ def changes(parts: Iterable[tuple[str, Bools]], a: Bools, b: Bools, cluster: Int
 
 
 def _effective(gain: Floats, cluster: Ints) -> float:
-    """Return how many independent images tell as much of the mean gain (Korn and Graubard 1998, as in `intervals`)."""
-    n, (names, place) = len(gain), np.unique(cluster, return_inverse=True)
-    if len(names) == n:
-        return float(n)
-    plain = float(gain.var()) / n
-    if len(names) == 1 or plain == 0:
-        return float(len(names))
-    sums = np.bincount(place, gain - gain.mean())
-    spread = float((sums**2).sum()) / n**2 * len(names) / (len(names) - 1)
-    return n / max(1.0, spread / plain)
+    """Return how many independent images tell as much of the mean gain: their number over the design effect."""
+    clusters = len(np.unique(cluster))
+    if clusters in (1, len(gain)) or np.ptp(gain) == 0:
+        return float(clusters)
+    n, plain = len(gain), float(gain.var()) / len(gain)
+    return n / max(1.0, clustered_variance((gain - gain.mean()) / n, cluster) / plain)
 
 
 def shown(found: Sequence[Change], limit: float, level: float) -> list[tuple[Change, float]]:
