@@ -63,6 +63,7 @@ def choose_strategy(
     seed: int,
     compute: ComputeParams,
     accepted: Path,
+    validation: Path,
     backbone: Path,
     features: Path,
     strategy: Path,
@@ -94,7 +95,7 @@ def choose_strategy(
     files.write_json(strategy, {
         "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks, "reasons": list(plan.reasons),
         "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed)},
-        "similarity": _similarity(held, at, sample, evidence),
+        "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
         "cost": _cost(evidence, plan, rules),
     })  # fmt: skip
 
@@ -151,13 +152,15 @@ def _forecast(
 
 
 def _similarity(
-    held: dict[str, Held], at: dict[str, Labelled], sample: Divided, evidence: Evidence
+    held: dict[str, Held], at: dict[str, Labelled], sample: Divided, evidence: Evidence, observed: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    last = list(evidence.blocks)[-1]
     return [
         {
             "cut": cut, **found.scores(), "c": found.c, "against_whole": evidence.earlier.get(cut),
             "logme": transferability.logme(at[cut].features, sample.targets),
             "h_score": transferability.h_score(at[cut].features, sample.targets),
+            "source_divergence": observed["source_divergence"][cut or last],
         }
         for cut, found in held.items()
     ]  # fmt: skip

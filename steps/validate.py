@@ -17,7 +17,7 @@ from steps.core import duplicates, selection
 from steps.core import preprocessing as pre
 from steps.core.curation import counted, obeyed
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
-from steps.core.observed import done, nearest
+from steps.core.observed import done, nearest, rounded
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import Limits, Severity, rules, totals
 from steps.core.seeding import numpy_generator
@@ -161,16 +161,20 @@ def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
 def _observed(
     images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, compute: ComputeParams
 ) -> dict[str, Any]:
-    """Return each account of the preprocessing with its scores, and which fits; nothing without training images."""
+    """Return each account of the preprocessing with its scores, and which fits; nothing without training images.
+
+    And how far the activations of each block lie from what its BatchNorms remember of the source, in nats.
+    """
     labelled = images[images["split"] != UNLABELLED]
     if not (labelled["split"] == TRAIN).any():
         return {}
     classes = sorted(labelled["label"].unique())
     loader = Images(raw, labelled, classes, params.preprocessing, compute)
-    accounts = observe(loader, backbone, params.sample_images)
+    accounts, divergence = observe(loader, backbone, params.sample_images)
     return {
         "done": done(accounts), "nearest": nearest(accounts),
         "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
+        "source_divergence": rounded(divergence),
     }  # fmt: skip
 
 
@@ -196,7 +200,8 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
     }
     if told["observed"]:
         declared = told["observed"]["accounts"][0]
-        tables["observed"] = pd.DataFrame([{**told["observed"], "inputs": declared["inputs"]}]).drop(columns="accounts")
+        kept = {name: told["observed"][name] for name in ("done", "nearest")}
+        tables["observed"] = pd.DataFrame([{**kept, "inputs": declared["inputs"]}])
     for name, key in (("population", "split"), ("shortcuts", "measure"), ("coverage", "value")):
         if told[name]:
             effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]

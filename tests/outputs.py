@@ -221,6 +221,10 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],
             "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)],
                      "next_doubling": {"value": 0.031, "low": 0.012, "high": 0.05, "method": "power law"}},
+            "similarity": [
+                {"cut": cut, "balanced_accuracy": 0.8, "logme": 0.12, "h_score": 1.5, "source_divergence": divergence}
+                for cut, divergence in (("features.1", None), ("", 0.034))
+            ],
         },
         "train_head.json": {
             "kind": "linear", "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1,

@@ -13,10 +13,14 @@ from steps.core import observed
 from steps.core.manifest import TRAIN
 from steps.core.observed import Account
 from steps.core.preprocessing import INTERPOLATIONS, Preprocessing, preprocess
+from steps.core.rules import DECLARED
 
 
-def observe(images: Images, backbone: Path, sample: int) -> dict[str, Account]:
-    """Return account -> how well it fits, from the first `sample` training images in order of their ids."""
+def observe(images: Images, backbone: Path, sample: int) -> tuple[dict[str, Account], dict[str, float | None]]:
+    """Return account -> how well it fits, from the first `sample` training images in order of their ids.
+
+    And block -> how far its activations, prepared as declared, lie from the source's (`observed.by_block`).
+    """
     card, network, _ = models.load_backbone(backbone)
     part = images.part(TRAIN).sort_values("id").head(sample)
     some = replace(images, table=part)
@@ -26,14 +30,15 @@ def observe(images: Images, backbone: Path, sample: int) -> dict[str, Account]:
            for name, tensors in observed.undone(came, images.spec).items()},
         **{name: (_prepared(some, spec), None) for name, spec in _others(images.spec).items()},
     }  # fmt: skip
+    distances = {name: observed.activation_distances(network, tensors) for name, (tensors, _) in accounts.items()}
     return {
         name: Account(
             on_grid,
             observed.input_distance(tensors, images.spec, card.input_statistics),
-            observed.activation_distance(network, tensors),
+            observed.averaged(distances[name].values()),
         )
         for name, (tensors, on_grid) in accounts.items()
-    }
+    }, observed.by_block(network, distances[DECLARED])
 
 
 def _others(spec: Preprocessing) -> dict[str, Preprocessing]:

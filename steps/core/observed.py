@@ -5,13 +5,14 @@ scale, mean and standard deviation puts every value back on a whole grey level. 
 BatchNorm remembers the mean and variance of its inputs in training; the right preprocessing comes nearest to them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
-from steps.core.backbone import BATCH_NORMS
+from steps.core.backbone import BATCH_NORMS, blocks
 from steps.core.inference import channels_last
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import DECLARED
@@ -36,7 +37,12 @@ class Account:
 
     def rounded(self) -> dict[str, float | None]:
         """Return the scores to 6 significant digits, ready for JSON."""
-        return {name: None if value is None else float(f"{value:.6g}") for name, value in vars(self).items()}
+        return rounded(vars(self))
+
+
+def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the values to 6 significant digits: beyond them machines differ."""
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in values.items()}
 
 
 def undone(observed: torch.Tensor, spec: Preprocessing) -> dict[str, torch.Tensor]:
@@ -90,19 +96,25 @@ def input_distance(tensors: torch.Tensor, spec: Preprocessing, source: Mapping[s
 
 
 def activation_distance(network: nn.Module, tensors: torch.Tensor) -> float | None:
-    """Return how far the inputs of each BatchNorm lie from its running statistics, averaged; None without BatchNorm.
+    """Return the mean of `activation_distances`; None without BatchNorm."""
+    return averaged(activation_distances(network, tensors).values())
 
-    Same divergence, over channels and layers. `network` has to be in evaluation mode and stays as it is.
+
+def activation_distances(network: nn.Module, tensors: torch.Tensor) -> dict[str, float]:
+    """Return BatchNorm -> how far its inputs lie from its running statistics: the same divergence, over channels.
+
+    `network` has to be in evaluation mode and stays as it is.
     """
-    found: list[float] = []
+    found: dict[str, float] = {}
 
-    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def look(name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         spread, centre = torch.std_mean(inputs[0], dim=[place for place in range(inputs[0].dim()) if place != 1])
         mean, variance = (getattr(module, f"running_{name}").double() for name in ("mean", "var"))
-        found.append(_divergence(centre.double(), spread.double(), mean, variance.sqrt()))
+        found[name] = _divergence(centre.double(), spread.double(), mean, variance.sqrt())
 
-    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats]
-    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    norms = {name: module for name, module in network.named_modules()
+             if isinstance(module, BATCH_NORMS) and module.track_running_stats}  # fmt: skip
+    handles = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
     try:
         with torch.inference_mode():
             if norms:
@@ -110,6 +122,18 @@ def activation_distance(network: nn.Module, tensors: torch.Tensor) -> float | No
     finally:
         for handle in handles:
             handle.remove()
+    return found
+
+
+def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, float | None]:
+    """Return block -> the mean distance of its BatchNorms, input side first; None where it has none."""
+    owners = {block: {name.rpartition(".")[0] for name in names} for block, names in blocks(network).items()}
+    return {block: averaged(distances[norm] for norm in distances if norm in owned) for block, owned in owners.items()}
+
+
+def averaged(distances: Iterable[float]) -> float | None:
+    """Return the mean; None of nothing."""
+    found = list(distances)
     return sum(found) / len(found) if found else None
 
 

@@ -8,7 +8,17 @@ from torch import nn
 
 from steps.adapters import backbones
 from steps.core.backbone import build
-from steps.core.observed import Account, activation_distance, done, input_distance, nearest, on_grid, undone
+from steps.core.observed import (
+    Account,
+    activation_distance,
+    activation_distances,
+    by_block,
+    done,
+    input_distance,
+    nearest,
+    on_grid,
+    undone,
+)
 from steps.core.preprocessing import Preprocessing, preprocess
 from steps.embedded import digits
 
@@ -78,6 +88,27 @@ def test_batch_norm_knows_its_own_inputs_best(glyphnet: tuple[nn.Module, torch.T
     wrong = {name: Account(None, 0.0, activation_distance(network, x)) for name, x in undone(raw, spec).items()}
     assert nearest(wrong) == "not normalised"
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_block_lies_as_far_from_its_source_as_its_batch_norms_do() -> None:
+    network, spread = build("resnet18", 2), 3.0
+    came = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = network.conv1(came)
+        network.bn1.running_mean.copy_(first.mean((0, 2, 3)))
+        network.bn1.running_var.copy_(first.var((0, 2, 3)) * spread**2)
+    found = by_block(network, activation_distances(network.eval(), came))
+    assert list(found)[:5] == ["conv1", "layer1", "layer2", "layer3", "layer4"], "the input's side first"
+    assert found["conv1"] == pytest.approx(np.log(spread) + (spread**-2 - 1) / 2, rel=1e-3), "of two Gaussians"
+    each = activation_distances(network, came)
+    norms = [f"layer1.{block}.bn{norm}" for block in (0, 1) for norm in (1, 2)]
+    assert found["layer1"] == pytest.approx(np.mean([each[norm] for norm in norms]))
+    assert np.mean([*each.values()]) == pytest.approx(activation_distance(network, came))
+
+
+def test_a_backbone_without_batch_norm_knows_nothing_of_its_source() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+    assert by_block(network, activation_distances(network, colours())) == {"0": None, "1": None}
 
 
 def test_a_backbone_without_batch_norm_accuses_nobody() -> None:

@@ -40,7 +40,7 @@ class Inputs:
 
     def run(self, params: ChooseStrategyParams = PARAMS, seed: int = 0) -> dict[str, Any]:
         files.write_table(self.root / "accepted.parquet", self.table)
-        names = ("accepted.parquet", "backbone", "features.safetensors", "strategy.json")
+        names = ("accepted.parquet", "validation.json", "backbone", "features.safetensors", "strategy.json")
         choose_strategy(params, seed, COMPUTE, *(self.root / name for name in names))
         return dict(json.loads((self.root / "strategy.json").read_text()))
 
@@ -64,6 +64,8 @@ def make(tmp_path: Path) -> Callable[..., Inputs]:
         targets = np.searchsorted(classes, table["label"].tolist())
         cuts = {cut: size * centres[targets] + rng.normal(size=(len(table), 6)) for cut, size in apart.items()}
         files.write_features(tmp_path / "features.safetensors", table["id"].tolist(), cuts)
+        validation = {"observed": {"source_divergence": {"features.0": 0.1, "features.1": 0.2, "features.2": None}}}
+        files.write_json(tmp_path / "validation.json", validation)
         card = models.Card("mine", "glyphnet", 10, "", "here", "none", SPEC, None, {})
         models.write_card(tmp_path / "backbone", card)
         return Inputs(tmp_path, table)
@@ -85,6 +87,7 @@ def test_many_labels_on_a_similar_source_train_the_later_blocks_too(make: Callab
     assert found["similarity"][1]["balanced_accuracy"] > found["similarity"][0]["balanced_accuracy"]
     for score in ("logme", "h_score"):
         assert found["similarity"][1][score] > found["similarity"][0][score]
+    assert [cut["source_divergence"] for cut in found["similarity"]] == [0.2, None], "each of the block it ends after"
 
 
 def test_earlier_features_that_part_the_classes_better_are_a_different_task(make: Callable[..., Inputs]) -> None:

@@ -64,6 +64,8 @@ def test_the_strategy_is_told_with_its_reasons_and_its_curve(page: Page) -> None
     assert "Trained: the later blocks and the head (2 blocks)." in page.text
     assert "the data is <b>large</b>" in page.text, "a reason is text, not markup"
     assert "with all of them 85.5" in page.source
+    assert '<td class="num">1.500</td><td class="num">–</td>' in page.source, "a block that keeps no statistics"
+    assert '<td class="num">1.500</td><td class="num">0.034</td>' in page.source
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:

@@ -129,6 +129,9 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert models.read_preprocessing(gate.root / "preprocessing.json") == SPEC
     verdict = gate.verdict
     assert (verdict["accepted"], gate.broken()) == (True, {})
+    divergence = verdict["observed"]["source_divergence"]
+    assert list(divergence) == ["features.0", "features.1", "features.2"], "of each block, input side first"
+    assert 0 < min(divergence.values()) < max(divergence.values()) < 1, "digits are near to glyphs, and not the same"
     assert verdict["counts"] == COUNTS
     assert verdict["quarantined"] == 1
     assert len(verdict["rules"]) == 22
