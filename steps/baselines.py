@@ -20,7 +20,7 @@ from steps.adapters.loaders import Boundary, Images, augmentation, mixing
 from steps.adapters.progress import track
 from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted, blocks
+from steps.core.backbone import Grafted
 from steps.core.baselines import bounded, class_shares, schedule, small_pixels
 from steps.core.fine_tuning import Batch, fine_tune_model
 from steps.core.inference import predict_probabilities
@@ -179,10 +179,8 @@ class _Training:
     kept: Scratch  # of validation pictures: the same for all trainings
 
     def network(self) -> Grafted:
-        """Return the backbone's architecture with a linear head, all of it random, all of it learning."""
-        torch.manual_seed(derive(self.seed, "weights"))
-        backbone, width = models.untrained_backbone(self.card)
-        model = Grafted(backbone, nn.Linear(width, len(self.images.classes)), blocks(backbone), bn_policy="train")
+        """Return the network that is trained, from random weights of its own."""
+        model = models.from_scratch(self.card, len(self.images.classes), derive(self.seed, "weights"))
         return model.to(memory_format=torch.channels_last)
 
     def boundary(self) -> Boundary:

@@ -20,7 +20,7 @@ from steps.core.learning_curve import next_doubling
 from steps.core.linear_probe import Labelled
 from steps.core.manifest import TRAIN
 from steps.core.seeding import numpy_generator
-from steps.core.strategy import STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
+from steps.core.strategy import FROM_SCRATCH, STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
 from steps.core.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
@@ -80,12 +80,15 @@ def choose_strategy(
     at = {cut: _at(features, cut, sample) for cut in [name for name in (*blocks, WHOLE) if name in cuts]}
     curve = [(share, _probe(at[WHOLE], sample, params, share)) for share in SHARES]
     held = {cut: curve[-1][1] if cut == WHOLE else _probe(rows, sample, params) for cut, rows in at.items()}
+    plain = _probe(_labelled(transferability.hash_bits(sample.table["phash"].tolist()), sample), sample, params)
+    best = max(held.values(), key=lambda found: found.scores()["balanced_accuracy"])
     compare = _Comparison(params.confidence, sampled(sample.targets, sample.groups), seed)
     evidence = Evidence(
         labels_per_class=int(table["label"].value_counts().min()),
         error=1 - held[WHOLE].scores()["balanced_accuracy"],
         last_doubling=compare.better(curve[-1][1], curve[-2][1], "doubling"),
         earlier={cut: compare.better(found, held[WHOLE], cut) for cut, found in held.items() if cut != WHOLE},
+        worth=compare.better(best, plain, "worth"),
         blocks=blocks,
         images=len(table),
     )
@@ -93,9 +96,11 @@ def choose_strategy(
     plan = choose(evidence, rules)
 
     files.write_json(strategy, {
-        "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks, "reasons": list(plan.reasons),
+        "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks,
+        "pretrained": plan.strategy != FROM_SCRATCH, "reasons": list(plan.reasons),
         "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed)},
         "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
+        "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
         "cost": _cost(evidence, plan, rules),
     })  # fmt: skip
 
@@ -103,8 +108,11 @@ def choose_strategy(
 def _at(features: Path, cut: str, sample: Divided) -> Labelled:
     ids, rows = files.read_features(features, cut)
     position = {identity: i for i, identity in enumerate(ids)}
-    picked = np.asarray(rows[[position[identity] for identity in sample.table["id"]]])
-    return Labelled(picked, sample.targets, sample.table["weight"].to_numpy(np.float64))
+    return _labelled(np.asarray(rows[[position[identity] for identity in sample.table["id"]]]), sample)
+
+
+def _labelled(rows: transferability.Floats, sample: Divided) -> Labelled:
+    return Labelled(rows, sample.targets, sample.table["weight"].to_numpy(np.float64))
 
 
 def _probe(data: Labelled, sample: Divided, params: ChooseStrategyParams, share: float = 1.0, draw: int = 0) -> Held:

@@ -1,4 +1,7 @@
-"""Fine-tune: as many blocks as the strategy says and the head learn together, from the converged head, slowly."""
+"""Fine-tune: as many blocks as the strategy says and the head learn together, from the converged head, slowly.
+
+Or everything from random weights, at the head's rate, where the strategy is `from_scratch`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,10 +17,11 @@ from steps.adapters.progress import track
 from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, digest, last_blocks
-from steps.core.fine_tuning import DECAYS, OPTIMISERS, Batch, Schedule, fine_tune_model
+from steps.core.fine_tuning import DECAYS, OPTIMISERS, Batch, Schedule, fine_tune_model, from_scratch
 from steps.core.inference import PRECISIONS
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 from steps.core.presets import PRESETS
+from steps.core.seeding import derive
 from steps.errors import IntegrityError, ParamsError
 
 NONE = "none"
@@ -123,20 +127,26 @@ def fine_tune(
 ) -> None:
     """Unfreeze the last blocks, train with early stopping on validation, and prove that the rest stood still.
 
-    How many blocks is the strategy's choice; none leaves the head as it is.
-    Starts from the head fitted on train alone, so that validation is unseen; a run of the same lineage that was
-    killed goes on after its last whole epoch. Raises ParamsError where a preset and the rest of the section do not
-    go together, IntegrityError where a frozen tensor (BatchNorm statistics included) differs afterwards.
+    How many blocks is the strategy's choice; none leaves the head as it is, and `from_scratch` takes neither the
+    backbone's weights nor the head. Otherwise it starts from the head fitted on train alone, so that validation is
+    unseen. A run of the same lineage that was killed goes on after its last whole epoch. Raises ParamsError where a
+    preset and the rest of the section do not go together, IntegrityError where a frozen tensor (BatchNorm statistics
+    included) differs afterwards.
     """
-    cut, count = models.cut_of(head), int(files.read_json(strategy)["blocks"])
-    _, network, _ = models.load_backbone(backbone, cut)
-    model = Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), params.bn_policy)
+    cut, plan = models.cut_of(head), files.read_json(strategy)
     images = _images(raw, accepted, preprocessing, head, compute, params.balance)
     params = params.in_full(len(images.part(TRAIN)), compute.batch_size)
+    if plan["pretrained"]:
+        model = _grafted(backbone, head, cut, int(plan["blocks"]), params.bn_policy)
+        schedule = _schedule(params, model)
+    else:
+        luck = derive(seed, "fine_tune", "weights")
+        model = models.from_scratch(models.read_card(backbone), len(images.classes), luck)
+        schedule = from_scratch(_schedule(params, model))
     configure(compute)
 
     before = digest(model.frozen_state())
-    outcome = _train(model, images, params, seed, lineage)
+    outcome = _train(model, images, params, schedule, seed, lineage)
     after = digest(model.frozen_state())
     if before != after:
         raise IntegrityError(f"the frozen part changed in training: {before[:12]} before, {after[:12]} after")
@@ -145,7 +155,7 @@ def fine_tune(
     facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
     files.write_json(fine_tuned / models.FACTS, facts)
     told = {
-        **outcome, "schedule": asdict(_schedule(params, model)),
+        **outcome, "schedule": asdict(schedule),
         "validation": _validation(outcome, len(images.part(VAL))),
         "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
         **_account(model, before, after),
@@ -154,7 +164,15 @@ def fine_tune(
     checkpoints.remove(lineage)
 
 
-def _train(model: Grafted, images: Images, params: FineTuneParams, seed: int, lineage: Lineage) -> dict[str, Any]:
+def _grafted(backbone: Path, head: Path, cut: str, count: int, bn_policy: str) -> Grafted:
+    """Return the backbone with the converged head, its last `count` blocks to learn."""
+    _, network, _ = models.load_backbone(backbone, cut)
+    return Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), bn_policy)
+
+
+def _train(
+    model: Grafted, images: Images, params: FineTuneParams, schedule: Schedule, seed: int, lineage: Lineage
+) -> dict[str, Any]:
     model.to(memory_format=torch.channels_last)
     frozen, rest = model.halves()
     boundary = Boundary(
@@ -169,9 +187,9 @@ def _train(model: Grafted, images: Images, params: FineTuneParams, seed: int, li
     with torch.random.fork_rng(devices=[]):
         return fine_tune_model(
             model,
-            train=lambda epoch: _tracked(boundary.train(epoch), images, epoch, params.epochs),
+            train=lambda epoch: _tracked(boundary.train(epoch), images, epoch, params.epochs, model.bn_policy),
             val=boundary.val,
-            schedule=_schedule(params, model),
+            schedule=schedule,
             network=rest,
             resume=checkpoints.load(lineage),
             on_epoch=lambda progress: checkpoints.save(lineage, progress),
@@ -202,9 +220,11 @@ def _shown(images: Images, seed: int) -> dict[str, int]:
     return {label: int((labels == label).sum()) for label in images.classes}
 
 
-def _tracked(batches: Iterator[Batch], images: Images, epoch: int, epochs: int) -> Iterator[Batch]:
+def _tracked(batches: Iterator[Batch], images: Images, epoch: int, epochs: int, bn_policy: str) -> Iterator[Batch]:
     total = len(images.part(TRAIN))
-    return track(batches, total, f"fine-tuning, epoch {epoch} of {epochs}", images.compute.batch_size)
+    batches = track(batches, total, f"fine-tuning, epoch {epoch} of {epochs}", images.compute.batch_size)
+    least = 2 if bn_policy == "train" else 1  # of one image BatchNorm can make no statistics
+    return (batch for batch in batches if len(batch[1]) >= least)
 
 
 def _validation(outcome: dict[str, Any], n: int) -> dict[str, float]:

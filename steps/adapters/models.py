@@ -9,7 +9,7 @@ from torch import nn
 
 from steps.adapters import files
 from steps.core import heads
-from steps.core.backbone import Grafted, build, cut_at, without_top
+from steps.core.backbone import Grafted, blocks, build, cut_at, without_top
 from steps.core.preprocessing import Preprocessing
 from steps.errors import IntegrityError
 
@@ -89,9 +89,15 @@ def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple
     return _topless(card, network, cut)
 
 
-def untrained_backbone(card: Card) -> tuple[nn.Module, int]:
-    """Return what `load_backbone` would, but randomly initialised: no weights are read."""
-    return _topless(card, untrained(card), "")
+def from_scratch(card: Card, classes: int, seed: int) -> Grafted:
+    """Return the backbone's architecture with a linear head, all of it random from `seed`, all of it to learn.
+
+    No weights are read, and torch's own luck is left as it was. BatchNorm makes its own statistics.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone, width = _topless(card, untrained(card), "")
+        return Grafted(backbone, nn.Linear(width, classes), blocks(backbone), bn_policy="train")
 
 
 def _topless(card: Card, network: nn.Module, cut: str) -> tuple[nn.Module, int]:

@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from steps.core.fine_tuning import Schedule
+from steps.core.fine_tuning import Schedule, from_scratch
 from steps.core.manifest import TRAIN, uniform
 from steps.core.transferability import first_share
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
-WARMUP_SHARE = 0.1  # of the epochs: random weights and full rates do not go together
 WEIGHT_DECAY = 1e-2
 
 
@@ -49,8 +48,8 @@ def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def schedule(rate: float, epochs: int, patience: int) -> Schedule:
     """Return how a network learns from random weights: every part of it at the same rate, after a short warm-up."""
-    return Schedule(
-        optimiser="adamw", decay="cosine", epochs=epochs, patience=patience,
-        warmup_epochs=int(WARMUP_SHARE * epochs), unfreeze_every=0, head_rate=rate, backbone_rate=rate,
-        block_decay=1.0, weight_decay=WEIGHT_DECAY, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
-    )  # fmt: skip
+    return from_scratch(Schedule(
+        optimiser="adamw", decay="cosine", epochs=epochs, patience=patience, warmup_epochs=0, unfreeze_every=0,
+        head_rate=rate, backbone_rate=rate, block_decay=1.0, weight_decay=WEIGHT_DECAY, l2_sp=0.0,
+        label_smoothing=0.0, ema=0.0,
+    ))  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from steps.errors import IntegrityError
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
 State = dict[str, torch.Tensor]
-
+WARMUP_SHARE = 0.1  # of the epochs: random weights and full rates do not go together
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -45,6 +45,14 @@ class Schedule:
     l2_sp: float
     label_smoothing: float
     ema: float
+
+
+def from_scratch(schedule: Schedule) -> Schedule:
+    """Return the schedule as random weights need it: every part at the head's rate, none waiting or held back."""
+    warmup = max(schedule.warmup_epochs, int(WARMUP_SHARE * schedule.epochs))
+    return replace(
+        schedule, backbone_rate=schedule.head_rate, block_decay=1.0, unfreeze_every=0, l2_sp=0.0, warmup_epochs=warmup
+    )
 
 
 @dataclass(frozen=True)

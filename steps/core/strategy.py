@@ -1,7 +1,8 @@
 """How much of a backbone to train: decided from measured size, measured similarity, and a budget. Pure, explained.
 
 Four quadrants: few labels and a similar source, the head alone; many and similar, the later blocks too; few and
-different, a head on earlier features; many and different, everything.
+different, a head on earlier features; many and different, everything. Where the weights are shown to be worth nothing
+and there are many labels, everything from scratch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING = "head_only", "later_blocks", "early_features", "everything"
-STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING)
+FROM_SCRATCH = "from_scratch"  # the architecture alone, from random weights
+STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING, FROM_SCRATCH)
 WHOLE = ""  # the cut behind the last block
 
 Estimate = Mapping[str, Any]  # value, low, high: a paired difference with its interval
@@ -35,6 +37,7 @@ class Evidence:
     error: float  # 1 - balanced accuracy of the head on the whole backbone, from all labels
     last_doubling: Estimate  # balanced accuracy: all labels less half of them
     earlier: Mapping[str, Estimate]  # cut -> balanced accuracy there less that of the whole backbone
+    worth: Estimate  # balanced accuracy of the best cut less that of a linear model which knows no weights
     blocks: Mapping[str, float]  # every block that holds parameters, input side first -> FLOPs of its forward pass
     images: int  # a training epoch goes through
 
@@ -53,11 +56,12 @@ def choose(evidence: Evidence, rules: Rules) -> Plan:
     """Return the strategy that the rules make of the evidence, or the one they name, within the budget."""
     large, size = _size(evidence, rules)
     cut, similarity = _similarity(evidence)
+    worthless, worth = _worth(evidence, large)
+    reasons: tuple[str, ...] = (size, similarity, worth)
     if rules.strategy != "auto":
-        reasons: tuple[str, ...] = (f"params.yaml asks for {rules.strategy}", size, similarity)
-        strategy = rules.strategy
+        strategy, reasons = rules.strategy, (f"params.yaml asks for {rules.strategy}", *reasons)
     else:
-        strategy, reasons = _quadrant(evidence, rules, large, cut is not None), (size, similarity)
+        strategy = _quadrant(evidence, rules, large, cut is not None, worthless)
         reasons += tuple(_why_not(evidence, rules, large, strategy))
     plan = _plan(strategy, cut, large, evidence, rules, reasons)
     return _within_budget(plan, evidence, rules)
@@ -85,7 +89,20 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
     return None, f"the task is similar to the source: {told}, so the last blocks serve it"
 
 
-def _quadrant(evidence: Evidence, rules: Rules, large: bool, different: bool) -> str:
+def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:
+    """Say whether the weights are shown to be worth nothing: features no better than a picture's coarsest pattern."""
+    told = f"the best cut differs from a linear model on the perceptual hash by {_points(evidence.worth)}"
+    if evidence.worth["low"] > 0:
+        return False, f"the weights are worth something: {told}"
+    if evidence.worth["high"] <= 0:
+        return True, f"the weights are worth nothing here: {told}"
+    advice = "; from_scratch, by name, is worth a try" if large else ""
+    return False, f"the weights are not shown to be worth anything: {told}{advice}"
+
+
+def _quadrant(evidence: Evidence, rules: Rules, large: bool, different: bool, worthless: bool) -> str:
+    if large and worthless and evidence.error > rules.headroom:
+        return FROM_SCRATCH
     if different:
         return EVERYTHING if large else EARLY_FEATURES
     return LATER_BLOCKS if large and evidence.error > rules.headroom else HEAD_ONLY
@@ -95,8 +112,8 @@ def _why_not(evidence: Evidence, rules: Rules, large: bool, strategy: str) -> It
     error, limit = f"{100 * evidence.error:.1f} %", f"{100 * rules.headroom:g} %"
     if strategy == HEAD_ONLY and large:
         yield f"the head errs on {error}, not more than {limit}: too little is left for fine-tuning to win"
-    if strategy == LATER_BLOCKS:
-        yield f"the head errs on {error}, more than {limit}: there is something left for fine-tuning to win"
+    if strategy in (LATER_BLOCKS, FROM_SCRATCH):
+        yield f"the head errs on {error}, more than {limit}: there is something left for training to win"
 
 
 def _plan(strategy: str, cut: str | None, large: bool, evidence: Evidence, rules: Rules, why: tuple[str, ...]) -> Plan:
@@ -105,8 +122,8 @@ def _plan(strategy: str, cut: str | None, large: bool, evidence: Evidence, rules
         cut = cut or max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"], default=WHOLE)
         depth = names.index(cut) + 1 if cut else len(names)
         return Plan(strategy, cut, later(depth, rules.later_share) if large else 0, why)
-    blocks = {HEAD_ONLY: 0, LATER_BLOCKS: later(len(names), rules.later_share), EVERYTHING: len(names)}
-    return Plan(strategy, WHOLE, blocks[strategy], why)
+    blocks = {HEAD_ONLY: 0, LATER_BLOCKS: later(len(names), rules.later_share)}  # of the others: all
+    return Plan(strategy, WHOLE, blocks.get(strategy, len(names)), why)
 
 
 def later(depth: int, share: float) -> int:
@@ -121,6 +138,8 @@ def _within_budget(plan: Plan, evidence: Evidence, rules: Rules) -> Plan:
         return plan
     blocks = next((k for k in range(plan.blocks - 1, 0, -1) if epoch_flops(evidence, plan.cut, k) <= budget), 0)
     reason = f"an epoch would cost {cost:.2g} FLOPs, budget_flops is {budget:.2g}: {blocks} blocks, not {plan.blocks}"
+    if plan.strategy == FROM_SCRATCH:
+        reason += ", and those from the backbone's weights: random ones cannot stay frozen"
     strategy = plan.strategy if plan.strategy == EARLY_FEATURES else LATER_BLOCKS if blocks else HEAD_ONLY
     return Plan(strategy, plan.cut, blocks, (*plan.reasons, reason))
 

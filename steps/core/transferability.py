@@ -75,6 +75,15 @@ def h_score(features: Floats, targets: Ints) -> float:
     return float((1 - shrinkage) * np.einsum("nd,nd->", np.linalg.solve(covariance, between.T).T, between) / len(index))
 
 
+def hash_bits(hashes: Sequence[str]) -> Floats:
+    """Return 64-bit perceptual hashes (16 hexadecimal digits) as rows of 0 and 1, float32 [n, 64].
+
+    Where a picture's low frequencies lie above their median: its coarse pattern of light and dark, without colour.
+    """
+    packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), -1)
+    return np.unpackbits(packed, axis=1).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Held:
     """Out-of-fold answers: probabilities [n, classes] for every image, from heads that had not seen it."""

@@ -28,14 +28,15 @@ from steps.core.inference import predict_probabilities
 from steps.core.manifest import TEST, TRAIN, VAL, uniform
 from steps.core.metrics import bootstrap, proportion
 from steps.core.seeding import numpy_generator
-from steps.core.strategy import HEAD_ONLY, LATER_BLOCKS, STRATEGIES
+from steps.core.strategy import FROM_SCRATCH, HEAD_ONLY, LATER_BLOCKS, STRATEGIES
 
 HOME = Path(__file__).parents[2]
 WEIGHTS = "squeezenet1_1-imagenet.safetensors"
 CONFIDENCE, DRAWS = 0.95, 2000
 MARGIN = 0.01  # of accuracy: how much worse than the best strategy the choice may be
 VALIDATION = 0.25  # of the labels
-EPOCHS, PATIENCE = 6, 2
+TUNED, SCRATCH = (6, 2), (20, 5)  # epochs at most, and patience; random weights need longer
+TRANSFER = tuple(strategy for strategy in STRATEGIES if strategy != FROM_SCRATCH)  # what every task runs
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Task:
     images: str  # a folder of REGRAFT_DATASETS, or "digits"
     labels: int | None
     seeds: tuple[int, ...] = (0, 1, 2)
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = TRANSFER
     floor: float | None = None  # the accuracy that the frozen head is meant to reach
 
 
 TASKS = (
-    Task("digits, 10 a class", "digits", 10),
+    Task("digits, 10 a class", "digits", 10, strategies=STRATEGIES),
     Task("hymenoptera, 20 a class", "hymenoptera", 20),
     Task("hymenoptera, all", "hymenoptera", None, (0,), (HEAD_ONLY, LATER_BLOCKS), 0.92),
     Task("cifar10-mini, all", "cifar10-mini", None, (0,), (HEAD_ONLY, LATER_BLOCKS), 0.63),
@@ -109,9 +110,7 @@ class Bench:
         document["compute"]["threads"] = threads
         document["extract_features"]["cuts"] = 3
         document["validate"]["preprocessing"] = card.preprocessing.to_dict()
-        document["fine_tune"] |= {
-            "epochs": EPOCHS, "patience": PATIENCE, "horizontal_flip": card.architecture != "glyphnet",
-        }  # fmt: skip
+        document["fine_tune"]["horizontal_flip"] = card.architecture != "glyphnet"
         self._write_params(document)
 
     def set(self, section: str, **values: Any) -> None:
@@ -156,8 +155,6 @@ class Bench:
         told = files.read_json(self._path("train_head", "history"))["validation"]
         network = models.load_head_model(backbone, head)
         if blocks:
-            if "blocks" in yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))["fine_tune"]:
-                self.set("fine_tune", blocks=blocks)
             self.run("fine_tune")
             told = files.read_json(self._path("fine_tune", "history"))["validation"]
             network = models.load_fine_tuned(backbone, self._path("fine_tune", "fine_tuned"))
@@ -208,6 +205,8 @@ def _rest(bench: Bench, task: Task, seed: int, row: dict[str, Any]) -> Iterator[
     for strategy in track(task.strategies, len(task.strategies), f"{task.name}, seed {seed}"):
         if strategy not in row["answers"]:
             plan = bench.chosen(strategy)
+            epochs, patience = SCRATCH if strategy == FROM_SCRATCH else TUNED
+            bench.set("fine_tune", epochs=epochs, patience=patience)
             answer = {**bench.answer(plan["blocks"]), "cut": plan["cut"], "blocks": plan["blocks"]}
             yield {"answers": {**row["answers"], strategy: answer}}
 
@@ -250,18 +249,18 @@ def choices(results: dict[str, Any]) -> Table:
             continue
         for seed in task.seeds:
             row = results.get(f"{task.name}/{seed}", {"answers": {}})
-            if set(STRATEGIES) <= set(row["answers"]):
+            if set(TRANSFER) <= set(row["answers"]):
                 table.add_row(task.name, str(seed), *_choice(row))
     return table
 
 
 def _choice(row: dict[str, Any]) -> list[str]:
     answers, name = row["answers"], row["choice"]["strategy"]
-    right = {strategy: answers[strategy]["correct"] for strategy in STRATEGIES}
-    best = max(STRATEGIES, key=lambda strategy: sum(right[strategy]))
+    right = {strategy: answers[strategy]["correct"] for strategy in STRATEGIES if strategy in answers}
+    best = max(right, key=lambda strategy: sum(right[strategy]))
     gain = [answers[s]["validation"]["balanced_accuracy"] for s in (LATER_BLOCKS, HEAD_ONLY)]
     difference = compare(right[name], right[best])
-    shown = [f"{100 * np.mean(right[strategy]):.1f}" for strategy in STRATEGIES]
+    shown = [f"{100 * np.mean(right[strategy]):.1f}" if strategy in right else "not run" for strategy in STRATEGIES]
     return [name, *shown, f"{100 * (gain[0] - gain[1]):+.1f}", _interval(difference), verdict(difference)]
 
 

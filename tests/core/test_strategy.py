@@ -8,6 +8,7 @@ import pytest
 from steps.core.strategy import (
     EARLY_FEATURES,
     EVERYTHING,
+    FROM_SCRATCH,
     HEAD_ONLY,
     LATER_BLOCKS,
     STRATEGIES,
@@ -27,9 +28,11 @@ def estimate(value: float, width: float = 0.01) -> dict[str, Any]:
     return {"value": value, "low": value - width, "high": value + width}
 
 
-def evidence(labels: int = 100, doubling: float = 0.0, better: float = -0.05, error: float = 0.3) -> Evidence:
+def evidence(
+    labels: int = 100, doubling: float = 0.0, better: float = -0.05, error: float = 0.3, worth: float = 0.2
+) -> Evidence:
     earlier = {"a": estimate(-0.2), "b": estimate(better)}
-    return Evidence(labels, error, estimate(doubling), earlier, BLOCKS, images=7)
+    return Evidence(labels, error, estimate(doubling), earlier, estimate(worth), BLOCKS, images=7)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,11 @@ def evidence(labels: int = 100, doubling: float = 0.0, better: float = -0.05, er
         (evidence(better=0.05), EVERYTHING, "", 4),
         (evidence(better=0.005), LATER_BLOCKS, "", 2),  # an interval that holds 0 shows no difference
         (evidence(error=0.05), HEAD_ONLY, "", 0),
+        (evidence(worth=-0.05), FROM_SCRATCH, "", 4),
+        (evidence(worth=-0.05, better=0.05), FROM_SCRATCH, "", 4),
+        (evidence(worth=-0.005), LATER_BLOCKS, "", 2),  # not shown to be worth something is not worth nothing
+        (evidence(worth=-0.05, labels=20), HEAD_ONLY, "", 0),  # random weights need the labels most of all
+        (evidence(worth=-0.05, error=0.05), HEAD_ONLY, "", 0),
     ],
 )
 def test_size_and_similarity_pick_the_quadrant(measured: Evidence, wanted: str, cut: str, blocks: int) -> None:
@@ -50,11 +58,29 @@ def test_size_and_similarity_pick_the_quadrant(measured: Evidence, wanted: str, 
 
 
 def test_the_reasons_say_what_was_measured() -> None:
-    size, similarity, left = choose(evidence(error=0.04), RULES).reasons
+    size, similarity, worth, left = choose(evidence(error=0.04), RULES).reasons
     assert size.startswith("the data is large: 100 labels in the smallest class")
     assert "+0.0 points (-1.0 to +1.0)" in size
     assert similarity.startswith("the task is similar to the source: the best earlier cut, b,")
+    assert worth.startswith("the weights are worth something: the best cut differs from a linear model")
     assert "errs on 4.0 %, not more than 5 %" in left
+
+
+@pytest.mark.parametrize(
+    ("measured", "wanted", "advised"),
+    [
+        (evidence(worth=-0.05), "worth nothing here", False),
+        (evidence(worth=0.005), "not shown to be worth anything", True),
+        (evidence(worth=0.005, labels=20), "not shown to be worth anything", False),
+        (evidence(worth=0.05), "worth something", False),
+    ],
+)
+def test_the_reasons_say_when_training_from_scratch_is_worth_a_try(
+    measured: Evidence, wanted: str, advised: bool
+) -> None:
+    reason = choose(measured, RULES).reasons[2]
+    assert reason.startswith(f"the weights are {wanted}")
+    assert ("from_scratch, by name, is worth a try" in reason) == advised
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -90,12 +116,20 @@ def test_a_budget_trains_fewer_blocks_and_says_so(budget: float, strategy: str, 
     assert (f"{blocks} blocks, not 4" in plan.reasons[-1]) == (blocks < 4)
 
 
+def test_from_scratch_over_the_budget_falls_back_on_the_weights_and_says_why() -> None:
+    plan = choose(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=1300))
+    assert (plan.strategy, plan.blocks) == (LATER_BLOCKS, 1)
+    assert plan.reasons[-1].endswith("random ones cannot stay frozen")
+    assert choose(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=2100)).strategy == FROM_SCRATCH
+
+
 def test_the_costs_of_all_strategies_stand_side_by_side_and_one_is_chosen() -> None:
     plan = choose(evidence(), RULES)
     rows = expected(evidence(), plan, RULES)
     assert [row["strategy"] for row in rows] == list(STRATEGIES)
     assert [row["strategy"] for row in rows if row["chosen"]] == [LATER_BLOCKS]
     assert rows[0]["epoch_flops"] == 0 < rows[1]["epoch_flops"] < rows[3]["epoch_flops"]
+    assert rows[3]["epoch_flops"] == rows[4]["epoch_flops"], "an epoch from scratch trains everything, too"
 
 
 @pytest.mark.parametrize(("depth", "share", "wanted"), [(9, 0.5, 4), (1, 0.5, 1), (2, 1.0, 1), (9, 0.0, 1)])

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from steps.core.linear_probe import Labelled, fit
-from steps.core.transferability import Floats, Ints, first_share, folds_of, h_score, logme, probe
+from steps.core.transferability import Floats, Ints, first_share, folds_of, h_score, hash_bits, logme, probe
 
 
 def sample(n: int, width: int, classes: int = 3, spread: float = 1.0, seed: int = 0) -> tuple[Floats, Ints]:
@@ -14,6 +14,13 @@ def sample(n: int, width: int, classes: int = 3, spread: float = 1.0, seed: int 
     targets = np.arange(n) % classes
     centres = rng.normal(size=(classes, width))
     return (centres[targets] + spread * rng.normal(size=(n, width))).astype(np.float32), targets
+
+
+def test_the_bits_of_a_hash_are_those_of_the_number_it_spells() -> None:
+    hashes = ["8000000000000001", "00ff00ff00ff00ff", "0123456789abcdef"]
+    found = hash_bits(hashes)
+    assert found.shape == (3, 64)
+    assert ["".join(str(int(bit)) for bit in row) for row in found] == [f"{int(text, 16):064b}" for text in hashes]
 
 
 @pytest.mark.parametrize(("n", "width"), [(40, 5), (30, 60)])

@@ -49,7 +49,8 @@ def row(split: str, label: str, number: int) -> Row:
     name = f"{split}/{label}/{number}.png"
     identity = hashlib.sha256(name.encode()).hexdigest()
     fields: dict[str, Any] = {"id": identity, "path": name, "label": label, "split": split, "mode": "RGB",
-                              "format": "PNG", "group": "", "source": "", "weight": 1.0}  # fmt: skip
+                              "format": "PNG", "group": "", "source": "", "weight": 1.0,
+                              "phash": identity[:16]}  # fmt: skip
     return Row(**{**dict.fromkeys(Row._fields, 0), **fields})
 
 
@@ -76,6 +77,7 @@ def make(tmp_path: Path) -> Callable[..., Inputs]:
 def test_few_labels_on_a_similar_source_train_the_head_alone(make: Callable[..., Inputs]) -> None:
     found = make(10, {WHOLE: 3.0, EARLY: 1.0}).run()
     assert (found["strategy"], found["cut"], found["blocks"]) == ("head_only", "", 0)
+    assert found["pretrained"]
     assert found["size"]["labels_per_class"] == 10
     assert [point["labels_per_class"] for point in found["size"]["curve"]] == [1.9, 3.8, 7.5]
 
@@ -95,6 +97,17 @@ def test_earlier_features_that_part_the_classes_better_are_a_different_task(make
     assert (small["strategy"], small["cut"], small["blocks"]) == ("early_features", EARLY, 0)
     large = make(80, {WHOLE: 0.0, EARLY: 5.0}).run()
     assert (large["strategy"], large["cut"], large["blocks"]) == ("everything", "", 3)
+
+
+def test_weights_that_tell_less_than_a_perceptual_hash_are_left_for_random_ones(make: Callable[..., Inputs]) -> None:
+    inputs = make(80, {WHOLE: 0.3, EARLY: 0.3})
+    telling = inputs.table["label"].map({"ant": "00", "bee": "f0", "cat": "ff"}) + inputs.table["phash"].str[2:]
+    found = replace(inputs, table=inputs.table.assign(phash=telling)).run()
+    assert (found["strategy"], found["cut"], found["blocks"]) == ("from_scratch", "", 3)
+    assert not found["pretrained"]
+    assert found["worth"]["perceptual_hash"]["balanced_accuracy"] > 0.95
+    assert found["worth"]["best_cut_less"]["high"] < 0
+    assert inputs.run()["strategy"] != "from_scratch", "hashes that tell nothing accuse no weights"
 
 
 def test_the_test_split_has_no_say(make: Callable[..., Inputs]) -> None:

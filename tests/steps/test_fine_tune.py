@@ -50,10 +50,12 @@ class World:
 
     root: Path
 
-    def fine_tune(self, to: str = "out", digest: str = "ab" * 32, blocks: int = 1, **changes: Any) -> dict[str, bytes]:
+    def fine_tune(
+        self, to: str = "out", digest: str = "ab" * 32, blocks: int = 1, pretrained: bool = True, **changes: Any
+    ) -> dict[str, bytes]:
         """Run the stage; return the bytes of what it wrote."""
         out = self.root / to
-        files.write_json(self.root / "strategy.json", {"strategy": "later_blocks", "cut": "", "blocks": blocks})
+        files.write_json(self.root / "strategy.json", {"cut": "", "blocks": blocks, "pretrained": pretrained})
         fine_tune(
             params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=8), lineage=lineage(digest),
             raw=self.root / "raw", accepted=self.root / "accepted.parquet",
@@ -294,3 +296,55 @@ def test_a_head_trained_at_an_earlier_cut_is_fine_tuned_there(world: World) -> N
     assert (told["trainable_blocks"], told["frozen_blocks"]) == (["features.1", "head"], ["features.0"])
     model = models.load_fine_tuned(world.root / "backbone", world.root / "out/fine_tuned")
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+SCRATCH: dict[str, Any] = {"pretrained": False, "blocks": 3, "epochs": 12, "patience": 12, "head_rate": 3e-3}
+
+
+def test_from_scratch_takes_nothing_from_weights_and_head_and_learns(world: World) -> None:
+    """Neither file is read: what is in their place is no safetensors at all."""
+    found = world.fine_tune(to="one", **SCRATCH)
+    told = files.read_json(world.root / "one/history.json")
+    assert (
+        told["epochs"][told["best_epoch"]]["val_balanced_accuracy"] > 0.8 > told["epochs"][0]["val_balanced_accuracy"]
+    )
+    (world.root / "backbone" / models.WEIGHTS).write_bytes(b"no weights")
+    (world.root / "head" / models.WEIGHTS).write_bytes(b"no head")
+    assert world.fine_tune(to="other", **SCRATCH) == found
+    model = models.load_fine_tuned(world.root / "backbone", world.root / "one/fine_tuned")
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_from_scratch_freezes_nothing_and_every_part_learns_at_the_heads_rate(world: World) -> None:
+    world.fine_tune(**{**SCRATCH, "l2_sp": 0.1, "block_decay": 0.5, "unfreeze_every": 2, "bn_policy": "frozen"})
+    told = files.read_json(world.root / "out/history.json")
+    assert (told["bn_policy"], told["frozen_blocks"], told["frozen_parameters"]) == ("train", [], 0)
+    assert told["trainable_blocks"] == ["features.0", "features.1", "features.2", "head"]
+    schedule = told["schedule"]
+    assert schedule["backbone_rate"] == schedule["head_rate"] == SCRATCH["head_rate"]
+    assert (schedule["l2_sp"], schedule["block_decay"], schedule["unfreeze_every"]) == (0.0, 1.0, 0)
+    assert schedule["warmup_epochs"] == 1, "a tenth of the epochs"
+    tuned = files.read_tensors(world.root / "out/fine_tuned" / models.WEIGHTS)
+    seen = [tensor for name, tensor in tuned.items() if name.endswith("running_mean")]
+    assert seen and all(tensor.any() for tensor in seen), "BatchNorm has made statistics of its own"
+
+
+def test_from_scratch_goes_on_to_the_same_bytes_after_it_was_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, save, epochs = world.fine_tune(to="whole", **SCRATCH), checkpoints.save, []
+
+    def stopped(*arguments: Any) -> None:
+        save(*arguments)
+        epochs.append(arguments)
+        if len(epochs) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            world.fine_tune(to="stopped", **SCRATCH)
+    assert not (world.root / "stopped").exists()
+    found = checkpoints.load(lineage())
+    assert found is not None and len(found.rows) == 1 + 5
+    assert world.fine_tune(to="resumed", **SCRATCH) == wanted

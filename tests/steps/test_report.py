@@ -68,6 +68,17 @@ def test_the_strategy_is_told_with_its_reasons_and_its_curve(page: Page) -> None
     assert '<td class="num">1.500</td><td class="num">0.034</td>' in page.source
 
 
+def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(inputs: Inputs) -> None:
+    inputs.change("strategy", strategy="from_scratch")
+    inputs.change("fine_tune", best_epoch=0, frozen_blocks=[], frozen_parameters=0)
+    found = read(inputs)
+    assert "Trained: the whole network, from random weights (2 blocks)." in found.text
+    assert "parameters could move: no weight was frozen." in found.text
+    assert "than the random weights it started from" in found.text
+    card = inputs.card().read_text(encoding="utf-8")
+    assert "from random weights, so that nothing of its weights is in it; 250 parameters could move, none" in card
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
     assert read(make(tmp_path)).source == page.source
 
