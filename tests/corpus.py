@@ -18,6 +18,7 @@ LEFT, RIGHT = (220, 90, 20), (20, 60, 200)
 GREY_LEFT, GREY_RIGHT = (64, 64, 64), (192, 192, 192)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 DAMAGED, NO_IMAGE = "damaged or truncated image", "not an image format"
+TOO_MANY = "a picture in too many parts"
 WIDTH, HEIGHT = 32, 24
 
 
@@ -72,6 +73,10 @@ def png_of(width: int, height: int) -> bytes:
 
 def png_with(kind: bytes, content: bytes) -> bytes:
     return PNG[:33] + chunk(kind, content) + PNG[33:]  # behind the signature and the header
+
+
+def png_behind(kind: bytes, content: bytes) -> bytes:
+    return PNG[:-12] + chunk(kind, content) + PNG[-12:]  # behind the pixels, before the end
 
 
 def jpeg_with(marker: int, content: bytes) -> bytes:
@@ -225,6 +230,15 @@ def _good() -> list[Specimen]:
         Specimen("exif raw profile of garbage.png", png_with(b"tEXt", b"Raw profile type exif\0\nexif\n9\nzz\n")),
         Specimen("multi-picture of garbage.jpg", jpeg_with(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"), **LOSSY),
         Specimen("colour profile of garbage.png", png_with(b"iCCP", b"x\0\0" + zlib.compress(b"garbage"))),
+        Specimen("colour profile of megabytes.png", png_with(b"iCCP", b"x\0\0" + zlib.compress(bytes(3_000_000)))),
+        Specimen("text of megabytes.png", png_with(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(3_000_000)))),
+        Specimen("text of megabytes behind.png", png_behind(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(3_000_000)))),
+        Specimen("density cut short.png", png_with(b"pHYs", b"12")),
+        Specimen("a note that rots.png", png_with(b"tEXt", b"a\0sound note").replace(b"sound", b"S0und")),
+        Specimen("a film behind that rots.png", png_behind(b"fcTL", b"12")),
+        Specimen("alpha and a note cut short.png", encoded(ALPHA)[:33] + chunk(b"gAMA", b"1") + encoded(ALPHA)[33:],
+                 **KEYED),
+        Specimen("exif in too many pieces.jpg", JPEG[:2] + 100 * (b"\xff\xe1\0\x0eExif\0\0pieces") + JPEG[2:], **LOSSY),
         Specimen("photoshop's notes cut short.jpg", jpeg_with(0xED, b"Photoshop 3.0\x008BIM\0\0"), **LOSSY),
         Specimen("colour profile of garbage.jpg", jpeg_with(0xE2, b"ICC_PROFILE\0\x09\x01garbage"), **LOSSY),
     ]  # fmt: skip
@@ -266,6 +280,10 @@ def _bad() -> list[Specimen]:
         Specimen("pixels without area.png", png_of(0, 10), DAMAGED),
         Specimen("slow.ppm", b"P5 6000 6000 254\n", "6000x6000 pixels in a slow format; at most 25000000"),
         Specimen("scans without end.jpg", many_scans(101), "more than 100 scans"),
+        Specimen("comments without end.jpg", JPEG[:2] + 300_000 * b"\xff\xfe\0\2" + JPEG[2:], TOO_MANY),
+        Specimen("chunks without end.png", PNG[:33] + 600_000 * chunk(b"tEXt", b"") + PNG[33:], TOO_MANY),
+        Specimen("comments without end.gif", b"GIF89a" + struct.pack("<HHBBB", 9, 9, 0, 0, 0) + b"!\xfe"
+                 + 600_000 * b"\1a", TOO_MANY),
         Specimen("tiles of a gigapixel.tiff", gigantic_tiles(tiled), "tiles of 4294836225 pixels"),
     ]  # fmt: skip
 

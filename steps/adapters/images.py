@@ -33,9 +33,16 @@ FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
 MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond a pixel
 MAX_SCANS = 100  # libtiff's limit too; encoders write about ten
+# Of a file, one after the other: Pillow walks in Python over chunks, comments and junk, and keeps a good part of them.
+# 256 MiB of PNG in chunks of 1 kB are 800,000.
+MAX_READS = 1_000_000
+MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG
+TOO_MANY = "a picture in too many parts, which would take minutes to read"
+MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would copy 500 GB
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
+PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that pixels are made of
 NOTES = {
     *range(0xE1, 0xEE),
     0xEF,
@@ -135,16 +142,36 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
         raise UndecodableError("the file is empty", "")
     _refuse_length(len(data))
     try:
-        with _open(data) as image:
-            _refuse_too_much_work(image, data)
-            stored = (image.width, image.height, image.mode, str(image.format))
-            image.load()
-            _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
-            return (*stored, _taken(image)), _upright(_rgb(image), image)
+        return _despite_notes(_whole, data)
     except DECODE_ERRORS as error:
         # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
         told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise UndecodableError(_reason(error, data), told) from None
+
+
+def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+    stream = _Stream(data)
+    with Image.open(stream, formats=FORMATS) as image:
+        if _refuse_too_much_work(image, data):
+            stream.left += 4 * MAX_SLOW_PIXELS  # run lengths are read byte by byte
+        stored = (image.width, image.height, image.mode, str(image.format))
+        image.load()
+        _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
+        return (*stored, _taken(image)), _upright(_rgb(image), image)
+
+
+class _Stream(io.BytesIO):
+    """The bytes of a file, to be read a bounded number of times."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise UndecodableError(TOO_MANY, "")
+        return super().read(size)
 
 
 def _refuse_size(width: int, height: int) -> None:
@@ -154,8 +181,11 @@ def _refuse_size(width: int, height: int) -> None:
         raise UndecodableError(f"{width}x{height} pixels; a strip, not a picture", "")
 
 
-def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md)."""
+def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md).
+
+    Returns whether it is a format that is decoded in Python, or as slowly.
+    """
     _refuse_size(image.width, image.height)
     slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
     if slow and max(image.width * image.height, len(data) // 4) > MAX_SLOW_PIXELS:
@@ -167,16 +197,20 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> None:
         tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
         if tile > MAX_PIXELS:
             raise UndecodableError(f"tiles of {tile} pixels; at most {MAX_PIXELS}", "")
+    return slow
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
+    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        if data.startswith(JPEG) and data.count(b"Exif\0\0") > MAX_EXIFS:
+            return work(_without_notes(data))
+        return work(data)
     except DECODE_ERRORS:
-        bare = _without_notes(data) if data.startswith(JPEG) else data
+        bare = _without_notes(data)
         if bare == data:
             raise
-        return Image.open(io.BytesIO(bare), formats=FORMATS)
+        return work(bare)
 
 
 def _scans(data: bytes) -> int:
@@ -186,7 +220,11 @@ def _scans(data: bytes) -> int:
 
 
 def _without_notes(data: bytes) -> bytes:
-    """Return a JPEG without comments and applications' segments: Pillow gives up a good picture over a bad note."""
+    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are."""
+    if data.startswith(PNG):
+        return PNG + b"".join(data[start:end] for kind, start, end in _chunks(data) if kind in PIXELS)
+    if not data.startswith(JPEG):
+        return data
     head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
     kept, last = [], 0
     for start, end in [(start, end) for marker, start, end in head if marker in NOTES]:
@@ -196,11 +234,27 @@ def _without_notes(data: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment of a JPEG up to its end marker."""
+    """Yield marker, start and end of each segment of a JPEG up to its end marker; UndecodableError for too many."""
     position = 2
-    while (found := MARKER.search(data, position)) and (marker := data[found.end() - 1]) != END_OF_IMAGE:
+    for _ in range(MAX_PARTS):
+        found = MARKER.search(data, position)
+        if not found or (marker := data[found.end() - 1]) == END_OF_IMAGE:
+            return
         position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
         yield marker, found.start(), position
+    raise UndecodableError(TOO_MANY, "")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of each chunk of a PNG; UndecodableError for too many."""
+    position = len(PNG)
+    for _ in range(MAX_PARTS):
+        if position >= len(data):
+            return
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        yield data[position + 4 : position + 8], position, end
+        position = end
+    raise UndecodableError(TOO_MANY, "")
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
@@ -271,9 +325,13 @@ def _number(value: Any) -> float:
 
 def size(data: bytes) -> tuple[int, int]:
     """Return width and height as the headers of an image file announce them; UndecodableError where there are none."""
-    try:
-        with _open(data) as image:
+
+    def announced(data: bytes) -> tuple[int, int]:
+        with Image.open(_Stream(data), formats=FORMATS) as image:
             return image.size
+
+    try:
+        return _despite_notes(announced, data)
     except DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, data), str(error)) from None
 

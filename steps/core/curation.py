@@ -21,18 +21,28 @@ class Decision(NamedTuple):
 
 
 def faults(decisions: Sequence[Decision], images: pd.DataFrame) -> Iterator[str]:
-    """Yield what is wrong, line by line (the header is line 1): unknown image, word or label, one image twice."""
+    """Yield what is wrong, line by line (the header is line 1): unknown image, word or label, one image twice.
+
+    A line of empty fields says nothing.
+    """
     split_of = {
         name: split for column in ("id", "path") for name, split in zip(images[column], images["split"], strict=True)
     }
+    id_of = dict(zip(images["path"], images["id"], strict=True))
     labels = sorted(set(images["label"][images["split"] != UNLABELLED]))
+    line_of = {decision.image: line for line, decision in enumerate(decisions, 2)}
     first: dict[str, int] = {}
-    for line, (image, word, label, _) in enumerate(decisions, 2):
+    for line, (image, word, label, note) in enumerate(decisions, 2):
+        if not any((image, word, label, note)):
+            continue
         where = f"line {line}: "
         if image not in split_of:
             yield f"{where}{image!r} is no id and no path of the manifest"
         elif image in first:
             yield f"{where}{image!r} was decided in line {first[image]} already"
+        elif id_of.get(image) in line_of:
+            identity = id_of[image]
+            yield f"{where}{image!r} is decided in line {line_of[identity]}, too, by its id {identity[:12]}"
         first.setdefault(image, line)
         if word not in WORDS:
             yield f"{where}{word!r} is no decision; one of {', '.join(WORDS)}"
