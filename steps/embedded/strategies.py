@@ -282,7 +282,7 @@ def main(
 ) -> None:
     """Run every strategy on every task, and say whether the automatic choice holds up."""
     results = files.read_json(folder / "results.json") if show else measure(folder.resolve(), threads, only)
-    console = Console(width=180)
+    console = Console(width=200)
     console.print(floors(results))
     console.print(choices(results))
 
