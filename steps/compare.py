@@ -24,10 +24,10 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
 
     from steps.core.comparison import compare as paired
     from steps.core.comparison import per_class
-    from steps.core.intervals import sampled
+    from steps.core.intervals import groups_of, sampled
     from steps.core.manifest import TEST
     from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams, groups_of
+    from steps.evaluate import EvaluateParams
 
     document, mlflow = params.read(root), tracking.client()
     name = document["register"]["model_name"]

@@ -18,7 +18,7 @@ from steps.core.backbone import Grafted, digest
 from steps.core.comparison import Rules, compare, transfer
 from steps.core.decision import FINE_TUNED, HEAD, choose
 from steps.core.inference import predict_logits
-from steps.core.intervals import Sample, sampled
+from steps.core.intervals import Sample, groups_of, sampled
 from steps.core.judgement import BINS, judge
 from steps.core.manifest import TEST, UNLABELLED, VAL
 from steps.core.seeding import numpy_generator
@@ -201,13 +201,6 @@ def _transfer(
     facts = {"model": learnt.model, "accuracy": float((learnt.answers.argmax(axis=1) == targets).mean()),
              "labels": learnt.labels, "labels_of": learnt.labels_of}  # fmt: skip
     return {**told, "sentence": said, **facts}
-
-
-def groups_of(part: pd.DataFrame) -> npt.NDArray[Any] | None:
-    """Return the group of each image, its own where it has none; None where no image has one."""
-    if (part["group"] == "").all():
-        return None
-    return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
 
 
 def _calibrated(

@@ -22,6 +22,7 @@ from steps.core.decision import HEAD
 from steps.core.feature_map import Floats, lay_out, nearest
 from steps.core.figures_inspect import feature_map, worse_pictures
 from steps.core.inference import predict_probabilities
+from steps.core.intervals import groups_of, sampled
 from steps.core.manifest import TEST, TRAIN, UNLABELLED, VAL, uniform
 from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.core.seeding import derive, torch_generator
@@ -223,7 +224,8 @@ def _robustness(
     pixels = torch.stack([look.pixels(path, identity) for path, identity in zip(part["path"], part["id"], strict=True)])
     targets = np.searchsorted(classes, part["label"].tolist()).astype(np.int64)
     luck = torch_generator(seed, "inspect", "robustness")
-    return robustness.look(model, pixels, targets, look.spec, luck, batch_size, CONFIDENCE)
+    cluster = sampled(targets, groups_of(part)).cluster
+    return robustness.look(model, pixels, targets, cluster, look.spec, luck, batch_size, CONFIDENCE)
 
 
 def _drawn(found: Row | None) -> dict[str, str]:

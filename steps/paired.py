@@ -29,11 +29,11 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     import numpy as np
 
     from steps.core.comparison import compare_answers
-    from steps.core.intervals import sampled
+    from steps.core.intervals import groups_of, sampled
     from steps.core.regressions import changes
     from steps.core.seeding import numpy_generator
     from steps.core.slices import COLUMNS, slices_of
-    from steps.evaluate import EvaluateParams, groups_of
+    from steps.evaluate import EvaluateParams
 
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)

@@ -30,9 +30,10 @@ def smaller(
     """
     import numpy as np
 
+    from steps.core.intervals import groups_of
     from steps.core.judgement import judge
     from steps.core.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams, groups_of
+    from steps.evaluate import EvaluateParams
 
     document = params.read(root)
     rules = params.bind(PromoteParams, document.get("promote"), "promote")
@@ -68,9 +69,8 @@ def _widened(answers: "Floats", learnt: list[str], classes: list[str]) -> "Float
 def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]]:
     import numpy as np
 
-    from steps.core.intervals import sampled
+    from steps.core.intervals import groups_of, sampled
     from steps.core.slices import COLUMNS, judge_slices
-    from steps.evaluate import groups_of
 
     cluster = sampled(np.zeros(len(part), dtype=int), groups_of(part)).cluster
     columns = (*COLUMNS, *rules.slice_columns)

@@ -99,7 +99,7 @@ def honest(classes: Sequence[str]) -> dict[str, Any]:
     """What evaluation.json holds of the chapters transfer, comparisons, calibration and slices."""
     share = figure(0.9, 0.8, 0.97, "Wilson")
     bins = [{"confidence": c, "accuracy": figure(c - 0.1, c - 0.3, c, "Wilson"), "n": 20} for c in (0.6, 0.8, 0.95)]
-    of_time = {"log_loss": figure(0.21, 0.15, 0.3, "bootstrap-t"), "reliability": bins}
+    of_time = {"log_loss": figure(0.21, 0.15, 0.3, "log-t"), "reliability": bins}
     curve = [
         {"coverage": c, "threshold": 1 - c / 2, "risk": figure(c / 10, 0.0, c / 5, "Wilson")} for c in (0.2, 0.6, 1.0)
     ]

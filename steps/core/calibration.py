@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from steps.core.intervals import Figure, Ints, Sample, figure, share, smoothed, studentised
+from steps.core.intervals import Figure, Ints, Sample, figure, mean_of_losses, share, smoothed
 from steps.core.metrics import proportion
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -167,9 +167,25 @@ def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidenc
 
 def losses(probabilities: Floats, targets: Ints) -> Floats:
     """Return log-loss (nats) and Brier score (0 to 2) of each image, [n, 2]."""
-    chosen = np.clip(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).tiny, 1)
-    on = np.eye(probabilities.shape[1])[targets]
-    return np.stack([-np.log(chosen), ((probabilities - on) ** 2).sum(axis=1)], axis=1)
+    return np.asarray(_losses_by_class(probabilities)[np.arange(len(targets)), targets])
+
+
+def _losses_by_class(probabilities: Floats) -> Floats:
+    """Return log-loss and Brier score of each image, had it been of each class, [n, classes, 2]."""
+    nats = -np.log(np.clip(probabilities, np.finfo(np.float64).tiny, 1))
+    return np.stack([nats, (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1], axis=2)
+
+
+def scored(probabilities: Floats, targets: Ints, sample: Sample, confidence: float) -> tuple[Figure, Figure]:
+    """Return log-loss and Brier score with their intervals.
+
+    What a wrong answer costs is what the probabilities [n, classes] themselves expect of one.
+    """
+    kinds, seen = _losses_by_class(probabilities), losses(probabilities, targets)
+    other = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
+    wrong = (other[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(other.sum()), np.finfo(np.float64).tiny)
+    nats, brier = (mean_of_losses(seen[:, i], float(wrong[i]), sample, confidence) for i in (0, 1))
+    return nats, brier
 
 
 def verified(
@@ -199,9 +215,8 @@ def verified(
         ),
     }
     for name, probabilities in kinds.items():
-        nats, _ = studentised(losses(probabilities, targets), sample, confidence, draws, generator)
         told[name] = {
-            "log_loss": nats,
+            "log_loss": scored(probabilities, targets, sample, confidence)[0],
             "calibration_error": calibration_error(probabilities, targets, bins, sample, confidence),
             "reliability": reliability(probabilities, targets, bins, sample.cluster, confidence),
         }

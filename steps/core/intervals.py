@@ -6,20 +6,23 @@ a share covers 81 % and of a log-loss 85 % when 95 % is claimed.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
+from scipy.special import betaincinv, expit, stdtrit
 
-from steps.core.metrics import proportion
+from steps.core.metrics import poisson_ends, proportion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 Figure = dict[str, Any]  # value, low, high, method; an end that is not known is None
 
-WILSON, MOVER, STUDENTISED, SMOOTHED = "Wilson", "MOVER", "bootstrap-t", "smoothed bootstrap"
+WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
 CELLS = 20_000_000  # of a matrix of draws in memory at a time
 LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # images that a class counts for at least, however few it has
 
@@ -40,8 +43,9 @@ def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
     effective = effective_images(right, cluster, confidence)
     if effective == n:
         return proportion(int(right.sum()), n, confidence)
-    low, high = proportion_confint(value * effective, effective, 1 - confidence, "wilson")
-    return figure(value, float(low), float(high), f"{WILSON}, as of {effective:.0f} images")
+    wilson = proportion_confint(value * effective, effective, 1 - confidence, "wilson")
+    low, high = poisson_ends(float(wilson[0]), float(wilson[1]), value * effective, effective, confidence)
+    return figure(value, low, high, f"{WILSON}, as of {effective:.0f} images")
 
 
 def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
@@ -64,9 +68,13 @@ def _told(right: Bools, cluster: Ints, design: float, confidence: float) -> floa
     are the clusters; where one answer in fifty is wrong, no more is known than the clusters with a wrong answer tell.
     At worst a cluster tells as much as one image.
     """
-    rarer = ~right if right.mean() > 0.5 else right
-    known, told = len(np.unique(cluster[rarer])), len(right) / max(1.0, design)
+    known, told = _telling(right, cluster), len(right) / max(1.0, design)
     return max(min(told, len(np.unique(cluster))), told / _unsure(len(right), known, confidence))
+
+
+def _telling(right: Bools, cluster: Ints) -> int:
+    """Return how many clusters hold the rarer answer."""
+    return len(np.unique(cluster[~right if right.mean() > 0.5 else right]))
 
 
 def clustered_variance(influence: Floats, cluster: Ints) -> float:
@@ -78,7 +86,7 @@ def clustered_variance(influence: Floats, cluster: Ints) -> float:
 def _unsure(n: int, clusters: int, confidence: float) -> float:
     """Return by how much a variance counts for more because so few clusters showed it, and not n images."""
     at = 0.5 + confidence / 2
-    return float((t.ppf(at, max(clusters - 1, 1)) / t.ppf(at, max(n - 1, 1))) ** 2)
+    return float((stdtrit(max(clusters - 1, 1), at) / stdtrit(max(n - 1, 1), at)) ** 2)
 
 
 def design_effect(values: Floats, cluster: Ints) -> float:
@@ -97,31 +105,37 @@ def _within(values: Floats, targets: Ints) -> Floats:
 def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float) -> Figure:
     """Return the mean over the classes of the share of their images that are right: balanced accuracy.
 
-    MOVER: each share's distance to its limit, added in squares (Zou and Donner 2008, Stat. Med. 27:1693), with the
-    limits of Clopper and Pearson, because Wilson's fall to 92 % here (p = 0.98, 76 images a class). MOVER takes the
-    classes for independent; clusters that hold several of them stretch the distances by what they share.
+    Each class's share has the posterior that `macro_f1` draws from; mean and variance of theirs are those of a beta
+    distribution, whose quantiles are the interval. Limits of each class, added in squares (MOVER), hold the truth in
+    88 % of the sets with five images a class at p = 0.98.
     """
-    from statsmodels.stats.proportion import proportion_confint
+    labels, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    seen, count = np.bincount(place, right), len(labels)
+    share_told = _told_by((~right) / (count * sizes[place]), right, place, cluster, confidence)
+    weight = _weights(sizes, share_told)
+    good, bad = (seen + 1 / (count * max(count - 1, 1))) * weight, (sizes - seen + 1 / count) * weight
+    whole = good + bad
+    value, mean = float((seen / sizes).mean()), float((good / whole).mean())
+    variance = float((good * bad / (whole**2 * (whole + 1))).sum()) / count**2
+    scale = mean * (1 - mean) / variance - 1
+    low, high = betaincinv(mean * scale, (1 - mean) * scale, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return figure(value, min(value, float(low)), max(value, float(high)), POSTERIOR)
 
-    rows = []
-    for label in np.unique(targets):
-        mine = targets == label
-        value, n = float(right[mine].mean()), effective_images(right[mine], cluster[mine], confidence)
-        low, high = proportion_confint(value * n, n, 1 - confidence, "beta")
-        rows.append((value, value - float(low), float(high) - value))
-    mean, down, up = np.mean([row[0] for row in rows]), *(np.hypot.reduce([row[i] for row in rows]) for i in (1, 2))
-    stretch = _shared(right, targets, cluster) ** 0.5 / len(rows)
-    low, high = float(mean - down * stretch), float(mean + up * stretch)
-    return figure(float(mean), max(0.0, low), min(1.0, high), MOVER)
+
+def _weights(sizes: Ints, share_told: float) -> Floats:
+    """Return for how much of itself each image of a class counts in the posterior: two images of a class do not."""
+    return np.asarray(np.maximum(sizes * share_told - 2, LEAST_TOLD) / np.maximum(sizes, 1))
 
 
-def _shared(right: Bools, targets: Ints, cluster: Ints) -> float:
-    """Return the variance of balanced accuracy over what it would be if no cluster held two classes; at least 1."""
-    influence = _within(right.astype(np.float64), targets) / np.bincount(targets)[targets]
-    alone = sum(
-        clustered_variance(influence[targets == label], cluster[targets == label]) for label in np.unique(targets)
-    )
-    return max(1.0, clustered_variance(influence, cluster) / alone) if alone else 1.0
+def _told_by(influence: Floats, right: Bools, targets: Ints, cluster: Ints, confidence: float) -> float:
+    """Return which share of the images tells as much of a figure as all do in clusters, by their influences on it."""
+    n, clusters = len(right), len(np.unique(cluster))
+    if clusters == n:
+        return 1.0
+    within = _within(influence, targets)
+    plain = clustered_variance(within, np.arange(n))
+    design = clustered_variance(within, cluster) / plain if plain else n / clusters
+    return _told(right, cluster, design, confidence) / n
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,13 @@ class Sample:
     def clusters(self) -> int:
         """Return how many clusters there are."""
         return int(self.cluster.max()) + 1
+
+
+def groups_of(part: "pd.DataFrame") -> npt.NDArray[Any] | None:
+    """Return the group of each image of a manifest [n], its own where it has none; None where no image has one."""
+    if (part["group"] == "").all():
+        return None
+    return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
 
 
 def sampled(targets: Ints, groups: Ints | None = None) -> Sample:
@@ -152,39 +173,34 @@ def sampled(targets: Ints, groups: Ints | None = None) -> Sample:
     return Sample(cluster, tuple(pairs[0, pairs[1] == label] for label in classes))
 
 
-def studentised(
-    values: Floats, sample: Sample, confidence: float, draws: int, generator: np.random.Generator
-) -> list[Figure]:
-    """Return the mean of each column of per-image losses [n, m] (0 or more) with its bootstrap-t interval.
+def mean_of_losses(values: Floats, wrong: float, sample: Sample, confidence: float) -> Figure:
+    """Return the mean of per-image losses [n] (0 or more) with its interval; `wrong` is what a wrong answer costs.
 
-    Each draw is measured in its own standard error, which lets the interval reach further where the tail is long
-    (Efron and Tibshirani 1993, ch. 12.5; with clusters, linearised: Davison and Hinkley 1997, ch. 3.8). Losses that
-    are all alike, or a single cluster, give no interval.
+    Student's t on the logarithm of the mean, because losses have a long tail. Where a few wrong answers make up most
+    of it, its spread is known from few: degrees of freedom after Satterthwaite 1946 (Biometrics Bull. 2:110), with
+    the kurtosis that was seen. For the upper end one wrong answer is added, as Clopper and Pearson's has it: a set
+    without any does not show what one costs. A bootstrap-t holds the truth in 89 % of the sets with five images a
+    class at p = 0.98. Losses that are all alike, or a single cluster, give no interval.
     """
-    means = values.mean(axis=0)
-    parts = _summed((values - means) / len(values), sample)
-    centred = [parts[stratum] - parts[stratum].mean(axis=0) for stratum in sample.strata]
-    grown = [len(part) / max(len(part) - 1, 1) for part in centred]
-    error = np.sqrt(sum(g * (part**2).sum(axis=0) for g, part in zip(grown, centred, strict=True)))
+    n, mean = len(values), float(values.mean())
+    if np.ptp(values) == 0 or sample.clusters < 2:
+        return figure(mean, None, None, LOG_T)
+    parts = _summed((values - mean)[:, None] / n, sample)[:, 0]
+    apart = np.concatenate([
+        (parts[stratum] - parts[stratum].mean()) * np.sqrt(len(stratum) / (len(stratum) - 1))
+        for stratum in sample.strata
+    ])  # fmt: skip
+    variance, reach = float((apart**2).sum()), float(stdtrit(_degrees(apart), 0.5 + confidence / 2))
+    more, one = mean + wrong / n, (wrong / n) ** 2
+    low, high = mean * np.exp(-reach * variance**0.5 / mean), more * np.exp(reach * (variance + one) ** 0.5 / more)
+    return figure(mean, float(low), float(high), LOG_T)
 
-    shift, variance = np.zeros((draws, values.shape[1])), np.zeros((draws, values.shape[1]))
-    for part, grow in zip(centred, grown, strict=True):
-        for rows, weights in _drawn(len(part), draws, generator):
-            moved = weights @ part
-            shift[rows] += moved
-            variance[rows] += grow * (weights @ part**2 - moved**2 / len(part))
-    found = []
-    for i, value in enumerate(means):
-        if np.ptp(values[:, i]) == 0 or sample.clusters < 2:
-            found.append(figure(float(value), None, None, STUDENTISED))
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            measured = shift[:, i] / np.sqrt(np.maximum(variance[:, i], 0))
-        measured[np.isnan(measured)] = 0.0
-        low, high = np.quantile(measured, [0.5 + confidence / 2, 0.5 - confidence / 2], method="nearest")
-        ends = [float(end) if np.isfinite(end) else None for end in (value - low * error[i], value - high * error[i])]
-        found.append(figure(float(value), None if ends[0] is None else max(0.0, ends[0]), ends[1], STUDENTISED))
-    return found
+
+def _degrees(apart: Floats) -> float:
+    """Return the degrees of freedom of the sum of squares of deviations [c]: 1 where one of them is all of it."""
+    second, fourth, most = float((apart**2).sum()), float((apart**4).sum()), len(apart) - 1
+    spread = fourth - second**2 / len(apart)
+    return max(1.0, min(most, 2 * second**2 / spread)) if spread > 0 else most
 
 
 def smoothed(
@@ -247,32 +263,45 @@ def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float)
         placed = _placements(probabilities[:, label], mine)
         areas.append(float(placed[mine].mean()))
         influence += np.where(mine, placed / mine.sum(), placed / (~mine).sum()) / len(present)
-    value, variance = float(np.mean(areas)), _variance(influence, targets, cluster, confidence)
+    right = probabilities.argmax(axis=1) == targets
+    value, (variance, degrees) = float(np.mean(areas)), _variance(influence, right, targets, cluster)
     least = min(len(np.unique(cluster[targets == label])) for label in present)
     if value >= 1 or variance <= 0:  # nothing to measure a spread by: as if the smallest class had been all of it
         return {**proportion(round(value * least), least, confidence), "value": value}
-    odds, half = np.log(value / (1 - value)), norm.ppf(0.5 + confidence / 2) * np.sqrt(variance) / (value * (1 - value))
-    low, high = (1 / (1 + np.exp(-end)) for end in (odds - half, odds + half))
+    odds = np.log(value / (1 - value))
+    half = stdtrit(degrees, 0.5 + confidence / 2) * np.sqrt(variance) / (value * (1 - value))
+    low, high = expit([odds - half, odds + half])
     return figure(value, float(low), float(high), "DeLong")
 
 
-def _variance(influence: Floats, targets: Ints, cluster: Ints, confidence: float) -> float:
-    """Return the variance of a sum of influences [n] whose classes keep their sizes."""
-    n, clusters = len(targets), len(np.unique(cluster))
-    if clusters < n:
-        return clustered_variance(_within(influence, targets), cluster) * _unsure(n, clusters, confidence)
+def _variance(influence: Floats, right: Bools, targets: Ints, cluster: Ints) -> tuple[float, float]:
+    """Return the variance of a sum of influences [n] whose classes keep their sizes, and its degrees of freedom.
+
+    Of single images they are Welch's and Satterthwaite's; of clusters, how many hold the rarer answer, for those show
+    how clusters differ. With the quantile of all 40 the interval holds the truth in 83 % of the sets at p = 0.98.
+    """
+    clusters = len(np.unique(cluster))
+    if clusters < len(targets):
+        degrees = max(1, min(_telling(right, cluster), clusters - 1))
+        return clustered_variance(_within(influence, targets), cluster), degrees
     parts = [influence[targets == label] for label in np.unique(targets)]
-    return sum(len(part) * float(part.var(ddof=1)) if len(part) > 1 else float(part[0] ** 2) for part in parts)
+    each = np.array([len(part) * part.var(ddof=1) if len(part) > 1 else part[0] ** 2 for part in parts])
+    free = np.array([max(len(part) - 1, 1) for part in parts])
+    return float(each.sum()), float(each.sum() ** 2 / max((each**2 / free).sum(), TINY))
 
 
 def _placements(score: Floats, mine: Bools) -> Floats:
     """Return for each image which share of the other side it is on the right side of; ties count a half."""
-    from scipy.stats import rankdata
-
-    overall, placed = rankdata(score), np.empty(len(score))
-    placed[mine] = (overall[mine] - rankdata(score[mine])) / (~mine).sum()
-    placed[~mine] = 1 - (overall[~mine] - rankdata(score[~mine])) / mine.sum()
+    placed = np.empty(len(score))
+    placed[mine] = _below(score[mine], score[~mine])
+    placed[~mine] = 1 - _below(score[~mine], score[mine])
     return placed
+
+
+def _below(scores: Floats, others: Floats) -> Floats:
+    """Return for each score which share of the others lies below it; ties count a half."""
+    ordered = np.sort(others)
+    return np.asarray(sum(np.searchsorted(ordered, scores, side) for side in ("left", "right")) / (2 * len(others)))
 
 
 def macro_f1(
@@ -296,8 +325,10 @@ def macro_f1(
     matrix = np.bincount(classes * targets + predicted, minlength=classes**2).reshape(classes, classes)
     sizes, present = matrix.sum(axis=1), matrix.sum(axis=1) > 0
     value = float(_f1(matrix[None].astype(np.float64), present)[0])
-    told = sizes * _told_by_f1(targets, predicted, matrix, cluster, confidence)
-    weight = np.maximum(told - 2, LEAST_TOLD) / np.maximum(sizes, 1)
+    right = targets == predicted
+    weight = _weights(
+        sizes, _told_by(_influence_on_f1(targets, predicted, matrix), right, targets, cluster, confidence)
+    )
     shape = ((matrix + 1 / (classes * max(classes - 1, 1))) * weight[:, None])[present]
     found = []
     step = max(1, CELLS // classes**2)
@@ -311,20 +342,14 @@ def macro_f1(
     shown = np.concatenate(found)
     bent = float(shown.mean() - _f1(expected, present)[0])
     low, high = np.quantile(shown, [0.5 - confidence / 2, 0.5 + confidence / 2]) - 2 * bent
-    return figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), "posterior")
+    return figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)
 
 
-def _told_by_f1(targets: Ints, predicted: Ints, matrix: Ints, cluster: Ints, confidence: float) -> float:
-    """Return which share of the images tells as much of macro-F1, to first order, as all of them do in clusters."""
-    n, clusters = len(targets), len(np.unique(cluster))
-    if clusters == n:
-        return 1.0
+def _influence_on_f1(targets: Ints, predicted: Ints, matrix: Ints) -> Floats:
+    """Return what each image adds to the sum of the classes' F1, to first order, [n]."""
     both = np.maximum(matrix.sum(axis=0) + matrix.sum(axis=1), 1)
     f1 = 2 * np.diagonal(matrix) / both
-    influence = _within(2 * (targets == predicted) / both[targets] - (f1 / both)[predicted], targets)
-    plain = clustered_variance(influence, np.arange(n))
-    design = clustered_variance(influence, cluster) / plain if plain else n / clusters
-    return _told(targets == predicted, cluster, design, confidence) / n
+    return np.asarray(2 * (targets == predicted) / both[targets] - (f1 / both)[predicted])
 
 
 def _f1(matrices: Floats, present: Bools) -> Floats:

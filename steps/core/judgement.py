@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
-from steps.core.calibration import calibration_error, losses
-from steps.core.intervals import area, macro_f1, mean_of_shares, sampled, share, studentised
+from steps.core.calibration import calibration_error, scored
+from steps.core.intervals import area, macro_f1, mean_of_shares, sampled, share
 from steps.core.metrics import proportion
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -41,7 +41,7 @@ def judge(
         }
         for i, label in enumerate(classes)
     ]
-    nats, brier = studentised(losses(probabilities, targets), sample, confidence, draws, generator)
+    nats, brier = scored(probabilities, targets, sample, confidence)
     return {
         "n": len(targets),
         "accuracy": share(right, sample.cluster, confidence),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaincinv
 from scipy.stats import binomtest
 from scipy.stats import bootstrap as resample
 from sklearn.metrics import accuracy_score, log_loss, recall_score
@@ -32,14 +33,27 @@ def proportion(successes: int, n: int, confidence: float) -> dict[str, Any]:
     """Return a share with its Wilson score interval; all of it None where n is 0.
 
     Wilson and not a percentile bootstrap: at p = 0.98 and n = 153 the latter covers 81 % where 95 % is claimed.
-    Source: Wilson 1927, JASA 22:209, as `scipy.stats.binomtest` computes it.
+    Source: Wilson 1927, JASA 22:209, as `scipy.stats.binomtest` computes it, with `poisson_ends`.
     """
     if n == 0:
         return {"value": None, "low": None, "high": None, "method": "Wilson"}
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return {
-        "value": successes / n, "low": float(interval.low), "high": float(interval.high), "method": "Wilson",
-    }  # fmt: skip
+    low, high = poisson_ends(float(interval.low), float(interval.high), successes, n, confidence)
+    return {"value": successes / n, "low": low, "high": high, "method": "Wilson"}
+
+
+def poisson_ends(low: float, high: float, successes: float, n: float, confidence: float) -> tuple[float, float]:
+    """Move the near end of Wilson's interval out where up to three of many images are right, or wrong.
+
+    Wilson's own covers 84 % there, for example at p = 0.998 and n = 97; with Poisson's one-sided limit it is 93 % for
+    every p (Brown, Cai and DasGupta 2001, Stat. Sci. 16:101, section 4.1.1).
+    """
+    few = min(3.0, n / 10)
+    if 0 < successes <= few:
+        low = min(low, float(gammaincinv(successes, 1 - confidence)) / n)
+    if 0 < n - successes <= few:
+        high = max(high, 1 - float(gammaincinv(n - successes, 1 - confidence)) / n)
+    return low, high
 
 
 def bootstrap(

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from steps.core.inference import predict_logits
-from steps.core.metrics import proportion
+from steps.core.intervals import Ints, share
 from steps.core.preprocessing import Preprocessing, normalise
 
 STRENGTHS = ("mild", "strong")
@@ -59,7 +59,8 @@ def corrupted(pixels: torch.Tensor, kind: str, strength: str, luck: torch.Genera
 def look(
     network: nn.Module,
     pixels: torch.Tensor,
-    targets: npt.NDArray[np.int64],
+    targets: Ints,
+    cluster: Ints,
     spec: Preprocessing,
     luck: torch.Generator,
     batch_size: int,
@@ -67,9 +68,9 @@ def look(
 ) -> dict[str, Any]:
     """Return how many images, the row that came off worst, and a row a kind and strength, the unchanged pictures first.
 
-    A row has the accuracy with Wilson's interval (images count as independent) and the agreement with the answers to
-    the unchanged pictures. `pixels` uint8 [n, 3, s, s] as the network sees them before they are normalised, `targets`
-    [n] class indices.
+    A row has the accuracy with Wilson's interval and the agreement with the answers to the unchanged pictures. `pixels`
+    uint8 [n, 3, s, s] as the network sees them before they are normalised, `targets` [n] class indices; images of one
+    `cluster` [n] err together.
     """
 
     def answers(shown: torch.Tensor) -> npt.NDArray[np.int64]:
@@ -86,7 +87,7 @@ def look(
     }
     rows: list[dict[str, Any]] = [
         {"kind": kind, "strength": strength, "agreement": float((told == usual).mean()),
-         "accuracy": proportion(int((told == targets).sum()), len(targets), confidence)}
+         "accuracy": share(told == targets, cluster, confidence)}
         for (kind, strength), told in found.items()
     ]  # fmt: skip
     return {

@@ -77,10 +77,9 @@ class Set:
         return intervals.sampled(self.targets)
 
     @cached_property
-    def losses(self) -> list[intervals.Figure]:
+    def losses(self) -> tuple[intervals.Figure, intervals.Figure]:
         """Return log-loss and Brier score."""
-        values = calibration.losses(self.one, self.targets)
-        return intervals.studentised(values, self.sample, CONFIDENCE, DRAWS, self.luck)
+        return calibration.scored(self.one, self.targets, self.sample, CONFIDENCE)
 
 
 Figures = Callable[[Set], intervals.Figure]

@@ -71,7 +71,16 @@ class Crowd:
 CROWDS = (
     Crowd(20, 5), Crowd(2, 200, 10, 0.5), Crowd(4, 100, 10, 0.5), Crowd(4, 100, 10, 0.5, mixed=True),
 )  # fmt: skip
-CROWDED = ("accuracy", "balanced accuracy", "macro-F1", "AUROC", "log-loss", "share answered", "right of those")
+CROWDED = (
+    "accuracy",
+    "balanced accuracy",
+    "macro-F1",
+    "AUROC",
+    "log-loss",
+    "Brier score",
+    "share answered",
+    "right of those",
+)
 SURE = 0.7  # probability from which an image counts as answered
 SLICES = 4  # columns with two values each, which mean nothing
 
@@ -93,11 +102,12 @@ def crowded(crowd: Crowd, p: float, sets: int) -> dict[str, float]:
 def _true(targets: Ints, answers: Floats) -> dict[str, float]:
     predicted, classes = answers.argmax(axis=1), np.unique(targets)
     right, sure = predicted == targets, answers.max(axis=1) >= SURE
+    nats, brier = calibration.losses(answers, targets).mean(axis=0)
     areas = [roc_auc_score(targets == label, answers[:, label]) for label in classes]
     return {
         "accuracy": float(right.mean()), "balanced accuracy": float(right.mean()),
         "macro-F1": float(f1_score(targets, predicted, average="macro")), "AUROC": float(np.mean(areas)),
-        "log-loss": float(calibration.losses(answers, targets)[:, 0].mean()), "share answered": float(sure.mean()),
+        "log-loss": float(nats), "Brier score": float(brier), "share answered": float(sure.mean()),
         "right of those": float(right[sure].mean()),
     }  # fmt: skip
 
@@ -105,13 +115,14 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
 def _found(targets: Ints, groups: Ints, answers: Floats, luck: np.random.Generator) -> dict[str, intervals.Figure]:
     predicted, sample = answers.argmax(axis=1), intervals.sampled(targets, groups)
     right, sure, cluster = predicted == targets, answers.max(axis=1) >= SURE, sample.cluster
-    values = calibration.losses(answers, targets)
+    nats, brier = calibration.scored(answers, targets, sample, CONFIDENCE)
     return {
         "accuracy": intervals.share(right, cluster, CONFIDENCE),
         "balanced accuracy": intervals.mean_of_shares(right, targets, cluster, CONFIDENCE),
         "macro-F1": intervals.macro_f1(targets, predicted, answers.shape[1], cluster, CONFIDENCE, DRAWS, luck),
         "AUROC": intervals.area(targets, answers, cluster, CONFIDENCE),
-        "log-loss": intervals.studentised(values, sample, CONFIDENCE, DRAWS, luck)[0],
+        "log-loss": nats,
+        "Brier score": brier,
         "share answered": intervals.share(sure, cluster, CONFIDENCE),
         "right of those": intervals.share(right[sure], cluster[sure], CONFIDENCE),
     }

@@ -1,13 +1,14 @@
-"""Intervals against formulas by hand, against a plain bootstrap, and against what groups do to them."""
+"""Intervals against formulas by hand, against draws from a known truth, and against what groups do to them."""
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from steps.core.intervals import area, macro_f1, mean_of_shares, sampled, share, smoothed, studentised
+from steps.core.intervals import area, macro_f1, mean_of_losses, mean_of_shares, sampled, share, smoothed
 from steps.core.metrics import proportion
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -17,43 +18,56 @@ def luck(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def studentised_by_hand(values: Floats, targets: Any, draws: int) -> tuple[float, float]:
-    """Efron and Tibshirani's recipe, one draw at a time; the standard error is that of a stratified mean."""
-    rng, strata = luck(7), [np.flatnonzero(targets == label) for label in np.unique(targets)]
-
-    def error(of: list[Floats]) -> float:
-        n = sum(map(len, of))
-        return math.sqrt(sum(len(part) ** 2 / n**2 * part.var(ddof=1) / len(part) for part in of))
-
-    found = []
-    for _ in range(draws):
-        drawn = [values[part[rng.integers(0, len(part), len(part))]] for part in strata]
-        found.append((np.concatenate(drawn).mean() - values.mean()) / error(drawn))
-    low, high = np.quantile(found, [0.975, 0.025])
-    whole = error([values[part] for part in strata])
-    return values.mean() - low * whole, values.mean() - high * whole
+def held(found: dict[str, Any], truth: float) -> bool:
+    return bool(found["low"] <= truth <= found["high"])
 
 
-def test_the_studentised_bootstrap_is_the_textbooks() -> None:
-    targets = np.repeat([0, 1], [40, 80])
-    values = luck().gamma(0.7, size=120) * (1 + targets)
-    (found,) = studentised(values[:, None], sampled(targets), 0.95, 8000, luck(1))
-    low, high = studentised_by_hand(values, targets, 8000)
+def test_the_mean_of_many_losses_has_the_textbooks_interval() -> None:
+    targets = np.repeat([0, 1], [1500, 2500])
+    values = luck().gamma(2.0, size=4000) * (1 + targets)
+    error = math.sqrt(sum(values[targets == k].var(ddof=1) * (targets == k).sum() for k in (0, 1))) / 4000
+    found = mean_of_losses(values, 5.0, sampled(targets), 0.95)
     assert found["value"] == pytest.approx(values.mean())
-    assert found["low"] == pytest.approx(low, abs=0.06 * (high - low))
-    assert found["high"] == pytest.approx(high, abs=0.06 * (high - low))
+    assert found["low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.05 * error)
+    assert found["high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+
+def test_a_loss_made_up_of_a_few_wrong_answers_lies_in_its_interval() -> None:
+    """A bootstrap-t holds it in fewer than nine sets of ten."""
+    rng, targets = luck(5), np.repeat(np.arange(20), 5)
+    wrong = rng.random((1000, 100)) < 0.02
+    sets = np.where(wrong, math.log(2) + rng.exponential(1.0, wrong.shape), rng.exponential(0.03, wrong.shape))
+    truth = 0.02 * (math.log(2) + 1) + 0.98 * 0.03
+    sample = sampled(targets)
+    assert np.mean([held(mean_of_losses(values, 1.7, sample, 0.95), truth) for values in sets]) >= 0.93
+
+
+def test_balanced_accuracy_of_many_small_classes_lies_in_its_interval() -> None:
+    """Limits of each class, added in squares, hold it in 87 sets of a hundred."""
+    sets, targets = luck(6).random((1000, 100)) < 0.98, np.repeat(np.arange(20), 5)
+    assert np.mean([held(mean_of_shares(right, targets, np.arange(100), 0.95), 0.98) for right in sets]) >= 0.93
+
+
+def test_an_area_in_groups_of_which_few_hold_an_error_lies_in_its_interval() -> None:
+    """With the quantile of all 40 groups, 88 sets of a hundred."""
+    rng, targets, groups, far = luck(7), np.repeat([0, 1], 200), np.repeat(np.arange(40), 10), 2.05
+    found = []
+    for _ in range(500):
+        score = far * (2 * targets - 1) + (rng.normal(size=40)[groups] + rng.normal(size=400)) / math.sqrt(2)
+        chances = 1 / (1 + np.exp(-score))
+        found.append(area(targets, np.stack([1 - chances, chances], axis=1), groups, 0.95))
+    truth = NormalDist().cdf(far * math.sqrt(2))
+    assert np.mean([held(one, truth) for one in found]) >= 0.93
 
 
 def test_every_image_five_times_over_in_groups_tells_no_more_than_once() -> None:
     targets, values = np.arange(60) % 2, luck().gamma(1.0, size=60)
-    groups = np.repeat(np.arange(60), 5)
-    (once,) = studentised(values[:, None], sampled(targets), 0.95, 4000, luck(1))
-    (fivefold,) = studentised(
-        np.repeat(values, 5)[:, None], sampled(np.repeat(targets, 5), groups), 0.95, 4000, luck(2)
-    )
-    (blind,) = studentised(np.repeat(values, 5)[:, None], sampled(np.repeat(targets, 5)), 0.95, 4000, luck(3))
+    groups, copies = np.repeat(np.arange(60), 5), np.repeat(values, 5)
+    once = mean_of_losses(values, 0.0, sampled(targets), 0.95)
+    fivefold = mean_of_losses(copies, 0.0, sampled(np.repeat(targets, 5), groups), 0.95)
+    blind = mean_of_losses(copies, 0.0, sampled(np.repeat(targets, 5)), 0.95)
     width = once["high"] - once["low"]
-    assert fivefold["high"] - fivefold["low"] == pytest.approx(width, rel=0.1)
+    assert fivefold["high"] - fivefold["low"] == pytest.approx(width)
     assert blind["high"] - blind["low"] < 0.6 * width, "without groups the copies pass for evidence"
 
     right = values < 1.2
@@ -74,7 +88,7 @@ def test_a_group_of_two_classes_leaves_one_stratum() -> None:
 
 
 def test_losses_all_alike_have_no_interval() -> None:
-    (found,) = studentised(np.full((20, 1), 0.3), sampled(np.arange(20) % 2), 0.95, 200, luck())
+    found = mean_of_losses(np.full(20, 0.3), 1.0, sampled(np.arange(20) % 2), 0.95)
     assert (found["value"], found["low"], found["high"]) == (pytest.approx(0.3), None, None)
 
 

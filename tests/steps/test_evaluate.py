@@ -131,6 +131,12 @@ def found(world: World) -> dict[str, Any]:
     return world.evaluate(slice_columns=["camera"], slice_limits={"camera=b": 1.0, "brightness": 0.0})
 
 
+def test_one_figure_has_one_interval_wherever_it_is_told(found: dict[str, Any]) -> None:
+    for name, told in found["test"].items():
+        for figure in ("log_loss", "calibration_error"):
+            assert found["calibration"][name]["after"][figure] == told[figure]
+
+
 def test_the_temperature_follows_from_the_head_that_had_not_seen_validation(
     world: World, found: dict[str, Any]
 ) -> None:

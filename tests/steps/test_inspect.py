@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     write_images(root / "raw", per_class=40)
     rows = [
         {"id": files.sha256_of(path), "path": path.relative_to(root / "raw").as_posix(), "label": path.parent.name,
-         "split": SPLITS[int(path.stem) % 5], "weight": 1.0}
+         "split": SPLITS[int(path.stem) % 5], "weight": 1.0, "group": ""}
         for path in sorted((root / "raw").rglob("*.png"))
     ]  # fmt: skip
     table = pd.DataFrame(rows)
