@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
-from flows.project import enter, running
+from flows.project import check_stages, enter, running
 from steps.errors import RegraftError, RequestError, without_passwords
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -52,6 +52,7 @@ def run(
 ) -> None:
     """Bring everything up to date: run what is stale, register, promote what earned it."""
     root = enter(Path.cwd())
+    check_stages(root, targets or [])  # before Prefect is imported and its server starts: 16 s for a misspelt word
     report = _nothing_to_do(root) if not (targets or force) else None
     if report is None:
         from flows.retrain import retrain_now
@@ -395,13 +396,13 @@ def _lines(report: Report) -> list[str]:
     if found is None:
         return lines
     accuracy = found.judged["accuracy"]
-    interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}, {accuracy['method']}"
+    interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, {accuracy['method']}"
     return [
         *lines,
         "",
         headline(found),
         *(f"  {reason}" for reason in found.reasons),
-        f"  accuracy {accuracy['value']:.1%} ({interval}) on {found.judged['n']} test images",
+        f"  accuracy {100 * accuracy['value']:.1f} % ({interval}) on {found.judged['n']:,} test images",
         f"  report: {PAGE}",
     ]
 

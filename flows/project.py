@@ -1,7 +1,7 @@
 """A project's folder: what it keeps to itself, and the lock that spans a run."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,20 @@ def _check_sections(root: Path) -> None:
     faults = [*params.unknown_sections(document, known)]
     if faults:
         raise ParamsError(faults)
+
+
+def check_stages(root: Path, names: Sequence[str]) -> None:
+    """Raise RequestError for a name that is no stage, with the nearest one; reads dvc.yaml and starts nothing."""
+    import difflib
+
+    import yaml
+
+    known = list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise RequestError(f"no stage {name!r} in dvc.yaml{meant} (stages: {', '.join(known)})")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,19 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
+from threading import Thread
 from typing import Any
 
 from flows.doctor import unlike
 from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
-from steps.adapters import circumstances, files, ledger, params, tracking
+from steps.adapters import circumstances, files, ledger, looks, params, tracking
 from steps.adapters.tracking import LINEAGE
 from steps.audit import lost_changes, missing_inputs, place_of
+from steps.core.manifest import TEST
 from steps.core.replay import Verdict, differences, gaps, judge
 from steps.errors import GraphError, RequestError
 from steps.evidence import EVALUATION, Evidence, gather
 
 log = logging.getLogger("regraft")
+RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words
 LAST = "register"  # what comes after it does not make the version
 RECEIPT, PREDICTIONS = "data/reports/register.json", "data/predictions.parquet"
 # What a replay does not inherit.
@@ -64,6 +69,7 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
                 shutil.copy(values, tree / "params.yaml")
             unlike_then = _environment(tree, held)
             _run(tree)
+            _looked_at(tree)
             return Replay(version, _verdict(tree, held, store, tolerance), unlike_then)
 
 
@@ -141,11 +147,29 @@ def _run(tree: Path) -> None:
 
 
 def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
-    log.info("dvc %s ...", arguments[0])
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=tree, env=environment, stdout=sys.stderr,
-                          check=False)  # fmt: skip
-    if done.returncode:
+    """Run DVC; of what it says itself only the names of stages are told, of what stages and errors say, all."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    with subprocess.Popen(command, cwd=tree, env=environment, text=True, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout and process.stderr
+        errors = Thread(target=sys.stderr.writelines, args=(process.stderr,))
+        errors.start()
+        for line in process.stdout:
+            if begun := RUNNING.match(line):
+                log.info("%s ...", begun[1])
+        errors.join()
+    if process.returncode:
         raise GraphError(f"the replay ended in `dvc {arguments[0]}`; what it said stands above")
+
+
+def _looked_at(tree: Path) -> None:
+    """Record which models were judged on the test images, before a figure of theirs is shown.
+
+    In the project's ledger: the worktree's own goes with it. The very model that was judged before is no new look; one
+    made with other params is, like any that somebody may pick from.
+    """
+    answers = files.read_table(tree / PREDICTIONS)
+    judged = files.read_json(tree / EVALUATION).get("weights", {})
+    looks.record(judged.values(), sorted(set(answers["id"][answers["split"] == TEST])))
 
 
 def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdict:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from flows.graph import Graph
 from flows.project import STATE, editing_params
 from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
 from steps.adapters import backbones, files, models, shards
+from steps.core.manifest import LISTINGS
 from steps.errors import RequestError
 
 DIGITS = "digits"
@@ -30,7 +32,7 @@ def use(
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
     if path:
-        contents(Source(path))  # a listing that is wrong is refused before anything changes
+        _refuse_without_pictures(path, contents(Source(path)))  # a listing that is wrong is refused by `contents`
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     if made:
@@ -56,6 +58,23 @@ def _checked(path: Path, root: Path) -> Path:
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
     return path.resolve()
+
+
+def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
+    """Refuse a source of which not one file can be decoded; `ingest` tells of single ones."""
+    from steps.adapters.images import UndecodableError, decode, read_bytes
+
+    first, candidates = "", {name: origin for name, origin in found.items() if name not in LISTINGS}
+    for name, origin in candidates.items():
+        try:
+            decode(read_bytes(origin))
+            return
+        except (UndecodableError, OSError) as error:
+            first = first or f"; the first, {name}: {getattr(error, 'strerror', None) or error}"
+    raise RequestError(
+        f"{path} holds no picture that can be used ({len(candidates):,} files looked at{first}); "
+        "expected one folder of images per class"
+    )
 
 
 def _backbone(images: str, name: str | None, weights: str | None) -> backbones.Loaded | None:

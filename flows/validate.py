@@ -79,10 +79,13 @@ def _spoke(graph: Graph, name: str) -> bool:
 
 
 def lines(reports: dict[str, Any]) -> list[str]:
-    """Say each rule in one line: the word for how it came out, its name, what was seen and the limit."""
+    """Say each rule in one line: how it came out, its name, what was seen, and the limit where that is a figure."""
+    from steps.adapters.expectations import AS_IT_SHOULD_BE
+
     rules = [rule for report in reports.values() for rule in report["rules"]]
     words = [("pass" if rule["passed"] else rule["severity"], rule) for rule in rules]
+    limits = ["" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})" for rule in rules]
     return [
-        f"  {word:<4}  {rule['name']}: {rule['observed']}" + ("" if word == "pass" else f" (limit: {rule['limit']})")
-        for word, rule in words
+        f"  {word:<4}  {rule['name']}: {rule['observed']}{limit}"
+        for (word, rule), limit in zip(words, limits, strict=True)
     ]

@@ -5,7 +5,7 @@ An ephemeral context, so no `gx/` folder; the HTML carries timestamps and is the
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SITE = "regraft"
 SHOWN = 10  # offending values named in a message
+AS_IT_SHOULD_BE = "as it should be"  # said where there is no figure
 
 
 def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Path) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: A
     if table.empty:
         return "nothing to look at"
     if result.success:
-        return _range(table[rule.column]) if rule.kind == "between" else "as it should be"
+        return _range(rule, table[rule.column]) if rule.kind == "between" else AS_IT_SHOULD_BE
     if rule.kind == "one_value":
         return str(result.result["observed_value"])
     return some(_offenders(rule, table, result.result))
@@ -110,8 +111,11 @@ def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> l
     if rule.kind == "preprocessing":
         return list(found["unexpected_list"])
     if "label" in table and rule.kind == "between" and rule.table != "images":
-        return [f"{label!r} has {count}" for label, count in zip(bad["label"], bad[rule.column], strict=True)]
-    return sorted({str(value) for value in found.get("unexpected_list", [])})
+        return [
+            f"{label!r} has {rule.shown(count)}" for label, count in zip(bad["label"], bad[rule.column], strict=True)
+        ]
+    said: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
+    return sorted({said(value) for value in found.get("unexpected_list", [])})
 
 
 def _failure(info: Mapping[str, Any]) -> str:
@@ -120,9 +124,9 @@ def _failure(info: Mapping[str, Any]) -> str:
     return next((str(record["exception_message"]) for record in records if record["raised_exception"]), "")
 
 
-def _range(column: "pd.Series[Any]") -> str:
+def _range(rule: Rule, column: "pd.Series[Any]") -> str:
     low, high = column.min(), column.max()
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return rule.shown(high) if rule.shown(low) == rule.shown(high) else f"{rule.number(low)} to {rule.shown(high)}"
 
 
 def some(items: Sequence[str]) -> str:

@@ -36,6 +36,10 @@ class Asked:
     until: float
 
 
+WAYS = {
+    "/predict": "send a picture's bytes as the body: curl --data-binary @photo.jpg http://HOST:PORT/predict",
+    "/invocations": "send JSON with base64 pictures, or a picture's bytes as image/...",
+}
 Work = Callable[[Served, Asked], dict[str, Any]]
 
 
@@ -206,6 +210,15 @@ def _parsed(body: bytes) -> Any:
         raise RequestError(f"the body is no JSON: {error}") from None
 
 
+async def _not_so(request: Request, error: Exception) -> Response:
+    """Say what a route wants where it was asked with another method: a browser that opens /predict sends GET."""
+    wanted = (getattr(error, "headers", None) or {}).get("Allow", "")
+    path = request.url.path
+    how = f"; {WAYS[path]}" if path in WAYS else ""
+    detail = f"{request.method} {path} is not answered, {wanted} is{how}"
+    return JSONResponse({"detail": detail}, 405, {"Allow": wanted})
+
+
 def application(service: Service) -> FastAPI:
     """Return the app; the follower watches, and the threads live, as long as it does."""
 
@@ -216,6 +229,7 @@ def application(service: Service) -> FastAPI:
         service.stop()
 
     app = FastAPI(title="regraft", docs_url=None, redoc_url=None, lifespan=life)  # those pages would load from a CDN
+    app.add_exception_handler(405, _not_so)
     for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():
         app.add_api_route(path, route, methods=["POST"], response_model=None)
     for path, told in {"/health": service.health, "/ping": service.health, "/version": service.version,

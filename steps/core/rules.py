@@ -24,6 +24,8 @@ Table = Literal[
 ]
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SEVERITIES = ("fail", "warn", "off")
+SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
+ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,33 @@ class Rule:
     allowed: tuple[str, ...] = ()
     severity: str = "fail"
     key: str = ""
+    unit: str = ""
 
     @property
     def limit(self) -> str:
         """Say the limit in words."""
         if self.kind == "between":
-            bounds = [f"at least {self.low:g}" if self.low is not None else "",
-                      f"at most {self.high:g}" if self.high is not None else ""]  # fmt: skip
+            if self.low is None and self.high == 0:
+                return "none"
+            bounds = [f"at least {self.shown(self.low)}" if self.low is not None else "",
+                      f"at most {self.shown(self.high)}" if self.high is not None else ""]  # fmt: skip
             return " and ".join(filter(None, bounds))
         listed = ", ".join(self.allowed)
-        words = {"in_set": f"one of {listed}", "matches": listed, "columns": listed, "unique": "no two alike",
-                 "one_value": "at most 0", "preprocessing": "equal"}  # fmt: skip
+        words = {"in_set": f"one of {listed}" if len(self.allowed) > 1 else listed, "unique": "no two alike",
+                 "matches": f"the pattern {listed}", "columns": listed, "one_value": "none",
+                 "preprocessing": "equal"}  # fmt: skip
         return words[self.kind]
+
+    def number(self, value: float) -> str:
+        """Say a value of `column` for a reader, without its unit: a share in per cent, a count with its thousands."""
+        if self.unit in (SHARE, POINTS):
+            return f"{100 * value:.1f}"
+        whole = float(value).is_integer() or abs(value) >= 1000
+        return f"{value:,.0f}" if whole else f"{round(float(value), 3):g}"
+
+    def shown(self, value: float) -> str:
+        """Say a value of `column` with its unit."""
+        return f"{self.number(value)} {ONE.get(self.unit, self.unit) if value == 1 else self.unit}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +132,8 @@ def _structure() -> Sequence[Rule]:
              "Correct the split column of the listing.", allowed=SPLITS),
         Rule("paths are unique", "images", "unique", "path", "each file appears once",
              "Remove the repeated line from the listing."),
-        Rule("images have area", "images", "between", "width", "the width in pixels", "Remove the file.", low=1),
+        Rule("images have area", "images", "between", "width", "the width of each image", "Remove the file.", low=1,
+             unit="pixels"),
     )  # fmt: skip
 
 
@@ -123,22 +141,22 @@ def _classes(limits: Limits, severity: Severity) -> Sequence[Rule]:
     label = "Add images of the class, or remove the class."
     return (
         Rule("two classes or more", "totals", "between", "classes", "the number of classes",
-             "Put the images of each class into a folder of its own.", low=2),
+             "Put the images of each class into a folder of its own.", low=2, unit="classes"),
         Rule("enough to learn from", "classes", "between", TRAIN, "training images of each class",
              f"{label} Or lower validate.min_train_per_class.", low=limits.min_train_per_class,
-             severity=severity.minimum),
+             severity=severity.minimum, unit="images"),
         Rule("enough to choose by", "classes", "between", VAL, "validation images of each class",
              f"{label} Or raise ingest.validation_share, or lower validate.min_val_per_class.",
-             low=limits.min_val_per_class, severity=severity.minimum),
+             low=limits.min_val_per_class, severity=severity.minimum, unit="images"),
         Rule("enough to judge by", "classes", "between", TEST, "test images of each class",
              f"{label} Or raise ingest.test_share, or lower validate.min_test_per_class.",
-             low=limits.min_test_per_class, severity=severity.minimum),
+             low=limits.min_test_per_class, severity=severity.minimum, unit="images"),
         Rule("classes are balanced", "totals", "between", "imbalance", "largest over smallest class in training",
              "Collect more of the rare class; class weights correct the rest.", high=limits.max_imbalance,
-             severity=severity.imbalance),
+             severity=severity.imbalance, unit=TIMES),
         Rule("files can be decoded", "totals", "between", "quarantined_share", "share of files that are no image",
              "Repair or remove the files listed in data/quarantine.csv.", high=limits.quarantine_limit,
-             severity=severity.quarantine),
+             severity=severity.quarantine, unit=SHARE),
     )  # fmt: skip
 
 
@@ -169,15 +187,16 @@ def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
              high=limits.max_prior_effect, severity=severity.population),
         Rule("no source of one class alone", "sources", "between", "alone", "sources whose images are all of one class",
              "Add images of the other classes from that source: else its look stands for the label.", high=0,
-             severity=severity.sources),
+             severity=severity.sources, unit="sources"),
         Rule("training covers what is tested", "coverage", "between", "effect",
              "how far the share of a source or month in training lies from that elsewhere (0 where chance explains it)",
              "Add training images of the sources and months that it lacks, or give the listing a split that is alike.",
-             high=limits.max_coverage_gap, severity=severity.coverage),
+             high=limits.max_coverage_gap, severity=severity.coverage, unit=POINTS),
         Rule("no shortcut to the label", "shortcuts", "between", "effect",
-             "how well a plain measure alone predicts the label (0 chance, 1 certainty; 0 where chance explains it)",
+             "how far a plain measure alone comes from chance (0 %) to certainty (100 %) about the label; 0 % where "
+             "chance explains it",
              "Collect the classes under the same conditions, or crop and resize the files alike before they come here.",
-             high=limits.max_shortcut, severity=severity.shortcuts),
+             high=limits.max_shortcut, severity=severity.shortcuts, unit=SHARE),
     )  # fmt: skip
 
 
@@ -195,9 +214,9 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
              "Correct the backbone's card (data/backbone/card.json) and validate.preprocessing alike.",
              allowed=(DECLARED,), severity=severity.observed),
         Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
-             "divergence of a sample's channels from the source's inputs (nats)",
+             "divergence of a sample's channels from the source's inputs",
              "Look at the scale, mean and std in the backbone's card.", high=limits.max_input_distance,
-             severity=severity.observed),
+             severity=severity.observed, unit=NATS),
     )  # fmt: skip
 
 
@@ -207,12 +226,13 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
     found = (
         Rule("labels are credible", "features", "between", "suspected_share",
              "share of labels that a head trained without them contradicts", f"{sheet}, or set screen.drop_suspects.",
-             high=max_label_errors, severity=label_errors),
+             high=max_label_errors, severity=label_errors, unit=SHARE),
         Rule("no like image in two splits", "features", "between", "leaking",
              "groups of images alike to the backbone in two splits", f"{sheet}, or set screen.drop_leaking.",
-             high=0, severity=copies),
+             high=0, severity=copies, unit="groups"),
         Rule("like images, one label", "features", "between", "conflicting",
-             "groups of images alike to the backbone with two labels", f"{sheet}.", high=0, severity=copies),
+             "groups of images alike to the backbone with two labels", f"{sheet}.", high=0, severity=copies,
+             unit="groups"),
     )  # fmt: skip
     return [rule for rule in found if rule.severity != "off"]
 

@@ -49,7 +49,8 @@ def slices_of(images: pd.DataFrame, columns: Sequence[str]) -> Iterator[Slice]:
 
 def _thirds(values: pd.Series) -> tuple[pd.Series, dict[str, str]]:
     low, high = np.quantile(values, [1 / 3, 2 / 3])
-    bounds = {"low": f"up to {low:.4g}", "middle": f"{low:.4g} to {high:.4g}", "high": f"above {high:.4g}"}
+    least, most = (f"{bound:,.0f}" if bound >= 1000 else f"{bound:.3g}" for bound in (low, high))
+    bounds = {"low": f"up to {least}", "middle": f"{least} to {most}", "high": f"above {most}"}
     names = np.select([values <= low, values <= high], THIRDS[:2], THIRDS[2])
     return pd.Series(names, index=values.index), bounds
 

@@ -72,7 +72,7 @@ def _size(evidence: Evidence, rules: Rules) -> tuple[bool, str]:
     enough, settled = n >= rules.least_labels, gain <= rules.settled
     words = (
         f"{n} labels in the smallest class (many: at least {rules.least_labels}), and the last doubling of labels "
-        f"brought the head {_points(evidence.last_doubling)} (settled: at most {100 * rules.settled:g})"
+        f"brought the head {_points(evidence.last_doubling)} (settled: at most {100 * rules.settled:g} points)"
     )
     return enough and settled, f"the data is {'large' if enough and settled else 'small'}: {words}"
 

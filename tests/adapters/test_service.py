@@ -191,6 +191,22 @@ def test_bad_input_gets_a_status_and_a_sentence(
     assert (told.status_code, sentence in told.json()["detail"]) == (status, True), told.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "wanted", "how"),
+    [
+        ("GET", "/predict", "POST", "send a picture's bytes as the body: curl --data-binary @photo.jpg"),
+        ("PUT", "/invocations", "POST", "send JSON with base64 pictures"),
+        ("POST", "/version", "GET", ""),
+    ],
+)
+def test_another_method_is_told_which_one_and_what_to_send(
+    client: httpx.Client, method: str, path: str, wanted: str, how: str
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, wanted)
+    assert answer.json()["detail"].startswith(f"{method} {path} is not answered, {wanted} is{'; ' * bool(how)}{how}")
+
+
 def test_a_row_that_is_no_picture_is_named(project: Registered, client: httpx.Client) -> None:
     texts = [encoded(project.pictures[0]), base64.b64encode(png(101, 100)).decode()]
     told = client.post("/invocations", json={"inputs": texts})

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.core.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
-from steps.core.rules import Limits, Rule, Severity, rules, screen_rules, torn, totals
+from steps.core.rules import (
+    NATS,
+    POINTS,
+    SHARE,
+    TIMES,
+    Limits,
+    Rule,
+    Severity,
+    rules,
+    screen_rules,
+    torn,
+    totals,
+)
 
 LIMITS = Limits(
     min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
@@ -20,8 +33,8 @@ GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
 STRUCTURE = 6  # rules that no severity switches off: without them nothing else means anything
 
 
-def bare(kind: str, low: float | None = None, high: float | None = None, allowed: tuple[str, ...] = ()) -> Rule:
-    return Rule("r", "images", kind, "c", "what", "remedy", low=low, high=high, allowed=allowed)
+def bare(kind: str, **more: Any) -> Rule:
+    return Rule("r", "images", kind, "c", "what", "remedy", **more)
 
 
 @pytest.mark.parametrize(
@@ -29,17 +42,42 @@ def bare(kind: str, low: float | None = None, high: float | None = None, allowed
     [
         (bare("between", low=5), "at least 5"),
         (bare("between", high=0.05), "at most 0.05"),
+        (bare("between", high=0), "none"),
+        (bare("between", low=5, unit="images"), "at least 5 images"),
+        (bare("between", low=1, unit="classes"), "at least 1 class"),
+        (bare("between", high=0.07, unit=SHARE), "at most 7.0 %"),
+        (bare("between", low=0.2, high=12000, unit=NATS), "at least 0.2 nats and at most 12,000 nats"),
+        (bare("in_set", allowed=("as declared",)), "as declared"),
         (bare("between", low=0, high=1), "at least 0 and at most 1"),
         (bare("in_set", allowed=("train", "val")), "one of train, val"),
-        (bare("matches", allowed=("[a-f]+",)), "[a-f]+"),
+        (bare("matches", allowed=("[a-f]+",)), "the pattern [a-f]+"),
         (bare("columns", allowed=("id", "path")), "id, path"),
         (bare("unique"), "no two alike"),
-        (bare("one_value"), "at most 0"),
+        (bare("one_value"), "none"),
         (bare("preprocessing"), "equal"),
     ],
 )
 def test_a_limit_is_said_in_words(rule: Rule, limit: str) -> None:
     assert rule.limit == limit
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "said"),
+    [
+        (SHARE, 0.0305556, "3.1 %"), (SHARE, 1, "100.0 %"), (POINTS, 0.8571, "85.7 points"), ("images", 1, "1 image"),
+        ("images", 76040, "76,040 images"), ("pixels", 1, "1 pixel"), (TIMES, 1.25, "1.25 times"),
+        (TIMES, 1.0, "1 times"),
+        (NATS, 0.0159852, "0.016 nats"), (NATS, 76040.4, "76,040 nats"), ("", 0.90004, "0.9"),
+        ("", float("inf"), "inf"), ("", float("nan"), "nan"),
+    ],
+)  # fmt: skip
+def test_a_value_is_said_with_its_unit_and_without_idle_digits(unit: str, value: float, said: str) -> None:
+    assert bare("between", unit=unit).shown(value) == said
+
+
+def test_every_figure_of_the_gate_has_a_unit_or_is_an_effect_without_one() -> None:
+    bare_numbers = {rule.name for rule in GATE.values() if rule.kind == "between" and not rule.unit}
+    assert bare_numbers == {"classes are as in the population"}, "Cohen's w has none"
 
 
 def test_each_parameter_lands_in_its_own_rule() -> None:

@@ -52,6 +52,12 @@ def test_limits_are_per_column_or_per_value_and_small_slices_are_left_out() -> N
     assert few == {"column": "source", "value": "night", "n": 10, "limit": 0.9}
 
 
+def test_the_bounds_of_thirds_are_as_short_as_they_may_be() -> None:
+    table = images(30).assign(brightness=np.linspace(0.29087, 0.32129, 30), width=np.arange(30) * 7001, height=10**6)
+    told = {row["value"] for row in judged(table, np.ones(30, dtype=bool), least=1)}
+    assert {"middle (0.301 to 0.311)", "middle (67,676 to 135,353)"} <= told
+
+
 def test_a_value_that_looks_like_a_range_is_held_to_its_own_limit() -> None:
     table = images(40).assign(source=np.repeat(["camera (old)", "camera"], 20))
     rows = {row["value"]: row for row in judged(table, np.arange(40) >= 10, **{"source=camera (old)": 0.9})}

@@ -1,20 +1,24 @@
 """What a replay needs before it begins; the replay itself is run in tests/test_pipeline.py."""
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 
 from flows.doctor import unlike
-from flows.replay import Replay, _refuse
+from flows.project import TELEMETRY_OFF
+from flows.replay import EVALUATION, PREDICTIONS, Replay, _dvc, _looked_at, _refuse
+from steps.adapters import files, looks
 from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
 from steps.adapters.tracking import LINEAGE
 from steps.core.ledger import Chain
 from steps.core.replay import Verdict
-from steps.errors import RequestError
+from steps.errors import GraphError, RequestError
 from steps.evidence import Evidence, Proof
 
 
@@ -92,6 +96,39 @@ def test_nothing_that_is_not_signed_is_run(tmp_path: Path, commit: str) -> None:
         "it was registered before regraft signed commit, changes and dvc.lock: nothing vouches for their code"
     ]
     assert store.is_dir()
+
+
+def test_of_dvc_only_the_stages_are_told_and_of_stages_what_they_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", "regraft")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {speak: {cmd: echo from the stage >&2 && echo made > out, outs: [out]}}"
+    )
+    quiet = {**os.environ, **TELEMETRY_OFF, "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+    _dvc(tmp_path, quiet, "init", "--no-scm")
+    _dvc(tmp_path, quiet, "repro", "speak")
+    assert caplog.messages == ["speak ..."]
+    assert capsys.readouterr() == ("", "from the stage\n")
+    with pytest.raises(GraphError, match="the replay ended in `dvc repro`"):
+        _dvc(tmp_path, quiet, "repro", "nobody")
+    assert "nobody" in capsys.readouterr().err, "what went wrong is said"
+
+
+def test_models_made_with_other_params_count_as_looks_and_the_very_same_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    tree, images = tmp_path / ".regraft/replay", [f"{i:02x}" * 32 for i in range(9)]
+    answers = pd.DataFrame({"id": images * 2, "split": ["val"] * 3 + ["test"] * 6 + ["val"] * 3 + ["test"] * 6})
+    files.write_table(tree / PREDICTIONS, answers)
+    looks.record(["the head", "the network"], images[3:])
+    for weights, count in (({"head": "the head", "fine_tuned": "the network"}, 2), ({"head": "another head"}, 3)):
+        files.write_json(tree / EVALUATION, {"weights": weights})
+        _looked_at(tree)
+        assert looks.count(images[3:]) == count
+    assert looks.count(images[:3]) == 0, "validation images are nobody's test"
 
 
 def test_packages_that_differ_from_the_lock_are_named() -> None:

@@ -50,14 +50,27 @@ def test_a_folder_of_text_files(project: Project, tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / "images" / label).mkdir(parents=True)
         (tmp_path / "images" / label / "note.txt").write_text("no picture")
-    project.must("regraft", "use", str(tmp_path / "images"), "--backbone", "glyphnet")
-    fails(project, 3, "not one of 2 files can be used (first: a/note.txt: not an image format)", "run")
+    sentence = "holds no picture that can be used (2 files looked at; the first, a/note.txt: not an image format);"
+    fails(project, 2, sentence, "use", str(tmp_path / "images"), "--backbone", "glyphnet")
+    assert not (project / "data/backbone").exists() and not (project / "data/raw").exists()
 
 
 def test_one_class_only(project: Project, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", per_class=40, classes=1)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
-    fails(project, 3, "two classes or more: the number of classes found 1 limit at least 2", "run")
+    fails(project, 3, "two classes or more: the number of classes found 1 class limit at least 2 classes", "run")
+
+
+def test_a_misspelt_stage_is_refused_before_anything_heavy_is_loaded(project: Project) -> None:
+    code = (
+        "import sys; sys.argv = ['regraft', 'run', 'fine_tun']\n"
+        "from flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'prefect', 'mlflow', 'dvc'} & set(sys.modules)))"
+    )
+    done = project.run("python", "-c", code)
+    assert done.stdout == "2 []\n"
+    assert "no stage 'fine_tun' in dvc.yaml; did you mean 'fine_tune'? (stages: ingest, " in done.stderr
 
 
 def test_a_folder_that_is_no_project(project: Project) -> None:

@@ -138,9 +138,9 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert [row["field"] for row in verdict["preprocessing"]] == list(SPEC.to_dict())
     assert all(row["agree"] for row in verdict["preprocessing"])
     observed = {rule["name"]: rule["observed"] for rule in verdict["rules"]}
-    assert observed["enough to learn from"] == "4 to 5"
-    assert observed["classes are balanced"] == "1.25"
-    assert observed["files can be decoded"] == f"{1 / 22:g}"
+    assert observed["enough to learn from"] == "4 to 5 images"
+    assert observed["classes are balanced"] == "1.25 times"
+    assert observed["files can be decoded"] == "4.5 %"
     assert (gate.root / "docs" / "index.html").is_file()
 
 
@@ -157,7 +157,7 @@ def test_the_tracked_verdict_carries_neither_time_nor_luck(gate: Gate) -> None:
 def test_imbalance_warns_and_lets_pass(gate: Gate) -> None:
     gate.lay_out(rows({**COUNTS, "train": {"ant": 13, "bee": 4}}))
     gate.run()
-    assert gate.broken() == {"classes are balanced": "3.25"}
+    assert gate.broken() == {"classes are balanced": "3.25 times"}
     assert gate.verdict["accepted"] is True
     assert (gate.root / "accepted.parquet").exists()
 
@@ -197,7 +197,7 @@ def test_a_source_that_training_lacks_is_a_warning(gate: Gate) -> None:
     table["source"] = np.where(table["split"] == "test", "clinic", "field")
     gate.lay_out(table)
     gate.run()
-    assert gate.broken()["training covers what is tested"] == "'field' has 0.8571; 'clinic' has 0.8571"
+    assert gate.broken()["training covers what is tested"] == "'field' has 85.7 points; 'clinic' has 85.7 points"
 
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -206,20 +206,20 @@ LONELY = {"train": {"ant": 5}, "val": {"ant": 2}, "test": {"ant": 3}}
 BROKEN: dict[str, tuple[pd.DataFrame, int, dict[str, str]]] = {
     "files": (of_the_files(rows({**COUNTS, "train": {"ant": 6, "bee": 6}})), 0, {
         "ids are digests": "ABC", "splits are known": "dev", "paths are unique": "train/ant/3.png",
-        "images have area": "0",
+        "images have area": "0 pixels",
     }),
     "few": (rows(FEW), 0, {
-        "enough to learn from": "'bee' has 3", "enough to choose by": "'ant' has 1",
-        "enough to judge by": "'wasp' has 0",
+        "enough to learn from": "'bee' has 3 images", "enough to choose by": "'ant' has 1 image",
+        "enough to judge by": "'wasp' has 0 images",
     }),
     "another schema": (rows(COUNTS).drop(columns="width"), 0, {
         "the manifest is whole": "id; path; label; split; height; mode; bytes; format; group; source and 6 more",
         "images have area": 'could not be checked: Error: The column "width" in BatchData does not exist.',
     }),
-    "one class": (rows(LONELY), 0, {"two classes or more": "1"}),
-    "no labels": (rows({"unlabelled": {"": 5}}), 0, {"two classes or more": "0"}),
+    "one class": (rows(LONELY), 0, {"two classes or more": "1 class"}),
+    "no labels": (rows({"unlabelled": {"": 5}}), 0, {"two classes or more": "0 classes"}),
     "copies": (copied(rows(COUNTS)), 3, {
-        "files can be decoded": f"{3 / 24:g}", "no image in two splits": "1", "one image, one label": "1",
+        "files can be decoded": "12.5 %", "no image in two splits": "1", "one image, one label": "1",
     }),
 }  # fmt: skip
 
@@ -262,7 +262,8 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
     with pytest.raises(DataError, match="no group in two splits"):
         gate.run()
     assert gate.broken() == {
-        "no group in two splits": "1", "enough to learn from": "'bee' has 3", "enough to choose by": "'bee' has 1",
+        "no group in two splits": "1", "enough to learn from": "'bee' has 3 images",
+        "enough to choose by": "'bee' has 1 image",
     }  # fmt: skip
     assert gate.verdict["counts"] == COUNTS, "they are counted as images all the same"
 
