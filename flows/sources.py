@@ -121,9 +121,16 @@ def contents(source: Source) -> dict[str, Path]:
     """Return the files to mirror, by their POSIX path in the mirror.
 
     Hidden files and systems' litter are passed over; so are, with a warning, linked folders (they may loop), links
-    that lead nowhere, and names that are no UTF-8 (DVC cannot hold them).
+    that lead nowhere, and names that are no UTF-8 (DVC cannot hold them). Raises RequestError where nothing is left, as
+    under a disk that is not mounted, or where a folder cannot be read: its images would be taken for removed.
     """
-    found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+    try:
+        found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+    except OSError as error:
+        raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
+    if set(found.values()) <= {source.path}:
+        told = "names no file that is there" if found else "holds no files; expected one folder of images per class"
+        raise RequestError(f"{source.path} {told}")
     unspeakable = [name for name in found if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
@@ -132,7 +139,7 @@ def contents(source: Source) -> dict[str, Path]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place, folders, names in os.walk(folder, followlinks=False):
+    for place, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
         links = {name for name in folders if (Path(place) / name).is_symlink()}
         folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
         for name in sorted({*names, *links}):
@@ -143,6 +150,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
             else:
                 log.warning("passed over: %r is a linked folder, a link to nowhere, or no regular file", str(path))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _listed(source: Source) -> Iterator[tuple[str, Path]]:

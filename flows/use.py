@@ -1,20 +1,21 @@
 """`regraft use`: point the project at images and at a backbone. The only command that writes params.yaml."""
 
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.graph import Graph
 from flows.project import STATE, editing_params
-from flows.sources import BACKBONE, RAW, SOURCE, Source, contents, read_source, refresh, write_source
+from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.adapters import backbones, files, models, shards
 from steps.core.manifest import LISTINGS
 from steps.errors import RequestError
 
 DIGITS = "digits"
+INCOMING = "incoming"  # in the project's state: what is prepared here takes its place when all of it is whole
 
 
 def use(
@@ -35,10 +36,45 @@ def use(
         _refuse_without_pictures(path, contents(Source(path)))  # a listing that is wrong is refused by `contents`
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
-    if made:
-        _replace_backbone(root, *made, accept)
-    _set_images(root, path, packed)
+    with _incoming(root) as incoming:
+        if made:
+            _prepare_backbone(incoming / "backbone", root / BACKBONE, *made, accept)
+        _prepare_images(incoming / "raw", root, path, packed)
+        if made:  # nothing is refused from here on
+            _put(incoming / "backbone", root / BACKBONE)
+            _write_params(root, made[0], flip=made[0].architecture != "glyphnet")
+        _set_images(incoming / "raw", root, path, packed)
+    refresh(root).close()
     return _told(root, images, made is not None)
+
+
+@contextmanager
+def _incoming(root: Path) -> Iterator[Path]:
+    """Yield an empty folder that is gone at the end; what a killed command left in it goes first."""
+    folder = root / STATE / INCOMING
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(new: Path, place: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Let a folder take the place of another, which stays beside `new` until all is done.
+
+    Never by writing into the old one: DVC may have linked its files into the cache.
+    """
+    old = new.with_name(f"old {new.name}")
+    if place.exists():
+        shutil.move(place, old)
+    try:
+        meanwhile()
+        shutil.move(new, place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            shutil.move(old, place)
+        raise
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -51,10 +87,8 @@ def _refuse_to_lose(root: Path) -> None:
 def _checked(path: Path, root: Path) -> Path:
     if not path.exists():
         raise RequestError(f"{path} does not exist")
-    if path.is_file() and path.suffix.lower() not in (".csv", ".parquet"):
-        raise RequestError(f"{path} is a file; expected a folder of images, or a listing (.csv or .parquet)")
-    if path.is_dir() and not any(p.is_file() for p in path.rglob("*")):
-        raise RequestError(f"{path} holds no files; expected one folder of images per class")
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".csv", ".parquet")):
+        raise RequestError(f"{path} is no folder; expected a folder of images, or a listing (.csv or .parquet)")
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
     return path.resolve()
@@ -83,20 +117,12 @@ def _backbone(images: str, name: str | None, weights: str | None) -> backbones.L
     return backbones.named(name, weights)
 
 
-def _replace_backbone(root: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:
-    with tempfile.TemporaryDirectory(dir=root / STATE) as scratch:
-        new, folder = Path(scratch) / "backbone", root / BACKBONE
-        files.write_tensors(new / models.WEIGHTS, state)
-        card = replace(card, sha256=files.sha256_of(new / models.WEIGHTS))
-        models.write_card(new, card)
-        if not accept:
-            _check_pin(folder, card)
-        shutil.rmtree(folder, ignore_errors=True)  # DVC may have linked it into the cache: never write through
-        shutil.move(new, folder)
-    _write_params(root, card, flip=card.architecture != "glyphnet")
-    graph = Graph(root)
-    graph.add(BACKBONE)
-    graph.close()
+def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:
+    files.write_tensors(new / models.WEIGHTS, state)
+    card = replace(card, sha256=files.sha256_of(new / models.WEIGHTS))
+    models.write_card(new, card)
+    if not accept:
+        _check_pin(old, card)
 
 
 def _check_pin(folder: Path, card: models.Card) -> None:
@@ -129,14 +155,31 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
             document[name]["horizontal_flip"] = flip
 
 
-def _set_images(root: Path, path: Path | None, packed: bool | None) -> None:
-    write_source(root, path, packed)
+def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
+    """Fill `new` with the images. What comes from the source that is set is mirrored in place, as each run does it."""
     if path is None:
         from steps.embedded.digits import write_digits
 
-        shutil.rmtree(root / RAW, ignore_errors=True)
-        write_digits(root / RAW, seed=0)
-    refresh(root).close()
+        write_digits(new, seed=0)
+    else:
+        mirror(Source(path, packed), root / RAW if path == _source(root) else new, root / MEMORY)
+
+
+def _source(root: Path) -> Path | None:
+    try:
+        source = read_source(root)
+    except RequestError:  # gone or damaged: another is about to take its place
+        return None
+    return source.path if source else None
+
+
+def _set_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
+    """Record the source while no images are there: after a kill, what is left of another would be mirrored into."""
+    record = partial(write_source, root, path, packed)
+    if new.exists():
+        _put(new, root / RAW, record)
+    else:  # they were mirrored in place
+        record()
 
 
 def _told(root: Path, images: str, changed: bool) -> list[str]:

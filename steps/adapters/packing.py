@@ -21,7 +21,10 @@ READERS = 4
 
 
 class Known(NamedTuple):
-    """A file as it was when it was read or written last; `digest` is of its bytes, for a shard of what it holds."""
+    """A file as it was when it was read or written last; `digest` is of its bytes, for a shard of what it holds.
+
+    Files of the source go by their paths, shards by their names: a packed folder may be moved to where it belongs.
+    """
 
     size: int
     time: int
@@ -51,15 +54,15 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
     shards = list(shape.shards())
     for name, places in track(shards, len(shards), "packing images"):
         path, told = folder / name, _told(shape, places)
-        if before.get(str(path)) != _now(path, told):
+        if before.get(name) != _now(path, told):
             try:
                 _write(path, shape, places, sources)
             except _ChangedError:  # perhaps long ago, at the same size and time, and others with it: read all next time
                 own = set(map(str, origins))
-                _remember(memory, {name: known for name, known in (before | seen).items() if name not in own})
+                _remember(memory, {key: known for key, known in (before | seen).items() if key not in own})
                 raise
             written += 1
-        seen[str(path)] = _now(path, told)
+        seen[name] = _now(path, told)
     _keep_alone({INDEX, *(name for name, _ in shards)}, folder)
     if not _holds(folder / INDEX, table):
         files.write_table(folder / INDEX, table)

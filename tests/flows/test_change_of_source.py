@@ -1,0 +1,239 @@
+"""Another source of images: what cannot be taken in whole changes nothing, and a kill leaves what a run mends."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows import sources, use
+from flows.project import STATE
+from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
+from steps.adapters import files
+from steps.errors import RequestError
+from tests.conftest import make_project
+
+FIRST = {"cats/1.png": b"one", "cats/2.png": b"two", "dogs/3.png": b"three"}
+OTHER = {"cats/1.png": b"ONE", "birds/4.png": b"four", "dogs": b"a file where a folder was"}
+DIGITS = {"train/0/1.png": b"0", "test/0/2.png": b"00"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(folder: Path, content: dict[str, bytes]) -> Path:
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+        os.utime(folder / name, (1, 1))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a project whose images are `FIRST`; the digits are two files, and what follows on a `use` is left out."""
+    made = make_project(tmp_path / "project", isolated).root
+    monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write(root, DIGITS) and None)
+    monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
+    monkeypatch.setattr(use, "_told", lambda *_: [])
+    named = use._backbone
+    monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))
+
+    class Closed:
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(use, "refresh", lambda _: Closed())
+    (made / STATE).mkdir()
+    write(made / "data/backbone", {"card.json": b"{}"})
+    write(tmp_path / "first", FIRST)
+    write(tmp_path / "other", OTHER)
+    return made
+
+
+def set_to(root: Path, images: str, packed: bool | None = False) -> None:
+    given = images if images == use.DIGITS else str(root.parent / images)
+    use.use(root, given, None, None, False, packed)
+
+
+def next_run(root: Path) -> dict[str, bytes]:
+    """Mirror as the next run does; return what it would ingest, by path."""
+    source = read_source(root)
+    if source:
+        mirror(source, root / RAW, root / MEMORY)
+    return tree(root / RAW)
+
+
+def test_another_source_takes_the_place_of_the_one_before(root: Path) -> None:
+    for images, content in (("first", FIRST), ("other", OTHER), ("digits", DIGITS), ("first", FIRST)):
+        set_to(root, images)
+        assert tree(root / RAW) == next_run(root) == content
+        assert not (root / STATE / use.INCOMING).exists()
+
+
+def test_a_picture_of_the_same_name_size_and_time_is_not_taken_for_the_one_before(root: Path) -> None:
+    set_to(root, "first")
+    set_to(root, "other")
+    assert (root / RAW / "cats/1.png").read_bytes() == b"ONE"
+
+
+def test_shards_that_were_packed_elsewhere_are_not_packed_again_where_they_belong(root: Path) -> None:
+    set_to(root, "first", packed=True)
+    times = {path.name: path.stat().st_ino for path in (root / RAW / "shards").iterdir()}
+    assert mirror(Source(root.parent / "first", packed=True), root / RAW, root / MEMORY) == (0, 0)
+    assert {path.name: path.stat().st_ino for path in (root / RAW / "shards").iterdir()} == times
+
+
+def unreadable_file(patch: pytest.MonkeyPatch, root: Path) -> None:
+    whole = sources._copy
+
+    def refuse(origin: Path, target: Path) -> bool:
+        if origin.read_bytes() == b"four":
+            raise PermissionError(13, "Permission denied", str(origin))
+        return whole(origin, target)
+
+    patch.setattr(sources, "_copy", refuse)
+
+
+def unreadable_folder(patch: pytest.MonkeyPatch, root: Path) -> None:
+    whole = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path) == str(root.parent / "other/birds"):
+            raise PermissionError(13, "Permission denied", path)
+        return whole(path)
+
+    patch.setattr(os, "scandir", refuse)
+
+
+def full_disk(patch: pytest.MonkeyPatch, _: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    patch.setattr(sources, "_clone", refuse)
+
+
+@pytest.mark.parametrize("fault", [unreadable_file, unreadable_folder, full_disk])
+def test_a_source_that_cannot_be_taken_in_changes_nothing_the_backbone_neither(
+    root: Path, fault: Callable[[pytest.MonkeyPatch, Path], None]
+) -> None:
+    set_to(root, "first")
+    before = tree(root)
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch, root)
+        with pytest.raises(RequestError, match=r"cannot be (mirrored|read): (Permission denied|No space left)"):
+            use.use(root, str(root.parent / "other"), "glyphnet", None, True)
+    assert tree(root) == before
+
+
+def test_weights_that_are_refused_change_neither_images_nor_source(root: Path) -> None:
+    set_to(root, "first")
+    before = tree(root)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise RequestError("pinned")
+
+        patch.setattr(use, "_check_pin", refuse)
+        with pytest.raises(RequestError, match="pinned"):
+            use.use(root, str(root.parent / "other"), "glyphnet", None, False)
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("gone", ["emptied", "litter alone", "a listing of nothing"])
+def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path, gone: str) -> None:
+    """As a folder does whose disk is not mounted."""
+    set_to(root, "first")
+    place = root.parent / "first"
+    for path in sorted(place.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    if gone == "litter alone":
+        write(place, {"cats/.DS_Store": b"litter"})
+    if gone == "a listing of nothing":
+        place = place / "labels.csv"
+        place.write_text("path,label\ncats/1.png,cat\n")
+        write_source(root, place, False)
+    with pytest.raises(RequestError, match=r"holds no files; expected|names no file that is there"):
+        next_run(root)
+    assert tree(root / RAW) == FIRST
+
+
+def test_a_pipe_is_no_source(root: Path) -> None:
+    os.mkfifo(root.parent / "pipe")
+    with pytest.raises(RequestError, match="pipe is no folder; expected a folder of images, or a listing"):
+        set_to(root, "pipe")
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_removed(root: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        unreadable_folder(patch, root)
+        with pytest.raises(RequestError, match="other/birds cannot be read: Permission denied"):
+            contents(Source(root.parent / "other"))
+
+
+WRITES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.utime", "os.chmod", "shutil.move", "shutil.rmtree"}
+
+
+def dies_before(change: int, work: Callable[[], None]) -> bool:
+    """Do `work` in a process that is gone, without any cleaning up, before its n-th change of the file system."""
+    child = os.fork()
+    if child == 0:
+        left = change
+
+        def watch(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in WRITES or (event == "open" and isinstance(flags := arguments[2], int) and flags & os.O_ACCMODE):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        sys.addaudithook(watch)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "step"), [("first", "other", 1), ("digits", "other", 3), ("first", "digits", 3)]
+)
+def test_a_kill_at_any_moment_leaves_the_old_images_or_the_new_or_what_a_run_mends(
+    root: Path, old: str, new: str, step: int
+) -> None:
+    """Between two renames there may be no images at all; the digits have no source, and `run` says what to do."""
+    known = {"first": FIRST, "other": OTHER, "digits": DIGITS}
+    missing, seen, change = 0, set(), 0
+    set_to(root, old)
+    while dies_before(change, lambda: set_to(root, new)):
+        found, source = next_run(root), read_source(root)
+        if found:
+            seen.add(next(name for name, content in known.items() if found == content))
+            assert seen <= {old, new}
+            assert (source.path.name if source else "digits") in seen
+        else:
+            missing += 1
+            assert source is None and not (root / RAW).exists()
+        set_to(root, old)
+        assert tree(root / RAW) == known[old], "what was left lying about is in nobody's way"
+        change += step
+    assert change > 10 and old in seen and (not missing or "digits" in (old, new))
+    assert next_run(root) == known[new]
+    assert not (root / STATE / use.INCOMING).exists()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_kill_while_the_form_changes_leaves_what_a_run_mends(root: Path, packed: bool) -> None:
+    change = 0
+    set_to(root, "first", packed=not packed)
+    before = tree(root / RAW)
+    while dies_before(change, lambda: set_to(root, "first", packed=packed)):
+        assert next_run(root) == before or read_source(root) == Source(root.parent / "first", packed)
+        set_to(root, "first", packed=not packed)
+        assert tree(root / RAW) == before
+        change += 3
+    assert change > 10
+    after = next_run(root)
+    assert (after == FIRST) == (not packed) and after != before
+    assert files.read_json(root / sources.SOURCE)["packed"] is packed
