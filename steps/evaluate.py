@@ -90,8 +90,8 @@ def evaluate(
 
     Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
     has seen them) and through the fine-tuned network of its best epoch. Transfer is judged by models that learned from
-    the labels the baselines had (`same_labels`). Raises ParamsError for a slice that the manifest does not know,
-    RegistryError where the ledger of looks was tampered with.
+    the labels the baselines had (`same_labels`), by the head where the network was trained from scratch. Raises
+    ParamsError for a slice that the manifest does not know, RegistryError where the ledger of looks was tampered with.
     """
     classes = files.read_json(head / models.FACTS)["classes"]
     networks = {
@@ -109,9 +109,11 @@ def evaluate(
     }
     configure(compute)
 
-    choice = choose(validation, moved=files.read_json(fine_tune_history)["best_epoch"] > 0)
+    tuned = files.read_json(fine_tune_history)
+    choice = choose(validation, moved=tuned["best_epoch"] > 0)
+    transferred = choice.chosen if tuned["pretrained"] else HEAD  # random weights have nothing to transfer
     rivals, cached = files.read_json(baselines_history), Cached(images.table, images.classes, features, head)
-    alike = stand_in(choice.chosen, cached, files.read_json(head_history), rivals, seed)
+    alike = stand_in(transferred, cached, files.read_json(head_history), rivals, seed)
     weights = {name: digest(network.state_dict()) for name, network in networks.items()}
     weights |= {"same_labels": digest(alike)} if alike else {}
     looks.record(weights.values(), images.part(TEST)["id"])

@@ -155,7 +155,7 @@ def fine_tune(
     facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
     files.write_json(fine_tuned / models.FACTS, facts)
     told = {
-        **outcome, "schedule": asdict(schedule),
+        **outcome, "pretrained": plan["pretrained"], "schedule": asdict(schedule),
         "validation": _validation(outcome, len(images.part(VAL))),
         "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
         **_account(model, before, after),

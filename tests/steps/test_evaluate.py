@@ -102,7 +102,7 @@ def write_world(root: Path) -> World:
     model = Grafted(network, models.load_head(root / "head", refitted=False))
     files.write_tensors(root / "fine_tuned" / models.WEIGHTS, model.state_dict())
     files.write_json(root / "fine_tuned" / models.FACTS, {"classes": CLASSES, "cut": ""})
-    history = {"validation": files.read_json(root / "head.json")["validation"], "best_epoch": 0}
+    history = {"validation": files.read_json(root / "head.json")["validation"], "best_epoch": 0, "pretrained": True}
     files.write_json(root / "fine_tuned.json", history)
     part = table[table["split"] == "test"].sort_values("path")[["id", "path", "split", "label"]]
     rivals = [part.assign(model="majority", draw=0, predicted="0"),
@@ -224,6 +224,17 @@ def test_without_a_network_from_scratch_the_verdict_is_against_the_strongest_riv
     files.write_table(path, files.read_table(path).query("model != 'scratch'"))
     assert world.evaluate()["transfer"]["against"] == "majority"
     path.write_bytes(whole)
+
+
+def test_a_network_from_random_weights_is_no_evidence_of_transfer(world: World) -> None:
+    path = world.root / "fine_tuned.json"
+    told = files.read_json(path)
+    better = {**told["validation"], "balanced_accuracy": 1.0, "log_loss": 0.0}
+    for pretrained, judged in ((True, "fine_tuned"), (False, "head")):
+        files.write_json(path, {**told, "validation": better, "best_epoch": 1, "pretrained": pretrained})
+        found = world.evaluate()
+        assert (found["chosen"], found["transfer"]["model"]) == ("fine_tuned", judged)
+    files.write_json(path, told)
 
 
 def test_slices_that_the_manifest_does_not_know_are_named_before_anything_is_looked_at(world: World) -> None:

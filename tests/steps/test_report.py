@@ -76,7 +76,10 @@ def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(
     assert "parameters could move: no weight was frozen." in found.text
     assert "than the random weights it started from" in found.text
     card = inputs.card().read_text(encoding="utf-8")
-    assert "from random weights, so that nothing of its weights is in it; 250 parameters could move, none" in card
+    assert "the same architecture from random weights, and nothing of the backbone is in it; 250 parameters" in card
+    inputs.change("evaluation", chosen="head")
+    card = inputs.card().read_text(encoding="utf-8")
+    assert "a new head on the frozen backbone; the same architecture from random weights was no better." in card
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
