@@ -62,9 +62,9 @@ def test_a_model_that_is_the_champion_itself_is_compared_with_nobody_and_the_pag
     remains = replace(FIRST, verdict=REMAINS, headline="version 4 of garden remains the champion")
     text = told(tmp_path, remains)
     for page in (text, markdown(remains)):
-        assert "= still the champion; no new model came" in page
+        assert "= still the champion; nothing new" in page
         assert "model of this run" in page and "challenger" not in page
-    assert "no new model" not in told(tmp_path, FIRST) + told(tmp_path, REFUSAL)
+    assert "nothing new" not in told(tmp_path, FIRST) + told(tmp_path, REFUSAL)
     assert "<dt>challenger</dt><dd>version 4</dd>" in told(tmp_path, REFUSAL)
     assert "<dt>champion before</dt><dd>none</dd>" in told(tmp_path, FIRST)
 
