@@ -11,7 +11,7 @@ from steps.adapters import files, stage
 from steps.core.ledger import PROPOSE, Decision
 from steps.errors import without_passwords
 from steps.export import ExportParams
-from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, promote
+from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
 from steps.rematch import EVALUATION
 
 if TYPE_CHECKING:  # its templates load where a page is written
@@ -93,8 +93,8 @@ def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
         found = files.read_json(kept)
         if found["state"] != state:
             return None
-        answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"]), "changed": False}
-        return Promotion(**answer), found["looks"]
+        answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"])}
+        return confirming(Promotion(**answer)), found["looks"]
     except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
         return None
 

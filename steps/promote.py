@@ -1,7 +1,7 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +151,7 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
     before, challenger = chain.champion, case.challenger
     question = case.question(before)
     if challenger == before:
-        reasons = chain.made_champion(challenger).reasons
+        reasons = confirmed(challenger, chain.made_champion(challenger).reasons)
         return Answer(PROMOTE, before, before, reasons, question, new=False)
     if found := chain.last(challenger, question):
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
@@ -167,6 +167,20 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
     elif verdict.promote:
         kind, champion = PROMOTE, challenger
     return Answer(kind, champion, before, reasons, question, new=True, comparison=compared, package=package)
+
+
+def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return the reasons of a run whose model is the champion itself; `reasons` are those that made it champion."""
+    nothing = f"the model of this run is version {version}, the champion itself: nothing was compared"
+    return (nothing, *(f"why it is champion: {reason}" for reason in reasons))
+
+
+def confirming(promotion: Promotion) -> Promotion:
+    """Return a promotion as a later run has to tell it that finds nothing to do: production does not change again."""
+    if not promotion.changed:
+        return promotion
+    reasons = confirmed(promotion.challenger, promotion.reasons)
+    return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None)
 
 
 def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:

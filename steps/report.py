@@ -70,6 +70,11 @@ class Found:
         return dict(self.judged["test"][self.judged["chosen"]])
 
     @property
+    def commonest(self) -> str:
+        """Return the label that most of the training images carry, as `baselines` counted them."""
+        return str(self.rivals["majority"]["label"])
+
+    @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the images of each class in each split, splits in words."""
         return {"validation" if name == VAL else name: of for name, of in self.checks["counts"].items()}
@@ -119,7 +124,7 @@ def _test(found: Found) -> dict[str, Any]:
     return {
         "names": NAMES, "chosen": chosen, "chosen_name": NAMES[chosen], "classes": found.classes, "test": test,
         "figures": findings.figures(found.judged["test"]),
-        "majority": findings.majority(test),
+        "majority": findings.majority(test, found.commonest),
         "paired": findings.paired(found.answers),
         "hardest": findings.hardest_first(test),
         "confused": findings.confusions(test),
@@ -178,7 +183,7 @@ def _of_test(found: Found) -> Iterator[Drawing]:
         *({"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
           for model, name in NAMES.items()),
     ]  # fmt: skip
-    largest = findings.majority(test)
+    largest = findings.majority(test, found.commonest)
     figure = figures.accuracy_intervals(accuracies, largest["value"], f"always “{largest['label']}”")
     said = "; ".join(f"{row['name']} {percent(row['value'])}" for row in accuracies)
     yield "comparison", figure, f"Test accuracy: {said}"

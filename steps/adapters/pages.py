@@ -108,16 +108,39 @@ def percent(share: float | None) -> str:
 
 
 def decimal(number: float | None) -> str:
-    """Format a number with three decimals; a dash for None or NaN."""
-    return ABSENT if number is None or math.isnan(number) else f"{number:.3f}"
+    """Format a number with three decimals, or with none where it is in the thousands; a dash for None or NaN."""
+    if number is None or math.isnan(number):
+        return ABSENT
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3f}"
 
 
-def bounds(figure: dict[str, Any], confidence: float, share: bool = True) -> str:
-    """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %"; empty where it is unknown."""
+def interval(figure: Mapping[str, Any], confidence: float) -> str:
+    """Format the interval of a share for a reader in a hurry: "95 % interval 87.6 to 95.9"; empty where unknown."""
+    if figure["low"] is None or figure["high"] is None:
+        return ""
+    return f"{100 * confidence:g}{SIGN} interval {100 * figure['low']:.1f} to {100 * figure['high']:.1f}"
+
+
+def ticks(start: float, stop: float, least: int = 3) -> list[float]:
+    """Return the roundest numbers of an axis from `start` to `stop`, both included: `least` of them or a few more.
+
+    Multiples of 1, 2 or 5 times a power of ten; the widest step that gives enough.
+    """
+    power = math.ceil(math.log10(stop - start))
+    for exponent in range(power, power - 4, -1):
+        for step in (5 * 10.0**exponent, 2 * 10.0**exponent, 10.0**exponent):
+            first, last = math.ceil(start / step - 1e-9), math.floor(stop / step + 1e-9)
+            if last - first + 1 >= least:
+                return [round(place * step, 12) for place in range(first, last + 1)]
+    raise ValueError(f"no axis from {start} to {stop}")
+
+
+def bounds(figure: dict[str, Any], confidence: float, share: bool = True, method: bool = True) -> str:
+    """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %", or its ends alone; empty where it is unknown."""
     if figure["low"] is None or figure["high"] is None:
         return ""
     low, high = (f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (figure["low"], figure["high"]))
-    return f"{low} to {high}, {figure['method']} {100 * confidence:g}{SIGN}"
+    return f"{low} to {high}" + (f", {figure['method']} {100 * confidence:g}{SIGN}" if method else "")
 
 
 def points(share: float | None) -> str:
@@ -131,8 +154,8 @@ def between(figure: Mapping[str, Any]) -> str:
 
 
 def chance(p: float) -> str:
-    """Format a p-value: two digits, and no zeros for what is smaller than anyone can tell."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """Format a p-value: three decimals where it is small, two elsewhere, and no zeros for what nobody can tell."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def sentence(text: str) -> str:
@@ -146,11 +169,14 @@ def markdown(text: str) -> Markup:
 
 
 def plain(value: object) -> str:
-    """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas."""
+    """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas.
+
+    Thousands are set apart, and no number is written as a power of ten but one too small to be told from nothing.
+    """
     if value is None or isinstance(value, bool):
         return {None: ABSENT, True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, int | float):
+        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {plain(of_key)}" for key, of_key in value.items()) or ABSENT
     if isinstance(value, list | tuple):
@@ -179,6 +205,7 @@ def _environment() -> Environment:
         percent=percent,
         decimal=decimal,
         bounds=bounds,
+        interval=interval,
         points=points,
         between=between,
         chance=chance,
@@ -189,6 +216,7 @@ def _environment() -> Environment:
         counted=counted,
         grouped="{:,}".format,
     )
+    environment.globals["ticks"] = ticks
     return environment
 
 

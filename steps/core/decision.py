@@ -23,7 +23,9 @@ def choose(validation: Mapping[str, Mapping[str, float]], moved: bool) -> Choice
     """
     head, tuned = validation[HEAD], validation[FINE_TUNED]
     key = "balanced_accuracy"
-    figures = f"{tuned[key]:.3f} against the head's {head[key]:.3f} on {int(head['n'])} validation images"
+    figures = (
+        f"{100 * tuned[key]:.1f} % against the head's {100 * head[key]:.1f} % on {int(head['n']):,} validation images"
+    )
     if moved and (tuned[key], -tuned["log_loss"]) > (head[key], -head["log_loss"]):
         tie = "" if tuned[key] > head[key] else f", with the lower log-loss ({tuned['log_loss']:.3f})"
         return Choice(FINE_TUNED, f"fine-tuning reached a balanced accuracy of {figures}{tie}")

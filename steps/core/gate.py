@@ -99,7 +99,7 @@ def decide(facts: Facts, rules: Rules) -> Verdict:
 
 
 def _earned(facts: Facts, rules: Rules) -> str:
-    cleared = "" if rules.floor is None else f" clears the floor of {rules.floor:g}"
+    cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
     told = f"balanced accuracy {_figure(facts.challenger['balanced_accuracy'])}{cleared}"
     if facts.comparison is None:
         return f"{told}; no champion before it"
@@ -114,16 +114,16 @@ def _floor(facts: Facts, rules: Rules) -> Iterator[str]:
     what = f"balanced accuracy {_figure(figure)}"
     if rules.floor_by == LOW:
         what = f"the lower end of balanced accuracy {_figure(figure)}"
-    yield f"{what} is under the floor of {rules.floor:g} (promote.floor)"
+    yield f"{what} is under the floor of {_share(rules.floor)} (promote.floor)"
 
 
 def _comparison(facts: Facts, rules: Rules) -> Iterator[str]:
     found = facts.comparison
     if found is None or rules.comparison is None or _holds(found, rules):
         return
-    wanted = f"better by more than {rules.margin:g}"
+    wanted = f"better by more than {_points(rules.margin)}"
     if rules.comparison == NON_INFERIOR:
-        wanted = f"at most {rules.margin:g} worse"
+        wanted = f"at most {_points(rules.margin)} worse"
     yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
 
 
@@ -154,8 +154,9 @@ def _falls(facts: Facts, found: "Sequence[Change]", figure: str, limit: float | 
 
     for one, p in shown(found, limit, 1 - facts.comparison["confidence"]):
         yield (
-            f"{one.part}: {figure} falls by {one.drop:.3f} against {facts.opponent}, of {one.n} images {one.lost} lost "
-            f"and {one.won} won: that it falls by more than {limit:g} is shown, Holm's p = {p:.2g} ({rule})"
+            f"{one.part}: {figure} falls by {100 * one.drop:.1f} points against {facts.opponent}, of {one.n:,} images "
+            f"{one.lost:,} lost and {one.won:,} won: that it falls by more than {_points(limit)} is shown, "
+            f"Holm's p = {p:.2g} ({rule})"
         )
 
 
@@ -164,10 +165,10 @@ def _slices(facts: Facts, rules: Rules) -> Iterator[str]:
     if rules.max_breached_slices is None or len(breached) <= rules.max_breached_slices:
         return
     for one in breached:
-        limit = "" if one.get("limit") is None else f", where {one['limit']:.3f} is the least"
+        limit = "" if one.get("limit") is None else f", where {_share(one['limit'])} is the least"
         yield (
-            f"slice {one['column']} = {one['value']}: accuracy {_figure(one['accuracy'])} on {one['n']} images{limit} "
-            f"(promote.max_breached_slices)"
+            f"slice {one['column']} = {one['value']}: accuracy {_figure(one['accuracy'])} on {one['n']:,} images"
+            f"{limit} (promote.max_breached_slices)"
         )
 
 
@@ -175,7 +176,7 @@ def _calibration(facts: Facts, rules: Rules) -> Iterator[str]:
     limit, found = rules.max_calibration_error, facts.calibration_error
     if limit is None or found is None or found["low"] <= limit:  # its value is above zero by mere chance
         return
-    yield f"expected calibration error {_figure(found)}, at most {limit:g} (promote.max_calibration_error)"
+    yield f"expected calibration error {_figure(found)}, at most {_share(limit)} (promote.max_calibration_error)"
 
 
 def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
@@ -189,7 +190,7 @@ def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
 
 def _size(facts: Facts, rules: Rules) -> Iterator[str]:
     if rules.max_bytes is not None and facts.size is not None and facts.size > rules.max_bytes:
-        yield f"its files hold {facts.size} bytes, at most {rules.max_bytes} (promote.max_bytes)"
+        yield f"its files hold {facts.size:,} bytes, at most {rules.max_bytes:,} (promote.max_bytes)"
 
 
 def _looks(facts: Facts, rules: Rules) -> Iterator[str]:
@@ -212,14 +213,23 @@ RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _
 
 def _difference(found: Mapping[str, Any], opponent: str) -> str:
     value = found["difference"]
-    told = "as good as" if value == 0 else f"{abs(value):.3f} {'better' if value > 0 else 'worse'} than"
-    interval = "" if found["low"] is None else f" (interval {found['low']:+.3f} to {found['high']:+.3f})"
+    told = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
+    interval = "" if found["low"] is None else f" (interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
     return (
-        f"{told} {opponent}{interval} on the same {found['n']} test images, {found['only_a']} won and "
-        f"{found['only_b']} lost (McNemar p = {found['mcnemar_p']:.2g})"
+        f"{told} {opponent}{interval} on the same {found['n']:,} test images, {found['only_a']:,} won and "
+        f"{found['only_b']:,} lost (McNemar p = {found['mcnemar_p']:.2g})"
     )
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
-    interval = "" if figure.get("low") is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
-    return f"{figure['value']:.3f}{interval}"
+    interval = "" if figure.get("low") is None else f" ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+    return f"{100 * figure['value']:.1f} %{interval}"
+
+
+def _share(limit: float) -> str:
+    """Say a limit of params.yaml as it was set, 0.925 as 92.5 %."""
+    return f"{100 * limit:.6g} %"
+
+
+def _points(limit: float) -> str:
+    return f"{100 * limit:.6g} points"

@@ -2,11 +2,14 @@
 
 import base64
 import io
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from PIL import Image
 
@@ -94,7 +97,9 @@ def test_a_picture_leaves_the_original_alone_and_its_secrets_behind() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "–"), (True, "yes"), (False, "no"), (3, "3"), (0.123456, "0.1235"), ("RGB", "RGB"),
+        (None, "–"), (True, "yes"), (False, "no"), (3, "3"), (0.123456, "0.1235"), (76040.4, "76,040"),
+        (12345, "12,345"),
+        ("RGB", "RGB"),
         ([0.485, 0.456], "0.485, 0.456"), ({"RGB": 4, "L": None}, "RGB: 4, L: –"), ([], "–"),
     ],
 )  # fmt: skip
@@ -110,6 +115,35 @@ def test_figures_are_written_with_their_interval_and_method() -> None:
     assert pages.bounds(loss, 0.9, share=False) == "0.152 to 0.291, bootstrap 90\xa0%"
     assert pages.percent(None) == pages.decimal(float("nan")) == "–"
     assert pages.bounds({**loss, "low": None}, 0.95) == ""
+    assert pages.bounds(accuracy, 0.95, method=False) == "87.6 to 95.9"
+    assert [pages.decimal(number) for number in (76041.87, 0.015985, -0.0213)] == ["76,042", "0.016", "-0.021"]
+
+
+def test_an_interval_is_told_without_its_method_and_p_without_idle_digits() -> None:
+    assert pages.interval({"low": 0.8764, "high": 0.9593}, 0.95) == "95\xa0% interval 87.6 to 95.9"
+    assert pages.interval({"low": None, "high": None}, 0.95) == ""
+    said = [pages.chance(p) for p in (1.0, 0.4, 0.0213, 0.0005)]
+    assert said == ["1.00", "0.40", "0.021", "< 0.001"]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "found"),
+    [
+        (0.965, 1.0, [0.97, 0.98, 0.99, 1.0]), (0.891, 1.0, [0.9, 0.95, 1.0]), (-0.0065, 0.0458, [0.0, 0.02, 0.04]),
+        (0.0, 1.0, [0.0, 0.5, 1.0]), (0.98, 1.0, [0.98, 0.99, 1.0]), (-0.02, 0.0, [-0.02, -0.01, 0.0]),
+    ],
+)  # fmt: skip
+def test_an_axis_has_three_round_numbers_or_a_few_more(start: float, stop: float, found: list[float]) -> None:
+    assert pages.ticks(start, stop) == found
+
+
+@given(st.floats(-1, 1), st.floats(0.02, 2))
+def test_no_axis_is_without_numbers_and_none_is_crowded(start: float, span: float) -> None:
+    found = pages.ticks(start, start + span)
+    assert 3 <= len(found) <= 7
+    assert all(start - 1e-6 <= at <= start + span + 1e-6 for at in found)
+    steps = {round(later - at, 9) for at, later in itertools.pairwise(found)}
+    assert len(steps) == 1
 
 
 def test_lists_and_counts_read_like_sentences() -> None:

@@ -18,7 +18,7 @@ def test_fine_tuning_goes_forward_only_where_it_is_better(head: float, hl: float
     found = choose({HEAD: figures(head, hl), FINE_TUNED: figures(tuned, tl)}, moved=True)
     better = tuned > head or (tuned == head and tl < hl)
     assert found.chosen == (FINE_TUNED if better else HEAD)
-    assert f"{tuned:.3f} against the head's {head:.3f} on 40 validation images" in found.reason
+    assert f"{100 * tuned:.1f} % against the head's {100 * head:.1f} % on 40 validation images" in found.reason
     assert ("lower log-loss" in found.reason) == (better and tuned == head)
 
 
@@ -31,4 +31,4 @@ def test_a_network_that_never_left_its_start_is_no_gain_by_a_rounding_error() ->
 def test_a_tie_goes_to_the_head() -> None:
     found = choose({HEAD: figures(0.9, 0.5), FINE_TUNED: figures(0.9, 0.5)}, moved=True)
     assert found.chosen == HEAD
-    assert found.reason.startswith("fine-tuning was no better: balanced accuracy 0.900 against the head's 0.900")
+    assert found.reason.startswith("fine-tuning was no better: balanced accuracy 90.0 % against the head's 90.0 %")

@@ -67,8 +67,9 @@ def test_a_class_without_test_images_is_not_the_hardest() -> None:
     assert [row["label"] for row in findings.hardest_first(JUDGED)] == ["bee", "ant", "wasp"]
 
 
-def test_majority_is_the_share_of_the_largest_class() -> None:
-    assert findings.majority(JUDGED) == {"label": "bee", "value": 40 / 60}
+def test_majority_is_what_the_commonest_training_label_would_score_whatever_is_common_in_the_test() -> None:
+    assert findings.majority(JUDGED, "ant") == {"label": "ant", "value": 20 / 60}
+    assert findings.majority(JUDGED, "wasp") == {"label": "wasp", "value": 0}
 
 
 def test_imbalance_counts_a_class_that_is_missing_from_training() -> None:

@@ -42,40 +42,42 @@ GOOD = Facts(challenger=judged(0.9, 0.8, 0.95))
 RIVAL = replace(GOOD, comparison=against(0.0, p=1.0))
 CASES = [
     (replace(GOOD), {"floor": 0.9}, None),
-    (replace(GOOD), {"floor": 0.91}, "balanced accuracy 0.900 (0.800 to 0.950) is under the floor of 0.91"),
+    (replace(GOOD), {"floor": 0.91}, "balanced accuracy 90.0 % (80.0 to 95.0) is under the floor of 91 %"),
     (replace(GOOD), {"floor": 0.8, "floor_by": "low"}, None),
-    (replace(GOOD), {"floor": 0.85, "floor_by": "low"}, "the lower end of balanced accuracy 0.900 (0.800 to"),
-    (replace(GOOD, challenger=judged(0.9)), {"floor": 0.1, "floor_by": "low"}, "is under the floor of 0.1"),
+    (replace(GOOD), {"floor": 0.85, "floor_by": "low"}, "the lower end of balanced accuracy 90.0 % (80.0 to"),
+    (replace(GOOD, challenger=judged(0.9)), {"floor": 0.1, "floor_by": "low"}, "is under the floor of 10 %"),
     (GOOD, {"comparison": "superior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior"}, None),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior", "margin": 0.02},
-     "0.100 better than the champion (interval +0.020 to +0.200) on the same 60 test images, 9 won and 3 lost "
-     "(McNemar p = 0.01): that it is better by more than 0.02 is not shown"),
+     "10.0 points better than the champion (interval +2.0 to +20.0) on the same 60 test images, 9 won and 3 lost "
+     "(McNemar p = 0.01): that it is better by more than 2 points is not shown"),
     (replace(GOOD, comparison=against(0.1, -0.01, 0.2)), {"comparison": "superior"}, "is not shown"),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.06)), {"comparison": "superior"}, "is not shown"),
     (replace(GOOD, comparison=against(-0.1, -0.2, 0.0)), {"comparison": "non_inferior", "margin": 0.1},
-     "0.100 worse than the champion (interval -0.200 to +0.000) on the same 60 test images, 9 won and 3 lost "
-     "(McNemar p = 0.01): that it is at most 0.1 worse is not shown"),
+     "10.0 points worse than the champion (interval -20.0 to +0.0) on the same 60 test images, 9 won and 3 lost "
+     "(McNemar p = 0.01): that it is at most 10 points worse is not shown"),
     (replace(GOOD, comparison=against(-0.01, -0.05, 0.1)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "superior"}, "as good as the champion on the same"),
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(1.0, p=0.01)), {"comparison": "superior"}, None),
-    (replace(GOOD, comparison=against(1.0, p=0.2)), {"comparison": "superior"}, "1.000 better than the champion on"),
+    (replace(GOOD, comparison=against(1.0, p=0.2)), {"comparison": "superior"},
+     "100.0 points better than the champion on"),
     (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.2},
-     "class cat: recall falls by 0.500 against the champion, of 40 images 22 lost and 2 won: that it falls by more "
-     "than 0.2 is shown, Holm's p = 0.0038"),
+     "class cat: recall falls by 50.0 points against the champion, of 40 images 22 lost and 2 won: that it falls by "
+     "more than 20 points is shown, Holm's p = 0.0038"),
     (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.4}, None),
     (replace(RIVAL, recalls=[replace(FELL, n=5, won=0, lost=4, effective=5)]), {"max_recall_drop": 0.2}, None),
     (replace(RIVAL, recalls=[replace(FELL, effective=3)]), {"max_recall_drop": 0.2}, None),
-    (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.2}, "slice source = night: accuracy falls by 0.500"),
+    (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.2},
+     "slice source = night: accuracy falls by 50.0 points"),
     (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.5}, None),
     (replace(RIVAL, slice_changes=[DIMMED]), {"max_recall_drop": 0.0}, None),
     (replace(GOOD, slices=[slice_of(True)]), {"max_breached_slices": 1}, None),
     (replace(GOOD, slices=[slice_of(True), slice_of(False)]), {"max_breached_slices": 0},
-     "slice source = night: accuracy 0.400 (0.300 to 0.500) on 20 images, where 0.600 is the least"),
+     "slice source = night: accuracy 40.0 % (30.0 to 50.0) on 20 images, where 60 % is the least"),
     (replace(GOOD, calibration_error=error(0.1)), {"max_calibration_error": 0.1}, None),
     (replace(GOOD, calibration_error=error(0.11)), {"max_calibration_error": 0.1},
-     "calibration error 0.210 (0.110 to 0.310), at most 0.1"),
+     "calibration error 21.0 % (11.0 to 31.0), at most 10 %"),
     (GOOD, {"max_calibration_error": 0.1}, None),
     (replace(GOOD, latency_ratio=1.5), {"max_latency_ratio": 1.5}, None),
     (replace(GOOD, latency_ratio=1.6), {"max_latency_ratio": 1.5}, "it takes 1.60 times as long as the champion"),
@@ -118,17 +120,17 @@ def test_a_refusal_lists_every_reason() -> None:
 
 def test_whom_it_was_held_against_is_named() -> None:
     found = decide(replace(RIVAL, opponent="version 3", recalls=[FELL]), replace(OFF, max_recall_drop=0.0))
-    assert "falls by 0.500 against version 3, of 40" in found.reasons[0]
+    assert "falls by 50.0 points against version 3, of 40" in found.reasons[0]
     assert "as good as version 3 on the same" in decide(replace(RIVAL, opponent="version 3"), OFF).reasons[0]
 
 
 def test_what_earned_promotion_is_said_with_its_figures() -> None:
     assert decide(GOOD, replace(OFF, floor=0.5)).reasons == (
-        "balanced accuracy 0.900 (0.800 to 0.950) clears the floor of 0.5; no champion before it",
+        "balanced accuracy 90.0 % (80.0 to 95.0) clears the floor of 50 %; no champion before it",
     )
     better = replace(GOOD, comparison=against(0.1, 0.02, 0.2))
     assert decide(better, replace(OFF, comparison="superior")).reasons == (
-        "balanced accuracy 0.900 (0.800 to 0.950); 0.100 better than the champion (interval +0.020 to +0.200) on the "
+        "balanced accuracy 90.0 % (80.0 to 95.0); 10.0 points better than the champion (interval +2.0 to +20.0) on the "
         "same 60 test images, 9 won and 3 lost (McNemar p = 0.01)",
     )
 

@@ -44,13 +44,34 @@ def test_the_comparison_is_told_with_its_interval_and_drawn_to_scale(tmp_path: P
     champion, low, high, value = drawn(text)
     assert (value - champion) / (high - low) == pytest.approx(0.0196 / (0.0458 + 0.0065), abs=0.01)
     assert low < champion < value < high
+    assert axis(text) == ["0", "+2", "+4 points"]
 
 
 def test_without_a_champion_the_challengers_own_figure_is_drawn(tmp_path: Path) -> None:
     text = told(tmp_path, FIRST)
-    assert "Balanced accuracy of version 4 on 153 test images: <strong>93.4\xa0%</strong> (89.1 to 96.9" in text
+    assert (
+        "Balanced accuracy of version 4 on 153 test images: <strong>93.4\xa0%</strong> (95\xa0% interval 89.1 to 96.9)"
+        in text
+    )
     whole, low, high, value = drawn(text)
     assert low < value < high < whole
+    assert axis(text) == ["90 %", "95 %", "100 %"]
+
+
+def test_a_model_that_is_the_champion_itself_is_compared_with_nobody_and_the_page_says_so(tmp_path: Path) -> None:
+    remains = replace(FIRST, verdict=REMAINS, headline="version 4 of garden remains the champion")
+    text = told(tmp_path, remains)
+    for page in (text, markdown(remains)):
+        assert "= still the champion; nothing new" in page
+        assert "model of this run" in page and "challenger" not in page
+    assert "nothing new" not in told(tmp_path, FIRST) + told(tmp_path, REFUSAL)
+    assert "<dt>challenger</dt><dd>version 4</dd>" in told(tmp_path, REFUSAL)
+    assert "<dt>champion before</dt><dd>none</dd>" in told(tmp_path, FIRST)
+
+
+def axis(text: str) -> list[str]:
+    """The numbers under the line."""
+    return re.findall(r'<text x="[\d.]+" y="43"[^>]*>([^<]*)<', text)
 
 
 def drawn(text: str) -> list[float]:

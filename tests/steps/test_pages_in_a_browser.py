@@ -1,6 +1,7 @@
 """The pages in a real browser: nothing asked for, nothing cut off, nothing that a reader cannot see or reach."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from steps.adapters.album import Album
 from steps.adapters.pages import render
-from steps.outcome import write_outcome
+from steps.outcome import REMAINS, write_outcome
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import AXE, NEEDS
 from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, honest, make
@@ -36,7 +37,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain = inputs("plain")
     plain.change("evaluation", **honest(CLASSES))
     found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
-    for name, outcome in (("outcome", REFUSAL), ("first", FIRST)):
+    remains = replace(FIRST, verdict=REMAINS, looks=REFUSAL.looks, headline="version 4 of garden remains the champion")
+    for name, outcome in (("outcome", REFUSAL), ("first", FIRST), ("remains", remains)):
         found[name] = plain.root / f"{name}.html"
         write_outcome(found["report"], found[name], outcome)
     found["many"] = inputs("many", [f"species {i:03d}" for i in range(120)]).page()
@@ -102,7 +104,7 @@ def test_a_page_asks_for_nothing_and_never_scrolls_sideways(
 
 
 @each_width
-@pytest.mark.parametrize("name", ["outcome", "first"])
+@pytest.mark.parametrize("name", ["outcome", "first", "remains"])
 def test_the_first_screen_of_an_outcome_holds_the_verdict_and_three_pictures(
     tab: Tab, pages: dict[str, Path], name: str, width: int
 ) -> None:

@@ -122,14 +122,20 @@ def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
     done = world.promote(floor=0.3)
     assert (done.champion, done.changed, world.alias()) == ("1", True, "1")
     again = world.promote(floor=0.3)
-    assert (again.champion, again.changed) == ("1", False)
+    assert (again.champion, again.changed, again.comparison) == ("1", False, None)
+    assert again.reasons == (
+        "the model of this run is version 1, the champion itself: nothing was compared",
+        f"why it is champion: {done.reasons[0]}",
+    )
+    recalled, wanted = vars(promotion.confirming(done)), vars(again)
+    assert recalled == wanted, "a run that recalls the answer tells another story than one that asks again"
 
 
 def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -> None:
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     done = world.promote(floor=0.9)
     assert (done.champion, world.alias()) == (None, None)
-    assert done.reasons == ("balanced accuracy 0.333 (0.209 to 0.502) is under the floor of 0.9 (promote.floor)",)
+    assert done.reasons == ("balanced accuracy 33.3 % (20.9 to 50.2) is under the floor of 90 % (promote.floor)",)
     tags = tracking.client().get_model_version(NAME, "1").tags
     assert tags["regraft.verdict"] == "refuse"
     assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
@@ -144,7 +150,7 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     assert len(done.reasons) == 3, "a refusal lists all its reasons"
     assert done.reasons[1].startswith("as good as the champion (interval ")
     assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
-    assert done.reasons[2].startswith("class 0: recall falls by 1.000 against the champion, of 6 images 6 lost")
+    assert done.reasons[2].startswith("class 0: recall falls by 100.0 points against the champion, of 6 images 6 lost")
     assert registry.alias_version(tracking.client(), NAME, registry.CHALLENGER) == "2"
 
 
@@ -158,8 +164,8 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
     done = world.promote(comparison=None, max_recall_drop=None)
     assert (done.champion, world.alias()) == ("1", "1")
     assert done.reasons == (
-        "slice source = night: accuracy falls by 1.000 against the champion, of 6 images 6 lost and 0 won: that it "
-        "falls by more than 0.1 is shown, Holm's p = 0.031 (promote.max_slice_drop)",
+        "slice source = night: accuracy falls by 100.0 points against the champion, of 6 images 6 lost and 0 won: that "
+        "it falls by more than 10 points is shown, Holm's p = 0.031 (promote.max_slice_drop)",
     )
     assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
 
@@ -174,8 +180,8 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons == (
-        "balanced accuracy 1.000 (0.521 to 1.000) clears the floor of 0; 1.000 better than the champion "
-        "(interval +0.500 to +1.000) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
+        "balanced accuracy 100.0 % (52.1 to 100.0) clears the floor of 0 %; 100.0 points better than the champion "
+        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
     )
 
 
@@ -263,7 +269,9 @@ def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: 
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
     assert done.reasons == (
-        "the alias champion stood on version 1, moved by hand or by a run that was killed; set back",
+        "the model of this run is version 2, the champion itself: nothing was compared",
+        "why it is champion: the alias champion stood on version 1, moved by hand or by a run that was killed; "
+        "set back",
     )
     assert [d.kind for d in world.decisions()] == ["promote", "promote", "restore"]
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -125,7 +126,7 @@ def test_the_numbers_are_those_of_the_json(page: Page) -> None:
         "reached a balanced accuracy of 89.1 % on 6 validation images, learning from 12",
         "Epoch 1 of 1 had the lowest log loss, with a balanced accuracy of 91.3 %",
         "25.0 % of the parameters could move",
-        "always answering “ants” would get 33.3 %",
+        "always answering “ants”, the commonest class in training, would get 33.3 %",
         "Why fine-tuned: it was better on validation.",
         "30 images passed the checks; 1 file could not be read",
         "1 of 2 rules about the data hold",
@@ -185,6 +186,26 @@ def test_fine_tuning_that_helped_nothing_is_told_so(inputs: Inputs) -> None:
     found = read(inputs)
     assert "No epoch had a lower log loss on the validation split than the head it started from" in found.text
     assert "Head alone: test accuracy 86.1 %" in found.text
+    assert "No epoch of fine-tuning was better than the start: what is called fine-tuned here is the head" in found.text
+
+
+def test_where_nothing_was_fine_tuned_no_chapter_says_that_something_was(inputs: Inputs) -> None:
+    (start, *_) = json.loads(inputs.fine_tune.read_text())["epochs"]
+    inputs.change("fine_tune", best_epoch=0, epochs=[start])
+    inputs.change("evaluation", chosen="head")
+    found = read(inputs)
+    assert "Nothing was fine-tuned: the strategy trains the head alone, 25.0 % of the parameters" in found.text
+    assert "fine-tuning put" not in found.text and "No epoch" not in found.text
+    assert 'aria-labelledby="curve-title"' not in found.source, "a curve of one point"
+
+
+def test_numbers_of_the_checks_are_written_for_a_reader(inputs: Inputs) -> None:
+    seen = {"done": "as declared", "nearest": "as declared", "accounts": [
+        {"account": "scaled twice", "on_grid": 0.31, "inputs": 76041.87, "activations": 9.6301e4},
+    ]}  # fmt: skip
+    inputs.change("validation", observed=seen)
+    text = read(inputs).text
+    assert "76,042" in text and "96,301" in text and "e+0" not in text
 
 
 def test_the_parameters_bound_what_is_shown(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The chapters of the evaluation say what its figures mean, and nothing where there are none."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,18 @@ def test_the_verdict_on_transfer_is_told_in_words(inputs: Inputs, verdict: str, 
     transfer = {**honest(CLASSES)["transfer"], "verdict": verdict, "sentence": sentence}
     text = told(inputs, transfer=transfer)
     assert said in text and "+12.0 points (+5.0 to +19.0)" in text and "< 0.001" in text
-    assert f"Transfer: {sentence} against the same network from scratch." in text, "and on the first screen"
+    assert f"Transfer: {sentence}, compared with the same network from scratch." in text, "and on the first screen"
+
+
+def test_one_class_is_the_commonest_in_every_chapter_and_the_test_images_have_no_say(inputs: Inputs) -> None:
+    judged = json.loads(inputs.evaluation.read_text())["test"]
+    for of_model in judged.values():
+        of_model["per_class"][0]["n"] = 400
+    inputs.change("baselines", majority={**json.loads(inputs.baselines.read_text())["majority"], "label": "bees"})
+    inputs.change("evaluation", **honest(CLASSES), test=judged)
+    page = read(inputs)
+    assert set(re.findall(r"[Aa]lways (?:answering )?“(.+?)”", page.source)) == {"bees"}
+    assert "always answering “bees”, the commonest class in training, would get 33.3\xa0%" in page.source
 
 
 def test_no_verdict_on_transfer_is_no_chapter(inputs: Inputs) -> None:

@@ -56,8 +56,9 @@ def page(inputs: Inputs) -> Page:
         "and leaves 41.0 %, with 43.0 % of the answers unchanged",
         "t-SNE of 20 images of 36, training and test.",
         "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels help.",
-        "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv teach most",
-        "(ahead by 2.0 %)",
+        "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv should teach most",
+        "how far its probability lies ahead of the next answer's",
+        "(2.0 points ahead)",
     ],
 )
 def test_the_chapters_say_what_was_found(page: Page, said: str) -> None:
