@@ -91,7 +91,7 @@ def validate(
 
     if reweight and not against:
         raise RequestError("--reweight needs --against FOLDER: weights make training look like something")
-    reference = against.expanduser().resolve() if against else None
+    reference = gates.checked(against) if against else None
     root = enter(Path.cwd())
     reports, refusal = gates.validate(root)
     words = gates.lines(reports)

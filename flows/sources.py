@@ -129,8 +129,7 @@ def contents(source: Source) -> dict[str, Path]:
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
     if set(found.values()) <= {source.path}:
-        told = "names no file that is there" if found else "holds no files; expected one folder of images per class"
-        raise RequestError(f"{source.path} {told}")
+        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
     unspeakable = [name for name in found if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)

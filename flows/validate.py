@@ -27,6 +27,17 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
     return {name: files.read_json(root / path) for name, path in GATES.items()}, None
 
 
+def checked(reference: Path) -> Path:
+    """Return the folder to compare with, before anything runs; RequestError where it is none or holds nothing."""
+    from flows.sources import Source, contents
+
+    folder = reference.expanduser().resolve()
+    if not folder.is_dir():
+        raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
+    contents(Source(folder))
+    return folder
+
+
 def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
     """Compare the training images with a folder of what production sees; return the report, and the refusal if any.
 
@@ -39,8 +50,6 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
     from steps.against import against as compare
     from steps.validate import refusal
 
-    if not reference.is_dir():
-        raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
     graph, document = Graph(root), params.read(root)
     (extract, paths), (screen, screened) = (
         stage.parse(graph.stages[name].cmd) for name in ("extract_features", "screen")

@@ -21,6 +21,7 @@ from steps.core.manifest import TRAIN, UNLABELLED, VAL
 from steps.core.oddities import Limits, odd
 from steps.core.rules import SEVERITIES, screen_rules
 from steps.core.seeding import derive
+from steps.core.selection import ALPHA
 from steps.errors import DataError
 from steps.validate import refusal
 
@@ -149,10 +150,12 @@ def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement
         {**searched[i], "suggested": str(classes[answers[i].argmax()]), "credibility": round(answers[i, targets[i]], 4)}
         for i in label_errors.suspects(targets, answers)
     ]
+    noise = label_errors.noise(targets, answers)
     # A head that often errs by itself contradicts many a right label: what it says is shown, but accuses nobody.
     return {
         "searched": len(searched), "agreement": round(agreement, 4), "credible": agreement >= least_agreement,
-        "label_errors": suspected,
+        "wrong_share": round(noise.share, 4), "wrong_p": float(f"{noise.p:.3g}"),
+        "suspected": len(suspected), "label_errors": suspected,
     }  # fmt: skip
 
 
@@ -180,9 +183,11 @@ def _dropped(found: Found, images: pd.DataFrame, params: ScreenParams) -> list[s
 
 
 def _facts(found: Found) -> dict[str, float]:
-    accused = len(found["label_errors"]) if found["credible"] else 0
+    """Return what the rules look at; each suspect that a person has found right takes its part of the estimate away."""
+    left = len(found["label_errors"]) / max(1, found["suspected"])
+    told = found["credible"] and found["wrong_p"] < ALPHA
     return {
-        "suspected_share": accused / max(1, found["searched"]),
+        "wrong_share": round(found["wrong_share"] * left, 4) if told else 0.0,
         "leaking": sum(group["leaking"] for group in found["like"]),
         "conflicting": sum(group["conflicting"] for group in found["like"]),
     }

@@ -215,7 +215,8 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ]},
         },
         "screening.json": {
-            "searched": 18, "agreement": 0.9, "label_errors": [], "like": [], "odd": [], "rules": [], "dropped": [],
+            "searched": 18, "agreement": 0.9, "wrong_share": 0.0, "wrong_p": 1.0, "suspected": 0, "label_errors": [],
+            "like": [], "odd": [], "rules": [], "dropped": [],
         },
         "strategy.json": {
             "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],

@@ -211,7 +211,8 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
              severity=severity.observed),
         Rule("the weights know such inputs", "observed", "in_set", "nearest",
              "the preprocessing nearest to the statistics that BatchNorm keeps of its own training",
-             "Correct the backbone's card (data/backbone/card.json) and validate.preprocessing alike.",
+             "Correct the backbone's card (data/backbone/card.json) and validate.preprocessing alike. Where both are "
+             "right, the pictures are unlike all that the backbone knows: set validate.severity.observed to warn.",
              allowed=(DECLARED,), severity=severity.observed),
         Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
              "divergence of a sample's channels from the source's inputs",
@@ -224,8 +225,8 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
     """Return what the features have to show: a share of the labels at most, and the severities of the two kinds."""
     sheet = "Look at data/reports/screen.html and decide in data/decisions.csv"
     found = (
-        Rule("labels are credible", "features", "between", "suspected_share",
-             "share of labels that a head trained without them contradicts", f"{sheet}, or set screen.drop_suspects.",
+        Rule("labels are credible", "features", "between", "wrong_share",
+             "estimated share of wrong labels (0 where chance explains it)", f"{sheet}, or set screen.drop_suspects.",
              high=max_label_errors, severity=label_errors, unit=SHARE),
         Rule("no like image in two splits", "features", "between", "leaking",
              "groups of images alike to the backbone in two splits", f"{sheet}, or set screen.drop_leaking.",

@@ -186,7 +186,7 @@ BREAKING = {
     "shortcuts": pd.DataFrame({"label": ["brightness"], "effect": [0.9]}),
     "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "256", "backbone": "224"}]),
     "observed": pd.DataFrame([{"done": "scaled twice", "nearest": "not scaled", "inputs": 99.0}]),
-    "features": pd.DataFrame([{"suspected_share": 0.9, "leaking": 3, "conflicting": 3}]),
+    "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }  # fmt: skip
 LIMITS = Limits(

@@ -10,6 +10,7 @@ import pytest
 from flows import sources, use
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
+from flows.validate import checked
 from steps.adapters import files
 from steps.errors import RequestError
 from tests.conftest import make_project
@@ -154,7 +155,7 @@ def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path
         place = place / "labels.csv"
         place.write_text("path,label\ncats/1.png,cat\n")
         write_source(root, place, False)
-    with pytest.raises(RequestError, match=r"holds no files; expected|names no file that is there"):
+    with pytest.raises(RequestError, match=r"holds no files of images|names no file that is there"):
         next_run(root)
     assert tree(root / RAW) == FIRST
 
@@ -237,3 +238,17 @@ def test_a_kill_while_the_form_changes_leaves_what_a_run_mends(root: Path, packe
     after = next_run(root)
     assert (after == FIRST) == (not packed) and after != before
     assert files.read_json(root / sources.SOURCE)["packed"] is packed
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("nowhere", "--against nowhere: no such folder"), ("file.png", "no such folder"), ("empty", "holds no files")],
+)
+def test_a_reference_that_is_none_is_refused_before_the_gates_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.png").write_bytes(b"one")
+    with pytest.raises(RequestError, match=told):
+        checked(Path(name))

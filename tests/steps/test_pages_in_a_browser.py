@@ -60,7 +60,7 @@ def sheet(inputs: Inputs) -> Path:
     page.write_text(render(
         "screen.html", label_errors=[(error, shown)], like=[(group, [(row, shown)] * 2)], odd=[(odd, shown)],
         found={"label_errors": [error], "like": [group], "odd": [odd], "searched": 9, "agreement": 0.9,
-               "credible": False},
+               "credible": False, "wrong_share": 0.04},
         unlabelled="unlabelled",
     ), encoding="utf-8")  # fmt: skip
     return page

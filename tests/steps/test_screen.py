@@ -145,6 +145,26 @@ def test_what_is_set_to_fail_rejects_the_data_and_leaves_the_sheet(project: Scre
     assert (project.root / "screen.html").exists() and not (project.root / "screened.parquet").exists()
 
 
+def test_labels_are_accused_by_their_estimated_number_until_a_person_has_looked(project: Screened) -> None:
+    table = pd.read_parquet(project.root / "accepted.parquet")
+    wrong = [f"train/{label}/{number}.png" for label in range(3) for number in (10, 11, 12)]
+    table["label"] = [
+        str((int(label) + 1 + number % 2) % 3) if path in wrong else label
+        for number, (path, label) in enumerate(zip(table["path"], table["label"], strict=True))
+    ]
+    files.write_table(project.root / "accepted.parquet", table)
+    ids, rows = files.read_features(project.root / "features.safetensors")
+    files.write_features(
+        project.root / "features.safetensors", ids, {"": 10 * np.array(rows)}
+    )  # a backbone's are as long
+
+    found = project.run()
+    assert found["rules"][0]["passed"] is False and len({*wrong} - {*found["rules"][0]["where"]}) <= 1
+    assert found["wrong_share"] == pytest.approx(10 / 120, abs=0.02) and found["wrong_p"] < 0.01
+    project.decide(*(f"{path},keep,," for path in found["rules"][0]["where"]))
+    assert project.run()["rules"][0]["passed"] is True
+
+
 def test_a_weak_head_accuses_nobody(project: Screened) -> None:
     found = project.run(least_agreement=1.0, max_label_errors=0.0)
     assert found["credible"] is False and found["label_errors"]
