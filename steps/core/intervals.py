@@ -163,7 +163,7 @@ def _told_by(influence: Floats, right: Bools, targets: Ints, cluster: Ints, conf
         return np.ones(len(sizes))
     if not n:
         return np.asarray(1 / np.maximum(sizes, 1))
-    influence, right, targets, cluster = (values[shown] for values in (influence, right, targets, cluster))
+    influence, right, targets, cluster = influence[shown], right[shown], targets[shown], cluster[shown]
     plain, (variance, degrees) = _spread(influence, targets, np.arange(n))[0], _spread(influence, targets, cluster)
     design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / clusters
     told = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
