@@ -14,6 +14,7 @@ from steps.core.metrics import proportion
 
 Floats = npt.NDArray[np.floating[Any]]
 TRIANGLE = "triangle bound"
+MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # log-loss of an image, and its Brier score
 POINTS = 20  # of the coverage-risk curve, at most
 
 
@@ -184,7 +185,7 @@ def scored(probabilities: Floats, targets: Ints, sample: Sample, confidence: flo
     kinds, seen = _losses_by_class(probabilities), losses(probabilities, targets)
     other = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
     wrong = (other[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(other.sum()), np.finfo(np.float64).tiny)
-    nats, brier = (mean_of_losses(seen[:, i], float(wrong[i]), sample, confidence) for i in (0, 1))
+    nats, brier = (mean_of_losses(seen[:, i], float(wrong[i]), MOST[i], sample, confidence) for i in (0, 1))
     return nats, brier
 
 

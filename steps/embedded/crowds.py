@@ -70,6 +70,7 @@ class Crowd:
 
 CROWDS = (
     Crowd(20, 5), Crowd(2, 200, 10, 0.5), Crowd(4, 100, 10, 0.5), Crowd(4, 100, 10, 0.5, mixed=True),
+    Crowd(2, 100, 50, 0.5), Crowd(2, 100, 100, 0.5),
 )  # fmt: skip
 CROWDED = (
     "accuracy",

@@ -1,5 +1,6 @@
 """Calibration: the temperature that was planted is found, and claims about probabilities are checked against draws."""
 
+import json
 import math
 from typing import Any
 
@@ -99,3 +100,12 @@ def test_a_test_set_is_told_before_after_and_in_words_of_coverage() -> None:
     assert told["curve"][-1]["coverage"] == 1.0
     assert told["curve"][-1]["risk"]["value"] == pytest.approx((answers.argmax(axis=1) != targets).mean())
     assert math.isclose(told["curve"][0]["coverage"], 0.05)
+
+
+def test_scores_of_two_groups_are_numbers_that_json_takes_and_can_be() -> None:
+    targets, wrong = np.arange(100) % 2, np.arange(100) < 5
+    sure = np.where(targets ^ wrong, 0.999, 0.001)
+    probabilities, sample = np.stack([1 - sure, sure], axis=1), sampled(targets, np.repeat(["a", "b"], 50))
+    for found, most in zip(calibration.scored(probabilities, targets, sample, 0.95), calibration.MOST, strict=True):
+        json.dumps(found, allow_nan=False)
+        assert found["low"] is not None and (found["high"] is None or found["value"] < found["high"] < most)

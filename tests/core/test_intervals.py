@@ -26,7 +26,7 @@ def test_the_mean_of_many_losses_has_the_textbooks_interval() -> None:
     targets = np.repeat([0, 1], [1500, 2500])
     values = luck().gamma(2.0, size=4000) * (1 + targets)
     error = math.sqrt(sum(values[targets == k].var(ddof=1) * (targets == k).sum() for k in (0, 1))) / 4000
-    found = mean_of_losses(values, 5.0, sampled(targets), 0.95)
+    found = mean_of_losses(values, 5.0, math.inf, sampled(targets), 0.95)
     assert found["value"] == pytest.approx(values.mean())
     assert found["low"] == pytest.approx(values.mean() - 1.96 * error, abs=0.05 * error)
     assert found["high"] == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
@@ -39,7 +39,7 @@ def test_a_loss_made_up_of_a_few_wrong_answers_lies_in_its_interval() -> None:
     sets = np.where(wrong, math.log(2) + rng.exponential(1.0, wrong.shape), rng.exponential(0.03, wrong.shape))
     truth = 0.02 * (math.log(2) + 1) + 0.98 * 0.03
     sample = sampled(targets)
-    assert np.mean([held(mean_of_losses(values, 1.7, sample, 0.95), truth) for values in sets]) >= 0.93
+    assert np.mean([held(mean_of_losses(values, 1.7, 708.0, sample, 0.95), truth) for values in sets]) >= 0.93
 
 
 def test_balanced_accuracy_of_many_small_classes_lies_in_its_interval() -> None:
@@ -60,12 +60,51 @@ def test_an_area_in_groups_of_which_few_hold_an_error_lies_in_its_interval() -> 
     assert np.mean([held(one, truth) for one in found]) >= 0.93
 
 
+def two_classes_in_groups(groups: Floats, rng: np.random.Generator) -> dict[str, Any]:
+    """The area of 200 images, the second half of class 1, whose groups share half of their noise; the truth: 0.921."""
+    targets = np.repeat([0, 1], 100)
+    score = 2 * targets - 1 + (rng.normal(size=200)[groups] + rng.normal(size=200)) / math.sqrt(2)
+    chances = 1 / (1 + np.exp(-score))
+    return area(targets, np.stack([1 - chances, chances], axis=1), groups, 0.95)
+
+
+def test_an_area_whose_classes_are_one_group_each_is_as_sure_as_one_image() -> None:
+    found = two_classes_in_groups(np.repeat([0, 1], 100), luck(8))
+    sure = proportion(1, 1, 0.95)
+    assert 0.6 < found["value"] < 1 and (found["low"], found["high"]) == (sure["low"], sure["high"])
+
+
+@pytest.mark.parametrize("sizes", [[100, 50, 50], [50, 50, 50, 50]])
+def test_an_area_of_three_or_four_groups_lies_in_its_interval(sizes: list[int]) -> None:
+    """With class means that cost no degree of freedom, in 74 and in 86 sets of a hundred."""
+    rng, groups = luck(9), np.repeat(np.arange(len(sizes)), sizes)
+    truth = NormalDist().cdf(math.sqrt(2))
+    assert np.mean([held(two_classes_in_groups(groups, rng), truth) for _ in range(500)]) >= 0.93
+
+
+def test_groups_whose_means_are_alike_show_no_spread_by_rounding() -> None:
+    targets, groups = np.repeat([0, 1], 30), np.repeat(np.arange(20), 3)
+    chances = np.tile([0.1, 0.3, 0.7], 20) + 0.2 * targets
+    found = area(targets, np.stack([1 - chances, chances], axis=1), groups, 0.95)
+    assert found["low"] < found["value"] - 0.1 and found["high"] > found["value"] + 0.05
+
+
+def test_one_group_a_class_tells_as_much_as_one_image_of_it() -> None:
+    targets = np.repeat(np.arange(10), 20)
+    right = np.arange(200) % 20 > 0
+    found = mean_of_shares(right, targets, targets, 0.95)
+    plain = mean_of_shares(right, targets, np.arange(200), 0.95)
+    assert found["high"] - found["low"] > 2 * (plain["high"] - plain["low"])
+    sure = macro_f1(targets, targets, 10, targets, 0.95, 500, luck())
+    assert sure["low"] < macro_f1(targets, targets, 10, np.arange(200), 0.95, 500, luck())["low"] - 0.05
+
+
 def test_every_image_five_times_over_in_groups_tells_no_more_than_once() -> None:
     targets, values = np.arange(60) % 2, luck().gamma(1.0, size=60)
     groups, copies = np.repeat(np.arange(60), 5), np.repeat(values, 5)
-    once = mean_of_losses(values, 0.0, sampled(targets), 0.95)
-    fivefold = mean_of_losses(copies, 0.0, sampled(np.repeat(targets, 5), groups), 0.95)
-    blind = mean_of_losses(copies, 0.0, sampled(np.repeat(targets, 5)), 0.95)
+    once = mean_of_losses(values, 0.0, math.inf, sampled(targets), 0.95)
+    fivefold = mean_of_losses(copies, 0.0, math.inf, sampled(np.repeat(targets, 5), groups), 0.95)
+    blind = mean_of_losses(copies, 0.0, math.inf, sampled(np.repeat(targets, 5)), 0.95)
     width = once["high"] - once["low"]
     assert fivefold["high"] - fivefold["low"] == pytest.approx(width)
     assert blind["high"] - blind["low"] < 0.6 * width, "without groups the copies pass for evidence"
@@ -88,8 +127,28 @@ def test_a_group_of_two_classes_leaves_one_stratum() -> None:
 
 
 def test_losses_all_alike_have_no_interval() -> None:
-    found = mean_of_losses(np.full(20, 0.3), 1.0, sampled(np.arange(20) % 2), 0.95)
+    found = mean_of_losses(np.full(20, 0.3), 1.0, math.inf, sampled(np.arange(20) % 2), 0.95)
     assert (found["value"], found["low"], found["high"]) == (pytest.approx(0.3), None, None)
+
+
+def test_an_upper_end_that_no_mean_exceeds_is_none() -> None:
+    """Two groups, five of a hundred answers wrong at 0.999: t of one degree of freedom, and the exponential of it."""
+    wrong = np.arange(100) < 5
+    losses = np.where(wrong, -math.log(0.001), -math.log(0.999))
+    sample = sampled(np.arange(100) % 2, np.repeat(["a", "b"], 50))
+    found = mean_of_losses(losses, 7.0, 708.0, sample, 0.95)
+    assert 0 <= found["low"] < found["value"] == pytest.approx(losses.mean()) and found["high"] is None
+    assert mean_of_losses(np.where(wrong, 2.0, 0.0), 2.0, 2.0, sample, 0.95)["high"] is None
+    near = mean_of_losses(1 + 0.001 * np.arange(100), 1.2, 2.0, sample, 0.95)
+    assert near["high"] is None or near["value"] < near["high"] < 2
+
+
+def test_each_stratum_costs_a_degree_of_freedom() -> None:
+    """Two classes of two images, alike in spread: Student's t of 2, and not of 3."""
+    found = mean_of_losses(np.array([1.0, 1.2, 2.0, 2.2]), 0.0, math.inf, sampled(np.array([0, 0, 1, 1])), 0.95)
+    spread = math.sqrt(4 * 2 * 0.1**2) / 4 / 1.6
+    assert math.log(found["high"] / 1.6) == pytest.approx(4.302653 * spread)
+    assert math.log(1.6 / found["low"]) == pytest.approx(4.302653 * spread)
 
 
 def test_balanced_accuracy_of_one_class_is_its_share_and_narrows_with_more_images() -> None:
