@@ -197,10 +197,10 @@ def counted(n: int, one: str, many: str = "") -> str:
 
 @cache
 def _environment() -> Environment:
-    pages = select_autoescape(disabled_extensions=["md"], default=True)  # in Markdown an apostrophe is no markup
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=pages, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(disabled_extensions=["md"], default=True),  # there an apostrophe is no markup
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters.update(
         percent=percent,
