@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
-from threading import Thread
 from typing import Any
 
 from flows.doctor import unlike
@@ -147,16 +146,16 @@ def _run(tree: Path) -> None:
 
 
 def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
-    """Run DVC; of what it says itself only the names of stages are told, of what stages and errors say, all."""
+    """Run DVC; of its standard output only the names of stages are told, what it and the stages say to stderr, all.
+
+    stderr is this process's own: nothing here can fail to pass it on.
+    """
     command = [sys.executable, "-m", "dvc", *arguments]
-    with subprocess.Popen(command, cwd=tree, env=environment, text=True, stdout=PIPE, stderr=PIPE) as process:
-        assert process.stdout and process.stderr
-        errors = Thread(target=sys.stderr.writelines, args=(process.stderr,))
-        errors.start()
+    with subprocess.Popen(command, cwd=tree, env=environment, stdout=PIPE, text=True, errors="replace") as process:
+        assert process.stdout
         for line in process.stdout:
             if begun := RUNNING.match(line):
                 log.info("%s ...", begun[1])
-        errors.join()
     if process.returncode:
         raise GraphError(f"the replay ended in `dvc {arguments[0]}`; what it said stands above")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 if TYPE_CHECKING:  # the page of an outcome is text alone; it must not wait for matplotlib
@@ -198,8 +198,9 @@ def counted(n: int, one: str, many: str = "") -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(disabled_extensions=["md"], default=True),  # there an apostrophe is no markup
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters.update(
         percent=percent,
@@ -221,5 +222,8 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of `steps/templates`; values are escaped, a name that is missing is an error."""
+    """Fill a template of `steps/templates`; a name that is missing is an error.
+
+    In a page values are escaped; in Markdown those are that pass through `markdown`, as every text of a user must.
+    """
     return _environment().get_template(template).render(values)

@@ -51,13 +51,14 @@ class Rule:
 
     @property
     def limit(self) -> str:
-        """Say the limit in words."""
+        """Say the limit in words, with every digit that it was given."""
         if self.kind == "between":
             if self.low is None and self.high == 0:
                 return "none"
-            bounds = [f"at least {self.shown(self.low)}" if self.low is not None else "",
-                      f"at most {self.shown(self.high)}" if self.high is not None else ""]  # fmt: skip
-            return " and ".join(filter(None, bounds))
+            bounds = [("at least", self.low), ("at most", self.high)]
+            return " and ".join(
+                f"{word} {self._with_unit(self._exact(bound), bound)}" for word, bound in bounds if bound is not None
+            )
         listed = ", ".join(self.allowed)
         words = {"in_set": f"one of {listed}" if len(self.allowed) > 1 else listed, "unique": "no two alike",
                  "matches": f"the pattern {listed}", "columns": listed, "one_value": "none",
@@ -65,15 +66,45 @@ class Rule:
         return words[self.kind]
 
     def number(self, value: float) -> str:
-        """Say a value of `column` for a reader, without its unit: a share in per cent, a count with its thousands."""
-        if self.unit in (SHARE, POINTS):
-            return f"{100 * value:.1f}"
-        whole = float(value).is_integer() or abs(value) >= 1000
-        return f"{value:,.0f}" if whole else f"{round(float(value), 3):g}"
+        """Say a value of `column` for a reader, without its unit: a share in per cent, a count with its thousands.
+
+        Rounded, but never onto the other side of a limit: what breaks a rule is not said to be what the rule allows.
+        """
+        scaled = self._scaled(value)
+        finer = (f"{scaled:,.{digits}g}" for digits in range(2, 17))
+        usual = f"{scaled:.1f}" if self.unit in (SHARE, POINTS) else _short(scaled)
+        return next((text for text in (usual, *finer) if self._is_true(text, value)), f"{scaled:,}")
 
     def shown(self, value: float) -> str:
         """Say a value of `column` with its unit."""
-        return f"{self.number(value)} {ONE.get(self.unit, self.unit) if value == 1 else self.unit}".rstrip()
+        return self._with_unit(self.number(value), value)
+
+    def _scaled(self, value: float) -> float:
+        return float(100 * value if self.unit in (SHARE, POINTS) else value)
+
+    def _exact(self, bound: float) -> str:
+        return f"{self._scaled(bound):,.15g}"  # 100 * 0.07 is 7.000000000000001
+
+    def _is_true(self, text: str, value: float) -> bool:
+        """Say whether a text lies on the side of each limit, as that is written, on which its value lies."""
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        return all(_side(_parsed(text), _parsed(self._exact(bound))) == _side(value, bound) for bound in bounds)
+
+    def _with_unit(self, text: str, value: float) -> str:
+        return f"{text} {ONE.get(self.unit, self.unit) if value == 1 else self.unit}".rstrip()
+
+
+def _short(value: float) -> str:
+    whole = value.is_integer() or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{round(value, 3):g}"
+
+
+def _parsed(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _side(value: float, bound: float) -> int:
+    return int(value > bound) - int(value < bound)
 
 
 @dataclass(frozen=True, kw_only=True)

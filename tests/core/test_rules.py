@@ -45,7 +45,9 @@ def bare(kind: str, **more: Any) -> Rule:
         (bare("between", high=0), "none"),
         (bare("between", low=5, unit="images"), "at least 5 images"),
         (bare("between", low=1, unit="classes"), "at least 1 class"),
-        (bare("between", high=0.07, unit=SHARE), "at most 7.0 %"),
+        (bare("between", high=0.07, unit=SHARE), "at most 7 %"),
+        (bare("between", high=0.0004, unit=SHARE), "at most 0.04 %"),
+        (bare("between", high=0.0004, unit=NATS), "at most 0.0004 nats"),
         (bare("between", low=0.2, high=12000, unit=NATS), "at least 0.2 nats and at most 12,000 nats"),
         (bare("in_set", allowed=("as declared",)), "as declared"),
         (bare("between", low=0, high=1), "at least 0 and at most 1"),
@@ -73,6 +75,33 @@ def test_a_limit_is_said_in_words(rule: Rule, limit: str) -> None:
 )  # fmt: skip
 def test_a_value_is_said_with_its_unit_and_without_idle_digits(unit: str, value: float, said: str) -> None:
     assert bare("between", unit=unit).shown(value) == said
+
+
+@pytest.mark.parametrize(
+    ("unit", "limit", "value", "said"),
+    [
+        (SHARE, 0.0004, 0.0006, "0.1 %"), (SHARE, 0.05, 0.0504, "5.04 %"), (SHARE, 0.05, 0.0496, "4.96 %"),
+        (SHARE, 0.05, 0.05, "5.0 %"), (SHARE, 0.05, 0.061, "6.1 %"), (SHARE, 0, 0.0004, "0.04 %"),
+        (NATS, 8, 8.0000004, "8.0000004 nats"), (NATS, 12000, 12000.4, "12,000.4 nats"), ("", 0.2, 0.2001, "0.2001"),
+    ],
+)  # fmt: skip
+def test_an_observation_has_the_digits_that_tell_it_from_the_limit(
+    unit: str, limit: float, value: float, said: str
+) -> None:
+    assert bare("between", high=limit, unit=unit).shown(value) == said
+
+
+@given(
+    st.floats(0, 1),
+    st.just(0.0) | st.floats(1e-12, 1) | st.floats(-1e-9, -1e-12),
+    st.sampled_from([SHARE, POINTS, NATS, ""]),
+)
+def test_no_rounding_turns_a_broken_limit_into_a_kept_one(limit: float, distance: float, unit: str) -> None:
+    limit = round(limit, 6)  # as somebody writes it
+    value = abs(limit + distance)
+    rule = bare("between", high=limit, unit=unit)
+    bound = 0.0 if rule.limit == "none" else float(rule.limit.split()[2])
+    assert (float(rule.number(value).replace(",", "")) > bound) == (value > limit)
 
 
 def test_every_figure_of_the_gate_has_a_unit_or_is_an_effect_without_one() -> None:

@@ -1,5 +1,6 @@
 """What a replay needs before it begins; the replay itself is run in tests/test_pipeline.py."""
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -98,21 +99,20 @@ def test_nothing_that_is_not_signed_is_run(tmp_path: Path, commit: str) -> None:
     assert store.is_dir()
 
 
-def test_of_dvc_only_the_stages_are_told_and_of_stages_what_they_say(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+def test_of_dvc_only_the_stages_are_told_and_all_that_is_said_to_stderr(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level("INFO", "regraft")
-    (tmp_path / "dvc.yaml").write_text(
-        "stages: {speak: {cmd: echo from the stage >&2 && echo made > out, outs: [out]}}"
-    )
+    command = "printf '\\377' && echo from the stage >&2 && echo made > out"  # a byte that is no text
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"speak": {"cmd": command, "outs": ["out"]}}}))
     quiet = {**os.environ, **TELEMETRY_OFF, "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
-    _dvc(tmp_path, quiet, "init", "--no-scm")
+    _dvc(tmp_path, quiet, "init", "--quiet", "--no-scm")
     _dvc(tmp_path, quiet, "repro", "speak")
     assert caplog.messages == ["speak ..."]
-    assert capsys.readouterr() == ("", "from the stage\n")
+    assert capfd.readouterr() == ("", "from the stage\n")
     with pytest.raises(GraphError, match="the replay ended in `dvc repro`"):
         _dvc(tmp_path, quiet, "repro", "nobody")
-    assert "nobody" in capsys.readouterr().err, "what went wrong is said"
+    assert "nobody" in capfd.readouterr().err, "what went wrong is said"
 
 
 def test_models_made_with_other_params_count_as_looks_and_the_very_same_do_not(

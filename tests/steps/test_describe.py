@@ -70,6 +70,16 @@ def test_labels_cannot_become_markup(tmp_path: Path) -> None:
     assert ModelCard(text).data.pipeline_tag == "image-classification"
 
 
+def test_plain_text_stays_plain_text(inputs: Inputs) -> None:
+    """Markdown has its own escapes, and no reader of a raw file reads HTML's."""
+    inputs.change("strategy", strategy="later_blocks")
+    told = inputs.card(DescribeParams(licence="", intended_use="The garden's R&D.", out_of_scope='"Medicine"'))
+    text = told.read_text(encoding="utf-8")
+    assert "The garden's R\\&D." in text and '"Medicine"' in text
+    assert "the backbone's later blocks" in text
+    assert not re.findall(r"&(?:#\d+|[a-z]+);", text)
+
+
 def test_a_licence_of_two_words_is_refused() -> None:
     assert list(UNSTATED.faults()) == []
     assert "one word" in next(DescribeParams(licence="all rights", intended_use="", out_of_scope="").faults())
