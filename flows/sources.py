@@ -122,18 +122,19 @@ def contents(source: Source) -> dict[str, Path]:
 
     Hidden files and systems' litter are passed over; so are, with a warning, linked folders (they may loop), links
     that lead nowhere, and names that are no UTF-8 (DVC cannot hold them). Raises RequestError where nothing is left, as
-    under a disk that is not mounted, or where a folder cannot be read: its images would be taken for removed.
+    under a disk that is not mounted or has its names in another character set, or where a folder cannot be read: its
+    images would be taken for removed.
     """
     try:
         found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    if set(found.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
     unspeakable = [name for name in found if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del found[name]
+    if set(found.values()) <= {source.path}:
+        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
     return found
 
 

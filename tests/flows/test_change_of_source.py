@@ -38,6 +38,7 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     made = make_project(tmp_path / "project", isolated).root
     monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write(root, DIGITS) and None)
     monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
+    monkeypatch.setattr(use, "_refuse_without_pictures", lambda *_: None)
     monkeypatch.setattr(use, "_told", lambda *_: [])
     named = use._backbone
     monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))
@@ -142,7 +143,7 @@ def test_weights_that_are_refused_change_neither_images_nor_source(root: Path) -
     assert tree(root) == before
 
 
-@pytest.mark.parametrize("gone", ["emptied", "litter alone", "a listing of nothing"])
+@pytest.mark.parametrize("gone", ["emptied", "litter alone", "names in another character set", "a listing of nothing"])
 def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path, gone: str) -> None:
     """As a folder does whose disk is not mounted."""
     set_to(root, "first")
@@ -151,6 +152,8 @@ def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path
         path.unlink() if path.is_file() else path.rmdir()
     if gone == "litter alone":
         write(place, {"cats/.DS_Store": b"litter"})
+    if gone == "names in another character set":
+        (place / os.fsdecode(b"k\xe4fer.png")).write_bytes(b"one")
     if gone == "a listing of nothing":
         place = place / "labels.csv"
         place.write_text("path,label\ncats/1.png,cat\n")
