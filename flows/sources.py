@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.arrival import settle
 from flows.graph import Graph
 from steps.adapters import files
 from steps.adapters.progress import track
@@ -22,6 +23,7 @@ FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 def refresh(root: Path) -> Graph:
     """Mirror the source into data/raw, tell DVC, and return the graph; RequestError where there are no images."""
+    settle(root)  # what a killed `use` had prepared
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
@@ -122,18 +124,19 @@ def contents(source: Source) -> dict[str, Path]:
 
     Hidden files and systems' litter are passed over; so are, with a warning, linked folders (they may loop), links
     that lead nowhere, and names that are no UTF-8 (DVC cannot hold them). Raises RequestError where nothing is left, as
-    under a disk that is not mounted, or where a folder cannot be read: its images would be taken for removed.
+    under a disk that is not mounted or has its names in another character set, or where a folder cannot be read: its
+    images would be taken for removed.
     """
     try:
         found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    if set(found.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
     unspeakable = [name for name in found if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del found[name]
+    if set(found.values()) <= {source.path}:
+        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
     return found
 
 

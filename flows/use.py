@@ -1,21 +1,20 @@
 """`regraft use`: point the project at images and at a backbone. The only command that writes params.yaml."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.project import STATE, editing_params
+from flows.arrival import incoming, settle
+from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.adapters import backbones, files, models, shards
 from steps.core.manifest import LISTINGS
 from steps.errors import RequestError
 
 DIGITS = "digits"
-INCOMING = "incoming"  # in the project's state: what is prepared here takes its place when all of it is whole
+PARAMS = "params.yaml"
 
 
 def use(
@@ -27,6 +26,7 @@ def use(
     backbone that is set; `packed` is as `Source` has it. Raises RequestError, with nothing changed, where one of them
     does not exist or does not fit.
     """
+    settle(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:
@@ -36,45 +36,14 @@ def use(
         _refuse_without_pictures(path, contents(Source(path)))  # a listing that is wrong is refused by `contents`
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
-    with _incoming(root) as incoming:
+    with incoming(root) as new:  # all that is refused is refused in here, and nothing has changed
         if made:
-            _prepare_backbone(incoming / "backbone", root / BACKBONE, *made, accept)
-        _prepare_images(incoming / "raw", root, path, packed)
-        if made:  # nothing is refused from here on
-            _put(incoming / "backbone", root / BACKBONE)
-            _write_params(root, made[0], flip=made[0].architecture != "glyphnet")
-        _set_images(incoming / "raw", root, path, packed)
+            _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
+            shutil.copyfile(root / PARAMS, new / PARAMS)
+            _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
+        _prepare_images(new, root, path, packed)
     refresh(root).close()
     return _told(root, images, made is not None)
-
-
-@contextmanager
-def _incoming(root: Path) -> Iterator[Path]:
-    """Yield an empty folder that is gone at the end; what a killed command left in it goes first."""
-    folder = root / STATE / INCOMING
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put(new: Path, place: Path, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Let a folder take the place of another, which stays beside `new` until all is done.
-
-    Never by writing into the old one: DVC may have linked its files into the cache.
-    """
-    old = new.with_name(f"old {new.name}")
-    if place.exists():
-        shutil.move(place, old)
-    try:
-        meanwhile()
-        shutil.move(new, place)
-    except BaseException:
-        if old.exists() and not place.exists():
-            shutil.move(old, place)
-        raise
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -156,13 +125,14 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
 
 
 def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
-    """Fill `new` with the images. What comes from the source that is set is mirrored in place, as each run does it."""
+    """Put images and source into `new`; those of the source that is set are mirrored in place, as each run does."""
     if path is None:
         from steps.embedded.digits import write_digits
 
-        write_digits(new, seed=0)
+        write_digits(new / RAW, seed=0)
     else:
-        mirror(Source(path, packed), root / RAW if path == _source(root) else new, root / MEMORY)
+        mirror(Source(path, packed), (root if path == _source(root) else new) / RAW, root / MEMORY)
+    write_source(new, path, packed)
 
 
 def _source(root: Path) -> Path | None:
@@ -171,15 +141,6 @@ def _source(root: Path) -> Path | None:
     except RequestError:  # gone or damaged: another is about to take its place
         return None
     return source.path if source else None
-
-
-def _set_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
-    """Record the source while no images are there: after a kill, what is left of another would be mirrored into."""
-    record = partial(write_source, root, path, packed)
-    if new.exists():
-        _put(new, root / RAW, record)
-    else:  # they were mirrored in place
-        record()
 
 
 def _told(root: Path, images: str, changed: bool) -> list[str]:

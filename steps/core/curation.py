@@ -20,8 +20,8 @@ class Decision(NamedTuple):
     note: str
 
 
-def faults(decisions: Sequence[Decision], images: pd.DataFrame) -> Iterator[str]:
-    """Yield what is wrong, line by line (the header is line 1): unknown image, word or label, one image twice.
+def faults(decisions: Mapping[int, Decision], images: pd.DataFrame) -> Iterator[str]:
+    """Yield what is wrong with decisions by their line: unknown image, word or label, one image twice.
 
     A line of empty fields says nothing.
     """
@@ -30,9 +30,9 @@ def faults(decisions: Sequence[Decision], images: pd.DataFrame) -> Iterator[str]
     }
     id_of = dict(zip(images["path"], images["id"], strict=True))
     labels = sorted(set(images["label"][images["split"] != UNLABELLED]))
-    line_of = {decision.image: line for line, decision in enumerate(decisions, 2)}
+    line_of = {decision.image: line for line, decision in decisions.items()}
     first: dict[str, int] = {}
-    for line, (image, word, label, note) in enumerate(decisions, 2):
+    for line, (image, word, label, note) in decisions.items():
         if not any((image, word, label, note)):
             continue
         where = f"line {line}: "

@@ -48,7 +48,16 @@ def test_empty_fields_at_the_end_may_be_left_out(tmp_path: Path) -> None:
         (HEAD + "\n1.png,keep,,\na, b.png,drop,,\n", "line 4: 5 fields for"),
         (HEAD + "\n\n1.png,erase,,\n", "line 4: 'erase' is no decision"),
         (HEAD.encode() + b"\xff\xfe,drop,,\n", "cannot be read: 'utf-8' codec"),
-        (HEAD + "1.png,drop,," + "x" * 200_000, "cannot be read: field larger than field limit"),
+        (HEAD + "1.png,drop,," + "x" * 200_000, "cannot be read from line 2 on (a quote too many?): field larger than"),
+        (
+            HEAD + '1.png,drop,,\n"a, b.png,drop,,\n1.png,drop,,\n',
+            "line 3 on (a quote too many?): unexpected end of data",
+        ),
+        (
+            HEAD + '1.png,drop,,"no\n"a, b.png",drop,,\n',
+            "cannot be read from line 2 on (a quote too many?): ',' expected",
+        ),
+        (HEAD + '1.png,drop,,"two\nlines"\nc.png,keep,,\n', "line 4: 'c.png' is no id"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str | bytes, told: str) -> None:

@@ -24,4 +24,4 @@ A, B = IDS[0], IDS[2]
 )
 def test_an_image_is_decided_once(lines: list[str], told: list[str]) -> None:
     decisions = [Decision(*[*line.split(","), "", "", ""][:4]) for line in lines]
-    assert list(faults(decisions, IMAGES)) == told
+    assert list(faults(dict(enumerate(decisions, 2)), IMAGES)) == told

@@ -1,5 +1,6 @@
 """Another source of images: what cannot be taken in whole changes nothing, and a kill leaves what a run mends."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import sources, use
+from flows import arrival, sources, use
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
 from flows.validate import checked
@@ -38,6 +39,7 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     made = make_project(tmp_path / "project", isolated).root
     monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write(root, DIGITS) and None)
     monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
+    monkeypatch.setattr(use, "_refuse_without_pictures", lambda *_: None)
     monkeypatch.setattr(use, "_told", lambda *_: [])
     named = use._backbone
     monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))
@@ -60,17 +62,22 @@ def set_to(root: Path, images: str, packed: bool | None = False) -> None:
 
 def next_run(root: Path) -> dict[str, bytes]:
     """Mirror as the next run does; return what it would ingest, by path."""
+    arrival.settle(root)
     source = read_source(root)
     if source:
         mirror(source, root / RAW, root / MEMORY)
     return tree(root / RAW)
 
 
+def nothing_under_way(root: Path) -> bool:
+    return not (root / arrival.INCOMING).exists() and not (root / arrival.ARRIVED).exists()
+
+
 def test_another_source_takes_the_place_of_the_one_before(root: Path) -> None:
     for images, content in (("first", FIRST), ("other", OTHER), ("digits", DIGITS), ("first", FIRST)):
         set_to(root, images)
         assert tree(root / RAW) == next_run(root) == content
-        assert not (root / STATE / use.INCOMING).exists()
+        assert nothing_under_way(root)
 
 
 def test_a_picture_of_the_same_name_size_and_time_is_not_taken_for_the_one_before(root: Path) -> None:
@@ -142,7 +149,7 @@ def test_weights_that_are_refused_change_neither_images_nor_source(root: Path) -
     assert tree(root) == before
 
 
-@pytest.mark.parametrize("gone", ["emptied", "litter alone", "a listing of nothing"])
+@pytest.mark.parametrize("gone", ["emptied", "litter alone", "names in another character set", "a listing of nothing"])
 def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path, gone: str) -> None:
     """As a folder does whose disk is not mounted."""
     set_to(root, "first")
@@ -151,6 +158,8 @@ def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path
         path.unlink() if path.is_file() else path.rmdir()
     if gone == "litter alone":
         write(place, {"cats/.DS_Store": b"litter"})
+    if gone == "names in another character set":
+        (place / os.fsdecode(b"k\xe4fer.png")).write_bytes(b"one")
     if gone == "a listing of nothing":
         place = place / "labels.csv"
         place.write_text("path,label\ncats/1.png,cat\n")
@@ -198,30 +207,89 @@ def dies_before(change: int, work: Callable[[], None]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "step"), [("first", "other", 1), ("digits", "other", 3), ("first", "digits", 3)]
+    ("old", "new", "step"), [("first", "other", 2), ("digits", "other", 3), ("first", "digits", 3)]
 )
 def test_a_kill_at_any_moment_leaves_the_old_images_or_the_new_or_what_a_run_mends(
     root: Path, old: str, new: str, step: int
 ) -> None:
-    """Between two renames there may be no images at all; the digits have no source, and `run` says what to do."""
     known = {"first": FIRST, "other": OTHER, "digits": DIGITS}
-    missing, seen, change = 0, set(), 0
+    seen, change = set(), 0
     set_to(root, old)
     while dies_before(change, lambda: set_to(root, new)):
         found, source = next_run(root), read_source(root)
-        if found:
-            seen.add(next(name for name, content in known.items() if found == content))
-            assert seen <= {old, new}
-            assert (source.path.name if source else "digits") in seen
-        else:
-            missing += 1
-            assert source is None and not (root / RAW).exists()
+        name = source.path.name if source else "digits"
+        assert name in (old, new) and found == known[name]
+        seen.add(name)
         set_to(root, old)
         assert tree(root / RAW) == known[old], "what was left lying about is in nobody's way"
         change += step
-    assert change > 10 and old in seen and (not missing or "digits" in (old, new))
+    assert change > 10 and seen == {old, new}
     assert next_run(root) == known[new]
-    assert not (root / STATE / use.INCOMING).exists()
+    assert nothing_under_way(root)
+
+
+def held(root: Path) -> dict[str, bytes]:
+    """Return all that `use` replaces, byte for byte."""
+    data = {f"data/{name}": content for name, content in tree(root / "data").items()}
+    return {name: content for name, content in data.items() if name.startswith(arrival.PIECES)} | {
+        "params.yaml": (root / "params.yaml").read_bytes()
+    }
+
+
+@pytest.fixture
+def graft(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], object]:
+    """Return what sets images and a backbone of that name, whose weights are made once."""
+    made = {"glyphnet": use._backbone("", "glyphnet", None)}
+    assert made["glyphnet"]
+    card, state = made["glyphnet"]
+    wider = dataclasses.replace(card.preprocessing, mean=tuple(0.25 for _ in card.preprocessing.mean))
+    made["another"] = dataclasses.replace(card, name="another", preprocessing=wider), state
+    monkeypatch.setattr(use, "_backbone", lambda images, name, weights: made[name])
+    return lambda images, name: use.use(root, str(root.parent / images), name, None, True)
+
+
+def test_a_kill_leaves_images_backbone_and_params_of_one_use(root: Path, graft: Callable[[str, str], object]) -> None:
+    whole = {}
+    for images, name in (("other", "another"), ("first", "glyphnet")):
+        graft(images, name)
+        whole[images] = held(root)
+    assert whole["first"]["params.yaml"] != whole["other"]["params.yaml"]
+    seen, change = [], 0
+    while dies_before(change, lambda: graft("other", "another")):
+        next_run(root)
+        seen.append(next(images for images, known in whole.items() if held(root) == known))
+        graft("first", "glyphnet")
+        assert held(root) == whole["first"] and nothing_under_way(root)
+        change += 5
+    assert seen == sorted(seen) and set(seen) == {"first", "other"}, "the old ones, then the new ones"
+    assert held(root) == whole["other"]
+
+
+@pytest.mark.parametrize("failing", ["preparing params.yaml", "data/raw", "params.yaml", "backbone", "source.json"])
+def test_what_cannot_be_replaced_leaves_images_backbone_and_params_as_they_were(
+    root: Path, graft: Callable[[str, str], object], failing: str
+) -> None:
+    """As on a full disk, or where data/raw is a mounted disk."""
+    graft("first", "glyphnet")
+    before = tree(root)
+    whole = arrival._put
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(16, "Device or resource busy", failing)
+
+    def put(new: Path, place: Path) -> None:
+        if place.as_posix().endswith(failing):
+            refuse()
+        whole(new, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if failing.startswith("preparing"):
+            patch.setattr(use, "_write_params", refuse)
+        else:
+            patch.setattr(arrival, "_put", put)
+        with pytest.raises((RequestError, OSError), match=r"busy"):
+            graft("other", "another")
+    assert tree(root) == before and nothing_under_way(root)
 
 
 @pytest.mark.parametrize("packed", [True, False])

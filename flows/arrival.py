@@ -1,0 +1,93 @@
+"""What `regraft use` replaces together: prepared beside the data, put in place by renames, all of it or nothing."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steps.adapters import files
+from steps.errors import RequestError
+
+# On the file system of what they replace, laid out as the project is. The first is gone after a kill; what the second
+# holds is whole, and the next `use` or run goes on putting it in place.
+INCOMING, ARRIVED = "data/.incoming", "data/.arrived"
+PIECES = ("data/raw", "params.yaml", "data/backbone", "data/source.json")
+
+
+@contextmanager
+def incoming(root: Path) -> Iterator[Path]:
+    """Yield an empty folder; whatever of `PIECES` it holds in the end takes its place in the project.
+
+    Raises RequestError, with nothing changed, where that cannot be.
+    """
+    folder = root / INCOMING
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(root / ARRIVED)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    settle(root)
+
+
+def settle(root: Path) -> None:
+    """Put in place what has arrived, if anything has; RequestError where it cannot be, with the old put back."""
+    arrived = root / ARRIVED
+    if not arrived.is_dir():
+        return
+    done: list[str] = []
+    try:
+        for piece in PIECES:
+            if (arrived / piece).exists():
+                done.append(piece)
+                _put(arrived / piece, root / piece)
+    except BaseException as error:
+        for piece in reversed(done):
+            _put_back(arrived / piece, root / piece)
+        if not any(os.path.lexists(_old(arrived / piece)) for piece in PIECES):  # else a killed `use` had put some
+            shutil.rmtree(arrived)
+        if isinstance(error, OSError):
+            told = f"{error.filename or done[-1]} cannot be replaced: {error.strerror or error}"
+            raise RequestError(f"{told}; what was there is there still") from None
+        raise
+    shutil.rmtree(arrived)
+
+
+def _old(new: Path) -> Path:
+    return new.with_name(f"old {new.name}")
+
+
+def _put(new: Path, place: Path) -> None:
+    """Let a piece take its place; the old one stays beside `new`, until all is done.
+
+    Never by writing into an old folder: DVC may have linked its files into the cache. A file is written anew: that of
+    the parameters may lie on another file system than the data.
+    """
+    old = _old(new)
+    if new.is_dir():
+        if os.path.lexists(place):
+            place.rename(old)
+        new.rename(place)
+        return
+    if place.exists() and not old.exists():
+        files.write_text(old, place.read_text(encoding="utf-8"))
+    files.write_text(place, new.read_text(encoding="utf-8"))
+    new.unlink()
+
+
+def _put_back(new: Path, place: Path) -> None:
+    """Undo `_put`, however far it came."""
+    old = _old(new)
+    if place.is_dir() and not new.exists():
+        place.rename(new)
+    if old.is_file():
+        before = old.read_text(encoding="utf-8")
+        if place.read_text(encoding="utf-8") != before:  # a full disk need not take what it holds
+            files.write_text(place, before)
+        old.unlink()
+    elif os.path.lexists(old):
+        old.rename(place)
+    elif not new.exists():
+        place.unlink()
