@@ -16,13 +16,13 @@ from torch import nn
 
 from steps.adapters import checkpoints, files, models, stage
 from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Boundary, Images, augmentation, mixing
+from steps.adapters.loaders import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
 from steps.adapters.progress import track
 from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted
 from steps.core.baselines import bounded, class_shares, schedule, small_pixels
-from steps.core.fine_tuning import Batch, fine_tune_model
+from steps.core.fine_tuning import fine_tune_model
 from steps.core.inference import predict_probabilities
 from steps.core.linear_probe import Floats, Labelled, fit_probe
 from steps.core.manifest import TEST, TRAIN, UNLABELLED, VAL
@@ -85,7 +85,8 @@ def baselines(
     """Write every baseline's answers for the test split, and what it reached on validation.
 
     `card` is the backbone's card.json: it names the architecture, and no weights are read. A run of the same lineage
-    that was killed goes on after the last whole epoch of the network that it was training.
+    that was killed goes on after the last whole epoch of the network that it was training. Raises ParamsError where a
+    batch is too small for BatchNorm to learn from.
     """
     table = files.read_table(accepted)
     table = table[table["split"] != UNLABELLED]
@@ -181,6 +182,7 @@ class _Training:
     def network(self) -> Grafted:
         """Return the network that is trained, from random weights of its own."""
         model = models.from_scratch(self.card, len(self.images.classes), derive(self.seed, "weights"))
+        refuse_single_images(model, self.images.compute)
         return model.to(memory_format=torch.channels_last)
 
     def boundary(self) -> Boundary:
@@ -200,7 +202,7 @@ def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Gr
         model = training.network()
         outcome = fine_tune_model(
             model,
-            train=lambda epoch: _tracked(boundary.train(epoch), training.images, f"{what}, epoch {epoch}"),
+            train=lambda epoch: tracked(boundary.train(epoch), training.images, model, f"{what}, epoch {epoch}"),
             val=boundary.val,
             schedule=schedule(rate, params.epochs, params.patience),
             resume=checkpoints.load(mine),
@@ -212,11 +214,6 @@ def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Gr
         "draw": attempt.draw, "rate": rate, "epochs": len(outcome["epochs"]) - 1, "best_epoch": outcome["best_epoch"],
         "validation": {**validation, "n": n},
     }  # fmt: skip
-
-
-def _tracked(batches: Iterator[Batch], images: Images, what: str) -> Iterator[Batch]:
-    batches = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
-    return (batch for batch in batches if len(batch[1]) > 1)  # of one image BatchNorm can make no statistics
 
 
 def _answers(networks: list[Grafted], images: Images) -> list[Floats]:

@@ -12,12 +12,11 @@ import torch
 
 from steps.adapters import checkpoints, files, models, stage
 from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Boundary, Images, augmentation, mixing
-from steps.adapters.progress import track
+from steps.adapters.loaders import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
 from steps.adapters.scratch import Scratch
 from steps.adapters.stage import Lineage
 from steps.core.backbone import Grafted, digest, last_blocks
-from steps.core.fine_tuning import DECAYS, OPTIMISERS, Batch, Schedule, fine_tune_model, from_scratch
+from steps.core.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
 from steps.core.inference import PRECISIONS
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
 from steps.core.presets import PRESETS
@@ -130,8 +129,8 @@ def fine_tune(
     How many blocks is the strategy's choice; none leaves the head as it is, and `from_scratch` takes neither the
     backbone's weights nor the head. Otherwise it starts from the head fitted on train alone, so that validation is
     unseen. A run of the same lineage that was killed goes on after its last whole epoch. Raises ParamsError where a
-    preset and the rest of the section do not go together, IntegrityError where a frozen tensor (BatchNorm statistics
-    included) differs afterwards.
+    preset and the rest of the section do not go together or a batch is too small for BatchNorm, IntegrityError where a
+    frozen tensor (BatchNorm statistics included) differs afterwards.
     """
     cut, plan = models.cut_of(head), files.read_json(strategy)
     images = _images(raw, accepted, preprocessing, head, compute, params.balance)
@@ -143,6 +142,7 @@ def fine_tune(
         luck = derive(seed, "fine_tune", "weights")
         model = models.from_scratch(models.read_card(backbone), len(images.classes), luck)
         schedule = from_scratch(_schedule(params, model))
+    refuse_single_images(model, compute)
     configure(compute)
 
     before = digest(model.frozen_state())
@@ -187,7 +187,9 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         return fine_tune_model(
             model,
-            train=lambda epoch: _tracked(boundary.train(epoch), images, epoch, params.epochs, model.bn_policy),
+            train=lambda epoch: tracked(
+                boundary.train(epoch), images, model, f"fine-tuning, epoch {epoch} of {params.epochs}"
+            ),
             val=boundary.val,
             schedule=schedule,
             network=rest,
@@ -218,13 +220,6 @@ def _shown(images: Images, seed: int) -> dict[str, int]:
     """Return how many images of each class the first epoch shows."""
     labels = images.part(TRAIN)["label"].iloc[images.order(seed, 1)]
     return {label: int((labels == label).sum()) for label in images.classes}
-
-
-def _tracked(batches: Iterator[Batch], images: Images, epoch: int, epochs: int, bn_policy: str) -> Iterator[Batch]:
-    total = len(images.part(TRAIN))
-    batches = track(batches, total, f"fine-tuning, epoch {epoch} of {epochs}", images.compute.batch_size)
-    least = 2 if bn_policy == "train" else 1  # of one image BatchNorm can make no statistics
-    return (batch for batch in batches if len(batch[1]) >= least)
 
 
 def _validation(outcome: dict[str, Any], n: int) -> dict[str, float]:

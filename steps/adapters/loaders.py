@@ -1,6 +1,6 @@
 """Batches of labelled images, decoded once, by a few threads a little ahead of the computation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from torchvision.transforms import v2
 
 from steps.adapters import images
 from steps.adapters.compute import ComputeParams
+from steps.adapters.progress import track
 from steps.adapters.scratch import Scratch
+from steps.core.backbone import Grafted
 from steps.core.fine_tuning import Batch
 from steps.core.inference import frozen_pass
 from steps.core.manifest import TRAIN, VAL
 from steps.core.preprocessing import Preprocessing, centre_crop, normalise, preprocess, resized
 from steps.core.seeding import derive, torch_generator
-from steps.errors import RequestError
+from steps.errors import ParamsError, RequestError
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,22 @@ class Boundary:
         for start in range(0, len(order), size):
             rows = [self.kept[name, place] for place in order[start : start + size]]
             yield torch.stack(rows), targets[start : start + size], weights[start : start + size]
+
+
+def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
+    """Raise ParamsError where every batch would be one image, and BatchNorm has to make statistics of it."""
+    if compute.batch_size < 2 and model.norms_follow("train", "adapt"):
+        raise ParamsError([
+            f"compute.batch_size is {compute.batch_size}; at least 2 where BatchNorm learns, which can make no "
+            "statistics of one image (training from scratch, or fine_tune.bn_policy other than frozen)"
+        ])  # fmt: skip
+
+
+def tracked(batches: Iterable[Batch], images: Images, model: Grafted, what: str) -> Iterator[Batch]:
+    """Yield an epoch's batches and show how far it is, without a last single image where BatchNorm learns."""
+    least = 2 if model.norms_follow("train") else 1
+    found = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
+    return (batch for batch in found if len(batch[1]) >= least)
 
 
 def augmentation(spec: Preprocessing, kind: str, least_area: float, horizontal_flip: bool) -> v2.Transform:

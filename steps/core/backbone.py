@@ -316,6 +316,10 @@ class Grafted(nn.Module):
         owners = {name.rpartition(".")[0] for block in self.trainable for name in self.blocks[block]}
         return [m for name, m in self.backbone.named_modules() if name in owners and isinstance(m, BATCH_NORMS)]
 
+    def norms_follow(self, *policies: str) -> bool:
+        """Say whether there are BatchNorms that make statistics of training images, under one of these policies."""
+        return self.bn_policy in policies and bool(self.batch_norms())
+
     def _tensors(self, chosen: Iterable[str]) -> set[str]:
         """Return the tensors of these blocks that may change: parameters, and statistics if the policy is to."""
         parameters = {name for name, _ in self.backbone.named_parameters()}

@@ -217,7 +217,8 @@ def _adapt_statistics(model: Grafted, network: nn.Module, batches: Iterable[Batc
         norm.train()
     with torch.no_grad():
         for inputs, _, _ in batches:
-            network(inputs)
+            if len(inputs) > 1:  # one image has no variance between images
+                network(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

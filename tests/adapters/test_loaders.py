@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.utils.class_weight import compute_sample_weight
+from torch import nn
 
 from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Images, augmentation, mixing
+from steps.adapters.loaders import Images, augmentation, mixing, refuse_single_images, tracked
 from steps.adapters.packing import pack
+from steps.core.backbone import Grafted
 from steps.core.fine_tuning import Batch
 from steps.core.preprocessing import Preprocessing, preprocess
-from steps.errors import IntegrityError
+from steps.errors import IntegrityError, ParamsError
 
 SPEC = Preprocessing(
     resize=12, crop=10, interpolation="bilinear", antialias=True, colour_order="RGB",
@@ -201,3 +203,29 @@ def test_packed_images_make_the_same_batches_as_loose_ones(images: Images, tmp_p
     for form in (lambda held: held.batches("train", "val"), lambda held: held.augmented(augment, 5, 1)):
         for one, two in zip(joined(form(images)), joined(form(packed)), strict=True):
             assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("policy", "norm", "trainable", "kept", "refused"),
+    [
+        ("train", True, True, [4, 4, 4, 4], True),
+        ("adapt", True, True, [4, 4, 4, 4, 1], True),
+        ("frozen", True, True, [4, 4, 4, 4, 1], False),
+        ("train", True, False, [4, 4, 4, 4, 1], False),
+        ("train", False, True, [4, 4, 4, 4, 1], False),
+    ],
+)
+def test_a_last_single_image_is_left_out_only_where_batch_norm_learns_from_it(
+    images: Images, policy: str, norm: bool, trainable: bool, kept: list[int], refused: bool
+) -> None:
+    layers = [nn.Conv2d(3, 2, 3), *([nn.BatchNorm2d(2)] if norm else []), nn.AdaptiveAvgPool2d(1)]
+    network = nn.Sequential(*layers)
+    model = Grafted(network, nn.Linear(2, 3), [name for name, _ in network.named_children()] * trainable, policy)
+    few = replace(images, table=images.table[images.table["split"] == "train"].sort_values("path")[:17])
+    assert [len(targets) for _, targets, _ in tracked(few.batches("train"), few, model, "an epoch")] == kept
+    refuse_single_images(model, images.compute)
+    if not refused:
+        refuse_single_images(model, ComputeParams(threads=1, batch_size=1))
+        return
+    with pytest.raises(ParamsError, match=r"compute.batch_size is 1; at least 2 where BatchNorm learns"):
+        refuse_single_images(model, ComputeParams(threads=1, batch_size=1))

@@ -21,6 +21,7 @@ from steps.adapters.compute import ComputeParams
 from steps.adapters.params import bind
 from steps.adapters.stage import Lineage
 from steps.baselines import BaselinesParams, baselines
+from steps.errors import ParamsError
 from tests.conftest import REPOSITORY, write_images
 from tests.test_graph import GRAPH, split_deps
 
@@ -39,10 +40,10 @@ class World:
 
     root: Path
 
-    def run(self, to: str = "out", **changes: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def run(self, to: str = "out", batch_size: int = 8, **changes: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         out = self.root / to
         baselines(
-            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=8), lineage=LINEAGE,
+            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=LINEAGE,
             raw=self.root / "raw", accepted=self.root / "accepted.parquet",
             preprocessing=self.root / "preprocessing.json", card=self.root / "backbone" / models.CARD,
             predictions=out / "baselines.parquet", history=out / "baselines.json",
@@ -169,6 +170,12 @@ def test_from_scratch_can_be_left_out(world: World, found: Any) -> None:
     rows, told = world.run(to="without", scratch=False)
     assert set(rows["model"]) == {"majority", "pixels"} and told["scratch"] is None
     assert np.array_equal(probabilities(rows, "pixels"), probabilities(found[0], "pixels"))
+
+
+def test_batches_of_one_image_are_refused_where_batch_norm_would_learn_from_them(world: World) -> None:
+    with pytest.raises(ParamsError, match=r"compute.batch_size is 1; at least 2 where BatchNorm learns"):
+        world.run(to="single", batch_size=1)
+    assert not (world.root / "single").exists()
 
 
 def test_no_more_training_images_are_used_than_params_say_and_that_is_told(world: World) -> None:

@@ -51,13 +51,19 @@ class World:
     root: Path
 
     def fine_tune(
-        self, to: str = "out", digest: str = "ab" * 32, blocks: int = 1, pretrained: bool = True, **changes: Any
+        self,
+        to: str = "out",
+        digest: str = "ab" * 32,
+        blocks: int = 1,
+        pretrained: bool = True,
+        batch_size: int = 8,
+        **changes: Any,
     ) -> dict[str, bytes]:
         """Run the stage; return the bytes of what it wrote."""
         out = self.root / to
         files.write_json(self.root / "strategy.json", {"cut": "", "blocks": blocks, "pretrained": pretrained})
         fine_tune(
-            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=8), lineage=lineage(digest),
+            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=lineage(digest),
             raw=self.root / "raw", accepted=self.root / "accepted.parquet",
             preprocessing=self.root / "preprocessing.json", backbone=self.root / "backbone", head=self.root / "head",
             strategy=self.root / "strategy.json", fine_tuned=out / "fine_tuned", history=out / "history.json",
@@ -272,6 +278,16 @@ def test_a_preset_that_does_not_go_with_the_rest_is_refused_before_anything_is_t
     ):
         params(preset="bit_hyperrule", views=2).in_full(20_000, 32)
     assert params(preset="bit_hyperrule", views=2).in_full(19_999, 32).mix == "none"
+
+
+def test_batches_of_one_image_are_refused_where_batch_norm_learns_and_nowhere_else(world: World) -> None:
+    for how in ({"bn_policy": "train"}, {"bn_policy": "adapt"}, SCRATCH):
+        with pytest.raises(ParamsError, match=r"compute.batch_size is 1; at least 2 where BatchNorm learns"):
+            world.fine_tune(batch_size=1, **how)
+    assert not (world.root / "out").exists()
+    world.fine_tune(batch_size=1, bn_policy="frozen", epochs=1)
+    world.fine_tune(batch_size=1, bn_policy="train", blocks=0)
+    assert len(files.read_json(world.root / "out/history.json")["epochs"]) == 1
 
 
 def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:

@@ -62,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def test_the_strategy_is_told_with_its_reasons_and_its_curve(page: Page) -> None:
-    assert "Trained: the later blocks and the head (2 blocks)." in page.text
+    assert "Trained: the later blocks and the head (2 blocks). the data" in page.text, "and what was trained was chosen"
     assert "the data is <b>large</b>" in page.text, "a reason is text, not markup"
     assert "with all of them 85.5" in page.source
     assert '<td class="num">1.500</td><td class="num">–</td>' in page.source, "a block that keeps no statistics"
@@ -81,6 +81,30 @@ def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(
     inputs.change("evaluation", chosen="head")
     card = inputs.card().read_text(encoding="utf-8")
     assert "a new head on the frozen backbone; the same architecture from random weights was no better." in card
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cut", "blocks", "said", "chapter"),
+    [
+        (
+            "later_blocks",
+            "",
+            2,
+            "a new head on the frozen backbone; training 2 blocks of the backbone too was no",
+            True,
+        ),
+        ("everything", "", 3, "a new head on the frozen backbone; training 3 blocks of the backbone too was no", True),
+        ("early_features", "b", 1, "a new head on earlier features of the backbone; training 1 block of the", True),
+        ("head_only", "", 0, "a new head on the frozen backbone; 250 parameters could move", False),
+    ],
+)
+def test_where_the_head_was_chosen_card_and_chapter_claim_no_other_training(
+    inputs: Inputs, strategy: str, cut: str, blocks: int, said: str, chapter: bool
+) -> None:
+    inputs.change("strategy", strategy=strategy, cut=cut, blocks=blocks)
+    inputs.change("evaluation", chosen="head")
+    assert f"- Trained: {said}" in inputs.card().read_text(encoding="utf-8")
+    assert ("Chosen: the head on the frozen backbone, for on the validation split" in read(inputs).text) == chapter
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
