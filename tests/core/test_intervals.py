@@ -199,3 +199,10 @@ def test_macro_f1_lies_in_its_interval_also_where_every_answer_is_right() -> Non
     targets = np.repeat([0, 1], 5)
     found = macro_f1(targets, targets, 2, np.arange(10), 0.95, 500, luck())
     assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.9
+
+
+@pytest.mark.parametrize("groups", [np.arange(60), np.arange(60) // 3, np.zeros(60, dtype=int)])
+def test_macro_f1_stands_a_class_that_no_image_has(groups: Floats) -> None:
+    targets, predicted = np.repeat([0, 1], 30), np.arange(60) % 3
+    found = macro_f1(targets, predicted, 3, groups, 0.95, 200, luck())
+    assert 0 <= found["low"] < found["value"] < found["high"] <= 1

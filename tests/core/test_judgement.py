@@ -53,7 +53,7 @@ def test_a_certain_error_costs_a_finite_loss() -> None:
     certain = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     found = judge(np.array([0, 1, 1, 0]), certain, ["a", "b"], 0.95, 200, np.random.default_rng(0))
     assert 100 < found["log_loss"]["value"] < math.inf
-    assert 708 < found["log_loss"]["high"] < math.inf, "four images do not show the worst"
+    assert found["log_loss"]["high"] is None, "four images do not show the worst"
 
 
 def test_the_figures_are_scikit_learns_and_lie_inside_their_intervals() -> None:
