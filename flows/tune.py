@@ -2,40 +2,57 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flows.project import editing_params
-from steps.adapters import models, params
-from steps.tune import COMPILED, EAGER, Speed, decode_rate, sample, speeds
+from steps.adapters import files, models, params
+from steps.adapters.compute import refuse_absent
+from steps.tune import COMPILED, EAGER, Speed, batch_rates, decode_rate, sample, speeds
 
 TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat16 is off by 1 to 2 %
+BATCHES = (16, 32, 64)
 
 
 def tune(root: Path, compiled: bool, write: bool, say: Callable[[str], None]) -> None:
-    """Measure, say each figure as it comes, then the best; `write` puts it into params.yaml."""
+    """Measure, say each figure as it comes, then the best; `write` puts it into params.yaml.
+
+    The device is the user's. Raises RequestError where the machine lacks it, or where no images were accepted yet.
+    """
     now = params.read(root)
-    data, pixels, network = sample(root, now["compute"]["batch_size"])
+    device, size = now["extract_features"]["device"], now["compute"]["batch_size"]
+    refuse_absent(device)
+    data, pixels, network = sample(root, size)
+    images = files.read_table(root / "data" / "accepted.parquet")["id"].nunique()
     threads = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
     for count in threads:
         say(f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s")
+    modes = [replace(mode, device=device) for mode in EAGER + (COMPILED if compiled else ())]
     found = []
-    for speed in speeds(network, pixels, EAGER + (COMPILED if compiled else ()), threads):
+    for speed in speeds(network, pixels, tuple(dict.fromkeys((*EAGER, *modes))), threads):
         found.append(speed)
         say(f"forward  {speed.threads:>3} threads  {speed.per_second:>8.1f} images/s  {described(speed)}")
-    best = fastest(found)
-    say(f"fastest within {TOLERANCE:.0%} of plain float32: {described(best)}, {best.threads} threads")
+    best = fastest([speed for speed in found if speed.mode.device == device], images)
+    for count, rate in batch_rates(network, pixels, best.mode, best.threads, BATCHES):
+        say(f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}")
+    say(f"fastest for {images:,} images within {TOLERANCE:.0%} of plain float32: {described(best)}, "
+        f"{best.threads} threads")  # fmt: skip
     if write:
-        _write(root, best)
+        _write(root, _values(best, fastest([speed for speed in found if speed.mode in EAGER], images)))
         say("params.yaml now says so; the features will be computed anew, and other threads train other weights")
+        say("compute.batch_size stays: it is the training step's too, and another one trains another model")
     else:
         say("`regraft tune --write` puts it into params.yaml")
 
 
-def fastest(found: list[Speed]) -> Speed:
-    """Return the fastest way whose features are near enough to the plain ones."""
-    return max((speed for speed in found if speed.deviation <= TOLERANCE), key=lambda speed: speed.per_second)
+def fastest(found: list[Speed], images: int) -> Speed:
+    """Return the way that takes these images in the least time, of those whose features are near enough to the plain.
+
+    The compiler's time counts: it is spent once, whatever the number of images.
+    """
+    return min((speed for speed in found if speed.deviation <= TOLERANCE), key=lambda speed: speed.seconds(images))
 
 
 def described(speed: Speed) -> str:
@@ -43,14 +60,17 @@ def described(speed: Speed) -> str:
     mode = speed.mode
     parts = [mode.precision, "channels last" if mode.channels_last else "channels first"]
     parts += ["norms folded"] * mode.fold_norms + [f"compiled in {speed.first_seconds:.0f} s"] * mode.compiled
+    parts += [f"on {mode.device}"] * (mode.device != "cpu")
     return f"{', '.join(parts)} (off by {speed.deviation:.1e})"
 
 
-def _values(best: Speed) -> dict[str, dict[str, Any]]:
-    return {"compute": {"threads": best.threads}, "extract_features": dict(vars(best.mode))}
+def _values(best: Speed, eager: Speed) -> dict[str, dict[str, Any]]:
+    """Return what to write: extraction's best way, and the eager one of the processor, on which fine-tuning runs."""
+    return {"compute": {"threads": best.threads if best.mode.device == "cpu" else eager.threads},
+            "extract_features": dict(vars(best.mode)), "fine_tune": {"precision": eager.mode.precision}}  # fmt: skip
 
 
-def _write(root: Path, best: Speed) -> None:
+def _write(root: Path, changed: dict[str, dict[str, Any]]) -> None:
     with editing_params(root) as document:
-        for section, values in _values(best).items():
+        for section, values in changed.items():
             document[section].update(values)

@@ -38,6 +38,10 @@ class Speed:
     first_seconds: float
     deviation: float
 
+    def seconds(self, images: int) -> float:
+        """Return what so many images take, with the time of the compiler where there is one."""
+        return images / self.per_second + (self.first_seconds if self.mode.compiled else 0.0)
+
 
 def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module]:
     """Return the bytes of some accepted images, the same preprocessed, and the backbone of the project.
@@ -91,6 +95,18 @@ def speeds(network: nn.Module, pixels: torch.Tensor, modes: tuple[Mode, ...], th
             found = forward(pixels)[""]
             first = time.perf_counter() - start
             yield Speed(mode, count, _rate(forward, pixels), first, _deviation(found, wanted))
+
+
+def batch_rates(
+    network: nn.Module, pixels: torch.Tensor, mode: Mode, threads: int, sizes: tuple[int, ...]
+) -> Iterator[tuple[int, float]]:
+    """Yield each batch size with the images a second of one way of computing; few images are taken repeatedly."""
+    for size in sizes:
+        configure(ComputeParams(threads=threads, batch_size=size))
+        torch.compiler.reset()
+        batch, forward = pixels[torch.arange(size) % len(pixels)], Forward(network, [""], mode, size)
+        forward(batch)  # the first call compiles and reserves memory
+        yield size, _rate(forward, batch)
 
 
 def _rate(forward: Forward, pixels: torch.Tensor) -> float:

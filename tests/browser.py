@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import CHROMIUM, free_port, wait_for
+from tests.conftest import AXE, CHROMIUM, free_port, wait_for
 
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--hide-scrollbars")  # fmt: skip
@@ -46,6 +46,21 @@ class Tab:
         found = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def asked_for(self, page: Path) -> list[str]:
+        """Open a file and return the addresses that it asked for, apart from itself and what it brings along."""
+        self.requests.clear()
+        self.open(page)
+        return [url for url in self.requests if url != page.as_uri() and not url.startswith("data:")]
+
+    def barriers(self) -> list[Any]:
+        """Return what axe-core finds to keep a reader out of the open page: (impact, rule, first element) each."""
+        self.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+        told = self.evaluate(
+            "axe.run().then(t => [t.passes.length, t.violations.map(v => [v.impact, v.id, v.nodes[0].html])])"
+        )
+        assert told[0] > 10, "axe looked at nothing"
+        return list(told[1])
 
     def picture(self, whole: bool = False) -> Image.Image:
         """Return what is on the screen, or the whole page."""

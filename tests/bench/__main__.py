@@ -20,10 +20,13 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.adapters import files, models
+from flows.tune import fastest
+from steps.adapters import files, images, models
 from steps.core.backbone import build
+from steps.core.forward import Mode
+from steps.core.preprocessing import preprocess
 from steps.embedded.digits import write_digits
-from steps.tune import COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
+from steps.tune import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
 from tests.bench.pipeline import Run, add_images, phase, plain, run, set_params
 from tests.conftest import Project, make_project
 
@@ -43,19 +46,19 @@ class Line:
     note: str = ""
 
 
-def set_up(root: Path, images: int) -> tuple[Project, Path, str]:
+def set_up(root: Path, count: int) -> tuple[Project, Path, str]:
     """Make a project that uses a copy of the pictures; return it, the pictures and the architecture."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
     project = make_project(root / "project", {**kept, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root / "dvc")})
     datasets = os.environ.get("REGRAFT_DATASETS")
     if datasets:
-        _copy(Path(datasets, "hymenoptera"), root / "pictures", images)
+        _copy(Path(datasets, "hymenoptera"), root / "pictures", count)
         save_file(build("resnet18", 1000).state_dict(), root / "random.safetensors")
         backbone = ("resnet18", "--weights", str(root / "random.safetensors"))
     else:
         write_digits(root / "digits", seed=0)
         (root / "digits" / "test").rename(root / "digits" / "val")
-        _copy(root / "digits", root / "pictures", images)
+        _copy(root / "digits", root / "pictures", count)
         backbone = ("glyphnet",)
     project.must("regraft", "use", str(root / "pictures"), "--backbone", *backbone)
     set_params(project, "fine_tune", epochs=EPOCHS[1], patience=EPOCHS[1])
@@ -65,11 +68,23 @@ def set_up(root: Path, images: int) -> tuple[Project, Path, str]:
     return project, root / "pictures", backbone[0]
 
 
-def _copy(source: Path, target: Path, images: int) -> None:
+def choose_mode(project: Project, pictures: Path) -> Mode:
+    """Write float32 or bfloat16, whichever is the faster eager way here, into extraction and fine-tuning; return it."""
+    backbone = project / "data/backbone"
+    spec, network = models.read_card(backbone).preprocessing, models.load_backbone(backbone)[1]
+    paths = sorted(path for path in pictures.rglob("*") if path.is_file())[:32]
+    pixels = torch.stack([preprocess(images.decode(path.read_bytes()), spec) for path in paths])
+    mode = fastest(list(speeds(network, pixels, (FOLDED, BFLOAT16), [THREADS])), len(paths)).mode
+    set_params(project, "extract_features", **vars(mode))
+    set_params(project, "fine_tune", precision=mode.precision)
+    return mode
+
+
+def _copy(source: Path, target: Path, count: int) -> None:
     for folder in (path for split in ("train", "val") for path in sorted((source / split).iterdir())):
         place = target / folder.relative_to(source)
         place.mkdir(parents=True)
-        for path in sorted(folder.iterdir())[: images or None]:
+        for path in sorted(folder.iterdir())[: count or None]:
             shutil.copy(path, place)
 
 
@@ -87,12 +102,15 @@ def limits(project: Project, compiled: bool) -> Iterator[Line]:
     for speed in speeds(network, pixels, EAGER + (COMPILED if compiled else ()), [THREADS]):
         share = speed.per_second * counter.get_total_flops() / peaks[speed.mode.precision]
         first = f", first call {speed.first_seconds:.0f} s" if speed.mode.compiled else ""
-        name = ", ".join(k for k, v in vars(speed.mode).items() if v is True)
         note = f"{share:.0%} of the matrix product; features off by {speed.deviation:.0e}{first}"
-        yield Line(f"forward, {speed.mode.precision} {name}", speed.per_second, "images/s", "", note)
+        yield Line(f"forward, {_named(speed.mode)}", speed.per_second, "images/s", "", note)
 
 
-def against_the_loop(project: Project, loop: dict[str, float], cold: Run) -> Iterator[Line]:
+def _named(mode: Mode) -> str:
+    return " ".join([mode.precision, *(name for name, on in vars(mode).items() if on is True)])
+
+
+def against_the_loop(project: Project, loop: dict[str, float], cold: Run, mode: Mode) -> Iterator[Line]:
     """Yield phases and whole against the plain loop; phase B with augmentation and, where it can, without."""
     shutil.rmtree(project / ".regraft/features", ignore_errors=True)
     extraction = phase(project, "extract_features")
@@ -101,14 +119,14 @@ def against_the_loop(project: Project, loop: dict[str, float], cold: Run) -> Ite
     set_params(project, "fine_tune", augmentation="none")
     cached = phase(project, "fine_tune")
     _, pixels, network = sample(project.root, 32)
-    (speed,) = speeds(network, pixels, (FOLDED,), [THREADS])
+    (speed,) = speeds(network, pixels, (mode,), [THREADS])
     count = len(files.read_features(project / "data/features.safetensors")[0])
     yield Line(
         "extraction",
         count / extraction,
         "images/s",
         ">= 60 %",
-        f"{count / extraction / speed.per_second:.0%} of the forward pass alone",
+        f"{count / extraction / speed.per_second:.0%} of the forward pass alone, {mode.precision} both",
     )
     for name, ours, theirs, aim in (
         ("phase A: features and head", extraction + head, loop["a"], 25),
@@ -143,23 +161,23 @@ def _line(what: str, done: Run, aim: str) -> Line:
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Pictures a class and split; 0 takes all.")] = 0,
+    count: Annotated[int, typer.Option("--images", help="Pictures a class and split; 0 takes all.")] = 0,
     compiled: Annotated[bool, typer.Option("--compiled", help="Measure compiled modes too.")] = False,
     out: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path("data/outcome/bench.json"),
 ) -> None:
     """Measure everything, print the table, write the JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        project, pictures, architecture = set_up(Path(folder), images)
+        project, pictures, architecture = set_up(Path(folder), count)
         files.write_json(
             Path(folder) / "spec.json", models.read_card(project / "data/backbone").preprocessing.to_dict()
         )
         loop = plain(pictures, architecture, Path(folder) / "spec.json", EPOCHS)
+        mode = choose_mode(project, pictures)
         cold, lines = runs(project, pictures, Path(folder) / "aside")
         project = Project(Path(folder) / "aside", project.environment)
-        lines += [*against_the_loop(project, loop, cold), *limits(project, compiled)]
-    table = Table(
-        "what", "figure", "unit", "aim", "note", title=f"{architecture}, {THREADS} threads, torch {torch.__version__}"
-    )
+        lines += [*against_the_loop(project, loop, cold, mode), *limits(project, compiled)]
+    title = f"{architecture}, {THREADS} threads, torch {torch.__version__}, {_named(mode)}"
+    table = Table("what", "figure", "unit", "aim", "note", title=title)
     for line in lines:
         table.add_row(line.what, f"{line.figure:,.1f}", line.unit, line.aim, line.note)
     console.print(table)
@@ -168,6 +186,7 @@ def main(
         out,
         {
             "backbone": architecture,
+            "mode": dict(vars(mode)),
             "processor": torch.backends.cpu.get_cpu_capability(),
             "plain_loop": loop,
             "lines": told,

@@ -1,12 +1,15 @@
 """The bench reads times off the pipeline's own lines and adds pictures that were not there."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from steps.adapters import files
+from steps.adapters import backbones, files, models, params
+from steps.tune import BFLOAT16, FOLDED, Speed
+from tests.bench import __main__ as bench
 from tests.bench.pipeline import _stages, add_images
-from tests.conftest import write_images
+from tests.conftest import REPOSITORY, Project, write_images
 
 
 def test_a_stage_lasts_until_the_next_ones_line_and_the_last_until_the_end() -> None:
@@ -24,3 +27,18 @@ def test_added_pictures_are_new_and_as_many_as_asked_for(tmp_path: Path) -> None
         assert seen < found
         assert len(found) == total
         seen = found
+
+
+def test_the_measured_mode_is_what_the_cold_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card, state = backbones.embedded()
+    files.write_tensors(tmp_path / "data/backbone" / models.WEIGHTS, state)
+    models.write_card(tmp_path / "data/backbone", card)
+    write_images(tmp_path / "pictures/train", per_class=2)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    for slow, fast in ((BFLOAT16, FOLDED), (FOLDED, BFLOAT16)):
+        found = [Speed(slow, 2, 10.0, 0.1, 0.0), Speed(fast, 2, 20.0, 0.1, 0.01)]
+        monkeypatch.setattr(bench, "speeds", lambda *_, found=found: iter(found))
+        assert bench.choose_mode(Project(tmp_path, {}), tmp_path / "pictures") == fast
+        written = params.read(tmp_path)
+        assert vars(fast).items() <= written["extract_features"].items()
+        assert written["fine_tune"]["precision"] == fast.precision

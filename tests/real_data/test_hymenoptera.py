@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
-from tests.conftest import EXHAUSTIVE, Project
+from tests.browser import HEIGHTS, browser
+from tests.conftest import EXHAUSTIVE, NEEDS, Project
 
 pytestmark = pytest.mark.real_data
 
@@ -66,6 +67,21 @@ def test_the_frozen_head_reaches_092_with_imagenet_weights(transferred: Project)
     assert transfer["labels"] == transfer["labels_of"] == sum(manifest["train"].values())
     (pair,) = json.loads((project / "data/reports/evaluation.json").read_text())["comparisons"]
     assert (pair["a"], pair["b"], pair["verdict"]) == ("fine_tuned", "head", "no evidence")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not NEEDS["axe"][0], reason=f"axe: {NEEDS['axe'][1]}")
+def test_the_report_of_photographs_is_light_asks_for_nothing_and_keeps_nobody_out(
+    transferred: Project, tmp_path: Path
+) -> None:
+    with browser(tmp_path) as tab:
+        for page in (transferred / "data/reports/report.html", transferred / "data/outcome/index.html"):
+            assert page.stat().st_size < 5_000_000, "photographs weigh more than digits"
+            for width in HEIGHTS:
+                tab.screen(width)
+                assert tab.asked_for(page) == []
+                assert tab.evaluate("document.images.length") > 10, "a report of photographs shows them"
+                assert [found for found in tab.barriers() if found[0] in ("serious", "critical")] == []
 
 
 def test_random_weights_stay_under_075_and_do_not_help(project: Project, tmp_path: Path) -> None:
