@@ -3,6 +3,7 @@
 Ingest, training, evaluation and serving all come through `decode`; a second way would be a second truth.
 """
 
+import contextlib
 import hashlib
 import io
 import math
@@ -41,6 +42,7 @@ TOO_MANY = "a picture in too many parts, which would take minutes to read"
 MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would copy 500 GB
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
+EXIF = b"Exif\0\0"
 JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
 PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that pixels are made of
 NOTES = {
@@ -201,13 +203,19 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
 
 
 def _despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
-    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note."""
+    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note.
+
+    EXIF, which says where up is, goes last.
+    """
+    if data.startswith(JPEG) and data.count(EXIF) > MAX_EXIFS:
+        data = _without_notes(data, keep_exif=True)
     try:
-        if data.startswith(JPEG) and data.count(b"Exif\0\0") > MAX_EXIFS:
-            return work(_without_notes(data))
         return work(data)
     except DECODE_ERRORS:
-        bare = _without_notes(data)
+        upright, bare = _without_notes(data, keep_exif=True), _without_notes(data, keep_exif=False)
+        if upright not in (data, bare):
+            with contextlib.suppress(*DECODE_ERRORS):
+                return work(upright)
         if bare == data:
             raise
         return work(bare)
@@ -219,15 +227,21 @@ def _scans(data: bytes) -> int:
     return sum(1 for _ in islice(scans, MAX_SCANS + 1))
 
 
-def _without_notes(data: bytes) -> bytes:
-    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are."""
+def _without_notes(data: bytes, keep_exif: bool) -> bytes:
+    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are.
+
+    `keep_exif` keeps the first EXIF.
+    """
     if data.startswith(PNG):
-        return PNG + b"".join(data[start:end] for kind, start, end in _chunks(data) if kind in PIXELS)
-    if not data.startswith(JPEG):
+        notes = [(start, end, kind == b"eXIf") for kind, start, end in _chunks(data) if kind not in PIXELS]
+    elif data.startswith(JPEG):
+        head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
+        notes = [(start, end, data.startswith(EXIF, start + 4)) for marker, start, end in head if marker in NOTES]
+    else:
         return data
-    head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
+    first = next((start for start, _, is_exif in notes if is_exif and keep_exif), None)
     kept, last = [], 0
-    for start, end in [(start, end) for marker, start, end in head if marker in NOTES]:
+    for start, end in [(start, end) for start, end, _ in notes if start != first]:
         kept.append(data[last:start])
         last = end
     return b"".join([*kept, data[last:]])
