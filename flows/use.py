@@ -11,7 +11,7 @@ from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.adapters import backbones, files, models, shards
 from steps.core.manifest import LISTINGS
-from steps.errors import RequestError
+from steps.errors import RequestError, UndecodableError
 
 DIGITS = "digits"
 PARAMS = "params.yaml"
@@ -65,7 +65,7 @@ def _checked(path: Path, root: Path) -> Path:
 
 def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
     """Refuse a source of which not one file can be decoded; `ingest` tells of single ones."""
-    from steps.adapters.images import UndecodableError, decode, read_bytes
+    from steps.adapters.images import decode, read_bytes
 
     first, candidates = "", {name: origin for name, origin in found.items() if name not in LISTINGS}
     for name, origin in candidates.items():

@@ -24,7 +24,7 @@ from steps.core.rules import shift_rules
 from steps.core.seeding import derive, numpy_generator
 from steps.core.selection import ALPHA
 from steps.core.shift import CONFIDENCE, LEAST, covariates, two_sample
-from steps.errors import RequestError
+from steps.errors import RequestError, UndecodableError
 from steps.screen import BUDGET, SIDE, ScreenParams
 
 MOST = 5000  # images of either side, picked by a hash: more would say the same in more time
@@ -133,7 +133,7 @@ def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Foun
     try:
         data = images.read_bytes(folder / name)
         facts, picture = images.examine(data)
-    except images.UndecodableError as error:
+    except UndecodableError as error:
         return Rejected(name, error.reason, error.exception)
     except OSError as error:
         return Rejected(name, f"cannot be read: {error.strerror}", type(error).__name__)

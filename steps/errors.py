@@ -43,6 +43,14 @@ class DataError(RegraftError):
     exit_code = 3
 
 
+class UndecodableError(DataError):
+    """The bytes are no image that can be decoded within the limits."""
+
+    def __init__(self, reason: str, exception: str) -> None:
+        super().__init__(reason)
+        self.reason, self.exception = reason, exception
+
+
 class IntegrityError(RegraftError):
     """Something that must not change has changed: frozen weights, a digest, code under a running stage."""
 

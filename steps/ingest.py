@@ -13,7 +13,7 @@ import pandas as pd
 from steps.adapters import files, images, listing, shards, stage
 from steps.adapters.progress import track
 from steps.core.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
-from steps.errors import DataError
+from steps.errors import DataError, UndecodableError
 
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
 FILE, LINKED = "", "a linked folder; it may loop, so put the folder itself here"
@@ -185,7 +185,7 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: In
     try:
         data = read_file(item.path)
         facts = images.inspect(data)
-    except images.UndecodableError as error:
+    except UndecodableError as error:
         return Rejected(item.path, error.reason, error.exception)
     except OSError as error:
         return Rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}")

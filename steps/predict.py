@@ -18,7 +18,7 @@ from steps.adapters.champion import Served
 from steps.adapters.pictures import Named
 from steps.adapters.production import chosen
 from steps.adapters.progress import track
-from steps.errors import RegistryError
+from steps.errors import RegistryError, UndecodableError
 
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
@@ -70,14 +70,14 @@ def _row(served: Served, store: AnswerStore, one: Named) -> Row:
         return row(error=one.fault)
     try:
         data = images.read_bytes(one.path)
-    except images.UndecodableError as error:
+    except UndecodableError as error:
         return row(error=error.reason)
     except OSError as error:
         return row(error=f"cannot be read: {error.strerror}")
     identity = hashlib.sha256(data).hexdigest()
     try:
         return row(identity, _answer(served, store, identity, data))
-    except images.UndecodableError as error:
+    except UndecodableError as error:
         return row(identity, error=error.reason)
     except RegistryError as error:  # the version's own code cannot read what today's decoder can
         return row(identity, error=str(error))

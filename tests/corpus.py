@@ -83,6 +83,11 @@ def jpeg_with(marker: int, content: bytes) -> bytes:
     return JPEG[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content + JPEG[2:]
 
 
+def before(marker: bytes, data: bytes, content: bytes) -> bytes:
+    start, end = data.split(marker, 1)
+    return start + content + marker + end
+
+
 def many_scans(count: int, side: int = 32) -> bytes:
     """Repeat the last scan of a progressive JPEG: each is a few bytes and passes over the whole picture."""
     data = encoded(Image.new("RGB", (side, side)), "JPEG", progressive=True)
@@ -239,6 +244,12 @@ def _good() -> list[Specimen]:
         Specimen("alpha and a note cut short.png", encoded(ALPHA)[:33] + chunk(b"gAMA", b"1") + encoded(ALPHA)[33:],
                  **KEYED),
         Specimen("exif in too many pieces.jpg", JPEG[:2] + 100 * (b"\xff\xe1\0\x0eExif\0\0pieces") + JPEG[2:], **LOSSY),
+        Specimen("turned 6, and a text of megabytes.png", turned(6, "PNG")[:33] + chunk(b"zTXt", b"prompt\0\0"
+                 + zlib.compress(bytes(3_000_000))) + turned(6, "PNG")[33:]),
+        Specimen("turned 6, and exif in too many pieces.jpg", before(b"\xff\xdb", turned(6, "JPEG"),
+                 100 * b"\xff\xe1\0\x0eExif\0\0pieces"), **LOSSY),
+        Specimen("turned 6, and photoshop's notes cut short.jpg", before(b"\xff\xdb", turned(6, "JPEG"),
+                 b"\xff\xed\0\x16Photoshop 3.0\x008BIM\0\0"), **LOSSY),
         Specimen("photoshop's notes cut short.jpg", jpeg_with(0xED, b"Photoshop 3.0\x008BIM\0\0"), **LOSSY),
         Specimen("colour profile of garbage.jpg", jpeg_with(0xE2, b"ICC_PROFILE\0\x09\x01garbage"), **LOSSY),
     ]  # fmt: skip

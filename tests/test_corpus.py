@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.adapters import images
+from steps.adapters import containers, images
 from steps.core.manifest import Row
 from steps.ingest import IngestParams, ingest
 from tests.corpus import BAD, GOOD, LOSSY, PNG, Specimen, jpeg_with, many_scans
@@ -173,7 +173,7 @@ def test_whatever_stands_in_a_jpegs_notes_the_picture_is_kept(marker: int, rest:
 
 @pytest.mark.parametrize("count", [1, 2, 20, 100])
 def test_scans_are_counted_up_to_the_limit(count: int) -> None:
-    assert images._scans(many_scans(max(count, 10))) == max(count, 10)
+    assert containers.scans(many_scans(max(count, 10))) == max(count, 10)
     assert images.decode(many_scans(max(count, 10))).size == (32, 32)
 
 

@@ -4,26 +4,24 @@ Ingest, training, evaluation and serving all come through `decode`; a second way
 """
 
 import hashlib
-import io
 import math
 import re
 import stat
-import struct
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from steps.adapters import shards
+from steps.adapters import containers, shards
 from steps.core import light
-from steps.errors import DataError, IntegrityError
+from steps.errors import IntegrityError, UndecodableError
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
 MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
@@ -32,23 +30,8 @@ MAX_BYTES = 256 * 2**20
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
 MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond a pixel
-MAX_SCANS = 100  # libtiff's limit too; encoders write about ten
-# Of a file, one after the other: Pillow walks in Python over chunks, comments and junk, and keeps a good part of them.
-# 256 MiB of PNG in chunks of 1 kB are 800,000.
-MAX_READS = 1_000_000
-MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG
-TOO_MANY = "a picture in too many parts, which would take minutes to read"
-MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would copy 500 GB
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
-JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
-PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that pixels are made of
-NOTES = {
-    *range(0xE1, 0xEE),
-    0xEF,
-    0xFE,
-}  # EXIF, colour profiles, comments...; not JFIF's and Adobe's: they tell colours
-MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those with a length after them, and the end of the image
 BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST, LARGEST = (
     258,
     262,
@@ -65,12 +48,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 MATTE = (255, 255, 255)  # what shows through transparent pixels
-# Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
-DECODE_ERRORS = (
-    OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ZeroDivisionError,
-    OverflowError, MemoryError, AttributeError, RuntimeError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
-
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs and odd EXIF: the limits above decide
 
 T = TypeVar("T")
@@ -89,14 +66,6 @@ class Facts(NamedTuple):
     contrast: float
     sharpness: float
     taken: str
-
-
-class UndecodableError(DataError):
-    """The bytes are no image that can be decoded within the limits."""
-
-    def __init__(self, reason: str, exception: str) -> None:
-        super().__init__(reason)
-        self.reason, self.exception = reason, exception
 
 
 def decode(data: bytes) -> Image.Image:
@@ -142,15 +111,15 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
         raise UndecodableError("the file is empty", "")
     _refuse_length(len(data))
     try:
-        return _despite_notes(_whole, data)
-    except DECODE_ERRORS as error:
+        return containers.despite_notes(_whole, data)
+    except containers.DECODE_ERRORS as error:
         # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
         told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise UndecodableError(_reason(error, data), told) from None
 
 
 def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
-    stream = _Stream(data)
+    stream = containers.Stream(data)
     with Image.open(stream, formats=FORMATS) as image:
         if _refuse_too_much_work(image, data):
             stream.left += 4 * MAX_SLOW_PIXELS  # run lengths are read byte by byte
@@ -158,20 +127,6 @@ def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
         image.load()
         _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
         return (*stored, _taken(image)), _upright(_rgb(image), image)
-
-
-class _Stream(io.BytesIO):
-    """The bytes of a file, to be read a bounded number of times."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.left = MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
-            raise UndecodableError(TOO_MANY, "")
-        return super().read(size)
 
 
 def _refuse_size(width: int, height: int) -> None:
@@ -190,8 +145,8 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
     slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
     if slow and max(image.width * image.height, len(data) // 4) > MAX_SLOW_PIXELS:
         raise UndecodableError(f"{image.width}x{image.height} pixels in a slow format; at most {MAX_SLOW_PIXELS}", "")
-    if data.startswith(JPEG) and _scans(data) > MAX_SCANS:
-        raise UndecodableError(f"more than {MAX_SCANS} scans: a picture that would decode for hours", "")
+    if data.startswith(containers.JPEG) and containers.scans(data) > containers.MAX_SCANS:
+        raise UndecodableError(f"more than {containers.MAX_SCANS} scans: a picture that would decode for hours", "")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
@@ -200,68 +155,11 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
     return slow
 
 
-def _despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
-    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note."""
-    try:
-        if data.startswith(JPEG) and data.count(b"Exif\0\0") > MAX_EXIFS:
-            return work(_without_notes(data))
-        return work(data)
-    except DECODE_ERRORS:
-        bare = _without_notes(data)
-        if bare == data:
-            raise
-        return work(bare)
-
-
-def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG, to one above the limit: each passes over the whole picture, and may be 20 bytes."""
-    scans = (marker for marker, _, _ in _segments(data) if marker == START_OF_SCAN)
-    return sum(1 for _ in islice(scans, MAX_SCANS + 1))
-
-
-def _without_notes(data: bytes) -> bytes:
-    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are."""
-    if data.startswith(PNG):
-        return PNG + b"".join(data[start:end] for kind, start, end in _chunks(data) if kind in PIXELS)
-    if not data.startswith(JPEG):
-        return data
-    head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
-    kept, last = [], 0
-    for start, end in [(start, end) for marker, start, end in head if marker in NOTES]:
-        kept.append(data[last:start])
-        last = end
-    return b"".join([*kept, data[last:]])
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment of a JPEG up to its end marker; UndecodableError for too many."""
-    position = 2
-    for _ in range(MAX_PARTS):
-        found = MARKER.search(data, position)
-        if not found or (marker := data[found.end() - 1]) == END_OF_IMAGE:
-            return
-        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        yield marker, found.start(), position
-    raise UndecodableError(TOO_MANY, "")
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each chunk of a PNG; UndecodableError for too many."""
-    position = len(PNG)
-    for _ in range(MAX_PARTS):
-        if position >= len(data):
-            return
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        yield data[position + 4 : position + 8], position, end
-        position = end
-    raise UndecodableError(TOO_MANY, "")
-
-
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     """Turn the pixels as the file's EXIF or XMP says; one that cannot be read says nothing, and loses no picture."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except DECODE_ERRORS:
+    except containers.DECODE_ERRORS:
         return pixels
     return pixels if turn is None else pixels.transpose(turn)
 
@@ -271,7 +169,7 @@ def _taken(image: Image.Image) -> str:
     try:
         told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
         return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
-    except DECODE_ERRORS:
+    except containers.DECODE_ERRORS:
         return ""
 
 
@@ -327,12 +225,12 @@ def size(data: bytes) -> tuple[int, int]:
     """Return width and height as the headers of an image file announce them; UndecodableError where there are none."""
 
     def announced(data: bytes) -> tuple[int, int]:
-        with Image.open(_Stream(data), formats=FORMATS) as image:
+        with Image.open(containers.Stream(data), formats=FORMATS) as image:
             return image.size
 
     try:
-        return _despite_notes(announced, data)
-    except DECODE_ERRORS as error:
+        return containers.despite_notes(announced, data)
+    except containers.DECODE_ERRORS as error:
         raise UndecodableError(_reason(error, data), str(error)) from None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from steps.adapters import images
-from steps.adapters.images import UndecodableError
+from steps.errors import UndecodableError
 
 
 def picture(value: object, paths: bool) -> Image.Image:

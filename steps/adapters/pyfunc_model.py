@@ -20,6 +20,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from steps.adapters import files, images, inputs, models
 from steps.core.inference import predict_probabilities
 from steps.core.preprocessing import preprocess
+from steps.errors import UndecodableError
 
 IMAGE = "image"
 BATCH = 32
@@ -75,7 +76,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         for row, value in batch:
             try:
                 pixels.append(preprocess(inputs.picture(value, paths), self.spec))
-            except images.UndecodableError as error:
+            except UndecodableError as error:
                 faults.append(f"row {row}: {error.reason}")
         return pixels
 

@@ -21,7 +21,7 @@ from steps.adapters.bodies import AGAIN, Bodies, Limits
 from steps.adapters.champion import Follower, Served
 from steps.adapters.gauges import Gauges
 from steps.core import invocations
-from steps.errors import RequestError
+from steps.errors import RequestError, UndecodableError
 
 JSON = "application/json"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary
@@ -185,7 +185,7 @@ def _about(name: str) -> Iterator[None]:
     """Let a refusal name the row that it is about."""
     try:
         yield
-    except images.UndecodableError as error:
+    except UndecodableError as error:
         raise HTTPException(400, f"{name}{error}") from None
     except HTTPException as error:
         raise HTTPException(error.status_code, f"{name}{error.detail}") from None

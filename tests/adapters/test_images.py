@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFilter
 
 from steps.adapters import images
-from steps.adapters.images import UndecodableError, batched, decode, inspect, parallel, read_image
-from steps.errors import DataError, IntegrityError
+from steps.adapters.images import batched, decode, inspect, parallel, read_image
+from steps.errors import DataError, IntegrityError, UndecodableError
 
 Pixels = np.ndarray[Any, Any]
 ORIENTATION = 0x0112

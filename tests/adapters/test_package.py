@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from steps.adapters import bill, files, images, inputs, models, package, signing
-from steps.adapters.images import UndecodableError
 from steps.core.preprocessing import preprocess
+from steps.errors import UndecodableError
 from tests import packaged
 
 TEMPERATURE, LIMIT = 2.0, 0.425  # the limit divides the pictures

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from steps.adapters import images, packing, shards
 from steps.adapters.packing import pack
 from steps.core.manifest import SHARDS
-from steps.errors import DataError, IntegrityError, RequestError
+from steps.errors import DataError, IntegrityError, RequestError, UndecodableError
 
 IMAGES = {f"ant/{i}.jpg": bytes([i]) * (i * 97) for i in range(40)} | {"bee/a copy.jpg": bytes([7]) * (7 * 97)}
 
@@ -208,5 +208,5 @@ def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, raw: Path) -> None:
 
 def test_too_long_a_file_is_refused_before_it_is_read(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
-    with pytest.raises(images.UndecodableError, match="3783 bytes; at most 1000"):
+    with pytest.raises(UndecodableError, match="3783 bytes; at most 1000"):
         images.reader(raw)("ant/39.jpg")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steps.adapters import images
+from steps.adapters import containers, images
 from tests.corpus import PNG, encoded, many_scans
 
 Image.MAX_IMAGE_PIXELS = None  # this script makes what the decoder refuses to trust
@@ -35,7 +35,7 @@ WORST: dict[str, Callable[[], bytes]] = {
     "PNG of 16-bit grey, 100 megapixels": lambda: encoded(Image.new("I;16", (SIDE, SIDE), 9999)),
     "TIFF of float grey, 8000 x 8000": lambda: encoded(Image.new("F", (8000, 8000), 0.5), "TIFF"),
     "JPEG, 100 megapixels": lambda: encoded(photo_like(SIDE), "JPEG", quality=95),
-    "JPEG of 100 scans, 100 megapixels": lambda: many_scans(images.MAX_SCANS, SIDE),
+    "JPEG of 100 scans, 100 megapixels": lambda: many_scans(containers.MAX_SCANS, SIDE),
     "WebP, 9000 x 9000": lambda: encoded(photo_like(9000), "WEBP", quality=80, method=0),
     "AVIF, 9 megapixels of noise": lambda: encoded(noise(3000), "AVIF", quality=80, speed=10),
     "JPEG 2000, 25 megapixels of noise, lossless": lambda: encoded(noise(SLOW), "JPEG2000"),

@@ -1,0 +1,118 @@
+"""What the file of a picture is made of: segments, chunks, scans, notes. Bounded work, before and beside decoding."""
+
+import contextlib
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
+from typing import TypeVar
+
+from PIL import Image
+
+from steps.errors import UndecodableError
+
+MAX_SCANS = 100  # libtiff's limit too; encoders write about ten
+# Of a file, one after the other: Pillow walks in Python over chunks, comments and junk, and keeps a good part of them.
+# 256 MiB of PNG in chunks of 1 kB are 800,000.
+MAX_READS = 1_000_000
+MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG
+TOO_MANY = "a picture in too many parts, which would take minutes to read"
+MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would copy 500 GB
+EXIF = b"Exif\0\0"
+JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
+PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that pixels are made of
+# EXIF, colour profiles, comments...; not JFIF's and Adobe's: they tell colours
+NOTES = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those with a length after them, and the end of the image
+# Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
+DECODE_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ZeroDivisionError,
+    OverflowError, MemoryError, AttributeError, RuntimeError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+class Stream(io.BytesIO):
+    """The bytes of a file, to be read a bounded number of times."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any stream does; UndecodableError where it has been read too often."""
+        self.left -= 1
+        if self.left < 0:
+            raise UndecodableError(TOO_MANY, "")
+        return super().read(size)
+
+
+def despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
+    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note.
+
+    EXIF, which says where up is, goes last.
+    """
+    if data.startswith(JPEG) and data.count(EXIF) > MAX_EXIFS:
+        data = _without_notes(data, keep_exif=True)
+    try:
+        return work(data)
+    except DECODE_ERRORS:
+        upright, bare = _without_notes(data, keep_exif=True), _without_notes(data, keep_exif=False)
+        if upright not in (data, bare):
+            with contextlib.suppress(*DECODE_ERRORS):
+                return work(upright)
+        if bare == data:
+            raise
+        return work(bare)
+
+
+def scans(data: bytes) -> int:
+    """Count the scans of a JPEG, to one above the limit: each passes over the whole picture, and may be 20 bytes."""
+    scans = (marker for marker, _, _ in _segments(data) if marker == START_OF_SCAN)
+    return sum(1 for _ in islice(scans, MAX_SCANS + 1))
+
+
+def _without_notes(data: bytes, keep_exif: bool) -> bytes:
+    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are.
+
+    `keep_exif` keeps the first EXIF.
+    """
+    if data.startswith(PNG):
+        notes = [(start, end, kind == b"eXIf") for kind, start, end in _chunks(data) if kind not in PIXELS]
+    elif data.startswith(JPEG):
+        head = takewhile(lambda segment: segment[0] != START_OF_SCAN, _segments(data))
+        notes = [(start, end, data.startswith(EXIF, start + 4)) for marker, start, end in head if marker in NOTES]
+    else:
+        return data
+    first = next((start for start, _, is_exif in notes if is_exif and keep_exif), None)
+    kept, last = [], 0
+    for start, end in [(start, end) for start, end, _ in notes if start != first]:
+        kept.append(data[last:start])
+        last = end
+    return b"".join([*kept, data[last:]])
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment of a JPEG up to its end marker; UndecodableError for too many."""
+    position = 2
+    for _ in range(MAX_PARTS):
+        found = MARKER.search(data, position)
+        if not found or (marker := data[found.end() - 1]) == END_OF_IMAGE:
+            return
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        yield marker, found.start(), position
+    raise UndecodableError(TOO_MANY, "")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of each chunk of a PNG; UndecodableError for too many."""
+    position = len(PNG)
+    for _ in range(MAX_PARTS):
+        if position >= len(data):
+            return
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        yield data[position + 4 : position + 8], position, end
+        position = end
+    raise UndecodableError(TOO_MANY, "")
