@@ -20,7 +20,7 @@ STAGE = re.compile(r"^(\w+) \.\.\.")
 
 @dataclass
 class Run:
-    """One `regraft run`: its seconds, those of each stage by its own lines, and how many images were computed."""
+    """One `regraft run`: its seconds, those of each stage by its own lines, how many images had features computed."""
 
     seconds: float
     stages: dict[str, float] = field(default_factory=dict)

@@ -396,33 +396,42 @@ def test_the_frozen_part_and_the_rest_are_the_network_to_the_bit(architecture: s
 
 
 @pytest.mark.parametrize("architecture", ALL)
-def test_exactly_the_chosen_blocks_and_the_head_learn(architecture: str) -> None:
+def test_exactly_the_chosen_blocks_and_the_head_learn_wherever_the_network_is_parted(architecture: str) -> None:
+    """Every number of blocks, none to all, on tensors without storage; modes and optimiser at six of the numbers."""
     cut = on_meta(architecture)
     split = blocks(cut.network)
     parameters = {name for name, _ in cut.network.named_parameters()}
-    for count in (0, 2, len(split)):
+    learnable = [block for block, names in split.items() if parameters & set(names)]
+    most = len(learnable)
+    for count in range(most + 1):
         chosen = last_blocks(cut.network, count)
+        assert chosen == tuple(learnable[most - count :])
         model = Grafted(cut.network, nn.Linear(cut.width, 2, device="meta"), chosen)
         learns = {name for name, parameter in cut.network.named_parameters() if parameter.requires_grad}
         assert learns == parameters & {name for block in chosen for name in split[block]}
         assert all(parameter.requires_grad for parameter in model.head.parameters())
         assert set(model.frozen_state()) == set(cut.network.state_dict()) - learns
+        if count in {0, 1, 2, most // 2, most - 1, most}:
+            check_optimiser_and_modes(model)
 
-        # Lightning drops a bias that equals another by value (both zero at the start): identity is what counts.
-        held = [id(p) for group in _groups(model, SCHEDULE) for p in group["params"]]
-        assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
-        inside = tuple(f"{block}." for block in chosen)
-        joined = {name.rpartition(".")[0] for block in chosen for name in split[block]}  # norms that stand alone
-        may = [
-            name
-            for name, module in cut.network.named_modules()
-            if name and (f"{name}.".startswith(inside) or name in joined) and not isinstance(module, BATCH_NORMS)
-        ]
-        for mode in (True, False, True):
-            assert model.train(mode) is model
-            assert [n for n, m in cut.network.named_modules() if m.training] == (may if mode else [])
-            assert model.head.training == mode
+def check_optimiser_and_modes(model: Grafted) -> None:
+    """Hold that the optimiser has what learns, each once, and that nothing frozen is ever in training mode."""
+    # Lightning drops a bias that equals another by value (both zero at the start): identity is what counts.
+    held = [id(p) for group in _groups(model, SCHEDULE) for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+    inside = tuple(f"{block}." for block in model.trainable)
+    joined = {name.rpartition(".")[0] for block in model.trainable for name in model.blocks[block]}  # lone norms
+    may = [
+        name
+        for name, module in model.backbone.named_modules()
+        if name and (f"{name}.".startswith(inside) or name in joined) and not isinstance(module, BATCH_NORMS)
+    ]
+    for mode in (True, False, True):
+        assert model.train(mode) is model
+        assert [n for n, m in model.backbone.named_modules() if m.training] == (may if mode else [])
+        assert model.head.training == mode
 
 
 @pytest.mark.parametrize("architecture", SMALL)

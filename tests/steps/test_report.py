@@ -15,7 +15,7 @@ from PIL import Image
 from steps.errors import IntegrityError
 from steps.outcome import PARTS
 from steps.report import PICTURE_BUDGET, ReportParams
-from tests.outputs import CLASSES, HOSTILE, PARAMS, Inputs, make
+from tests.outputs import CLASSES, HOSTILE, PARAMS, Inputs, honest, make
 
 
 class Page(HTMLParser):
@@ -74,6 +74,9 @@ def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(
     inputs.change("fine_tune", best_epoch=0, frozen_blocks=[], frozen_parameters=0)
     found = read(inputs)
     assert "Trained: the whole network, from random weights (2 blocks)." in found.text
+    said = "Transfer (of the frozen head: the chosen model started from random weights): helps"
+    inputs.change("evaluation", transfer=honest(CLASSES)["transfer"])
+    assert said in read(inputs).text and said in inputs.card().read_text(encoding="utf-8")
     assert "parameters could move: no weight was frozen." in found.text
     assert "than the random weights it started from" in found.text
     card = inputs.card().read_text(encoding="utf-8")
