@@ -131,7 +131,7 @@ def test_a_smaller_model_passes_the_gate_of_production_or_is_not_written(project
     assert told[0] == "the int8 export is refused on 60 test images; nothing is written:"
     for rule, reason in zip(("promote.floor", "promote.comparison", "promote.max_bytes"), told[1:], strict=True):
         assert f"({rule}" in reason
-    assert "version 1 (interval" in told[2] and "that it is at most 0.001 worse is not shown" in told[2]
+    assert "version 1 (interval" in told[2] and "that it is at most 0.1 points worse is not shown" in told[2]
     assert not list((project.root / "out").iterdir())
 
 
