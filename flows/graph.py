@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import steps
+from flows.project import refuse_unknown
 from steps.adapters.files import sha256_of
 from steps.errors import GraphError, RequestError
 
@@ -76,9 +77,7 @@ class Graph:
 
     def select(self, targets: Sequence[str]) -> list[Stage]:
         """Return the stages in order; with `targets`, only those and what they need. RequestError for unknown names."""
-        unknown = [target for target in targets if target not in self.stages]
-        if unknown:
-            raise RequestError(f"no stage {unknown[0]!r} in dvc.yaml; it has {', '.join(self.stages)}")
+        refuse_unknown(targets, list(self.stages))
         wanted, waiting = set(), list(targets or self.stages)
         while waiting:
             name = waiting.pop()

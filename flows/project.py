@@ -1,5 +1,6 @@
 """A project's folder: what it keeps to itself, and the lock that spans a run."""
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,17 +54,19 @@ def _check_sections(root: Path) -> None:
 
 
 def check_stages(root: Path, names: Sequence[str]) -> None:
-    """Raise RequestError for a name that is no stage, with the nearest one; reads dvc.yaml and starts nothing."""
-    import difflib
-
+    """Raise RequestError for a name that is no stage; reads dvc.yaml and starts nothing."""
     import yaml
 
-    known = list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    refuse_unknown(names, list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]))
+
+
+def refuse_unknown(names: Sequence[str], stages: Sequence[str]) -> None:
+    """Raise RequestError for a name that is none of the stages, with the nearest one."""
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        if name not in stages:
+            near = difflib.get_close_matches(name, stages, n=1, cutoff=0.5)
             meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise RequestError(f"no stage {name!r} in dvc.yaml{meant} (stages: {', '.join(known)})")
+            raise RequestError(f"no stage {name!r} in dvc.yaml{meant} (stages: {', '.join(stages)})")
 
 
 @contextmanager
