@@ -151,6 +151,6 @@ def _told(root: Path, images: str, changed: bool) -> list[str]:
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     lines = [
         f"images    {held}, {where}",
-        f"backbone  {card.name}, digest {card.sha256[:12]}",
+        f"backbone  {card.name}, digest {card.sha256[:12]}{', without its top' if card.cut is not None else ''}",
     ]
     return [*lines, "params    validate.preprocessing follows the backbone's card"] if changed else lines

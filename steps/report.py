@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from steps.adapters import files, stage
 from steps.adapters.album import Album
@@ -14,6 +15,7 @@ from steps.adapters.pages import Picture, inline_svg, percent, render
 from steps.core import figures, figures_calibration, findings
 from steps.core.findings import NAMES
 from steps.core.manifest import TRAIN, UNLABELLED, VAL
+from steps.core.rules import SWAPPED
 
 RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
@@ -112,7 +114,8 @@ def report(
     )  # fmt: skip
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
     # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
-    context = {**_test(found), **_wrong_answers(found, album, params), **_data(found, album, params)}
+    context = {**_test(found), **_wrong_answers(found, album, params), **_data(found, album, params),
+               "accounts_shown": _accounts_shown(found, album)}  # fmt: skip
     svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(found)}
 
     files.write_text(page, render("report.html", **vars(found), **context, svg=svg, most_classes=MOST_CLASSES))
@@ -143,6 +146,21 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
         "glanced": shown[:GLANCED],
         "suspects": _pictured(suspects, album, "Suspect {path}"),
     }
+
+
+def _accounts_shown(found: Found, album: Album) -> list[tuple[dict[str, Any], Picture, str]]:
+    """Return pictures as the files have them and with their colours swapped, in turn, where the weights say swapped."""
+    seen = found.checks["observed"]
+    if all(finding["account"] != SWAPPED for finding in seen.get("wanted", [])):
+        return []
+    changes = {"as in the file": None, "red and blue exchanged": _exchanged}
+    shown = [({"path": row["path"], "words": words}, album.add(row["path"], row["id"], change))
+             for row in seen["shown"] for words, change in changes.items()]  # fmt: skip
+    return [(row, picture, f"{row['path']}, {row['words']}") for row, picture in shown if picture]
+
+
+def _exchanged(image: Image.Image) -> Image.Image:
+    return Image.merge("RGB", image.split()[::-1])
 
 
 def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tuple[dict[str, Any], Picture, str]]:

@@ -17,7 +17,6 @@ from steps.core import duplicates, selection
 from steps.core import preprocessing as pre
 from steps.core.curation import counted, obeyed
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
-from steps.core.observed import done, nearest, rounded
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import Limits, Severity, rules, totals
 from steps.core.seeding import numpy_generator
@@ -89,7 +88,7 @@ def validate(
         copies, dropped = _copies(images, raw, params, compute)
         images = images[~images["path"].isin(dropped)].reset_index(drop=True)
         told |= {"decisions": counted(judged), "dropped": dropped, **_facts(images, copies, params, seed)}
-        told["observed"] = _observed(images, raw, backbone, params, compute)
+        told["observed"] = _observed(images, raw, backbone, params, seed, compute)
         told["preprocessing"] = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
         tables = _tables(images, told)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
@@ -159,23 +158,15 @@ def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
 
 
 def _observed(
-    images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, compute: ComputeParams
+    images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, seed: int, compute: ComputeParams
 ) -> dict[str, Any]:
-    """Return each account of the preprocessing with its scores, and which fits; nothing without training images.
-
-    And how far the activations of each block lie from what its BatchNorms remember of the source, in nats.
-    """
+    """Return what a sample shows of the preprocessing, as `observe` has it; nothing without training images."""
     labelled = images[images["split"] != UNLABELLED]
     if not (labelled["split"] == TRAIN).any():
         return {}
     classes = sorted(labelled["label"].unique())
     loader = Images(raw, labelled, classes, params.preprocessing, compute)
-    accounts, divergence = observe(loader, backbone, params.sample_images)
-    return {
-        "done": done(accounts), "nearest": nearest(accounts),
-        "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
-        "source_divergence": rounded(divergence),
-    }  # fmt: skip
+    return observe(loader, backbone, params.sample_images, seed)
 
 
 def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFrame]:
@@ -199,9 +190,9 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
         "preprocessing": pd.DataFrame(contract),
     }
     if told["observed"]:
-        declared = told["observed"]["accounts"][0]
-        kept = {name: told["observed"][name] for name in ("done", "nearest")}
-        tables["observed"] = pd.DataFrame([{**kept, "inputs": declared["inputs"]}])
+        seen = told["observed"]
+        tables["observed"] = pd.DataFrame([{"done": seen["done"], "inputs": seen["accounts"][0]["inputs"]}])
+        tables["wanted"] = pd.DataFrame(seen["wanted"], columns=["question", "account"])
     for name, key in (("population", "split"), ("shortcuts", "measure"), ("coverage", "value")):
         if told[name]:
             effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]

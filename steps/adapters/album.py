@@ -1,6 +1,9 @@
 """Small copies of images for a page, within a budget of characters."""
 
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from steps.adapters.images import read_image
 from steps.adapters.pages import Picture, picture
@@ -12,10 +15,13 @@ class Album:
     def __init__(self, raw: Path, side: int, budget: int) -> None:
         self.raw, self.side, self.budget = raw, side, budget
 
-    def add(self, path: str, identity: str) -> Picture | None:
-        """Return a small copy of the image at `path`, or None where the page would grow too heavy."""
+    def add(
+        self, path: str, identity: str, change: Callable[[Image.Image], Image.Image] | None = None
+    ) -> Picture | None:
+        """Return a small copy of the image at `path`, perhaps changed, or None where the page would grow too heavy."""
         if self.budget <= 0:
             return None
-        shown = picture(read_image(self.raw, path, identity), self.side)
+        image = read_image(self.raw, path, identity)
+        shown = picture(change(image) if change else image, self.side)
         self.budget -= len(shown.uri)
         return shown if self.budget >= 0 else None

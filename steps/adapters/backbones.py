@@ -64,7 +64,7 @@ def torchvision(name: str, weights: str | None) -> Loaded:
         return _card(name, entry, f"torchvision {entry}", entry.url), _download(name, entry)
     state = _read(Path(weights).expanduser())
     # A file does not say how it was trained; torchvision's first weights of the name are the common case.
-    card = _card(name, next(iter(own)), f"local file {Path(weights).name}", "", _classes(name, state))
+    card = _card(name, next(iter(own)), f"local file {Path(weights).name}", "", *_top(name, state))
     _check(card, state)
     return card, state
 
@@ -121,12 +121,12 @@ def _card_of_version(name: str, version: str, facts: dict[str, Any]) -> Card:
     )  # fmt: skip
 
 
-def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000) -> Card:
+def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000, cut: str | None = None) -> Card:
     return Card(
         name=name, architecture=name, num_classes=classes, sha256="", source=source,
         licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
         preprocessing=preprocessing_of(entry), input_statistics=None,
-        notes={"preprocessing_of": str(entry), "url": url},
+        notes={"preprocessing_of": str(entry), "url": url}, cut=cut,
     )  # fmt: skip
 
 
@@ -167,9 +167,13 @@ def _read(path: Path) -> State:
     return dict(loaded)
 
 
-def _classes(name: str, state: State) -> int:
-    top = top_of(build(name, 1000)) + ".weight"
-    return len(state[top]) if top in state else 1000
+def _top(name: str, state: State) -> tuple[int, str | None]:
+    """Return the number of classes, and where a file ends that was saved without its top, as `Card.cut` has it."""
+    top = top_of(build(name, 1000))
+    if any(key.startswith(f"{top}.") for key in state):
+        weight = state.get(f"{top}.weight")
+        return (len(weight) if weight is not None and weight.dim() else 1000), None
+    return 1000, ""
 
 
 def _check(card: Card, state: State) -> None:

@@ -91,6 +91,8 @@ def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: A
         return f"could not be checked: {failure}"
     if table.empty:
         return "nothing to look at"
+    if "question" in table:
+        return "; ".join(f"{row.question}: {row.account}" for row in table.itertuples())
     if result.success:
         return _range(rule, table[rule.column]) if rule.kind == "between" else AS_IT_SHOULD_BE
     if rule.kind == "one_value":

@@ -66,6 +66,22 @@ def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
     `cut` names the last block to keep; "" keeps them all. Raises IntegrityError where the weights are not the ones
     that the card pins, RequestError where there is no such block.
     """
+    card, state = _pinned(folder)
+    return (card, *assemble(card, state, cut))
+
+
+def load_with_top(folder: Path) -> tuple[Card, nn.Module]:
+    """Return card and network as the file holds it, in evaluation mode: with its own top where `card.cut` is None.
+
+    Raises IntegrityError as `load_backbone` does.
+    """
+    card, state = _pinned(folder)
+    network = untrained(card)
+    network.load_state_dict(state)
+    return card, network.eval()
+
+
+def _pinned(folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
     card = read_card(folder)
     found = files.sha256_of(folder / WEIGHTS)
     if found != card.sha256:
@@ -73,7 +89,7 @@ def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
             f"the weights of {card.name} have digest {found[:12]}, its card pins {card.sha256[:12]}; "
             "set the backbone anew with `regraft use`"
         )
-    return (card, *assemble(card, files.read_tensors(folder / WEIGHTS), cut))
+    return card, files.read_tensors(folder / WEIGHTS)
 
 
 def untrained(card: Card) -> nn.Module:

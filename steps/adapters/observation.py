@@ -1,56 +1,96 @@
-"""A sample pushed through the real loader and the real backbone, to see which preprocessing fits."""
+"""A sample pushed through the real loader and the real network: what was done to it, and what the weights want."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import torch
+from torch import nn
 
 from steps.adapters import models
-from steps.adapters.images import read_image
 from steps.adapters.loaders import Images
-from steps.core import observed
-from steps.core.manifest import TRAIN
-from steps.core.observed import Account
-from steps.core.preprocessing import INTERPOLATIONS, Preprocessing, preprocess
+from steps.core import observed, witnesses
+from steps.core.backbone import without_top
+from steps.core.manifest import TRAIN, VAL
+from steps.core.observed import Account, rounded
+from steps.core.preprocessing import Preprocessing, normalise
 from steps.core.rules import DECLARED
+from steps.core.witnesses import Seen
+
+COUNTED = 32  # images, about, whose grey levels are counted: a fault of the loader stands in every one
+SHOWN = 4  # pictures that a page shows as the file has them and as an account would
 
 
-def observe(images: Images, backbone: Path, sample: int) -> tuple[dict[str, Account], dict[str, float | None]]:
-    """Return account -> how well it fits, from the first `sample` training images in order of their ids.
+def observe(images: Images, backbone: Path, sample: int, seed: int) -> dict[str, Any]:
+    """Return what a sample of the training and validation images shows, ready for JSON.
 
-    And block -> how far its activations, prepared as declared, lie from the source's (`observed.by_block`).
+    `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: the findings of
+    `witnesses.judge`, with the testimonies behind them; empty where something else was done than declared.
+    `source_divergence`: block -> nats between its activations and what its BatchNorms keep; None without BatchNorm.
+    `shown`: the most colourful of the images, as rows of path and id.
     """
-    card, network, _ = models.load_backbone(backbone)
-    part = images.part(TRAIN).sort_values("id").head(sample)
+    card, network = models.load_with_top(backbone)
+    part = images.part(TRAIN, VAL).sort_values("id").head(sample)
     some = replace(images, table=part)
-    came = torch.cat([tensors for tensors, _, _ in some.batches(TRAIN)])
+    came = torch.cat([tensors for tensors, _, _ in some.batches(TRAIN, VAL)])
+    spec, undone = images.spec, observed.undone(came[:: max(1, len(came) // COUNTED)], images.spec)
     accounts = {
-        **{name: (tensors, observed.on_grid(tensors, images.spec))
-           for name, tensors in observed.undone(came, images.spec).items()},
-        **{name: (_prepared(some, spec), None) for name, spec in _others(images.spec).items()},
-    }  # fmt: skip
-    distances = {name: observed.activation_distances(network, tensors) for name, (tensors, _) in accounts.items()}
+        name: Account(observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
+        for name, x in undone.items()
+    }
+    done = observed.done(accounts)
+    pixels = observed.pixels_of(came, spec)
+    asked = witnesses.questions(spec, pixels, card.input_statistics) if done == DECLARED else {}
+    room = Room(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
+    colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
+    rows = part.sort_values("path").iloc[colourful.tolist()]
     return {
-        name: Account(
-            on_grid,
-            observed.input_distance(tensors, images.spec, card.input_statistics),
-            observed.averaged(distances[name].values()),
-        )
-        for name, (tensors, on_grid) in accounts.items()
-    }, observed.by_block(network, distances[DECLARED])
+        "done": done,
+        "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
+        "wanted": [room.finding(question, of) for question, of in asked.items()],
+        "source_divergence": rounded(_by_block(network, room.seen(spec))),
+        "shown": [{"path": path, "id": identity} for path, identity in zip(rows["path"], rows["id"], strict=True)],
+    }
 
 
-def _others(spec: Preprocessing) -> dict[str, Preprocessing]:
-    """Return the same preprocessing with another filter, or without the margin that the crop cuts off."""
-    filters = {f"{name} filter": replace(spec, interpolation=name) for name in INTERPOLATIONS}
-    del filters[f"{spec.interpolation} filter"]
-    other = {"the other antialiasing": replace(spec, antialias=not spec.antialias)}
-    margin = {"resized to the crop": replace(spec, resize=spec.crop)} if spec.resize != spec.crop else {}
-    return filters | other | margin
+def _by_block(network: nn.Module, seen: Seen) -> dict[str, float | None]:
+    return witnesses.by_block(without_top(network)[0], witnesses.norm_distances(seen))
 
 
-def _prepared(images: Images, spec: Preprocessing) -> torch.Tensor:
-    part: pd.DataFrame = images.part(TRAIN)
-    rows = zip(part["path"], part["id"], strict=True)
-    return torch.stack([preprocess(read_image(images.raw, *row), spec) for row in rows])
+@dataclass(frozen=True, eq=False)
+class Room:
+    """The network that is asked, and the pictures that it is asked about: uint8 RGB [n, 3, h, w]."""
+
+    network: nn.Module
+    pixels: torch.Tensor
+    declared: Preprocessing
+    batch_size: int
+    has_top: bool
+    seed: int
+
+    @cache  # noqa: B019  # a room lives for one observation
+    def seen(self, spec: Preprocessing, shuffled: bool = False) -> Seen:
+        """Return what the network makes of the pictures, prepared as `spec` says, perhaps with their parts shuffled."""
+        pixels = witnesses.shuffled(self.pixels, self.seed) if shuffled else self.pixels
+        return witnesses.watch(self.network, self._batches(pixels, spec), self.has_top)
+
+    def _batches(self, pixels: torch.Tensor, spec: Preprocessing) -> Iterator[torch.Tensor]:
+        return (normalise(batch, spec) for batch in torch.split(pixels, self.batch_size))
+
+    def finding(self, question: str, accounts: dict[str, Preprocessing]) -> dict[str, Any]:
+        """Return the finding on one question, with the testimonies behind it, ready for JSON."""
+        declared, coloured = self.seen(self.declared), witnesses.is_coloured(self.pixels)
+        seen = {name: self.seen(spec) for name, spec in accounts.items()}
+        specs = {DECLARED: self.declared, **accounts}
+        said = [
+            *witnesses.by_norms(declared, seen),
+            *witnesses.by_top(declared, seen, coloured, lambda name: self.seen(specs[name], shuffled=True)),
+        ]
+        found = witnesses.judge(question, accounts, said)
+        return {**asdict(found), "testimonies": [{**asdict(one), **rounded(_figures(one))} for one in said]}
+
+
+def _figures(one: witnesses.Testimony) -> dict[str, float | None]:
+    return {"declared": one.declared, "figure": one.figure, "t": one.t}

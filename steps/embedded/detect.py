@@ -6,7 +6,6 @@ Where REGRAFT_DATASETS and REGRAFT_WEIGHTS name the folders of real images and w
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,19 +123,10 @@ class Digits(World):
         def alarm(luck: Generator, planted: bool) -> bool:
             came = self.tensors(luck.choice(len(self.pixels), SAMPLE), COLOUR, luck)
             undid = observed.undone(fault(came) if planted else came, COLOUR)
-            accounts = {name: Account(observed.on_grid(x, COLOUR), 0.0, None) for name, x in undid.items()}
+            accounts = {name: Account(observed.on_grid(x, COLOUR), 0.0) for name, x in undid.items()}
             return observed.done(accounts) != DECLARED
 
         return alarm
-
-    def filter(self, luck: Generator, planted: bool) -> bool:
-        """Card and pipeline agree on a filter that the weights were not trained with."""
-        rows = luck.choice(len(self.pixels), SAMPLE, replace=False)
-        declared = replace(self.spec, interpolation="nearest" if planted else self.spec.interpolation)
-        others = {name: replace(declared, interpolation=name) for name in ("nearest", "bilinear", "bicubic")}
-        made = {DECLARED: self.tensors(rows, declared)} | {n: self.tensors(rows, spec) for n, spec in others.items()}
-        accounts = {n: Account(None, 0.0, observed.activation_distance(self.network, x)) for n, x in made.items()}
-        return observed.nearest(accounts) != DECLARED
 
 
 def frozen(card: Card, state: backbones.State) -> tuple[Preprocessing, nn.Module]:
@@ -239,7 +229,6 @@ def faults() -> dict[str, Alarm]:
         "loader normalises twice": data.loader(lambda x: (x - mean) / std),
         "loader swaps colours after normalising": data.loader(lambda x: x.flip(1)),
         "mean off by 0.05": data.loader(lambda x: x - 0.05 / std),
-        "another resize filter (nearest for bilinear)": data.filter,
         "production 0.1 brighter (150 training images, 100 of the reference)": data.shifted(brighter),
         "production sees outlines (the same numbers)": data.shifted(outlines),
         "one class of ten starved (0.5 % of the images)": starved,

@@ -30,6 +30,7 @@ PARAMS = ValidateParams(
     severity=Severity(
         minimum="fail", imbalance="warn", quarantine="fail", leakage="fail", conflicting_labels="fail",
         population="warn", sources="warn", coverage="warn", shortcuts="warn", preprocessing="fail", observed="fail",
+        wanted="warn",
     ),
 )  # fmt: skip
 COMPUTE = ComputeParams(threads=1, batch_size=8)
