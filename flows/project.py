@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,29 @@ def enter(root: Path) -> Path:
         raise RequestError(f"{root} is no regraft project (no dvc.yaml); change to the project's folder")
     _check_sections(root)
     state = root.resolve() / STATE
-    state.mkdir(exist_ok=True)
+    with suppress(OSError):  # on a disk that is only read: `serve` needs no state
+        state.mkdir(exist_ok=True)
     defaults = {**TELEMETRY_OFF, "DVC_ROOT": str(root.resolve()), "PREFECT_HOME": str(state / "prefect"),
                 "TORCH_HOME": str(state / "torch"), "PREFECT_LOGGING_LEVEL": "CRITICAL",
                 # a busy or slow machine takes longer than the 20 s that Prefect grants its own server to start
                 "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
                 "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
-    for name, value in defaults.items():
+    for name, value in {**defaults, **_caches(state)}.items():
         os.environ.setdefault(name, value)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
     os.chdir(root)  # DVC's run cache resolves paths by the current folder, whatever root its Repo was given
     return Path.cwd()
+
+
+def _caches(state: Path) -> dict[str, str]:
+    """Return where torch and DVC keep compiled code and pickles, which they run and read again.
+
+    By default that is under /tmp and /var/tmp, by names that are known: another user can make the folders first. Where
+    the project cannot be written nothing is compiled and no stage run, and the defaults stay.
+    """
+    if not os.access(state, os.W_OK):
+        return {}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(state / "compiled"), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
 
 
 def _check_sections(root: Path) -> None:

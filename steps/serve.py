@@ -55,9 +55,7 @@ def serve(
     server = uvicorn.Server(configured(application(service), limits, place.grace))
     with _taking(place.host, place.port):  # as long as nobody listens, another service may be bound to it, too
         listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
-    host, port = listener.getsockname()[:2]
-    served = service.follower.current
-    say(f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict")
+    say(_ready(service.follower.current, *listener.getsockname()[:2]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when all is finished
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
@@ -65,10 +63,15 @@ def serve(
         _leave(service, place.grace)
 
 
+def _ready(served: Served, host: str, port: int) -> str:
+    """Say who answers, and where. `serve` itself holds no version: the first would stay in memory for good."""
+    return f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict"
+
+
 def _leave(service: "Service", grace: int) -> None:
     """Leave though threads compute: Python itself would wait for them, however long their pictures take."""
     log.warning("requests left unfinished: %d; the grace of %d s was over", len(service.seated), grace)
-    service.follower.current.package.scratch.cleanup()
+    service.follower.current.package.files.remove()
     sys.stdout.flush()
     os._exit(0)
 

@@ -139,7 +139,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         **kept, "HOME": str(home), "DVC_SITE_CACHE_DIR": str(home / "dvc"), "DVC_NO_ANALYTICS": "1",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_GLOBAL": os.devnull, "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
     }  # fmt: skip
 
 

@@ -57,6 +57,19 @@ def _write_onnx(target: Path, module: nn.Module, example: torch.Tensor) -> None:
             module, (example,), target, input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False,
             dynamic_shapes=_free(), external_data=False,
         )  # fmt: skip
+    _forget_paths(target)
+
+
+def _forget_paths(target: Path) -> None:
+    """Take out where each node's code lay: this machine's folders, a new one at each load, so other bytes each time."""
+    import onnx
+
+    model = onnx.load(target)
+    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+        kept = [told for told in node.metadata_props if not told.key.endswith("stack_trace")]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    onnx.save(model, target)
 
 
 def _quantise(source: Path, target: Path, pixels: Pixels) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steps.adapters import bill, files, images, models, pyfunc_model, signing
+from steps.adapters import bill, files, images, models, pyfunc_model, signing, unpacked
 from steps.adapters.packages import DIGEST
 from steps.adapters.stage import code_dependencies, digest_of
 
@@ -75,13 +75,13 @@ def save(
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
     """Let MLflow run the model's script once, as it does when saving; leave no trace in this process."""
-    sys.path.insert(0, str(package.parent))
+    scratch = package.parents[1]  # of the script, too
     try:
-        yield
+        with unpacked.importing(scratch):
+            sys.path.insert(0, str(package.parent))
+            yield
     finally:
-        sys.path.remove(str(package.parent))
-        for name in [n for n in sys.modules if n.split(".")[0] == package.name]:
-            del sys.modules[name]
+        unpacked.forget(scratch)
 
 
 def _code() -> list[str]:

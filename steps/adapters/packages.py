@@ -1,7 +1,6 @@
 """Registered packages as they are used: downloaded once, verified against their signature, loaded from those bytes."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters import registry, signing
+from steps.adapters.unpacked import Unpacked
 from steps.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST = "regraft.digest"  # in MLmodel's metadata, under the signature
+CODE = "code"  # the folder that MLflow puts on Python's path
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,35 @@ class Package:
     version: str  # the registry's number
     digest: str
     folder: Path
-    scratch: "tempfile.TemporaryDirectory[str]"
+    files: Unpacked
 
 
 def load(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Package:
     """Download, verify and load a version; nothing of it runs before its signature is proven.
 
     `decided`: the digest that the ledger has of the version; None where no entry holds one. Raises RegistryError where
-    its files are gone, where one was changed, is missing, or was never listed, and where they are another package's.
+    its files are gone, where one was changed, is missing, or was never listed, where they are another package's, and
+    where its own code fails. This is the one place where a version's code gets into a process.
     """
+    files = Unpacked()
+    try:
+        folder = _verified(mlflow, name, version, decided, files.folder)
+        model = _imported(files, folder, f"version {version} of {name}")
+    except BaseException:
+        files.remove()  # at once: who catches this may keep it, and all that it refers to, for long
+        raise
+    return Package(model, version, str(model.metadata.metadata[DIGEST]), folder, files)
+
+
+def _imported(files: Unpacked, folder: Path, which: str) -> Any:
     from mlflow import pyfunc
 
-    scratch = tempfile.TemporaryDirectory(prefix="regraft-")
-    folder = _verified(mlflow, name, version, decided, Path(scratch.name))
-    model = pyfunc.load_model(str(folder))
-    return Package(model, version, str(model.metadata.metadata[DIGEST]), folder, scratch)
+    try:
+        with files.importing(folder / CODE):
+            return pyfunc.load_model(str(folder))
+    except Exception as error:  # last year's code, with exceptions of its own
+        told = str(error).split("\n")[0]
+        raise RegistryError(f"{which} cannot be loaded, its own code fails: {told}") from error
 
 
 def verify(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> str:
@@ -51,8 +66,11 @@ def verify(mlflow: "MlflowClient", name: str, version: str, decided: str | None 
 @contextmanager
 def verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Iterator[Path]:
     """Yield a folder with a version's files, proven as `load` proves them; it is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
-        yield _verified(mlflow, name, version, decided, Path(scratch))
+    files = Unpacked()
+    try:
+        yield _verified(mlflow, name, version, decided, files.folder)
+    finally:
+        files.remove()
 
 
 def _verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None, scratch: Path) -> Path:

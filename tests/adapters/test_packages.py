@@ -76,7 +76,8 @@ def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(ve
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=versions.root, check=True)
     assert [*versions.files(version).rglob("*.pyc")]
     (next(versions.files(version).rglob("__pycache__")) / "planted.pyc").touch()
-    assert not [*packages.load(versions.mlflow, NAME, version).folder.rglob("planted.pyc")]
+    package = packages.load(versions.mlflow, NAME, version)
+    assert package.folder.is_dir() and not [*package.folder.rglob("*.pyc")]
 
 
 def append(path: Path) -> None:

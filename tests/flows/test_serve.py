@@ -6,10 +6,12 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -92,6 +94,53 @@ def test_sigterm_does_not_wait_for_what_outlasts_the_grace(project: Registered, 
         assert running.wait(120) == 0
         said = running.stderr.read()
         assert "requests left unfinished: 1; the grace of 1 s was over" in said and "Traceback" not in said
+
+
+PLANTED = (
+    "pyspark",
+    "databricks",
+    "IPython",
+    "dbutils",
+    "olefile",
+    "defusedxml",
+    "win32api",
+)  # and more, not installed
+
+
+def plant(code: Path, ran: Path) -> None:
+    """Put modules of names that somebody may ask for where a version's code once was; each tells that it ran."""
+    for name in PLANTED:
+        (code / name).mkdir(parents=True)
+        (code / name / "__init__.py").write_text(f"open({str(ran)!r}, 'a').write('{name} ')\nraise ImportError\n")
+
+
+def test_what_is_planted_where_a_replaced_version_was_loaded_from_is_never_run(
+    project: Registered, isolated: dict[str, str], tmp_path: Path
+) -> None:
+    """The swaps 1, 2, 1, 2: MLflow asks at each load for libraries that nobody has installed."""
+    temporary, ran = tmp_path / "tmp", tmp_path / "ran"
+    temporary.mkdir(mode=0o1777)
+    places = (project.root / ".regraft/packages", temporary)
+
+    def swap(address: str, number: str) -> set[Path]:
+        with inside(project):
+            project.promote(number)
+        while httpx.get(f"{address}/version").json()["version"]["number"] != number:
+            time.sleep(0.05)
+        httpx.post(f"{address}/predict", content=project.pictures[0].read_bytes()).raise_for_status()
+        return {code for place in places for code in place.glob("regraft-*/*/code")}
+
+    with serving(project, {**isolated, "TMPDIR": str(temporary)}, "--every", "0.1") as (_, address):
+        second, third = swap(address, "2"), swap(address, "1")
+        gone = [code for code in second if code not in third]
+        assert gone
+        for code in gone:
+            plant(code, ran)
+        swap(address, "2")
+        left = swap(address, "1") - {*gone}
+        assert not ran.exists(), f"code of others ran: {ran.read_text()}"
+        assert len(left) == 1, "a version that no longer answers holds its folder"
+        assert not [*temporary.glob("regraft-*")]
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -141,6 +141,8 @@ def test_a_smaller_model_and_its_version_are_looks_at_the_test_images_counted_on
     assert looks.count(part["id"]) == 2
     project.export(exports.INT8)
     assert looks.count(part["id"]) == 2, "the same model again is no new one"
+    [written] = (project.root / "out").rglob(exports.FILES[exports.INT8])
+    assert b"/packages/regraft-" not in written.read_bytes(), "where this machine held the version's code"
     with pytest.raises(IntegrityError, match=r"2 models were judged on these test images.*they decide nothing until"):
         project.export(exports.INT8, gate={"look_budget": 1, "look_limit": 1})
 
