@@ -155,9 +155,12 @@ def test_a_wrong_password_is_no_answer(made: Guarded, monkeypatch: pytest.Monkey
 
 def test_a_ledger_that_this_user_may_not_read_is_not_empty(made: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     made.administrate("2.0/mlflow/users/create", username="bob", password="password-of-bob")
-    made.grant("bob", ledger.name_of(MODEL), "DENY")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password-of-bob")
+    assert Production(tracking.client(), MODEL, Path()).named().number == "1", (
+        "everybody may read, unless told otherwise"
+    )
+    made.grant("bob", ledger.name_of(MODEL), "DENY")
     exported = made.folder / ledger.EXPORT
     exported.parent.mkdir(exist_ok=True)
     exported.write_text("what stands there\n")
