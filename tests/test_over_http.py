@@ -176,5 +176,5 @@ def test_a_wrong_password_is_said_by_every_command_and_decides_nothing(served: S
 
 def test_a_server_that_is_gone_is_said_by_every_command(served: Served) -> None:
     served.stop()
-    for said in served.refusals(("status",), ("predict", "data/raw"), ("run",), ("doctor",)):
+    for said in served.refusals(("status",), ("predict", "data/raw"), ("run",)):
         assert "does not answer" in said
