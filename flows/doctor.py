@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from flows.sources import BACKBONE, RAW, read_source
-from steps.adapters import files, signing
-from steps.errors import RegraftError, without_passwords
+from steps.adapters import files, signing, tracking
+from steps.errors import RegistryError, RegraftError, without_passwords
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
@@ -217,10 +217,16 @@ def _mlflow(_: Path) -> Findings:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith("http"):
         yield Finding("MLflow", GOOD, uri or "the project's own SQLite file")
-    elif trouble := _silence(f"{uri.rstrip('/')}/health"):
+        return
+    who = os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if trouble := _silence(f"{uri.rstrip('/')}/health", who if all(who) else None):
         yield Finding("MLflow", FAULT, f"{uri} does not answer ({trouble})", "start it, or unset MLFLOW_TRACKING_URI")
-    else:
+        return
+    try:  # MLflow's own passwords do not guard /health
+        tracking.client()
         yield Finding("MLflow", GOOD, f"{uri} answers")
+    except RegistryError as error:
+        yield Finding("MLflow", FAULT, str(error), "or unset MLFLOW_TRACKING_URI")
 
 
 def _prefect(_: Path) -> Findings:
@@ -233,12 +239,12 @@ def _prefect(_: Path) -> Findings:
         yield Finding("Prefect", GOOD, f"{api} answers")
 
 
-def _silence(url: str) -> str:
-    """Say why a server does not answer; "" where it does. User and password in the address go as a Basic header."""
+def _silence(url: str, who: tuple[str, str] | None = None) -> str:
+    """Say why a server does not answer; "" where it does. User and password, also of the address, go as a header."""
     import httpx
 
     try:
-        answer = httpx.get(url, timeout=5, follow_redirects=True)
+        answer = httpx.get(url, auth=who, timeout=5, follow_redirects=True)
     except httpx.InvalidURL:  # its text may quote half a password
         return "it is no address"
     except httpx.HTTPError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import circumstances, files, packages, tracking
+from steps.adapters import circumstances, files, packages, registry, tracking
 from steps.adapters.stage import digest_of
 from steps.adapters.tracking import LINEAGE
 from steps.core.ledger import Chain
@@ -130,19 +130,16 @@ class Evidence:
 
 
 def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:
-    """Collect what is known of a version, files copied into `folder`; RequestError where it is unknown."""
-    from mlflow.exceptions import MlflowException
+    """Collect what is known of a version, files copied into `folder`.
 
-    try:
-        found = mlflow.get_model_version(name, version)
-    except MlflowException:
-        raise RequestError(f"{name} has no version {version}") from None
+    Raises RequestError where it is unknown, RegistryError where MLflow does not say.
+    """
+    found = registry.registered(mlflow, name, version)
+    if found is None:
+        raise RequestError(f"{name} has no version {version}")
     proof, doubt = _proof(mlflow, chain, name, version, folder / "signed")
-    try:
-        run = mlflow.get_run(found.run_id)
-        told = tracking.fetch(mlflow, found.run_id, folder)
-    except MlflowException:
-        run, told = None, {}
+    run = tracking.run(mlflow, found.run_id)
+    told = tracking.fetch(mlflow, found.run_id, folder) if run else {}
     return Evidence(root, chain, name, version, dict(found.tags), run, told, proof, doubt)
 
 

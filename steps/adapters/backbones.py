@@ -106,7 +106,7 @@ def _model_of(mlflow: "MlflowClient", name: str, version: str) -> Iterator[Path]
             yield folder / MODEL
         return
     with tempfile.TemporaryDirectory() as scratch:
-        yield registry.fetch(name, version, MODEL, Path(scratch))
+        yield registry.fetch(mlflow, name, version, MODEL, Path(scratch))
     log.warning("version %s of %s is not signed by regraft: from now on the digest of its weights is the guard",
                 version, name)  # fmt: skip
 

@@ -28,6 +28,7 @@ log = logging.getLogger("regraft")
 T = TypeVar("T")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
+TOLD = "Every decision about who is champion; signed, append-only."
 PATIENCE = 30  # seconds that an alias has to stand elsewhere before it counts as moved by hand
 ATTEMPTS = 100  # lost races in a row before one gives up
 
@@ -52,7 +53,11 @@ def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chai
 
 
 def slots(mlflow: "MlflowClient", name: str, first: int = 1) -> tuple[list[Slot], dict[int, dict[str, str]]]:
-    """Return the slots of a ledger from number `first` on, and the tags of each."""
+    """Return the slots of a ledger from number `first` on, and the tags of each.
+
+    Raises RegistryError where the ledger is there and may not be read: MLflow's search shows nothing of it then, and
+    nobody may take it for an empty one.
+    """
     clause = f"name = '{name}' and version_number >= {first}"
     found, tags, token = [], {}, None
     while True:
@@ -62,7 +67,10 @@ def slots(mlflow: "MlflowClient", name: str, first: int = 1) -> tuple[list[Slot]
             found.append(Slot(int(v.version), v.tags.get(TEXT, ""), v.tags.get(SIGNATURE, ""), APPLIED in v.tags))
         token = page.token
         if not token:
-            return found, tags
+            break
+    if not found:
+        registry.model(mlflow, name)
+    return found, tags
 
 
 def take(
@@ -108,18 +116,15 @@ def append(
         question=question, by=by or getpass.getuser(), at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predecessor=chain.head, package=package or chain.package_of(version),
     )  # fmt: skip
-    told = "Every decision about who is champion; signed, append-only."
-    made = take(mlflow, name_of(model), told, f"models:/{model}/{version}", decision.text())
+    made = take(mlflow, name_of(model), TOLD, f"models:/{model}/{version}", decision.text())
     return made is not None and any(slot == made for slot, _ in read(mlflow, model, chain).entries)
 
 
 def _unless_lost(write: Callable[[], T]) -> T | None:
     """Return what a write returns; None where it lost a race with others, and wrote nothing."""
-    from mlflow.exceptions import MlflowException
-
     try:
         return write()
-    except MlflowException as error:
+    except RegistryError as error:
         if registry.lost_race(error):
             return None
         raise
@@ -209,6 +214,7 @@ def reconcile(mlflow: "MlflowClient", model: str, root: Path) -> None:
     Raises RegistryError where an exported entry is changed or gone. A registry that is empty altogether was wiped or
     is another one: the export is kept under another name, and a new ledger begins.
     """
+    registry.ensure_model(mlflow, name_of(model), TOLD)
     chain, path = whole(read(mlflow, model)), root / EXPORT
     if chain.entries:
         whole(chain, exported(root))

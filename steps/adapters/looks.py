@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.adapters import files, ledger, params, signing, tracking
+from steps.adapters import files, ledger, params, registry, signing, tracking
 from steps.core.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.core.looks import read as gathered
 from steps.core.manifest import TEST
@@ -28,7 +28,7 @@ CARRIED = "regraft.carried"  # tag of such a ledger, once its looks stand in thi
 EXPORT = Path("data/looks.jsonl")
 IMAGES = "regraft.images."  # tags with this prefix hold what an entry names, in pieces
 PIECE = 7500  # characters; MLflow takes 8000
-SOURCE = "regraft://looks"  # MLflow asks for one; nothing lies there
+SOURCE = "regraft://looks/none"  # MLflow asks for one, its server for one with a path; nothing lies there
 TOLD = "Every look at test images; signed, append-only."
 
 
@@ -41,6 +41,7 @@ def record(models: Iterable[str], images: Iterable[str]) -> Looks:
     """
     mlflow, root, wanted = tracking.client(), files.project_root(), list(images)
     exported = _exported(root)
+    registry.ensure_model(mlflow, NAME, TOLD)
     found = _reconciled(mlflow, exported)
     for digest in dict.fromkeys(models):
         found = _recorded(mlflow, found, digest, wanted)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters import registry, signing
+from steps.adapters.tracking import answering
 from steps.adapters.unpacked import Unpacked
 from steps.errors import RegistryError
 
@@ -99,15 +100,15 @@ def download(name: str, version: str, scratch: Path) -> Path:
     signs it, and here it would run in place of the code that was signed.
     """
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
     target = scratch / f"{name}-{version}"  # model-signing names the folder: a random one would be in every ledger
     target.mkdir()
     try:
-        folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(target)))
+        with answering():
+            folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(target)))
         told = "" if (folder / "MLmodel").is_file() else "its files are gone"
-    except (MlflowException, OSError) as error:
-        told = str(error).split("\n")[0]
+    except RegistryError as error:
+        told = str(error)
     if told:
         raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}")
     for cache in list(folder.rglob("__pycache__")):

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from steps.adapters import ledger, registry
 from steps.adapters.registry import CHAMPION
 from steps.core.ledger import Chain
-from steps.errors import RegistryError, RequestError
+from steps.errors import RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("regraft")
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow says of an alias that is not there
 
 
 class Named(NamedTuple):
@@ -36,12 +35,7 @@ class Production:
 
     def named(self) -> Named:
         """Ask who is champion now. Raises RegistryError where the ledger was tampered with, or nobody answers."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            chain = ledger.read(self._mlflow, self._name, self._chain)
-        except MlflowException as error:
-            raise RegistryError(f"the registry does not answer: {error}") from None
+        chain = ledger.read(self._mlflow, self._name, self._chain)
         if chain is not self._chain:
             ledger.whole(chain, self._known)
             self._chain, self._known = chain, [decision.text() for _, decision in chain.entries]
@@ -87,11 +81,5 @@ def chosen(mlflow: "MlflowClient", name: str, root: Path, which: str) -> tuple[s
 
 def aliased(mlflow: "MlflowClient", name: str, alias: str) -> Named:
     """Return the version that an alias names; RegistryError where nobody answers."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return Named(str(mlflow.get_model_version_by_alias(name, alias).version))
-    except MlflowException as error:
-        if error.error_code in ABSENT:
-            return Named(None, f"the alias {alias} names no version any more")
-        raise RegistryError(f"the registry does not answer: {error}") from None
+    number = registry.alias_version(mlflow, name, alias)
+    return Named(number, "" if number else f"the alias {alias} names no version any more")

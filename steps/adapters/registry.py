@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.adapters import circumstances
-from steps.adapters.tracking import LINEAGE
+from steps.adapters.tracking import DENIED, LINEAGE, answering, unless_absent
 from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
@@ -22,16 +22,32 @@ RACES = ("UNIQUE constraint", "duplicate key", "database is locked", "deadlock d
 def ensure_model(
     mlflow: "MlflowClient", name: str, description: str = "Made by regraft; promote with `regraft`, not by hand."
 ) -> None:
-    """Make the registered model where it does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        mlflow.get_registered_model(name)
-    except MlflowException:
+    """Make the registered model where it does not exist. RegistryError where it does, and may not be read."""
+    # A server may be set to call forbidden what is not there; whether it is, an attempt to make it tells
+    if unless_absent(lambda: mlflow.get_registered_model(name), DENIED) is None:
         try:
             mlflow.create_registered_model(name, description=description)
-        except MlflowException:  # another process was first
-            mlflow.get_registered_model(name)
+        except RegistryError:
+            if model(mlflow, name) is None:  # or else another process was first
+                raise
+
+
+def model(mlflow: "MlflowClient", name: str) -> Any:
+    """Return a registered model, None where there is none. RegistryError where MLflow does not say."""
+    return unless_absent(lambda: mlflow.get_registered_model(name))
+
+
+def _in_model(mlflow: "MlflowClient", name: str, ask: Callable[[], Any], *codes: str) -> Any:
+    """Return MLflow's answer about something in a model; None where one of the two is not there.
+
+    With passwords, MLflow calls forbidden whatever is asked about a model that does not exist.
+    """
+    try:
+        return unless_absent(ask, *codes)
+    except RegistryError as error:
+        if error.code == DENIED and model(mlflow, name) is None:
+            return None
+        raise
 
 
 def find_version(mlflow: "MlflowClient", name: str, digest: str) -> str | None:
@@ -52,7 +68,7 @@ def digest(mlflow: "MlflowClient", name: str, version: str) -> str | None:
 
 def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
     """Say whether a version is registered, ready, and has its files. Raises RegistryError as `listing` does."""
-    found = _registered(mlflow, name, version)
+    found = registered(mlflow, name, version)
     return found is not None and found.status == "READY" and "MLmodel" in _listing(mlflow, found)
 
 
@@ -66,36 +82,26 @@ def listing(mlflow: "MlflowClient", name: str, version: str) -> list[str]:
 
     Raises RegistryError where registry or artifact store cannot say so just now: an outage is no loss.
     """
-    found = _registered(mlflow, name, version)
+    found = registered(mlflow, name, version)
     return _listing(mlflow, found) if found else []
 
 
-def _registered(mlflow: "MlflowClient", name: str, version: str) -> Any:
+def registered(mlflow: "MlflowClient", name: str, version: str) -> Any:
+    """Return what MLflow holds of a version, None where there is none. RegistryError where MLflow does not say."""
     if not version.isdecimal():
         return None
-    return _unless_absent(name, version, lambda: mlflow.get_model_version(name, version))
+    return _in_model(mlflow, name, lambda: mlflow.get_model_version(name, version))
 
 
-def _listing(mlflow: "MlflowClient", version: Any) -> list[str]:
+def _listing(mlflow: "MlflowClient", version: Any, folder: str | None = None) -> list[str]:
     """Ask for the files; MLflow's own stores, local and over HTTP, return an empty list for a folder that is gone."""
     model = str(version.source).removeprefix("models:/")
-    found = _unless_absent(version.name, version.version, lambda: mlflow.list_logged_model_artifacts(model))
-    return [file.path for file in found or ()]
-
-
-def _unless_absent(name: str, version: str, ask: Callable[[], Any]) -> Any:
-    """Return an answer of MLflow's, None where it is that there is no such thing; every failure is a RegistryError."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        return ask()
-    except FileNotFoundError:
-        return None
-    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        told = str(error).split("\n")[0]
-        raise RegistryError(f"whether version {version} of {name} has its files cannot be told now: {told}") from None
+        found = unless_absent(lambda: mlflow.list_logged_model_artifacts(model, folder))
+    except RegistryError as error:
+        told = f"whether version {version.version} of {version.name} has its files cannot be told now: {error}"
+        raise RegistryError(told, code=error.code) from None
+    return [file.path for file in found or ()]
 
 
 def size(mlflow: "MlflowClient", name: str, version: str) -> int:
@@ -141,48 +147,49 @@ def create_version(
 
 
 def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
-    """Return the version that an alias points to, or None."""
-    from mlflow.exceptions import MlflowException
+    """Return the version that an alias points to; None where it points nowhere, or there is no such model.
 
-    try:
-        return str(mlflow.get_model_version_by_alias(name, alias).version)
-    except MlflowException:
-        return None
+    Raises RegistryError where MLflow does not say: an outage is no registry without a champion.
+    """
+    # Of an alias that is not there MLflow says that the parameter is wrong
+    found = _in_model(mlflow, name, lambda: mlflow.get_model_version_by_alias(name, alias), "INVALID_PARAMETER_VALUE")
+    return str(found.version) if found else None
 
 
 def resolve(mlflow: "MlflowClient", address: str) -> tuple[str, str]:
     """Return name and number of the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-    Raises RequestError where there is no such address, model, alias or version, and says what there is.
+    Raises RequestError where there is no such address, model, alias or version, and says what there is; RegistryError
+    where MLflow does not say.
     """
-    from mlflow.exceptions import MlflowException
-
     parts = ADDRESS.fullmatch(address)
     if not parts:
         raise RequestError(f"{address!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = parts.groups()
-    try:
-        aliases = mlflow.get_registered_model(name).aliases
-    except MlflowException:
-        there = ", ".join(model.name for model in mlflow.search_registered_models(max_results=20))
-        raise RequestError(f"the registry has no model {name!r}; it has: {there or 'none'}") from None
-    if alias and alias not in aliases:
-        raise RequestError(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(aliases)) or 'none'}")
-    version = version or str(aliases[alias])
+    found = model(mlflow, name)
+    if found is None:
+        there = ", ".join(other.name for other in mlflow.search_registered_models(max_results=20))
+        raise RequestError(f"the registry has no model {name!r}; it has: {there or 'none'}")
+    if alias and alias not in found.aliases:
+        raise RequestError(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(found.aliases)) or 'none'}")
+    version = version or str(found.aliases[alias])
     if not has_version(mlflow, name, version):
         raise RequestError(f"{name} has no version {version}, or its files are gone")
     return name, version
 
 
-def fetch(name: str, version: str, path: str, folder: Path) -> Path:
-    """Copy one folder of a version's files into `folder`; return where it is. RequestError where it has none."""
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
+def fetch(mlflow: "MlflowClient", name: str, version: str, path: str, folder: Path) -> Path:
+    """Copy one folder of a version's files into `folder`; return where it is.
 
-    try:
+    Raises RequestError where it has none, RegistryError where MLflow does not hand it out.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    found = registered(mlflow, name, version)
+    if found is None or path not in _listing(mlflow, found, str(Path(path).parent)):
+        raise RequestError(f"version {version} of {name} has no {path}: regraft did not register it")
+    with answering():
         return Path(download_artifacts(artifact_uri=f"models:/{name}/{version}/{path}", dst_path=str(folder)))
-    except (MlflowException, OSError):
-        raise RequestError(f"version {version} of {name} has no {path}: regraft did not register it") from None
 
 
 def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | None) -> None:
@@ -203,12 +210,13 @@ def tag_verdict(
         mlflow.set_model_version_tag(name, version, f"regraft.{tag}", value)
 
 
-def lost_race(error: Exception) -> bool:
+def lost_race(error: RegistryError) -> bool:
     """Say whether this is what a database says where several processes write at once; if so, wait a moment.
 
-    MLflow turns the errors of its database into one type, so their words are all there is to go by.
+    MLflow turns the errors of its database into one type, so their words are all there is to go by: all of them, not
+    only the line that a person is told.
     """
-    if not any(word in str(error) for word in RACES):
+    if not any(word in f"{error} {error.__context__}" for word in RACES):
         return False
     time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that those who met do not meet again
     return True

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
+ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's words
 
 
 def tracking_uri() -> str:
@@ -23,26 +26,88 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
 
 
+class Client:
+    """MLflow's client, asked as ever; what it does not answer is a RegistryError, as `answering` makes them."""
+
+    def __init__(self, mlflow: "MlflowClient") -> None:
+        self._mlflow = mlflow
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._mlflow, name)
+
+        @wraps(method)
+        def ask(*arguments: Any, **named: Any) -> Any:
+            with answering():
+                return method(*arguments, **named)
+
+        return ask
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn whatever MLflow, its database or its store of files say against a request into a RegistryError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:  # a database that is away comes unwrapped
+        raise _refusal(error) from None
+
+
+def unless_absent(ask: Callable[[], Any], *codes: str) -> Any:
+    """Return an answer of MLflow's; None where it is that there is no such thing. Every other refusal is raised.
+
+    `codes`: other words of MLflow's that mean the same in answer to this very question.
+    """
+    try:
+        return ask()
+    except RegistryError as error:
+        if error.code in (ABSENT, *codes):
+            return None
+        raise
+
+
+def _refusal(error: Exception) -> RegistryError:
+    """Say who refuses what, and what to do where that is known."""
+    from requests import RequestException
+
+    where, told = f"MLflow at {tracking_uri()}", str(error).split("\n")[0][:500]
+    code = str(getattr(error, "error_code", ""))
+    if isinstance(error, RequestException):  # from the store of files behind the server
+        status = error.response.status_code if error.response is not None else 0
+        code = {401: UNKNOWN, 403: DENIED}.get(status, "")
+    elif isinstance(error, OSError):
+        told = f"{told}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
+        code = ABSENT if isinstance(error, FileNotFoundError) else ""
+        return RegistryError(f"{where} keeps its files where this machine cannot use them: {told}", code=code)
+    if code == UNKNOWN:
+        told = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if code == DENIED:
+        told = f"this user may not do that, or there is no such thing: {told}"
+    verb = "does not answer" if code in ("", "INTERNAL_ERROR") else "refuses"
+    return RegistryError(f"{where} {verb}: {told}", code=code)
+
+
 def client() -> "MlflowClient":
-    """Return a client of the tracking server and registry; RegistryError where it cannot be reached."""
+    """Return a client of the tracking server and registry; RegistryError where it cannot be reached or refuses."""
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Of a server, MLflow prints addresses with emoji where `--json` prints JSON
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     import mlflow
-    from sqlalchemy.exc import SQLAlchemyError
 
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
-    try:
+    with answering():
         found = mlflow.MlflowClient(uri)
         found.search_experiments(max_results=1)
-    except (mlflow.MlflowException, SQLAlchemyError) as error:  # a database that is away comes unwrapped
-        raise RegistryError(f"MLflow at {uri} does not answer: {str(error).splitlines()[0]}") from None
-    return found
+    return Client(found)
 
 
 def experiment(mlflow: "MlflowClient", name: str) -> str:
@@ -60,6 +125,11 @@ def find_run(mlflow: "MlflowClient", experiment_id: str, digest: str) -> str | N
     clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'FINISHED'"
     runs = mlflow.search_runs([experiment_id], clause, max_results=1)
     return str(runs[0].info.run_id) if runs else None
+
+
+def run(mlflow: "MlflowClient", run_id: str) -> Any:
+    """Return a run, None where there is none under this id. RegistryError where MLflow does not say."""
+    return unless_absent(lambda: mlflow.get_run(run_id)) if run_id else None
 
 
 def log_run(
@@ -110,20 +180,15 @@ def log_run(
 
 
 def fetch(mlflow: "MlflowClient", run_id: str, folder: Path) -> dict[str, Path]:
-    """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name."""
-    from mlflow.exceptions import MlflowException
+    """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name.
 
-    found: dict[str, Path] = {}
-    for path in (
-        "lineage.json",
-        "evaluation.json",
-        *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES),
-    ):
-        try:
-            found[Path(path).name] = Path(mlflow.download_artifacts(run_id, path, str(folder)))
-        except (MlflowException, OSError):  # one that is not there is a gap, which the caller names
-            continue
-    return found
+    One that is not there is a gap, which the caller names; RegistryError where MLflow does not say, or hand it out.
+    """
+    there = {file.path for place in (None, circumstances.FOLDER) for file in mlflow.list_artifacts(run_id, place)}
+    wanted = ("lineage.json", "evaluation.json", *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES))
+    return {
+        Path(path).name: Path(mlflow.download_artifacts(run_id, path, str(folder))) for path in wanted if path in there
+    }
 
 
 def _fail_unfinished(mlflow: "MlflowClient", experiment_id: str, digest: str) -> None:

@@ -11,26 +11,21 @@ import pytest
 from steps.adapters import ledger, registry, tracking
 from steps.core.ledger import PROMOTE, parse
 from steps.errors import RegistryError
+from tests import servers
 from tests.adapters import promoter
 from tests.conftest import EXHAUSTIVE, REPOSITORY
-from tests.servers import mlflow_server, postgresql
+from tests.servers import STORES
 
 MODEL = "regraft"
 PROCESSES = 8
 ATTEMPTS = 25 if EXHAUSTIVE else 3  # of each process: 200 in all
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql), "http"])
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    if request.param == "sqlite":
-        yield use(f"sqlite:///{tmp_path / 'registry.db'}", monkeypatch)
-    elif request.param == "postgresql":
-        with postgresql() as address:
-            yield use(address, monkeypatch)
-    else:
-        with mlflow_server(tmp_path) as address:
-            yield use(address, monkeypatch)
+    with servers.store(request.param, tmp_path) as address:
+        yield use(address, monkeypatch)
 
 
 def use(address: str, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,21 @@ import yaml
 
 from steps.adapters import files, looks, tracking
 from steps.errors import RegistryError
+from tests import servers
 from tests.conftest import REPOSITORY
+from tests.servers import STORES
 
 IMAGES = [f"{i:02x}" * 32 for i in range(153)]
 
 
+@pytest.fixture(scope="module", params=STORES)
+def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.store(request.param, tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copy(REPOSITORY / "params.yaml", root / "params.yaml")
     files.write_table(root / "data/screened.parquet", pd.DataFrame({"id": IMAGES, "split": "test"}))
@@ -29,8 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def home(root: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("DVC_ROOT", str(root))
     return root
 

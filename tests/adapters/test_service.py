@@ -474,11 +474,11 @@ def test_another_alias_is_followed_as_it_stands(project: Registered, follower: F
 
 def test_a_registry_that_does_not_answer_is_told(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    nobody = MlflowClient(f"http://127.0.0.1:{free_port()}")
+    nobody = tracking.Client(MlflowClient(f"http://127.0.0.1:{free_port()}"))
     follower._find = Production(nobody, NAME, Path()).named
     follower.look()
     assert follower.current.number == "1"
-    assert follower.problem.startswith("the registry does not answer: ")
+    assert follower.problem.startswith("MLflow at ") and " does not answer: " in follower.problem
 
 
 def test_a_version_that_answers_with_nonsense_is_not_taken(follower: Follower) -> None:

@@ -121,12 +121,15 @@ def test_a_server_that_does_not_answer_is_a_fault(
 
 
 class Guarded(BaseHTTPRequestHandler):
-    """A server that lets in whoever says `ada:secret`."""
+    """A server that lets in whoever says `ada:secret`, and knows no experiment."""
 
     def do_GET(self) -> None:
         known = self.headers["Authorization"] == f"Basic {base64.b64encode(b'ada:secret').decode()}"
-        self.send_response(200 if known and self.path == "/health" else 401)
+        self.send_response(200 if known else 401)
         self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -139,6 +142,10 @@ def test_a_server_behind_a_password_is_asked_with_it(tmp_path: Path, monkeypatch
             monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{user}@127.0.0.1:{server.server_port}")
             (finding,) = doctor._mlflow(tmp_path)
             assert finding.state == state and finding.found.endswith(told), finding
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        assert next(doctor._mlflow(tmp_path)).state == GOOD
         server.shutdown()
 
 

@@ -411,10 +411,10 @@ def test_a_store_that_does_not_answer_or_lost_some_files_is_no_champion_gone(
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refusing:  # 501 to whatever it is asked
         Thread(target=refusing.serve_forever, daemon=True).start()
         stored_at(f"http://127.0.0.1:{refusing.server_port}/api/2.0/mlflow-artifacts/artifacts/1")
-        with pytest.raises(RegistryError, match="version 1 of regraft has its files cannot be told now: 501"):
+        with pytest.raises(RegistryError, match=r"version 1 of regraft has its files cannot be told now: .*: 501"):
             world.promote()
         refusing.shutdown()
-    with pytest.raises(RegistryError, match="version 1 of regraft has its files cannot be told now: API request"):
+    with pytest.raises(RegistryError, match=r"version 1 of regraft has its files cannot be told now: .*: API request"):
         world.promote()
     stored_at(held.parent.as_uri())
     held.unlink()
