@@ -63,7 +63,14 @@ def test_a_decision_outlives_its_image_under_both_drivers(
     assert told["decisions"]["absent"] == ["0/001.png", "0/002.png", identity]
     assert sum(sum(of.values()) for of in told["counts"].values()) == 117
     (project / "data/manifest.parquet").write_bytes(b"written over by hand")
-    project.must("regraft", "validate")  # it reads the images again, as a remedy says
+    (project / "data/decisions.csv").unlink()
+    lost = project.run("regraft", "validate")  # it reads the images again, as a remedy says
+    assert (
+        "data/decisions.csv, which does not exist (write it, with the one line image,decision,label,note)"
+        in lost.stderr
+    )
+    (project / "data/decisions.csv").write_text("image,decision,label,note\n")
+    project.must("regraft", "validate")
 
 
 def _against(project: Project, reference: Path) -> None:
