@@ -27,6 +27,10 @@ META_KEYS = {"retries", "timeout_minutes", "isolate"}
 # What this process will run, as it stood before any stage was imported.
 _HOME = Path(steps.__file__).parents[1]
 _CODE = {path.relative_to(_HOME).as_posix(): sha256_of(path) for path in sorted((_HOME / "steps").rglob("*.py"))}
+HEADERS = {  # of inputs that people write
+    "data/decisions.csv": "write it, with the one line image,decision,label,note",
+    "data/importance.csv": "write it, with the one line image,weight",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class Graph:
             stage = self._find(name)
             for dependency in stage.deps:
                 if not dependency.exists:
-                    raise GraphError(f"{name} needs {dependency}, which does not exist (`regraft use` sets inputs)")
+                    way = HEADERS.get(str(dependency), "`regraft use` sets inputs")
+                    raise GraphError(f"{name} needs {dependency}, which does not exist ({way})")
             self._refuse_other_code(name, [str(dependency) for dependency in stage.deps])
             stage.remove_outs(ignore_remove=False, force=False)
             stage.save_deps()

@@ -76,7 +76,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 def find(raw: Path) -> Iterator[Listed | Rejected]:
     """Yield every file with the label and split that its place gives it, in sorted order, or why it has none."""
     if not raw.is_dir():
-        raise DataError(f"there is no folder of images at {raw}")
+        raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
         yield from _from_listing(listings[0])
@@ -115,7 +115,10 @@ def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
     if any(isinstance(node, dict) for node in folders.get(TRAIN, {}).values()):
         # Else `train` and `valid` would become two classes, and all the rest run on without a word.
         other = min(set(folders) - set(SPLITS))
-        raise DataError(f"train/ holds class folders, but {other}/ beside it is no split; known: {', '.join(SPLITS)}")
+        raise DataError(
+            f"train/ holds class folders, but {other}/ beside it is no split; rename it to one of {', '.join(SPLITS)}, "
+            "or move it out of the folder of images"
+        )
     yield from _class_folders(tree, "", "")
 
 
@@ -205,7 +208,10 @@ def _none_readable(rejected: list[Rejected]) -> str:
     if not rejected:
         return "the class folders (or the listing) hold no files"
     first = rejected[0]
-    return f"not one of {len(rejected)} files can be used (first: {first.path}: {first.reason})"
+    return (
+        f"not one of {len(rejected)} files can be used (first: {first.path}: {first.reason}); "
+        "expected one folder of images per class"
+    )
 
 
 def _csv(rejected: list[Rejected]) -> str:

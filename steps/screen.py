@@ -98,25 +98,26 @@ def screen(
     """Write what looks wrong (JSON, a page with pictures, a CSV to decide in) and the images that go on.
 
     `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, `weights` (importance)
-    multiply those of training images, nothing else changes.
+    multiply those of training images, nothing else changes. The rules look at what the remedies leave.
     Raises DataError where a finding that is set to fail was made.
     """
     images = files.read_table(accepted)
     rows = _rows(images, features)
     factors = importance.read(weights, images).where(images["split"] == TRAIN, 1.0)
-    kept = named(images, decided.read(decisions, images), KEEP)
+    kept = named(images, decided.obeyed_before(decisions), KEEP)
     configure(compute)
 
     found = {
         **_label_errors(images, rows, derive(seed, "screen") % 2**32, params.least_agreement),
-        "like": _like(images, rows, params.like),
+        "like": _like(images, rows, ~kept.to_numpy(), params.like),
         "odd": odd(images, rows, Limits(params.dark, params.bright, params.flat, params.blurred, params.unlike)),
     }
     found = _without(found, set(images["path"][kept]))
-    dropped = _dropped(found, images, params)
-    facts = pd.DataFrame([_facts(found)])
+    dropped = _dropped(found, params)
+    left = _left(found, dropped)
+    facts = pd.DataFrame([_facts(left)])
     rules = screen_rules(params.max_label_errors, params.severity.label_errors, params.severity.like_images)
-    where = _where(found)
+    where = _where(left)
     checked = expectations.check({"features": facts}, rules, docs) if rules else []
     verdicts = [{**rule, "where": where[rule["name"]]} for rule in checked]
 
@@ -159,27 +160,31 @@ def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement
     }  # fmt: skip
 
 
-def _like(images: pd.DataFrame, rows: Floats, nearness: float) -> list[Found]:
-    labelled = (images["split"] != UNLABELLED).to_numpy()
-    return duplicates.groups(images[labelled], duplicates.near_by_features(rows[labelled], nearness))
+def _like(images: pd.DataFrame, rows: Floats, asked: npt.NDArray[np.bool_], nearness: float) -> list[Found]:
+    """Return the groups of like images; one that a person keeps is like no other."""
+    part = asked & (images["split"] != UNLABELLED).to_numpy()
+    return duplicates.groups(images[part], duplicates.near_by_features(rows[part], nearness))
 
 
 def _without(found: Found, kept: set[str]) -> Found:
     """Leave out what a person has looked at and found right."""
     return {
         **found,
-        "label_errors": [row for row in found["label_errors"] if row["path"] not in kept],
-        "odd": [row for row in found["odd"] if row["path"] not in kept],
-        "like": [group for group in found["like"] if not {image["path"] for image in group["images"]} <= kept],
+        **{kind: [row for row in found[kind] if row["path"] not in kept] for kind in ("label_errors", "odd")},
     }
 
 
-def _dropped(found: Found, images: pd.DataFrame, params: ScreenParams) -> list[str]:
-    """Return the paths of the training images whose weight the requested remedies set to 0."""
-    train = set(images["path"][images["split"] == TRAIN])
+def _dropped(found: Found, params: ScreenParams) -> list[str]:
+    """Return the paths of the images whose weight the requested remedies set to 0; test images stay as they are."""
     suspected = [row["path"] for row in found["label_errors"]] if params.drop_suspects else []
     leaking = duplicates.leaking_copies(found["like"]) if params.drop_leaking else []
-    return sorted(train & {*suspected, *leaking})
+    return sorted({*suspected, *leaking})
+
+
+def _left(found: Found, dropped: Sequence[str]) -> Found:
+    """Return what was found less what the remedies have settled."""
+    rows = [row for row in found["label_errors"] if row["path"] not in dropped]
+    return {**found, "label_errors": rows, "like": duplicates.without(found["like"], dropped)}
 
 
 def _facts(found: Found) -> dict[str, float]:

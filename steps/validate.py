@@ -1,10 +1,12 @@
 """Validate: the gate. Nothing downstream reads an image or a preprocessing that has not passed here."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from steps.adapters import decisions as decided
@@ -15,12 +17,14 @@ from steps.adapters.observation import observe
 from steps.adapters.thumbnails import confirmed
 from steps.core import duplicates, selection
 from steps.core import preprocessing as pre
-from steps.core.curation import counted, obeyed
+from steps.core.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import Limits, Severity, rules, totals
 from steps.core.seeding import numpy_generator
 from steps.errors import DataError, ParamsError
+
+log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,23 +82,32 @@ def validate(
     so that a refusal can be read. Raises DataError listing every broken rule with its remedy.
     """
     images = files.read_table(manifest)
-    told: dict[str, Any] = {"quarantined": len(_quarantined(quarantine))}
+    rejected = _quarantined(quarantine)
+    told: dict[str, Any] = {"quarantined": len(rejected)}
     tables = {"images": images}
     configure(compute)
 
     if sound(images):
-        judged = decided.read(decisions, images)
+        judged = decided.read(decisions, images, set(rejected["path"]))
+        gone = absent(judged, images, set(rejected["path"]))
+        rejected = rejected[~rejected["path"].isin([d.image for d in judged if d.decision == DROP])]
         images = obeyed(images, judged)
-        copies, dropped = _copies(images, raw, params, compute)
-        images = images[~images["path"].isin(dropped)].reset_index(drop=True)
-        told |= {"decisions": counted(judged), "dropped": dropped, **_facts(images, copies, params, seed)}
+        copies, dropped = _copies(images, judged, raw, params, compute)
+        left_out = images["path"].isin(dropped)
+        told |= {
+            "quarantined": len(rejected), "decisions": {**counted(judged), "absent": gone}, "dropped": dropped,
+            "left_out": {split: int(count) for split, count in images["split"][left_out].value_counts().items()},
+        }  # fmt: skip
+        _tell(told)
+        images = images[~left_out].reset_index(drop=True)
+        told |= _facts(images, copies, params, seed)
         told["observed"] = _observed(images, raw, backbone, params, seed, compute)
         told["preprocessing"] = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
         tables = _tables(images, told)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
     found = expectations.check(tables, asked, docs)
     if "labelled" in tables:
-        where = _where(tables["labelled"], told, quarantine)
+        where = _where(tables["labelled"], told, rejected)
         found = [{**rule, "where": rule["where"] or ([] if rule["passed"] else where.get(rule["name"], []))}
                  for rule in found]  # fmt: skip
     broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
@@ -114,19 +127,29 @@ def sound(images: pd.DataFrame) -> bool:
     )  # fmt: skip
 
 
+def _tell(told: dict[str, Any]) -> None:
+    """Say which decisions came too late, and what `drop_leaking` has cost each split."""
+    if gone := told["decisions"]["absent"]:
+        log.warning("data/decisions.csv: no such image (any more), passed over: %s", expectations.some(gone))
+    if left_out := told["left_out"]:
+        counts = ", ".join(f"{count} of {split}" for split, count in left_out.items())
+        log.warning("validate.drop_leaking left out copies: %s", counts)
+
+
 def _copies(
-    images: pd.DataFrame, raw: Path, params: ValidateParams, compute: ComputeParams
+    images: pd.DataFrame, judged: Sequence[Decision], raw: Path, params: ValidateParams, compute: ComputeParams
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the groups of copies that stay, and the paths of training images that the remedy drops, if asked for."""
+    """Return the groups of copies that stay, and the paths of the images that the remedy drops, if asked for.
+
+    An image that a person keeps is nobody's copy, unless its very bytes are: about these there is nothing to judge.
+    """
     labelled = images[images["split"] != UNLABELLED]
-    pairs = duplicates.near_by_hash(labelled["phash"].tolist(), params.copy_bits)
+    asked = np.flatnonzero(~named(labelled, judged, KEEP))
+    pairs = asked[duplicates.near_by_hash(labelled["phash"].iloc[asked].tolist(), params.copy_bits)]
     sure = confirmed(pairs, labelled, raw, params.copy_correlation, compute.threads)
-    found = duplicates.groups(labelled, sure)
+    found = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), sure]))
     dropped = duplicates.leaking_copies(found) if params.drop_leaking else []
-    if dropped:
-        rest = labelled["path"].isin(dropped).to_numpy()
-        found = duplicates.groups(labelled, sure[~rest[sure].any(axis=1)])
-    return found, dropped
+    return duplicates.without(found, dropped), dropped
 
 
 def _facts(images: pd.DataFrame, copies: list[dict[str, Any]], params: ValidateParams, seed: int) -> dict[str, Any]:
@@ -205,11 +228,11 @@ def _quarantined(quarantine: Path) -> pd.DataFrame:
     return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
 
 
-def _where(labelled: pd.DataFrame, told: dict[str, Any], quarantine: Path) -> dict[str, list[str]]:
+def _where(labelled: pd.DataFrame, told: dict[str, Any], rejected: pd.DataFrame) -> dict[str, list[str]]:
     """Return the files behind the rules that look at counts of them, by the rule's name."""
     alone = [row["source"] for row in told["sources"] if row["significant"]]
     return {
-        "files can be decoded": sorted(_quarantined(quarantine)["path"]),
+        "files can be decoded": sorted(rejected["path"]),
         "no source of one class alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
 

@@ -1,7 +1,7 @@
 """data/decisions.csv: the one file under data/ that a person writes, and the CSV in which they are asked."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,23 +11,42 @@ from steps.core.curation import Decision, faults
 from steps.errors import DataError
 
 
-def read(path: Path, images: pd.DataFrame) -> list[Decision]:
-    """Return the decisions about `images`; DataError lists everything that is wrong with them, by line."""
+def read(path: Path, images: pd.DataFrame, rejected: Collection[str] = ()) -> list[Decision]:
+    """Return the decisions about `images` and the `rejected` files; DataError lists all that is wrong, by line.
+
+    `images` is the whole manifest: held against what an earlier decision has left of it, a `drop` would be a fault.
+    """
+    decisions = _lines(path)
+    _refuse(path, list(faults(decisions, images, rejected)))
+    return [decision for decision in decisions.values() if any(decision)]
+
+
+def obeyed_before(path: Path) -> list[Decision]:
+    """Return the decisions as they stand, for a stage behind the one that has held them against the manifest."""
+    return [decision for decision in _lines(path).values() if any(decision)]
+
+
+def _lines(path: Path) -> Mapping[int, Decision]:
     rows = dict(_rows(path))
     head = rows.pop(1, [])
     wanted = list(Decision._fields)
     if head != wanted:
-        raise DataError(f"{path.name} has the columns {', '.join(head)}; not {', '.join(wanted)}")
+        raise DataError(
+            f"{path.name} has the columns {', '.join(head) or 'of an empty file'}; its first line has to be "
+            f"{','.join(wanted)}"
+        )
     fields = len(wanted)
-    decisions = {line: Decision(*(row + [""] * fields)[:fields]) for line, row in rows.items()}
-    found = [
+    _refuse(path, [
         f"line {line}: {len(row)} fields for {', '.join(wanted)}; a comma within one of them needs quotes around it"
         for line, row in rows.items() if len(row) > fields
-    ] or list(faults(decisions, images))  # fmt: skip
+    ])  # fmt: skip
+    return {line: Decision(*(row + [""] * fields)[:fields]) for line, row in rows.items()}
+
+
+def _refuse(path: Path, found: list[str]) -> None:
     if found:
         count = f"{len(found)} fault{'s' if len(found) != 1 else ''} in {path.name}"
         raise DataError("\n  ".join([f"{count}:", *found]))
-    return [decision for decision in decisions.values() if any(decision)]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -1,6 +1,6 @@
 """Copies: the same picture under two names, found by perceptual hash, confirmed by pixels, and found by features."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.core.manifest import TRAIN
+from steps.core.manifest import TEST, TRAIN, VAL
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 BITS = 64
+PRECEDENCE = (TEST, VAL, TRAIN)  # of like images in several splits, those in the first of these stay
+FLAT = 2.0  # grey levels of 255; a picture that varies less shows nothing by which a copy could be told
 
 
 def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
@@ -30,6 +32,11 @@ def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
         band = (values >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
         found += [first[pairs] for pairs in _within_band(values, band, bits)]
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def same(ids: Sequence[str]) -> Ints:
+    """Return index pairs [m, 2] of equal ids, each with the next alone."""
+    return _same(np.unique(np.array(ids, dtype=str), return_inverse=True)[1])
 
 
 def _same(inverse: Ints) -> Ints:
@@ -53,10 +60,11 @@ def _within_band(values: npt.NDArray[np.uint64], band: npt.NDArray[np.uint64], b
 
 
 def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Return the correlation of two small grey pictures [s, s]; two without any contrast are the same picture."""
+    """Return the correlation of two small grey pictures [s, s]; 0 where either is flat: of noise nothing follows."""
     a, b = (picture.astype(np.float64).ravel() - picture.mean() for picture in (one, other))
-    scale = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / scale if scale > 0 else float(not a.any() and not b.any())
+    if min(a.std(), b.std()) < FLAT:
+        return 0.0
+    return float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def near_by_features(features: Floats, nearness: float) -> Ints:
@@ -87,19 +95,31 @@ def groups(images: pd.DataFrame, pairs: Ints) -> list[dict[str, Any]]:
     edges = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(images), len(images)))
     _, member = connected_components(edges, directed=False)
     rows = images[["id", "path", "split", "label"]].iloc[np.unique(pairs)].assign(group=member[np.unique(pairs)])
-    found = [
-        {
-            "images": part.drop(columns="group").sort_values("path").to_dict("records"),
-            "leaking": part["split"].nunique() > 1,
-            "conflicting": part["label"].nunique() > 1,
-            "identical": part["id"].nunique() == 1,
-        }
-        for _, part in rows.groupby("group")
-    ]
-    return sorted(found, key=lambda group: str(group["images"][0]["path"]))
+    parts = (part.drop(columns="group").sort_values("path") for _, part in rows.groupby("group"))
+    return sorted(
+        (_group(part.to_dict("records")) for part in parts), key=lambda group: str(group["images"][0]["path"])
+    )
+
+
+def _group(images: list[dict[str, Any]]) -> dict[str, Any]:
+    splits, labels, ids = ({image[name] for image in images} for name in ("split", "label", "id"))
+    return {"images": images, "leaking": len(splits) > 1, "conflicting": len(labels) > 1, "identical": len(ids) == 1}
 
 
 def leaking_copies(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the paths of the training images that are like a validation or test image, sorted."""
-    members = [image for group in found if group["leaking"] for image in group["images"]]
-    return sorted(image["path"] for image in members if image["split"] == TRAIN)
+    """Return the paths, sorted, that have to go so that no group stands in two splits: see `PRECEDENCE`.
+
+    All of a group counts as one picture, also those that are alike by way of a third.
+    """
+    return sorted(path for group in found for path in _giving_way(group["images"]))
+
+
+def _giving_way(images: Sequence[dict[str, Any]]) -> list[str]:
+    stays = min((image["split"] for image in images), key=PRECEDENCE.index)
+    return [image["path"] for image in images if image["split"] != stays]
+
+
+def without(found: Sequence[dict[str, Any]], gone: Collection[str]) -> list[dict[str, Any]]:
+    """Return the groups less the images at these paths; what is left of a group is one while it has two images."""
+    left = ([image for image in group["images"] if image["path"] not in gone] for group in found)
+    return [_group(images) for images in left if len(images) > 1]

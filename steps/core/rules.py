@@ -28,6 +28,7 @@ SWAPPED = "colour order swapped"  # an account of what was done to the pictures,
 UNTOLD = "cannot be told"  # what is said of the weights where their witnesses are silent or disagree
 SEVERITIES = ("fail", "warn", "off")
 SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
+INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
 
 
@@ -158,59 +159,67 @@ def rules(limits: Limits, severity: Severity) -> Sequence[Rule]:
 
 def _structure() -> Sequence[Rule]:
     """Return what always has to hold: without it nothing else means anything."""
+    again = "Run `regraft validate`: it reads the images again and writes data/manifest.parquet anew."
     return (
-        Rule("the manifest is whole", "images", "columns", "id", "the columns of the manifest", "Run ingest again.",
+        Rule("the manifest is whole", "images", "columns", "id", "the columns of the manifest", again,
              allowed=Row._fields),
-        Rule("ids are digests", "images", "matches", "id", "the id of each image", "Run ingest again.",
+        Rule("ids are digests", "images", "matches", "id", "the id of each image", again,
              allowed=("[0-9a-f]{64}",)),
-        Rule("splits are known", "images", "in_set", "split", "the split of each image",
-             "Correct the split column of the listing.", allowed=SPLITS),
+        Rule("splits are known", "images", "in_set", "split", "the split of each image", again,
+             allowed=SPLITS),
         Rule("paths are unique", "images", "unique", "path", "each file appears once",
-             "Remove the repeated line from the listing."),
-        Rule("images have area", "images", "between", "width", "the width of each image", "Remove the file.", low=1,
-             unit="pixels"),
+             "Remove the repeated line of each path from the listing."),
+        Rule("images have area", "images", "between", "width", "the width of each image", again, low=1, unit="pixels"),
     )  # fmt: skip
 
 
 def _classes(limits: Limits, severity: Severity) -> Sequence[Rule]:
-    label = "Add images of the class, or remove the class."
+    add = "Add images of the class, or remove the class from the folder of images; or set"
+    found = "in params.yaml to the number found, if that is 1 or more."
     return (
         Rule("two classes or more", "totals", "between", "classes", "the number of classes",
-             "Put the images of each class into a folder of its own.", low=2, unit="classes"),
+             "Put the images of each class into a folder of its own; there have to be two such folders or more.", low=2,
+             unit="classes"),
         Rule("enough to learn from", "classes", "between", TRAIN, "training images of each class",
-             f"{label} Or lower validate.min_train_per_class.", low=limits.min_train_per_class,
+             f"{add} `validate.min_train_per_class` {found}", low=limits.min_train_per_class,
              severity=severity.minimum, unit="images"),
         Rule("enough to choose by", "classes", "between", VAL, "validation images of each class",
-             f"{label} Or raise ingest.validation_share, or lower validate.min_val_per_class.",
+             f"{add} `validate.min_val_per_class` {found}",
              low=limits.min_val_per_class, severity=severity.minimum, unit="images"),
         Rule("enough to judge by", "classes", "between", TEST, "test images of each class",
-             f"{label} Or raise ingest.test_share, or lower validate.min_test_per_class.",
+             f"{add} `validate.min_test_per_class` {found}",
              low=limits.min_test_per_class, severity=severity.minimum, unit="images"),
         Rule("classes are balanced", "totals", "between", "imbalance", "largest over smallest class in training",
-             "Collect more of the rare class; class weights correct the rest.", high=limits.max_imbalance,
+             "Add training images of the smallest class, or set `validate.max_imbalance` in params.yaml above the "
+             "ratio found: class weights even out the loss.", high=limits.max_imbalance,
              severity=severity.imbalance, unit=TIMES),
         Rule("files can be decoded", "totals", "between", "quarantined_share", "share of files that are no image",
-             "Repair or remove the files listed in data/quarantine.csv.", high=limits.quarantine_limit,
+             "Repair or remove the files listed in data/quarantine.csv, or, where they have to stay, write a line "
+             f"`PATH,drop,,` for each {INTO}.", high=limits.quarantine_limit,
              severity=severity.quarantine, unit=SHARE),
     )  # fmt: skip
 
 
 def _copies(severity: Severity) -> Sequence[Rule]:
-    remove = "Remove the copy from the training folder, or set validate.drop_leaking: a copied test image flatters."
-    decide = "Decide on one label in data/decisions.csv, or remove the other copy."
+    drop = ("Set `validate.drop_leaking: true` in params.yaml: test images stay; their copies in validation and "
+            "training, and copies of validation images in training, are left out.")  # fmt: skip
+    label = (f"For each copy with a wrong label write a line `PATH,relabel,LABEL,` (the right one) or `PATH,drop,,` "
+             f"{INTO}.")  # fmt: skip
+    other = "where a picture is no copy but another one"
     return (
         Rule("no image in two splits", "labelled", "one_value", "split",
-             "images whose very bytes stand in two splits", remove, key="id", severity=severity.leakage),
+             "images whose very bytes stand in two splits", drop, key="id", severity=severity.leakage),
         Rule("no copy in two splits", "labelled", "one_value", "split",
-             "re-encoded or resized copies of one picture in two splits", remove, key="copy",
-             severity=severity.leakage),
+             "re-encoded or resized copies of one picture in two splits",
+             f"{drop} Write a line `PATH,keep,,` {INTO} {other}.", key="copy", severity=severity.leakage),
         Rule("no group in two splits", "labelled", "one_value", "split", "groups whose images stand in two splits",
-             "Give all images of a group the same split in the listing.", key="group", severity=severity.leakage),
+             "Give all lines of a group the same split in the listing, or leave its column split out: regraft keeps "
+             "groups together.", key="group", severity=severity.leakage),
         Rule("one image, one label", "labelled", "one_value", "label", "images whose very bytes carry two labels",
-             decide, key="id", severity=severity.conflicting_labels),
+             label, key="id", severity=severity.conflicting_labels),
         Rule("one picture, one label", "labelled", "one_value", "label",
-             "re-encoded or resized copies of one picture with two labels", decide, key="copy",
-             severity=severity.conflicting_labels),
+             "re-encoded or resized copies of one picture with two labels", f"{label} Or `PATH,keep,,` {other}.",
+             key="copy", severity=severity.conflicting_labels),
     )  # fmt: skip
 
 
@@ -218,19 +227,24 @@ def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
     return (
         Rule("classes are as in the population", "population", "between", "effect",
              "how far class shares lie from validate.population_prior (Cohen's w; 0 where chance explains it)",
-             "Collect the classes as they occur, or correct the prior; class weights do not correct the test split.",
+             "Set `validate.population_prior` in params.yaml to the shares that the world has, or to {} where nobody "
+             "knows them; or collect the classes as they occur (class weights do not correct the test split).",
              high=limits.max_prior_effect, severity=severity.population),
         Rule("no source of one class alone", "sources", "between", "alone", "sources whose images are all of one class",
-             "Add images of the other classes from that source: else its look stands for the label.", high=0,
+             "Add images of the other classes from that source: else its look stands for the label. Where there can be "
+             "none, set `validate.severity.sources: warn` in params.yaml.", high=0,
              severity=severity.sources, unit="sources"),
         Rule("training covers what is tested", "coverage", "between", "effect",
              "how far the share of a source or month in training lies from that elsewhere (0 where chance explains it)",
-             "Add training images of the sources and months that it lacks, or give the listing a split that is alike.",
+             "Add training images of the sources and months named, or move some of theirs to training (column split of "
+             "the listing). Where there can be none, set `validate.severity.coverage: warn` in params.yaml.",
              high=limits.max_coverage_gap, severity=severity.coverage, unit=POINTS),
         Rule("no shortcut to the label", "shortcuts", "between", "effect",
              "how far a plain measure alone comes from chance (0 %) to certainty (100 %) about the label; 0 % where "
              "chance explains it",
-             "Collect the classes under the same conditions, or crop and resize the files alike before they come here.",
+             "Collect the classes under the same conditions, or store all files alike (size, format, light) before "
+             "they come here. Where the classes do differ in that measure, set `validate.severity.shortcuts: warn` in "
+             "params.yaml.",
              high=limits.max_shortcut, severity=severity.shortcuts, unit=SHARE),
     )  # fmt: skip
 
@@ -239,7 +253,8 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
     return (
         Rule("same preprocessing as the backbone", "preprocessing", "preprocessing", "pipeline",
              "each field of validate.preprocessing against the backbone's card",
-             "Set validate.preprocessing in params.yaml to the backbone's values (`regraft use` writes them).",
+             "Set each field named, under validate.preprocessing in params.yaml, to the value that the backbone wants "
+             "(`regraft use IMAGES --backbone NAME` writes them all).",
              severity=severity.preprocessing),
         Rule("tensors are what is declared", "observed", "in_set", "done", "what was done to a sample of the images",
              "Mend the loader: it does something else than validate.preprocessing says.", allowed=(DECLARED,),
@@ -260,16 +275,22 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
 
 def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Sequence[Rule]:
     """Return what the features have to show: a share of the labels at most, and the severities of the two kinds."""
-    sheet = "Look at data/reports/screen.html and decide in data/decisions.csv"
+    sheet = "Look at data/reports/screen.html. For each image that is"
+    other = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
     found = (
         Rule("labels are credible", "features", "between", "wrong_share",
-             "estimated share of wrong labels (0 where chance explains it)", f"{sheet}, or set screen.drop_suspects.",
+             "estimated share of wrong labels (0 where chance explains it)",
+             f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`; or set `screen.drop_suspects: true` in "
+             "params.yaml: suspects get weight 0.",
              high=max_label_errors, severity=label_errors, unit=SHARE),
         Rule("no like image in two splits", "features", "between", "leaking",
-             "groups of images alike to the backbone in two splits", f"{sheet}, or set screen.drop_leaking.",
+             "groups of images alike to the backbone in two splits",
+             f"{sheet} {other}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
+             "them in validation and training, or like validation images in training, get weight 0.",
              high=0, severity=copies, unit="groups"),
         Rule("like images, one label", "features", "between", "conflicting",
-             "groups of images alike to the backbone with two labels", f"{sheet}.", high=0, severity=copies,
+             "groups of images alike to the backbone with two labels",
+             f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.", high=0, severity=copies,
              unit="groups"),
     )  # fmt: skip
     return [rule for rule in found if rule.severity != "off"]
@@ -281,7 +302,8 @@ def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
         "training looks like the reference", "shift", "between", "auc",
         "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
         "Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, "
-        "or mend what differs (camera, crop, light) on either side.",
+        "or mend what differs (camera, crop, light) on either side. Until then `screen.severity.domain_shift: warn` in "
+        "params.yaml lets the comparison pass.",
         high=max_auc, severity=severity,
     )  # fmt: skip
     return [found] if severity != "off" else []

@@ -42,8 +42,8 @@ def test_empty_fields_at_the_end_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "has the columns ; not image, decision, label, note"),
-        ("image;decision;label;note\n", "has the columns image;decision;label;note; not image, decision"),
+        ("", "has the columns of an empty file; its first line has to be image,decision,label,note"),
+        ("image;decision;label;note\n", "has the columns image;decision;label;note; its first line has to be"),
         (HEAD + "1.png,keep,,looked, twice\n", "line 2: 5 fields for image, decision, label, note; a comma within"),
         (HEAD + "\n1.png,keep,,\na, b.png,drop,,\n", "line 4: 5 fields for"),
         (HEAD + "\n\n1.png,erase,,\n", "line 4: 'erase' is no decision"),
@@ -57,7 +57,7 @@ def test_empty_fields_at_the_end_may_be_left_out(tmp_path: Path) -> None:
             HEAD + '1.png,drop,,"no\n"a, b.png",drop,,\n',
             "cannot be read from line 2 on (a quote too many?): ',' expected",
         ),
-        (HEAD + '1.png,drop,,"two\nlines"\nc.png,keep,,\n', "line 4: 'c.png' is no id"),
+        (HEAD + '1.png,drop,,"two\nlines"\nc.png,erase,,\n', "line 4: 'erase' is no decision"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str | bytes, told: str) -> None:

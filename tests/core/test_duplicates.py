@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.core.duplicates import correlation, groups, leaking_copies, near_by_features, near_by_hash
+from steps.core.duplicates import correlation, groups, leaking_copies, near_by_features, near_by_hash, same, without
 
 
 @given(
@@ -36,12 +36,13 @@ def test_a_hundred_thousand_hashes_take_a_moment() -> None:
     assert [3, 70_000] in found.tolist() and len(found) < 10
 
 
-def test_correlation_ignores_light_and_tells_flat_pictures_apart_from_others() -> None:
+def test_correlation_ignores_light_and_takes_no_flat_picture_for_a_copy() -> None:
     picture = np.random.default_rng(0).integers(0, 100, (32, 32)).astype(np.uint8)
     assert correlation(picture, picture * 2 + 10) == pytest.approx(1)
     assert correlation(picture, 200 - picture) == pytest.approx(-1)
     flat = np.full((32, 32), 9, np.uint8)
-    assert (correlation(flat, flat + 5), correlation(flat, picture)) == (1, 0)
+    grain = flat + (np.arange(32 * 32).reshape(32, 32) % 3).astype(np.uint8)  # the paper's, alike on every blank page
+    assert [correlation(*pair) for pair in ((flat, flat + 5), (flat, picture), (grain, grain))] == [0, 0, 0]
 
 
 def test_features_set_their_own_scale() -> None:
@@ -53,7 +54,7 @@ def test_features_set_their_own_scale() -> None:
     assert len(near_by_features(rows[:2], 0.25)) == 0
 
 
-def test_pairs_join_to_groups_and_training_alone_gives_way() -> None:
+def test_pairs_join_to_groups_and_all_but_the_first_split_of_a_group_give_way() -> None:
     images = pd.DataFrame({
         "id": list("abcdef"), "path": [f"{i}.png" for i in range(6)],
         "split": ["test", "train", "train", "val", "train", "train"], "label": ["x", "x", "y", "x", "y", "y"],
@@ -63,4 +64,28 @@ def test_pairs_join_to_groups_and_training_alone_gives_way() -> None:
     assert (first["leaking"], first["conflicting"], first["identical"]) == (True, True, False)
     assert (second["leaking"], second["conflicting"]) == (False, False)
     assert leaking_copies([first, second]) == ["1.png", "2.png"]
+    assert without([first, second], ["1.png", "2.png"]) == [second]
+    assert without([first, second], ["5.png"]) == [first]
     assert groups(images, np.empty((0, 2), dtype=np.int64)) == []
+
+
+@pytest.mark.parametrize(
+    ("splits", "stay"),
+    [
+        (["val", "test"], ["test"]), (["train", "val"], ["val"]), (["train", "val", "test", "test"], ["test", "test"]),
+        (["test", "train", "val"], ["test"]), (["train", "train"], ["train", "train"]),
+    ],
+)  # fmt: skip
+def test_of_a_chain_of_copies_those_in_test_stay_else_those_in_validation(splits: list[str], stay: list[str]) -> None:
+    images = pd.DataFrame({"id": list("abcd"), "path": list("ABCD"), "label": "x"}).head(len(splits))
+    images["split"] = splits
+    chain = np.array([[i, i + 1] for i in range(len(splits) - 1)])
+    found = groups(images, chain)
+    gone = leaking_copies(found)
+    assert images["split"][~images["path"].isin(gone)].tolist() == stay
+    assert not any(group["leaking"] for group in without(found, gone))
+
+
+def test_images_of_the_same_bytes_are_paired_each_with_the_next() -> None:
+    assert same(["b", "a", "b", "c", "b"]).tolist() == [[0, 2], [2, 4]]
+    assert same([]).shape == (0, 2)

@@ -1,5 +1,6 @@
 """`regraft validate` runs the gates alone; a refusal ends with 3 and says the same in text and in JSON."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from PIL import Image, ImageFilter
 
 from tests.conftest import Project, write_images
 
+MADE = ("accepted.parquet", "screened.parquet", "reports/validation.json", "reports/screen.json")
+
 
 def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Project], tmp_path: Path) -> None:
     project = new_project(tmp_path / "project")
@@ -15,7 +18,7 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
     told = json.loads(project.must("regraft", "validate", "--json"))
     assert told["accepted"] is True and told["refusal"] is None
-    assert told["validate"]["decisions"] == {"keep": 0, "relabel": 0, "drop": 0}
+    assert told["validate"]["decisions"] == {"keep": 0, "relabel": 0, "drop": 0, "absent": []}
     assert not [rule for gate in ("validate", "screen") for rule in told[gate]["rules"] if not rule["passed"]]
     assert not (project / "data/models").exists(), "nothing is trained"
 
@@ -30,10 +33,44 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
     for rule in refused["validate"]["rules"]:
         assert rule["passed"] or {"observed", "limit", "remedy", "what"} <= set(rule)
 
-    (project / "data/decisions.csv").write_text("image,decision,label,note\nnowhere.png,keep,,\n")
+    (project / "data/decisions.csv").write_text("image,decision,label,note\n000.png,keep,,\n")
     done = project.run("regraft", "validate")
     assert done.returncode == 3
-    assert "1 fault in decisions.csv" in done.stderr and "Traceback" not in done.stderr
+    assert "1 fault in decisions.csv" in done.stderr and "did you mean '0/000.png'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_decision_outlives_its_image_under_both_drivers(
+    new_project: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    project = new_project(tmp_path / "project")
+    images = write_images(tmp_path / "images", per_class=40)
+    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+    identity = hashlib.sha256((images / "1/004.png").read_bytes()).hexdigest()
+    lines = ("0/001.png,drop,,a smear", "0/002.png,relabel,1,", "2/003.png,keep,,", f"{identity},drop,,")
+    (project / "data/decisions.csv").write_text("\n".join(["image,decision,label,note", *lines, ""]))
+    told = json.loads(project.must("regraft", "validate", "--json"))["validate"]
+    assert told["decisions"] == {"keep": 1, "relabel": 1, "drop": 2, "absent": []}
+    assert sum(sum(of.values()) for of in told["counts"].values()) == 118
+    made = [(project / f"data/{name}").read_bytes() for name in MADE]
+
+    project.must("dvc", "repro", "--force", "screen")
+    assert made == [(project / f"data/{name}").read_bytes() for name in MADE], "as the other driver has it"
+
+    for name in ("0/001.png", "0/002.png", "1/004.png"):
+        (images / name).unlink()
+    told = json.loads(project.must("regraft", "validate", "--json"))["validate"]
+    assert told["decisions"]["absent"] == ["0/001.png", "0/002.png", identity]
+    assert sum(sum(of.values()) for of in told["counts"].values()) == 117
+    (project / "data/manifest.parquet").write_bytes(b"written over by hand")
+    (project / "data/decisions.csv").unlink()
+    lost = project.run("regraft", "validate")  # it reads the images again, as a remedy says
+    assert (
+        "data/decisions.csv, which does not exist (write it, with the one line image,decision,label,note)"
+        in lost.stderr
+    )
+    (project / "data/decisions.csv").write_text("image,decision,label,note\n")
+    project.must("regraft", "validate")
 
 
 def _against(project: Project, reference: Path) -> None:
@@ -42,6 +79,15 @@ def _against(project: Project, reference: Path) -> None:
         (reference / "deep").mkdir(parents=True, exist_ok=True)
         outline = Image.open(path).resize((32, 32)).filter(ImageFilter.FIND_EDGES)
         outline.save(reference / "deep" / f"{path.parent.name}-{path.name}")
+    project.edit("params.yaml", "domain_shift: warn", "domain_shift: fail")
+    done = project.run("regraft", "validate", "--against", str(reference), "--json")
+    refused = json.loads(done.stdout)
+    assert done.returncode == 3 and refused["accepted"] is False and refused["refusal"] in done.stderr
+    (rule,) = refused["against"]["rules"]
+    assert not rule["passed"] and rule["remedy"] in done.stderr
+
+    assert "`screen.severity.domain_shift: warn` in params.yaml" in rule["remedy"]
+    project.edit("params.yaml", "domain_shift: fail", "domain_shift: warn")
     warned = project.must("regraft", "validate", "--against", str(reference))
     assert "warn  training looks like the reference" in warned and "limit: at most 0.7" in warned
     assert "told apart with an AUC of" in warned and "width differs: 8 against 32" in warned
@@ -49,10 +95,5 @@ def _against(project: Project, reference: Path) -> None:
     fresh = json.loads(project.must("regraft", "status", "--json"))["stages"]
     assert fresh["screen"] == "Fresh", "a comparison leaves nothing behind that the graph knows of"
 
-    project.edit("params.yaml", "domain_shift: warn", "domain_shift: fail")
-    done = project.run("regraft", "validate", "--against", str(reference), "--json")
-    refused = json.loads(done.stdout)
-    assert done.returncode == 3 and refused["accepted"] is False and refused["refusal"] in done.stderr
-    assert not refused["against"]["rules"][0]["passed"] and refused["against"]["rules"][0]["remedy"] in done.stderr
     done = project.run("regraft", "validate", "--against", str(reference / "nowhere"))
     assert done.returncode == 2 and "no such folder" in done.stderr and "Traceback" not in done.stderr

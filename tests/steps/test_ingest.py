@@ -199,7 +199,8 @@ def test_a_folder_that_is_no_split_beside_train_is_refused_and_not_taken_for_a_c
     put(raw, [f"{split}/{label}/1.png" for split in ("train", other) for label in ("ant", "bee")])
     found = refusal(raw)
     assert (
-        found == f"train/ holds class folders, but {other}/ beside it is no split; known: train, val, test, unlabelled"
+        found == f"train/ holds class folders, but {other}/ beside it is no split; rename it to one of "
+        "train, val, test, unlabelled, or move it out of the folder of images"
     )
 
 
@@ -450,13 +451,16 @@ def test_nothing_to_read_is_refused_with_what_was_seen(raw: Path, tmp_path: Path
     put(raw, ["1.png", "2.png"])
     assert refusal(raw).startswith("no class folders, 2 loose files; expected one folder of images per class")
     (raw / "ant").mkdir()
-    assert refusal(raw) == "not one of 2 files can be used (first: 1.png: beside the class folders: no label)"
+    assert refusal(raw) == (
+        "not one of 2 files can be used (first: 1.png: beside the class folders: no label); "
+        "expected one folder of images per class"
+    )
     (raw / "1.png").unlink()
     (raw / "2.png").unlink()
     assert refusal(raw) == "the class folders (or the listing) hold no files"
     (raw / "ant" / "x.txt").write_bytes(b"hello")
     (raw / "ant" / "y.jpg").write_bytes(b"")
-    assert refusal(raw) == "not one of 2 files can be used (first: ant/x.txt: not an image format)"
+    assert refusal(raw).startswith("not one of 2 files can be used (first: ant/x.txt: not an image format); expected")
     with pytest.raises(DataError, match=r"there is no folder of images at .*nowhere"):
         list(find(tmp_path / "nowhere"))
 

@@ -56,6 +56,19 @@ class Screened:
         self.decide()
         files.write_text(self.root / "importance.csv", "image,weight\n")
 
+    def mislabel(self) -> list[str]:
+        """Give nine images another label each, and the features a backbone's length; return their paths."""
+        table = pd.read_parquet(self.root / "accepted.parquet")
+        wrong = [f"train/{label}/{number}.png" for label in range(3) for number in (10, 11, 12)]
+        table["label"] = [
+            str((int(label) + 1 + number % 2) % 3) if path in wrong else label
+            for number, (path, label) in enumerate(zip(table["path"], table["label"], strict=True))
+        ]
+        files.write_table(self.root / "accepted.parquet", table)
+        ids, rows = files.read_features(self.root / "features.safetensors")
+        files.write_features(self.root / "features.safetensors", ids, {"": 10 * np.array(rows)})
+        return wrong
+
     def decide(self, *lines: str) -> None:
         files.write_text(self.root / "decisions.csv", "\n".join(["image,decision,label,note", *lines]) + "\n")
 
@@ -112,6 +125,17 @@ def test_what_a_person_kept_is_asked_no_more(project: Screened) -> None:
     assert (found["label_errors"], found["odd"], found["like"], found["kept"]) == ([], [], [], 4)
 
 
+def test_one_kept_image_of_two_that_are_alike_is_enough(project: Screened) -> None:
+    project.decide(f"{COPY[1]},keep,,two pictures")
+    found = project.run(severity=ScreenSeverity(label_errors="off", like_images="fail", domain_shift="warn"))
+    assert found["like"] == []
+
+
+def test_a_decision_that_validate_has_obeyed_already_ends_no_later_run(project: Screened) -> None:
+    project.decide("train/0/gone.png,drop,,", f"{'a' * 64},relabel,lost,", f"{DARK},keep,,")
+    assert project.run()["kept"] == 1
+
+
 def test_remedies_set_weights_of_training_images_and_are_recorded(project: Screened) -> None:
     found = project.run(drop_suspects=True, drop_leaking=True)
     assert found["dropped"] == sorted([WRONG, COPY[1]])
@@ -146,18 +170,7 @@ def test_what_is_set_to_fail_rejects_the_data_and_leaves_the_sheet(project: Scre
 
 
 def test_labels_are_accused_by_their_estimated_number_until_a_person_has_looked(project: Screened) -> None:
-    table = pd.read_parquet(project.root / "accepted.parquet")
-    wrong = [f"train/{label}/{number}.png" for label in range(3) for number in (10, 11, 12)]
-    table["label"] = [
-        str((int(label) + 1 + number % 2) % 3) if path in wrong else label
-        for number, (path, label) in enumerate(zip(table["path"], table["label"], strict=True))
-    ]
-    files.write_table(project.root / "accepted.parquet", table)
-    ids, rows = files.read_features(project.root / "features.safetensors")
-    files.write_features(
-        project.root / "features.safetensors", ids, {"": 10 * np.array(rows)}
-    )  # a backbone's are as long
-
+    wrong = project.mislabel()
     found = project.run()
     assert found["rules"][0]["passed"] is False and len({*wrong} - {*found["rules"][0]["where"]}) <= 1
     assert found["wrong_share"] == pytest.approx(10 / 120, abs=0.02) and found["wrong_p"] < 0.01

@@ -308,14 +308,14 @@ def test_a_copy_in_another_size_and_format_is_found_across_splits_and_labels(gat
     assert (group["leaking"], group["conflicting"], group["identical"]) == (True, True, False)
 
 
-def test_the_remedy_drops_the_copy_from_training_and_moves_no_image(gate: Gate) -> None:
+def test_the_remedy_drops_the_copy_outside_test_and_moves_no_image(gate: Gate) -> None:
     table = copied(rows({**COUNTS, "train": {"ant": 6, "bee": 5}}))
     gate.lay_out(table)
     leaking = table["path"][table["split"] == "train"].iloc[0]
     silent = replace(PARAMS.severity, conflicting_labels="off")
     gate.run(replace(PARAMS, drop_leaking=True, severity=silent))
     left = pd.read_parquet(gate.root / "accepted.parquet")
-    assert gate.verdict["dropped"] == [leaking]
+    assert (gate.verdict["dropped"], gate.verdict["left_out"]) == ([leaking], {"train": 1})
     assert left.equals(table[table["path"] != leaking].reset_index(drop=True))
 
 
@@ -332,17 +332,18 @@ def test_decisions_are_obeyed_before_the_gate_looks(gate: Gate) -> None:
     assert left["label"]["train/ant/0.png"] == "bee"
     assert "train/ant/1.png" not in left.index and len(left) == len(table) - 1
     assert (left["split"] == table.set_index("path")["split"][left.index]).all()
-    assert gate.verdict["decisions"] == {"keep": 1, "relabel": 1, "drop": 1}
+    assert gate.verdict["decisions"] == {"keep": 1, "relabel": 1, "drop": 1, "absent": []}
 
 
 def test_wrong_decisions_are_all_listed_and_nothing_is_written(gate: Gate) -> None:
-    gate.lay_out(rows(COUNTS), decisions="nowhere.png,keep,,\ntrain/ant/0.png,erase,,\ntrain/bee/0.png,relabel,wasp,\n")
+    gate.lay_out(rows(COUNTS), decisions="ant/0.png,keep,,\ntrain/ant/0.png,erase,,\ntrain/bee/0.png,relabel,wasp,\n")
     with pytest.raises(DataError) as caught:
         gate.run()
     assert caught.value.exit_code == 3
     assert str(caught.value).splitlines() == [
         "3 faults in decisions.csv:",
-        "  line 2: 'nowhere.png' is no id and no path of the manifest",
+        "  line 2: there is no image 'ant/0.png'; did you mean 'train/ant/0.png'? "
+        "If the file has gone, delete the line",
         "  line 3: 'erase' is no decision; one of keep, relabel, drop",
         "  line 4: 'wasp' is no label of this data; one of ant, bee",
     ]
