@@ -209,10 +209,17 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ],
             "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
             "quarantined": 1,
-            "observed": {"done": "as declared", "nearest": "as declared", "accounts": [
-                {"account": "as declared", "on_grid": 1.0, "inputs": 0.02, "activations": 0.015},
-                {"account": "nearest filter", "on_grid": None, "inputs": 0.1, "activations": None},
-            ]},
+            "observed": {"done": "as declared", "accounts": [
+                {"account": "as declared", "on_grid": 1.0, "inputs": 0.02},
+                {"account": "scaled twice", "on_grid": 0.003, "inputs": 7604.1},
+            ], "wanted": [
+                {"question": "colour order", "account": "cannot be told", "why": "the pictures are grey",
+                 "evidence": []},
+                {"question": "mean and std", "account": "as declared", "why": "every other account fits worse",
+                 "evidence": [{"account": "mean and std of none", "witness": "BatchNorm", "declared": 0.05,
+                                  "figure": 0.25, "t": -30.2, "vote": "against"}]},
+            ], "shown": [{"path": path, "id": identity}
+                         for path, identity in images[["path", "id"]].head(2).itertuples(index=False)]},
         },
         "screening.json": {
             "searched": 18, "agreement": 0.9, "wrong_share": 0.0, "wrong_p": 1.0, "suspected": 0, "label_errors": [],

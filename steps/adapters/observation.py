@@ -27,7 +27,7 @@ def observe(images: Images, backbone: Path, sample: int, seed: int) -> dict[str,
     """Return what a sample of the training and validation images shows, ready for JSON.
 
     `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: the findings of
-    `witnesses.judge`, with the testimonies behind them; empty where something else was done than declared.
+    `witnesses.judge`, with the evidence behind them; empty where something else was done than declared.
     `source_divergence`: block -> nats between its activations and what its BatchNorms keep; None without BatchNorm.
     `shown`: the most colourful of the images, as rows of path and id.
     """
@@ -80,7 +80,7 @@ class Room:
         return (normalise(batch, spec) for batch in torch.split(pixels, self.batch_size))
 
     def finding(self, question: str, accounts: dict[str, Preprocessing]) -> dict[str, Any]:
-        """Return the finding on one question, with the testimonies behind it, ready for JSON."""
+        """Return the finding on one question, with the evidence behind it, ready for JSON."""
         declared, coloured = self.seen(self.declared), witnesses.is_coloured(self.pixels)
         seen = {name: self.seen(spec) for name, spec in accounts.items()}
         specs = {DECLARED: self.declared, **accounts}
@@ -89,8 +89,8 @@ class Room:
             *witnesses.by_top(declared, seen, coloured, lambda name: self.seen(specs[name], shuffled=True)),
         ]
         found = witnesses.judge(question, accounts, said)
-        return {**asdict(found), "testimonies": [{**asdict(one), **rounded(_figures(one))} for one in said]}
+        return {**asdict(found), "evidence": [{**asdict(one), **rounded(_figures(one))} for one in said]}
 
 
-def _figures(one: witnesses.Testimony) -> dict[str, float | None]:
+def _figures(one: witnesses.Evidence) -> dict[str, float | None]:
     return {"declared": one.declared, "figure": one.figure, "t": one.t}

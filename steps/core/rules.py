@@ -263,12 +263,15 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
              "the preprocessing that the weights recognise, by their BatchNorm and by the answers of their own top",
              "Look at the pairs of pictures under Checks in data/reports/report.html. Where red and blue are "
              "exchanged, write the files again: cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR)). Where "
-             "another mean and std is named, set it in validate.preprocessing and in data/backbone/card.json. This is "
-             "evidence and no proof: where you know better, set validate.severity.wanted: off.",
+             "another mean and std is named, set it under validate.preprocessing in params.yaml and in "
+             "data/backbone/card.json. This is evidence and no proof: where you know better, set "
+             "`validate.severity.wanted: off` in params.yaml.",
              allowed=(DECLARED, UNTOLD), severity=severity.wanted),
         Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
              "divergence of a sample's channels from the source's inputs",
-             "Look at the scale, mean and std in the backbone's card.", high=limits.max_input_distance,
+             "Compare value_range, mean and std in data/backbone/card.json with what the weights were trained on. "
+             "Where they are right and the pictures are so, set `validate.severity.wanted: off` in params.yaml.",
+             high=limits.max_input_distance,
              severity=severity.wanted, unit=NATS),
     )  # fmt: skip
 

@@ -104,7 +104,7 @@ def _distances(seen: Seen, moments: torch.Tensor) -> torch.Tensor:
     std = (square - mean**2).clamp_min(0).sqrt()
     each = divergence(mean, std, *seen.source.double())
     parts = torch.split(each, [width for _, width in seen.norms], dim=1)
-    return torch.stack([part.mean(1) for part in parts], dim=1)
+    return torch.stack([part.mean(1) for part in parts], dim=1) if seen.norms else each
 
 
 def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, float | None]:
@@ -115,7 +115,7 @@ def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, fl
 
 
 @dataclass(frozen=True)
-class Testimony:
+class Evidence:
     """What one witness says of one account beside the declared preprocessing.
 
     `declared` and `account` are its figures, lower is nearer to the source: for BatchNorm the divergence in nats, for
@@ -164,7 +164,7 @@ def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
     return result
 
 
-def by_norms(declared: Seen, accounts: Mapping[str, Seen]) -> list[Testimony]:
+def by_norms(declared: Seen, accounts: Mapping[str, Seen]) -> list[Evidence]:
     """Return what BatchNorm says of each account; nothing where there is no BatchNorm, or too few images."""
     if not declared.norms or len(declared.moments) < LEAST:
         return []
@@ -172,7 +172,7 @@ def by_norms(declared: Seen, accounts: Mapping[str, Seen]) -> list[Testimony]:
     return [_of_norms(name, ours, _left_out(seen), len(accounts)) for name, seen in accounts.items()]
 
 
-def _of_norms(name: str, ours: torch.Tensor, theirs: torch.Tensor, tests: int) -> Testimony:
+def _of_norms(name: str, ours: torch.Tensor, theirs: torch.Tensor, tests: int) -> Evidence:
     gains = (ours - theirs)[1:]
     error = math.sqrt((GROUPS - 1) / GROUPS * float((gains - gains.mean()).square().sum()))  # the jackknife's
     declared, figure = float(ours[0]), float(theirs[0])
@@ -183,7 +183,7 @@ def _of_norms(name: str, ours: torch.Tensor, theirs: torch.Tensor, tests: int) -
         vote = "for"
     elif t < -limit and declared <= NEAR:
         vote = "against"
-    return Testimony(name, NORMS, declared, figure, t, vote)
+    return Evidence(name, NORMS, declared, figure, t, vote)
 
 
 def _left_out(seen: Seen) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _left_out(seen: Seen) -> torch.Tensor:
 
 def by_top(
     declared: Seen, accounts: Mapping[str, Seen], coloured: bool, without_order: Callable[[str], Seen]
-) -> list[Testimony]:
+) -> list[Evidence]:
     """Return what the top says of each account; nothing where there is no top, or too few images.
 
     `without_order` returns what the network makes of the pictures under an account with their tiles `shuffled`. Grey
@@ -216,7 +216,7 @@ def by_top(
         vote: Vote = "silent"
         if abs(t) > limit and coloured and _knows(seen if t > 0 else declared, without_order(nearer)):
             vote = "for" if t > 0 else "against"
-        found.append(Testimony(name, TOP, float(ours.mean()), float(theirs.mean()), t, vote))
+        found.append(Evidence(name, TOP, float(ours.mean()), float(theirs.mean()), t, vote))
     return found
 
 
@@ -259,30 +259,35 @@ class Finding:
     why: str
 
 
-def judge(question: str, accounts: Iterable[str], testimonies: Sequence[Testimony]) -> Finding:
-    """Weigh the witnesses of one question: what one says and another denies cannot be told.
+def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) -> Finding:
+    """Weigh the witnesses of one question: what one says and another denies cannot be told."""
+    names = [*accounts]
+    if why := _unheard(question, names, evidence):
+        return Finding(question, UNTOLD, why)
+    votes = {name: {one.vote for one in evidence if one.account == name} for name in names}
+    far = {one.account for one in evidence if one.witness == NORMS and one.figure > NEAR}
+    accusers = [one for one in evidence if one.vote == "for" and one.account not in far]
+    best = [min((one for one in accusers if one.witness == witness), key=lambda one: one.figure)
+            for witness in dict.fromkeys(one.witness for one in accusers)]  # fmt: skip
+    if len({one.account for one in best}) > 1 or any("against" in votes[one.account] for one in best):
+        return Finding(question, UNTOLD, "the witnesses disagree")
+    if best:
+        said = " and ".join(f"{one.witness}, t {one.t:.1f}" for one in best)
+        return Finding(question, best[0].account, f"the pictures fit the weights better so ({said})")
+    if all("against" in votes[name] for name in names):
+        return Finding(question, DECLARED, "every other account fits worse")
+    return Finding(question, UNTOLD, "the pictures are not near enough to what the weights have learnt from")
+
+
+def _unheard(question: str, names: Sequence[str], evidence: Sequence[Evidence]) -> str:
+    """Return why a question cannot be put to the witnesses; "" where it can.
 
     The colours of a set move BatchNorm's statistics as a swap does, so of their order it is not asked alone.
     """
-    names = [*accounts]
     if not names:
-        return Finding(question, UNTOLD, "the pictures are grey")
-    if not testimonies:
-        return Finding(question, UNTOLD, "the weights have neither BatchNorm nor a top, or there are too few images")
-    if question == COLOUR_ORDER and all(one.witness != TOP for one in testimonies):
-        return Finding(question, UNTOLD, "the file has no top; BatchNorm alone cannot tell a swap from a set's colours")
-    votes = {name: {one.vote: one for one in testimonies if one.account == name} for name in names}
-    far = {one.account for one in testimonies if one.witness == NORMS and one.figure > NEAR}
-    accused = [
-        votes[name]["for"]
-        for name in names
-        if "for" in votes[name] and "against" not in votes[name] and name not in far
-    ]
-    if accused:
-        best = max(accused, key=lambda one: one.t)
-        return Finding(question, best.account, f"the {best.witness} recognises the pictures better so (t {best.t:.1f})")
-    if all("against" in votes[name] and "for" not in votes[name] for name in names):
-        return Finding(question, DECLARED, "every other account fits worse")
-    disputed = any({"for", "against"} <= votes[name].keys() for name in names)
-    return Finding(question, UNTOLD, "the witnesses disagree" if disputed else
-                   "the pictures are not near enough to what the weights have learnt from")  # fmt: skip
+        return "the pictures are grey"
+    if not evidence:
+        return "the weights have neither BatchNorm nor a top, or there are too few images"
+    if question == COLOUR_ORDER and all(one.witness != TOP for one in evidence):
+        return "the file has no top; BatchNorm alone cannot tell a swap from the colours of a set"
+    return ""

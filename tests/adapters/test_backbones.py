@@ -17,7 +17,7 @@ from torchvision import models as tv
 
 from steps.adapters import backbones, files, ledger, models, package, packages, registry, signing, tracking
 from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted, blocks, build, cut_at, digest, without_top
+from steps.core.backbone import Grafted, blocks, build, cut_at, digest, top_of, without_top
 from steps.core.ledger import PROMOTE
 from steps.errors import RegistryError, RequestError
 
@@ -105,7 +105,8 @@ def test_an_ordered_state_dict_with_metadata_as_torch_saves_it_is_read(tmp_path:
         (lambda s: s.pop("features.3.squeeze.bias"), 1, 0, 0, "features.3.squeeze.bias"),
         (lambda s: s.update(extra=torch.zeros(1)), 0, 1, 0, "extra"),
         (lambda s: s.update({"features.0.bias": torch.zeros(3)}), 0, 0, 1, "features.0.bias"),
-        (lambda s: [s.pop(f"classifier.1.{name}") for name in ("weight", "bias")], 2, 0, 0, "classifier.1.bias"),
+        (lambda s: s.pop("classifier.1.bias"), 1, 0, 0, "classifier.1.bias"),
+        (lambda s: s.pop("classifier.1.weight"), 1, 0, 0, "classifier.1.weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_counted(
@@ -117,6 +118,21 @@ def test_weights_that_do_not_fit_are_counted(
         f"the weights do not fit {NAME}: {missing} tensors missing, {unknown} unknown, {reshaped} of another shape "
         f"(first: {first})"
     )
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "mobilenet_v2", "vgg11", "vit_b_32", "convnext_tiny"])
+def test_a_file_without_its_top_is_the_same_backbone(tmp_path: Path, name: str) -> None:
+    whole = build(name, 10)
+    top = top_of(whole)
+    state = {key: tensor for key, tensor in whole.state_dict().items() if not key.startswith(f"{top}.")}
+    files.write_tensors(tmp_path / "w.safetensors", state)
+    card, found = backbones.torchvision(name, str(tmp_path / "w.safetensors"))
+    assert card.cut == "" and digest(found) == digest(state)
+    images = torch.randn(2, 3, 224, 224)
+    network, width = models.assemble(card, found)
+    expected, expected_width = without_top(whole.eval())
+    with torch.inference_mode():
+        assert width == expected_width and torch.equal(network(images), expected(images))
 
 
 def test_weights_of_another_architecture_do_not_fit(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

@@ -1,26 +1,14 @@
-"""What was done to a picture, and whether the weights know such inputs, is told from tensors alone."""
+"""What was done to a picture is told from tensors alone."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from steps.adapters import backbones
-from steps.core.backbone import build
-from steps.core.observed import (
-    Account,
-    activation_distance,
-    activation_distances,
-    by_block,
-    done,
-    input_distance,
-    nearest,
-    on_grid,
-    undone,
-)
-from steps.core.preprocessing import Preprocessing, preprocess
-from steps.embedded import digits
+from steps.core.observed import FAMILIES, Account, done, input_distance, on_grid, other_families, pixels_of, undone
+from steps.core.preprocessing import COLOUR_ORDERS, Preprocessing, normalise, preprocess
 
 SPEC = Preprocessing(
     resize=20, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
@@ -37,9 +25,7 @@ def colours(seed: int = 0) -> torch.Tensor:
 
 
 def accounts(came: torch.Tensor) -> dict[str, Account]:
-    return {
-        name: Account(on_grid(x, SPEC), input_distance(x, SPEC, None), None) for name, x in undone(came, SPEC).items()
-    }
+    return {name: Account(on_grid(x, SPEC), input_distance(x, SPEC, None)) for name, x in undone(came, SPEC).items()}
 
 
 FAULTS = {
@@ -69,48 +55,28 @@ def test_the_distance_of_inputs_is_zero_at_the_sources_own_statistics_and_grows_
     assert input_distance(came, SPEC, None) == pytest.approx(-np.log(2) + (4 + 1 - 1) / 2, abs=0.05)
 
 
-@pytest.fixture(scope="module")
-def glyphnet() -> tuple[nn.Module, torch.Tensor, Preprocessing]:
-    card, state = backbones.embedded()
-    network = build(card.architecture, card.num_classes)
-    network.load_state_dict(state)
-    pixels, _ = digits.pixels()
-    pictures = [Image.fromarray(image).convert("RGB") for image in pixels[:32]]
-    return network.eval(), torch.stack([preprocess(p, card.preprocessing) for p in pictures]), card.preprocessing
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("family", "mean", "std"), [row for row in FAMILIES if row[0] != "ImageNet"])
+def test_a_loader_that_uses_another_familys_mean_and_std_is_named(
+    family: str, mean: tuple[float, ...], std: tuple[float, ...], seed: int
+) -> None:
+    other = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    came = (colours(seed) * STD + MEAN - other[0]) / other[1]
+    # without mean and std the values are those of a loader that forgot to normalise: two names of one thing
+    expected = {f"mean and std of {family}"} | ({"not normalised"} if family == "none" else set())
+    assert done(accounts(came)) in expected
 
 
-def test_batch_norm_knows_its_own_inputs_best(glyphnet: tuple[nn.Module, torch.Tensor, Preprocessing]) -> None:
-    network, came, spec = glyphnet
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = {name: Account(None, 0.0, activation_distance(network, x)) for name, x in undone(came, spec).items()}
-    assert nearest(found) == "as declared"
-    raw = came * spec.std[0] + spec.mean[0]  # the weights were trained on normalised inputs; these are not
-    wrong = {name: Account(None, 0.0, activation_distance(network, x)) for name, x in undone(raw, spec).items()}
-    assert nearest(wrong) == "not normalised"
-    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+def test_families_that_differ_in_words_alone_are_one() -> None:
+    spec = replace(SPEC, value_range=(-1.0, 1.0), mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert [*other_families(spec)] == ["mean and std of ImageNet", "mean and std of none"]
+    source = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert [*other_families(SPEC, source)] == ["mean and std of Inception", "mean and std of none"]
 
 
-def test_a_block_lies_as_far_from_its_source_as_its_batch_norms_do() -> None:
-    network, spread = build("resnet18", 2), 3.0
-    came = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        first = network.conv1(came)
-        network.bn1.running_mean.copy_(first.mean((0, 2, 3)))
-        network.bn1.running_var.copy_(first.var((0, 2, 3)) * spread**2)
-    found = by_block(network, activation_distances(network.eval(), came))
-    assert list(found)[:5] == ["conv1", "layer1", "layer2", "layer3", "layer4"], "the input's side first"
-    assert found["conv1"] == pytest.approx(np.log(spread) + (spread**-2 - 1) / 2, rel=1e-3), "of two Gaussians"
-    each = activation_distances(network, came)
-    norms = [f"layer1.{block}.bn{norm}" for block in (0, 1) for norm in (1, 2)]
-    assert found["layer1"] == pytest.approx(np.mean([each[norm] for norm in norms]))
-    assert np.mean([*each.values()]) == pytest.approx(activation_distance(network, came))
-
-
-def test_a_backbone_without_batch_norm_knows_nothing_of_its_source() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
-    assert by_block(network, activation_distances(network, colours())) == {"0": None, "1": None}
-
-
-def test_a_backbone_without_batch_norm_accuses_nobody() -> None:
-    assert activation_distance(nn.Conv2d(3, 4, 1), colours()) is None
-    assert nearest({"as declared": Account(1.0, 0.0, None), "not scaled": Account(0.0, 0.0, None)}) == "as declared"
+@pytest.mark.parametrize("order", COLOUR_ORDERS)
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+def test_pixels_come_back_from_tensors(order: str, value_range: tuple[float, float]) -> None:
+    spec = replace(SPEC, colour_order=order, value_range=value_range)
+    pixels = torch.randint(0, 256, (4, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pixels_of(normalise(pixels, spec), spec), pixels)

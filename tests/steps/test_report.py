@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -227,12 +229,30 @@ def test_where_nothing_was_fine_tuned_no_chapter_says_that_something_was(inputs:
 
 
 def test_numbers_of_the_checks_are_written_for_a_reader(inputs: Inputs) -> None:
-    seen = {"done": "as declared", "nearest": "as declared", "accounts": [
-        {"account": "scaled twice", "on_grid": 0.31, "inputs": 76041.87, "activations": 9.6301e4},
-    ]}  # fmt: skip
-    inputs.change("validation", observed=seen)
+    seen = json.loads(inputs.validation.read_text())["observed"]
+    row = {"account": "scaled twice", "on_grid": 0.31, "inputs": 76041.87}
+    inputs.change("validation", observed={**seen, "accounts": [row]})
     text = read(inputs).text
-    assert "76,042" in text and "96,301" in text and "e+0" not in text
+    assert "76,042" in text and "e+0" not in text
+
+
+def test_where_colours_are_swapped_each_picture_stands_beside_its_exchange(inputs: Inputs) -> None:
+    assert "red and blue exchanged" not in read(inputs).text
+    seen = json.loads(inputs.validation.read_text())["observed"]
+    seen["wanted"][0] |= {"account": "colour order swapped", "why": "the top recognises the pictures better so (t 9.1)"}
+    inputs.change("validation", observed=seen)
+    found = read(inputs)
+    assert "the top recognises the pictures better so (t 9.1)" in found.text
+    words = ("as in the file", "red and blue exchanged")
+    pairs = [image for image in found.all("img") if str(image["alt"]).endswith(words)]
+    assert [str(image["alt"]).partition(", ")[2] for image in pairs] == [*words] * 2
+    for shown, swapped in zip(pairs[::2], pairs[1::2], strict=True):
+        assert np.array_equal(decoded(shown)[..., ::-1], decoded(swapped)), "the same picture, channels in turn"
+
+
+def decoded(image: Any) -> np.ndarray[Any, Any]:
+    data = base64.b64decode(str(image["src"]).partition("base64,")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def test_the_parameters_bound_what_is_shown(tmp_path: Path) -> None:

@@ -358,6 +358,15 @@ def test_a_prior_of_other_classes_is_a_fault_of_the_params(gate: Gate) -> None:
 
 def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Gate) -> None:
     wrong = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    gate.lay_out(rows(COUNTS), card=wrong.to_dict())
+    enough = {**COUNTS, "train": {"ant": 30, "bee": 30}}
+    gate.lay_out(rows(enough), card=wrong.to_dict())
+    params = replace(PARAMS, preprocessing=wrong, sample_images=64)
+    gate.run(params)
+    assert gate.broken() == {"the weights know such inputs": "colour order: cannot be told; "
+                             "mean and std: mean and std of the source"}  # fmt: skip
+    strict = replace(PARAMS.severity, wanted="fail")
     with pytest.raises(DataError, match="the weights know such inputs"):
-        gate.run(replace(PARAMS, preprocessing=wrong))
+        gate.run(replace(params, severity=strict))
+    gate.lay_out(rows(enough))  # the remedy: card and params with the values that were named
+    gate.run(replace(PARAMS, sample_images=64, severity=strict))
+    assert gate.broken() == {}
