@@ -148,15 +148,16 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
     }
 
 
-def _accounts_shown(found: Found, album: Album) -> list[tuple[dict[str, Any], Picture, str]]:
-    """Return pictures as the files have them and with their colours swapped, in turn, where the weights say swapped."""
+def _accounts_shown(found: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
+    """Return pictures as the files have them and with their colours swapped, side by side, where the weights say so."""
     seen = found.checks["observed"]
     if all(finding["account"] != SWAPPED for finding in seen.get("wanted", [])):
         return []
     changes = {"as in the file": None, "red and blue exchanged": _exchanged}
-    shown = [({"path": row["path"], "words": words}, album.add(row["path"], row["id"], change))
-             for row in seen["shown"] for words, change in changes.items()]  # fmt: skip
-    return [(row, picture, f"{row['path']}, {row['words']}") for row, picture in shown if picture]
+    pairs = [(row["path"], [(shown, words) for words, change in changes.items()
+                            if (shown := album.add(row["path"], row["id"], change))])
+             for row in seen["shown"]]  # fmt: skip
+    return [(path, pair) for path, pair in pairs if len(pair) == len(changes)]
 
 
 def _exchanged(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from steps.core import preprocessing as pre
 from steps.core.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.core.preprocessing import Preprocessing
-from steps.core.rules import Limits, Severity, rules, totals
+from steps.core.rules import DECLARED, UNTOLD, Limits, Severity, rules, totals
 from steps.core.seeding import numpy_generator
 from steps.errors import DataError, ParamsError
 
@@ -102,6 +102,7 @@ def validate(
         images = images[~left_out].reset_index(drop=True)
         told |= _facts(images, copies, params, seed)
         told["observed"] = _observed(images, raw, backbone, params, seed, compute)
+        _tell_wanted(told["observed"].get("wanted", []))
         told["preprocessing"] = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
         tables = _tables(images, told)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
@@ -134,6 +135,13 @@ def _tell(told: dict[str, Any]) -> None:
     if left_out := told["left_out"]:
         counts = ", ".join(f"{count} of {split}" for split, count in left_out.items())
         log.warning("validate.drop_leaking left out copies: %s", counts)
+
+
+def _tell_wanted(findings: Sequence[dict[str, Any]]) -> None:
+    """Say which other preprocessing the weights recognise, if any."""
+    for finding in findings:
+        if finding["account"] not in (DECLARED, UNTOLD):
+            log.warning("%s: %s; see Checks in data/reports/report.html", finding["account"], finding["why"])
 
 
 def _copies(

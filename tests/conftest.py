@@ -70,7 +70,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
     if not EXHAUSTIVE:
         terminalreporter.write_line(
-            "shortened: concurrent promotion; left out: replay, `mlflow models serve`, the whole product on MLflow servers; REGRAFT_EXHAUSTIVE=1 runs all"
+            "shortened: concurrent promotion; left out: replay, `mlflow models serve`, the whole product on MLflow "
+            "servers; REGRAFT_EXHAUSTIVE=1 runs all"
         )
 
 
