@@ -141,7 +141,8 @@ def _tell_wanted(findings: Sequence[dict[str, Any]]) -> None:
     """Say which other preprocessing the weights recognise, if any."""
     for finding in findings:
         if finding["account"] not in (DECLARED, UNTOLD):
-            log.warning("%s: %s; see Checks in data/reports/report.html", finding["account"], finding["why"])
+            log.warning("%s: %s (Checks in data/reports/report.html shows it after the run)",
+                        finding["account"], finding["why"])  # fmt: skip
 
 
 def _copies(
@@ -197,7 +198,7 @@ def _observed(
         return {}
     classes = sorted(labelled["label"].unique())
     loader = Images(raw, labelled, classes, params.preprocessing, compute)
-    return observe(loader, backbone, params.sample_images, seed)
+    return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
 def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFrame]:
@@ -223,7 +224,7 @@ def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFram
     if told["observed"]:
         seen = told["observed"]
         tables["observed"] = pd.DataFrame([{"done": seen["done"], "inputs": seen["accounts"][0]["inputs"]}])
-        tables["wanted"] = pd.DataFrame(seen["wanted"], columns=["question", "account"])
+        tables["wanted"] = pd.DataFrame(seen["wanted"], columns=["question", "account", "wants"])
     for name, key in (("population", "split"), ("shortcuts", "measure"), ("coverage", "value")):
         if told[name]:
             effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]

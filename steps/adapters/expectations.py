@@ -91,12 +91,16 @@ def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: A
     if table.empty:
         return "nothing to look at"
     if "question" in table:
-        return "; ".join(f"{row.question}: {row.account}" for row in table.itertuples())
+        return "; ".join(f"{row.question}: {row.account}{_fields(row.wants)}" for row in table.itertuples())
     if result.success:
         return _range(rule, table[rule.column]) if rule.kind == "between" else AS_IT_SHOULD_BE
     if rule.kind == "one_value":
         return str(result.result["observed_value"])
     return some(_offenders(rule, table, result.result))
+
+
+def _fields(wants: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{name} {value}' for name, value in wants.items())})" if wants else ""
 
 
 def _where(table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:

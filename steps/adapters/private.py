@@ -51,15 +51,16 @@ def _in_project() -> Path | None:
 
 
 def _elsewhere() -> Path:
-    """Return the system's temporary folder: with its sticky bit nobody renames or removes there what is another's.
+    """Return the system's temporary folder: with its sticky bit nobody but its owner renames there what is another's.
 
     A folder in it is ours alone from its first moment (mode 0700, a random name). Once it is gone somebody may make one
     of that name, but no path of this process leads there any more.
     """
     place = Path(tempfile.gettempdir()).resolve()
-    if _exchangeable(place):
+    owners = {folder.stat().st_uid for folder in (place, *place.parents)}
+    if _exchangeable(place) or not owners <= {0, os.geteuid()}:
         raise RegistryError(
-            f"{place} lets every user rename the folders of others, so no version's code can be run from there; set "
+            f"{place} lets other users rename what lies there, so no version's code can be run from there; set "
             "TMPDIR to a folder of your own, or the sticky bit: chmod +t"
         )
     return place

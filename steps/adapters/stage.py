@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -45,6 +46,8 @@ class Lineage:
 def main(function: Function) -> NoReturn:
     """Run a stage as `python -m steps.NAME --flag path ...` from the project's root; exit with the fault's code."""
     arguments = sys.argv[1:]
+    if os.access(".regraft", os.W_OK):  # torch's default lies under /tmp, by a name that others can take first
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(".regraft/compiled").resolve()))
     try:
         call(function, _parse(function, arguments), Path.cwd())
     except RegraftError as error:

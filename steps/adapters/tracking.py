@@ -1,5 +1,6 @@
 """MLflow runs, by explicit run id: the fluent active run is thread-local and gets lost in workers (mlflow#15131)."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
 ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's words
+
+
+STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of stores of files
 
 
 def tracking_uri() -> str:
@@ -51,7 +55,10 @@ def answering() -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:  # a database that is away comes unwrapped
+    except Exception as error:  # a database that is away comes unwrapped, a store of files by its client's own types
+        known = isinstance(error, MlflowException | SQLAlchemyError | OSError)
+        if not known and type(error).__module__.partition(".")[0] not in STORES:
+            raise
         raise _refusal(error) from None
 
 
@@ -78,8 +85,10 @@ def _refusal(error: Exception) -> RegistryError:
         status = error.response.status_code if error.response is not None else 0
         code = {401: UNKNOWN, 403: DENIED}.get(status, "")
     elif isinstance(error, OSError):
-        told = f"{told}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
         code = ABSENT if isinstance(error, FileNotFoundError) else ""
+        if error.errno == errno.ENOSPC:
+            return RegistryError(f"no room on the disk: {told}")
+        told = f"{told}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
         return RegistryError(f"{where} keeps its files where this machine cannot use them: {told}", code=code)
     if code == UNKNOWN:
         told = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

@@ -5,6 +5,7 @@ looks like a slip of the pen is a fault, for what it means is not done.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -40,11 +41,12 @@ def faults(decisions: Mapping[int, Decision], images: pd.DataFrame, rejected: Co
     labels = sorted(set(images["label"][images["split"] != UNLABELLED]))
     line_of = {decision.image: line for line, decision in decisions.items()}
     first: dict[str, int] = {}
+    known = Known(images)
     for line, (image, word, label, note) in decisions.items():
         if not any((image, word, label, note)):
             continue
         where = f"line {line}: "
-        meant = "" if image in split_of or image in rejected else nearest(image, images)
+        meant = "" if image in split_of or image in rejected else known.nearest(image)
         if not image:
             yield f"{where}no image is named; write its path or id"
         elif meant:
@@ -65,45 +67,75 @@ def faults(decisions: Mapping[int, Decision], images: pd.DataFrame, rejected: Co
             yield f"{where}{image!r} is unlabelled; put it into its class's folder instead"
 
 
-def nearest(name: str, images: pd.DataFrame) -> str:
-    """Return the image that an unknown name seems to mean; empty where it rather is an image that has gone.
+class Shapes(NamedTuple):
+    """Names by their shape, and the shapes without the places of numbers."""
 
-    It means another where folders were added or left out, letters are in another case, an id was cut off, or the name
-    of a folder or file is a slip away. Numbers tell nothing: of 1.png, 2.png ... any may have been removed.
-    """
-    name, paths = name.replace("\\", "/"), images["path"].tolist()
-    whole = (path for path in paths if f"/{path}".endswith(f"/{name}") or name.endswith(f"/{path}"))
-    other_case = (path for path in paths if path.casefold() == name.casefold())
-    longer = (identity for identity in images["id"] if len(name) >= LEAST_DIGITS and identity.startswith(name))
-    return next((found for names in (whole, other_case, longer) for found in names), "") or _a_slip_away(name, paths)
+    names: dict[str, list[str]]
+    bare: set[str]
 
 
-def _a_slip_away(name: str, paths: Sequence[str]) -> str:
-    folder, _, file = name.rpartition("/")
-    files: dict[str, list[str]] = {}
-    for path in paths:
-        files.setdefault(path.rpartition("/")[0], []).append(path.rpartition("/")[2])
-    if folder in files:
-        return next((f"{folder}/{near}".removeprefix("/") for near in _near(file, files[folder])), "")
-    beside = [f"{near}/{file}" for near in _near(folder, files) if file in files[near]]
-    return beside[0] if beside else ""
+class Known:
+    """The images that there are, by what a misspelt name may share with them: made once for all the lines."""
+
+    def __init__(self, images: pd.DataFrame) -> None:
+        self.ids = sorted(images["id"])
+        self.by_case: dict[str, str] = {}
+        self.by_file: dict[str, list[str]] = {}
+        self.files: dict[str, list[str]] = {}
+        for path in images["path"]:
+            folder, _, file = path.rpartition("/")
+            self.by_case.setdefault(path.casefold(), path)
+            self.by_file.setdefault(file, []).append(path)
+            self.files.setdefault(folder, []).append(file)
+        self.folders, self.shapes = _by_shape(self.files), dict[str, Shapes]()
+
+    def nearest(self, name: str) -> str:
+        """Return the image that an unknown name seems to mean; empty where it rather is an image that has gone.
+
+        It means another where folders were added or left out, letters are in another case, an id was cut off, or the
+        name of a folder or file is a slip away. Numbers tell nothing: of a.png, a_1.png ... any may have been removed.
+        """
+        name = name.replace("\\", "/")
+        return self._whole(name) or self.by_case.get(name.casefold(), "") or self._longer(name) or self._a_slip(name)
+
+    def _whole(self, name: str) -> str:
+        paths = self.by_file.get(name.rpartition("/")[2], [])
+        return next((p for p in paths if f"/{p}".endswith(f"/{name}") or name.endswith(f"/{p}")), "")
+
+    def _longer(self, name: str) -> str:
+        place = bisect_left(self.ids, name)
+        found = len(name) >= LEAST_DIGITS and place < len(self.ids) and self.ids[place].startswith(name)
+        return self.ids[place] if found else ""
+
+    def _a_slip(self, name: str) -> str:
+        folder, _, file = name.rpartition("/")
+        if folder in self.files:
+            shapes = self.shapes.get(folder) or self.shapes.setdefault(folder, _by_shape(self.files[folder]))
+            return next((f"{folder}/{near}".removeprefix("/") for near in _near(file, shapes)), "")
+        beside = [f"{near}/{file}" for near in _near(folder, self.folders) if file in self.files[near]]
+        return beside[0] if beside else ""
 
 
-def _near(name: str, known: Collection[str]) -> list[str]:
-    """Return the known names that are a slip away, those with the same numbers first; none where the numbers differ."""
-    by_shape: dict[str, list[str]] = {}
-    for other in known:
-        by_shape.setdefault(_shape(other), []).append(other)
-    shape = _shape(name)
+def _by_shape(names: Collection[str]) -> Shapes:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_shape(name), []).append(name)
+    return Shapes(found, {shape.replace("#", "") for shape in found})
+
+
+def _near(name: str, known: Shapes) -> list[str]:
+    """Return the known names that are a slip away, same numbers first; none where numbers alone differ."""
+    shape, by_shape = _shape(name), known.names
     slips = min(2, len(shape.partition(".")[0]) // LETTERS)
     cutoff = 1 - (slips + 0.01) / len(shape) if slips else 1
-    close = [] if shape in by_shape else get_close_matches(shape, by_shape, n=1, cutoff=cutoff)
+    close = [] if shape.replace("#", "") in known.bare else get_close_matches(shape, by_shape, n=1, cutoff=cutoff)
     found = [other for shape in close for other in by_shape[shape]]
     return sorted(found, key=lambda other: _numbers(other) != _numbers(name))
 
 
 def _shape(name: str) -> str:
-    return re.sub("[0-9]+", "#", name)
+    """Return a name with # for each number, and for what sets one apart: photo.jpg, photo_1.jpg and photo (2).jpg."""
+    return re.sub(r"[ _-]*[(]?[0-9]+[)]?", "#", name)
 
 
 def _numbers(name: str) -> list[str]:

@@ -261,11 +261,12 @@ def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
              severity=severity.observed),
         Rule("the weights know such inputs", "wanted", "in_set", "account",
              "the preprocessing that the weights recognise, by their BatchNorm and by the answers of their own top",
-             "Look at the pairs of pictures under Checks in data/reports/report.html. Where red and blue are "
-             "exchanged, write the files again: cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR)). Where "
-             "another mean and std is named, set it under validate.preprocessing in params.yaml and in "
-             "data/backbone/card.json. This is evidence and no proof: where you know better, set "
-             "`validate.severity.wanted: off` in params.yaml.",
+             "With `validate.severity.wanted: warn` in params.yaml `regraft run` goes on, and Checks in "
+             "data/reports/report.html shows pictures of both. Where those with red and blue exchanged look natural, "
+             "write the files again in the folder that `regraft use` was given: cv2.imwrite(path, cv2.cvtColor(image, "
+             "cv2.COLOR_RGB2BGR)). Otherwise set what was found (colour_order; value_range, mean and std) under "
+             "validate.preprocessing in params.yaml and in data/backbone/card.json. This is evidence and no proof: "
+             "where you know better, set `validate.severity.wanted: off` in params.yaml.",
              allowed=(DECLARED, UNTOLD), severity=severity.wanted),
         Rule("inputs lie where the backbone's did", "observed", "between", "inputs",
              "divergence of a sample's channels from the source's inputs",

@@ -150,7 +150,7 @@ def is_coloured(pixels: torch.Tensor) -> bool:
 def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
     """Return pictures [n, 3, h, w] with their tiles in random order: the same colours and textures, and no things.
 
-    What does not fill a tile at the right and lower edge is cut off and comes back as black.
+    What does not fill a tile at the right and lower edge stays where it is.
     """
     height, width = (side // TILES for side in pixels.shape[2:])
     if not height or not width:
@@ -159,7 +159,7 @@ def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
     tiles = kept.unfold(2, height, height).unfold(3, width, width).flatten(2, 3)  # [n, 3, tiles, height, width]
     mixed = torch.stack([picture[:, torch.randperm(TILES**2, generator=rng)] for picture in tiles])
     rows = mixed.reshape(len(pixels), 3, TILES, TILES, height, width).permute(0, 1, 2, 4, 3, 5)
-    result = torch.zeros_like(pixels)
+    result = pixels.clone()
     result[:, :, : height * TILES, : width * TILES] = rows.reshape(kept.shape)
     return result
 

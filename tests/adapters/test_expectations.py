@@ -186,7 +186,8 @@ BREAKING = {
     "shortcuts": pd.DataFrame({"label": ["brightness"], "effect": [0.9]}),
     "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "256", "backbone": "224"}]),
     "observed": pd.DataFrame([{"done": "scaled twice", "inputs": 99.0}]),
-    "wanted": pd.DataFrame([{"question": "colour order", "account": "colour order swapped"}]),
+    "wanted": pd.DataFrame([{"question": "colour order", "account": "colour order swapped",
+                            "wants": {"colour_order": "BGR"}}]),
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }  # fmt: skip
@@ -196,7 +197,7 @@ LIMITS = Limits(
 )  # fmt: skip
 PLAIN = {  # what is found is a name
     "the manifest is whole": "another", "tensors are what is declared": "scaled twice",
-    "the weights know such inputs": "colour order swapped",
+    "the weights know such inputs": "colour order swapped (colour_order BGR)",
 }  # fmt: skip
 EVERY = [
     *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),

@@ -69,7 +69,7 @@ def test_a_project_that_others_may_change_holds_no_code_that_is_run(place: Path,
 def test_a_temporary_folder_in_which_others_can_exchange_it_is_refused(place: Path, tmp_path: Path) -> None:
     place.parent.rmdir()
     (tmp_path / "tmp").chmod(0o777)
-    with pytest.raises(RegistryError, match=r"lets every user rename the folders of others.*set TMPDIR"):
+    with pytest.raises(RegistryError, match=r"lets other users rename what lies there.*set TMPDIR"):
         private.make()
     assert not [*(tmp_path / "tmp").iterdir()]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from steps.core.curation import Decision, absent, faults, nearest
+from steps.core.curation import Decision, Known, absent, faults
 
 IDS = ["a" * 64, "a" * 64, "b" * 64]
 IMAGES = pd.DataFrame({"id": IDS, "path": ["1.png", "2.png", "3.png"], "label": ["ant", "bee", "bee"],
@@ -36,7 +36,7 @@ THERE = pd.DataFrame({"id": [f"{i:064x}" for i in (0xABCDEF << 232, 2, 3, 4)], "
     ("name", "meant"),
     [
         ("train/cats/cat_03.png", ""), ("train/cats/cat_003.png", ""), ("train/wasps/1.png", ""), ("gone.png", ""),
-        ("c" * 64, ""), ("train/cats/lion.jpeg", ""),
+        ("c" * 64, ""), ("train/cats/lion.jpeg", ""), ("val/dogs/sunny_1.png", ""), ("val/dogs/sunny (2).png", ""),
         ("train/cats/cta_02.png", PLACES[1]), ("train/cat/cat_02.png", PLACES[1]), ("cats/cat_01.png", PLACES[0]),
         ("data/raw/train/cats/cat_02.png", PLACES[1]), (r"train\cats\cat_01.png", PLACES[0]),
         ("Train/Cats/CAT_01.PNG", PLACES[0]), ("val/dogs/sunny.jpg", PLACES[3]), ("val/dogs/suny.png", PLACES[3]),
@@ -45,7 +45,7 @@ THERE = pd.DataFrame({"id": [f"{i:064x}" for i in (0xABCDEF << 232, 2, 3, 4)], "
 )  # fmt: skip
 def test_a_name_is_misspelt_where_one_like_it_is_there_and_else_its_image_has_gone(name: str, meant: str) -> None:
     decision = Decision(name, "drop", "", "")
-    assert nearest(name, THERE) == meant
+    assert Known(THERE).nearest(name) == meant
     told = f"line 2: there is no image {name!r}; did you mean {meant!r}? If the file has gone, delete the line"
     assert list(faults({2: decision}, THERE)) == ([told] if meant else [])
     assert absent([decision], THERE, []) == [name]

@@ -166,6 +166,22 @@ def test_the_top_accuses_only_where_it_recognises_the_pictures(
     assert (said.vote, said.witness) == (vote, TOP)
 
 
+@pytest.mark.parametrize("side", [16, 32, 224, 240])
+def test_a_top_that_sees_colours_alone_is_believed_at_no_size_of_picture(side: int) -> None:
+    """Its answers follow the mean colour, so the order of the parts means nothing to it."""
+    levels = torch.randint(20, 236, (100, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(-20, 20, (100, 3, side, side), generator=torch.Generator().manual_seed(1))
+    pictures = (levels + noise).to(torch.uint8)
+
+    def seen(pixels: torch.Tensor, sharpness: float) -> Seen:
+        means = pixels.float().mean((2, 3)) / 255
+        return Seen(torch.empty(100, 2, 0), torch.empty(2, 0), (), (sharpness * means).log_softmax(1))
+
+    declared, account = seen(pictures, 10), seen(pictures, 20)
+    (found,) = by_top(declared, {"x": account}, True, lambda _: seen(shuffled(pictures, 0), 20))
+    assert found.t > 10 and found.vote == "silent"
+
+
 def said(account: str, witness: str, vote: Vote, figure: float = 0.05) -> Evidence:
     assert vote in get_args(Vote)
     return Evidence(account, witness, 0.1, figure, 5.0, vote)

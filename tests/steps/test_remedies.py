@@ -325,10 +325,10 @@ def wrong_everywhere(world: World) -> None:
 
 
 def right_everywhere(world: World, broken: Broken) -> None:
-    """Set what was named: mean and std of the source."""
-    assert broken.found.endswith("mean and std of the source") and CARD.input_statistics
-    source = {name: tuple(values) for name, values in CARD.input_statistics.items()}
-    declare(world, replace(CARD.preprocessing, mean=source["mean"], std=source["std"]))
+    """Set the mean and std that were found."""
+    found = {name: tuple(map(float, values.split(", "))) for name, values in
+             re.findall(r"(mean|std) \[(.*?)\]", broken.found)}  # fmt: skip
+    declare(world, replace(CARD.preprocessing, mean=found["mean"], std=found["std"]))
 
 
 def declare(world: World, spec: Preprocessing) -> None:
@@ -400,7 +400,7 @@ OBSERVED = (
     Case("the weights know such inputs", "card and params.yaml agree on a wrong mean and std", wrong_everywhere,
          "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
     Case("the weights know such inputs", "the same", partial(wrong_everywhere),
-         "set it under validate.preprocessing in params.yaml and in data/backbone/card.json", right_everywhere),
+         "under validate.preprocessing in params.yaml and in data/backbone/card.json", right_everywhere),
     Case("inputs lie where the backbone's did", "a card with other input statistics", far,
          "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
 )  # fmt: skip

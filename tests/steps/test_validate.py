@@ -356,6 +356,20 @@ def test_a_prior_of_other_classes_is_a_fault_of_the_params(gate: Gate) -> None:
         gate.run(replace(PARAMS, population_prior={"ant": 1, "wasp": 1}))
 
 
+def test_a_backbone_without_its_top_is_observed_and_not_asked_for_colours(gate: Gate) -> None:
+    gate.lay_out(rows({**COUNTS, "train": {"ant": 30, "bee": 30}}))
+    gate.run(replace(PARAMS, sample_images=64))
+    whole = gate.verdict["observed"]
+    folder = gate.root / "backbone"
+    files.write_tensors(folder / models.WEIGHTS, {k: v for k, v in STATE.items() if not k.startswith("classifier")})
+    models.write_card(folder, replace(CARD, cut="", sha256=files.sha256_of(folder / models.WEIGHTS)))
+    gate.run(replace(PARAMS, sample_images=64))
+    seen = gate.verdict["observed"]
+    assert seen["source_divergence"] == whole["source_divergence"] and gate.broken() == {}
+    assert {one["witness"] for found in seen["wanted"] for one in found["evidence"]} == {"BatchNorm"}
+    assert {one["witness"] for found in whole["wanted"] for one in found["evidence"]} == {"BatchNorm", "top"}
+
+
 def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Gate) -> None:
     wrong = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     enough = {**COUNTS, "train": {"ant": 30, "bee": 30}}
@@ -363,7 +377,8 @@ def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Ga
     params = replace(PARAMS, preprocessing=wrong, sample_images=64)
     gate.run(params)
     assert gate.broken() == {"the weights know such inputs": "colour order: cannot be told; "
-                             "mean and std: mean and std of the source"}  # fmt: skip
+                             f"mean and std: mean and std of the source (value_range [0.0, 1.0], "
+                             f"mean {[*SPEC.mean]}, std {[*SPEC.std]})"}  # fmt: skip
     strict = replace(PARAMS.severity, wanted="fail")
     with pytest.raises(DataError, match="the weights know such inputs"):
         gate.run(replace(params, severity=strict))
