@@ -42,11 +42,14 @@ def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def other_families(spec: Preprocessing, source: Source | None = None) -> dict[str, Preprocessing]:
-    """Return the same preprocessing with the mean and std of each other family of weights, and of a known source."""
-    known = [("the source", tuple(source["mean"]), tuple(source["std"]))] if source else []
+    """Return the same preprocessing with the mean and std of each other family; of the source alone, where it is known.
+
+    Weights whose own source was measured are of no other family, however much brighter today's pictures are.
+    """
+    known = [("the source", tuple(source["mean"]), tuple(source["std"]))] if source else FAMILIES
     others = {
         f"mean and std of {name}": replace(spec, value_range=(0.0, 1.0), mean=mean, std=std)
-        for name, mean, std in (*FAMILIES, *known)
+        for name, mean, std in known
     }
     return {name: other for name, other in others.items() if not torch.allclose(_ends(other), _ends(spec))}
 

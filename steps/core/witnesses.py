@@ -134,11 +134,12 @@ class Evidence:
 def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) -> dict[str, dict[str, Preprocessing]]:
     """Return question -> the accounts that answer it otherwise than `spec`; pixels are uint8 RGB [n, 3, h, w].
 
-    Whether colours are swapped is not asked of grey pictures. `source` holds mean and std per channel of the source's
-    inputs in [0, 1], where they are known.
+    Whether colours are swapped is not asked of grey pictures, nor of weights that learnt from grey ones. `source` holds
+    mean and std per channel of the source's inputs in [0, 1], where they are known.
     """
     other = next(order for order in COLOUR_ORDERS if order != spec.colour_order)
-    swapped = {SWAPPED: replace(spec, colour_order=other)} if is_coloured(pixels) else {}
+    grey = not is_coloured(pixels) or (source is not None and len(set(source["mean"])) == 1)
+    swapped = {} if grey else {SWAPPED: replace(spec, colour_order=other)}
     return {COLOUR_ORDER: swapped, STATISTICS: other_families(spec, source)}
 
 
@@ -262,6 +263,8 @@ class Finding:
 def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) -> Finding:
     """Weigh the witnesses of one question: what one says and another denies cannot be told."""
     names = [*accounts]
+    if not names and question == STATISTICS:
+        return Finding(question, DECLARED, "they are those of the source, as the card knows it")
     if why := _unheard(question, names, evidence):
         return Finding(question, UNTOLD, why)
     votes = {name: {one.vote for one in evidence if one.account == name} for name in names}
@@ -285,7 +288,7 @@ def _unheard(question: str, names: Sequence[str], evidence: Sequence[Evidence]) 
     The colours of a set move BatchNorm's statistics as a swap does, so of their order it is not asked alone.
     """
     if not names:
-        return "the pictures are grey"
+        return "the pictures are grey, or those of the source were"
     if not evidence:
         return "the weights have neither BatchNorm nor a top, or there are too few images"
     if question == COLOUR_ORDER and all(one.witness != TOP for one in evidence):

@@ -70,8 +70,13 @@ def test_a_loader_that_uses_another_familys_mean_and_std_is_named(
 def test_families_that_differ_in_words_alone_are_one() -> None:
     spec = replace(SPEC, value_range=(-1.0, 1.0), mean=(0.0,) * 3, std=(1.0,) * 3)
     assert [*other_families(spec)] == ["mean and std of ImageNet", "mean and std of none"]
+    assert [*other_families(SPEC)] == ["mean and std of Inception", "mean and std of none"]
+
+
+def test_weights_whose_source_is_known_are_of_no_other_family() -> None:
     source = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    assert [*other_families(SPEC, source)] == ["mean and std of Inception", "mean and std of none"]
+    assert [*other_families(SPEC, source)] == []
+    assert [*other_families(replace(SPEC, mean=(0.0,) * 3), source)] == ["mean and std of the source"]
 
 
 @pytest.mark.parametrize("order", COLOUR_ORDERS)

@@ -1,5 +1,6 @@
 """Two witnesses say what the weights want, and accuse only beyond what the choice of images explains."""
 
+import dataclasses
 import itertools
 import math
 from typing import get_args
@@ -103,6 +104,13 @@ def test_grey_pictures_are_not_asked_for_the_order_of_their_colours() -> None:
     asked = questions(SPEC, pixels(4, coloured=False), None)
     assert asked[COLOUR_ORDER] == {} and [*asked[STATISTICS]] == [INCEPTION, NOTHING]
     assert judge(COLOUR_ORDER, [], []).account == UNTOLD
+
+
+def test_weights_that_learnt_from_grey_pictures_of_a_known_kind_are_asked_neither_question() -> None:
+    source = {"mean": [0.3] * 3, "std": [0.2] * 3}
+    spec = dataclasses.replace(SPEC, mean=(0.3,) * 3, std=(0.2,) * 3)
+    assert questions(spec, pixels(4), source) == {COLOUR_ORDER: {}, STATISTICS: {}}
+    assert judge(STATISTICS, [], []).account == DECLARED
 
 
 def of_norms(distance: float, seed: int, count: int = 100, noise: float = 0.3) -> Seen:
