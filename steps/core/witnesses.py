@@ -118,9 +118,9 @@ def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, fl
 class Evidence:
     """What one witness says of one account beside the declared preprocessing.
 
-    `declared` and `account` are its figures, lower is nearer to the source: for BatchNorm the divergence in nats, for
-    the top minus the mean surprise of its classes (`_flatness`). `t` tests the difference over images; positive where
-    the account is nearer.
+    `declared` and `figure` are what it measures under each, lower is nearer to the source: for BatchNorm the divergence
+    in nats, for the top the mean log-probability of its classes (`_flatness`). `t` tests the difference over
+    images; positive where the account is nearer.
     """
 
     account: str
@@ -277,7 +277,7 @@ def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) 
     if best:
         said = " and ".join(f"{one.witness}, t {one.t:.1f}" for one in best)
         return Finding(question, best[0].account, f"the pictures fit the weights better so ({said})")
-    if all("against" in votes[name] for name in names):
+    if all("against" in said and "for" not in said for said in votes.values()):
         return Finding(question, DECLARED, "every other account fits worse")
     return Finding(question, UNTOLD, "the pictures are not near enough to what the weights have learnt from")
 
