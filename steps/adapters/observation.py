@@ -44,14 +44,14 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
     }
     done = observed.done(accounts)
     asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
-    room = Room(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
+    shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
     colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
     rows = part.sort_values("path").iloc[colourful.tolist()]
     return {
         "done": done,
         "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
-        "wanted": [room.finding(question, of) for question, of in asked.items()],
-        "source_divergence": rounded(_by_block(card, network, room.seen(spec))),
+        "wanted": [shown.finding(question, of) for question, of in asked.items()],
+        "source_divergence": rounded(_by_block(card, network, shown.seen(spec))),
         "shown": [{"path": path, "id": identity} for path, identity in zip(rows["path"], rows["id"], strict=True)],
     }
 
@@ -73,7 +73,7 @@ def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Room:
+class Sample:
     """The network that is asked, and the pictures that it is asked about: uint8 RGB [n, 3, h, w]."""
 
     network: nn.Module
@@ -97,14 +97,8 @@ class Room:
 
     def finding(self, question: str, accounts: dict[str, Preprocessing]) -> dict[str, Any]:
         """Return the finding on one question, with the evidence behind it, ready for JSON."""
-        declared, coloured = self.seen(self.declared), witnesses.is_coloured(self.pixels)
-        seen = {name: self.seen(spec) for name, spec in accounts.items()}
-        specs = {DECLARED: self.declared, **accounts}
-        said = [
-            *witnesses.by_norms(declared, seen),
-            *witnesses.by_top(declared, seen, coloured, lambda name: self.seen(specs[name], shuffled=True)),
-        ]
-        found = witnesses.judge(question, accounts, said)
+        coloured = witnesses.is_coloured(self.pixels)
+        found, said = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
         wants = accounts[found.account].to_dict() if found.account in accounts else {}
         return {
             **asdict(found),

@@ -260,6 +260,26 @@ class Finding:
     why: str
 
 
+def answer(
+    question: str,
+    declared: Preprocessing,
+    accounts: Mapping[str, Preprocessing],
+    coloured: bool,
+    seen: Callable[[Preprocessing, bool], Seen],
+) -> tuple[Finding, list[Evidence]]:
+    """Put one question to both witnesses; return the finding, and what each said of each account.
+
+    `seen` returns what the network makes of the pictures, prepared in a way, perhaps with their tiles `shuffled`.
+    """
+    ours, theirs = seen(declared, False), {name: seen(spec, False) for name, spec in accounts.items()}
+    specs = {DECLARED: declared, **accounts}
+    evidence = [
+        *by_norms(ours, theirs),
+        *by_top(ours, theirs, coloured, lambda name: seen(specs[name], True)),
+    ]
+    return judge(question, accounts, evidence), evidence
+
+
 def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) -> Finding:
     """Weigh the witnesses of one question: what one says and another denies cannot be told."""
     names = [*accounts]

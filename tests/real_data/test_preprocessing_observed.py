@@ -13,7 +13,7 @@ from PIL import Image
 
 from steps.core.preprocessing import Preprocessing
 from steps.core.rules import DECLARED, SWAPPED, UNTOLD
-from steps.core.witnesses import COLOUR_ORDER, STATISTICS
+from steps.core.witnesses import COLOUR_ORDER, NORMS, STATISTICS
 from tests.conftest import Project
 from tests.studies import observed as study
 
@@ -51,6 +51,12 @@ def test_right_photographs_are_accused_by_no_backbone(which: int, colours: str, 
 def test_files_written_as_bgr_are_named_where_the_file_has_a_top(which: int, answer: str) -> None:
     found = pool(which).findings(ROWS, card_of(which), swapped=True)
     assert found[COLOUR_ORDER] == answer and found[STATISTICS] in (DECLARED, UNTOLD)
+
+
+def test_batch_norm_leans_towards_a_swap_and_is_not_believed_alone() -> None:
+    found, (said,) = pool(MOBILENET).answers(ROWS, card_of(MOBILENET), swapped=True)[COLOUR_ORDER]
+    assert (said.witness, said.account) == (NORMS, SWAPPED) and said.t > 3
+    assert found.account == UNTOLD and "no top" in found.why
 
 
 @pytest.mark.parametrize("which", [SQUEEZENET, MOBILENET])

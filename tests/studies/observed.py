@@ -5,7 +5,7 @@ REGRAFT_WEIGHTS name the folders of images and weights. Prints the tables of doc
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ from steps.core.observed import Account
 from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.core.rules import DECLARED, SWAPPED, UNTOLD
 from steps.core.seeding import numpy_generator
-from steps.core.witnesses import Seen
+from steps.core.witnesses import Evidence, Finding, Seen
 
 Rng = np.random.Generator
 Change = Callable[[Image.Image], Image.Image]
@@ -50,28 +50,26 @@ class Pool:
         return self.kept[spec, shuffled]
 
     def findings(self, rows: Sequence[int], declared: Preprocessing, swapped: bool = False) -> dict[str, str]:
-        """Return question -> answer for some of the pictures, where files and card may be wrong.
+        """Return question -> answer for some of the pictures; see `answers`."""
+        return {question: found.account for question, (found, _) in self.answers(rows, declared, swapped).items()}
+
+    def answers(
+        self, rows: Sequence[int], declared: Preprocessing, swapped: bool = False
+    ) -> dict[str, tuple[Finding, list[Evidence]]]:
+        """Return question -> what `validate` would find in some of the pictures, where files and card may be wrong.
 
         `swapped`: red and blue are exchanged in the files. The tensors are those of the other colour order.
         """
-        rows, pixels = [*rows], self.pixels[[*rows]]
-        asked = witnesses.questions(declared, pixels, self.card.input_statistics)
+        pixels = self.pixels[[*rows]]
 
-        def seen(spec: Preprocessing, shuffled: bool = False) -> Seen:
+        def seen(spec: Preprocessing, shuffled: bool) -> Seen:
             order = {"RGB": "BGR", "BGR": "RGB"}[spec.colour_order] if swapped else spec.colour_order
-            return self.seen(replace(spec, colour_order=order), shuffled).of(rows)
+            return self.seen(replace(spec, colour_order=order), shuffled).of([*rows])
 
-        def answer(question: str, accounts: Mapping[str, Preprocessing]) -> str:
-            specs, others = {DECLARED: declared, **accounts}, {name: seen(spec) for name, spec in accounts.items()}
-            said = [
-                *witnesses.by_norms(seen(declared), others),
-                *witnesses.by_top(
-                    seen(declared), others, witnesses.is_coloured(pixels), lambda n: seen(specs[n], True)
-                ),
-            ]
-            return witnesses.judge(question, accounts, said).account
-
-        return {question: answer(question, accounts) for question, accounts in asked.items()}
+        return {
+            question: witnesses.answer(question, declared, accounts, witnesses.is_coloured(pixels), seen)
+            for question, accounts in witnesses.questions(declared, pixels, self.card.input_statistics).items()
+        }
 
 
 def draws(pool: Pool, count: int, name: str) -> Iterator[list[int]]:
