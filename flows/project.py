@@ -50,7 +50,7 @@ def _caches(state: Path) -> dict[str, str]:
     """
     if not os.access(state, os.W_OK):
         return {}
-    return {"TORCHINDUCTOR_CACHE_DIR": str(state / "compiled"), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(state.parent / files.COMPILED), "DVC_SITE_CACHE_DIR": str(state / "dvc")}
 
 
 def _check_sections(root: Path) -> None:

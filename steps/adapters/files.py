@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `regraft status` hashes and reads JSON; it must load neithe
     import torch
 
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave in folders
+COMPILED = Path(".regraft/compiled")  # what torch compiles: by default under /tmp, by a name others can take first
 WHOLE = ""  # the cut behind the last block: the whole backbone without its top
 STRETCH = 4096  # rows of features in memory at a time
 

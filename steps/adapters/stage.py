@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import yaml
 
 from steps.adapters import params as params_file
-from steps.adapters.files import sha256_of
+from steps.adapters.files import COMPILED, sha256_of
 from steps.errors import GraphError, ParamsError, RegraftError, without_passwords
 
 Function = Callable[..., None]
@@ -46,8 +46,8 @@ class Lineage:
 def main(function: Function) -> NoReturn:
     """Run a stage as `python -m steps.NAME --flag path ...` from the project's root; exit with the fault's code."""
     arguments = sys.argv[1:]
-    if os.access(".regraft", os.W_OK):  # torch's default lies under /tmp, by a name that others can take first
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(".regraft/compiled").resolve()))
+    if os.access(COMPILED.parent, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED.resolve()))
     try:
         call(function, _parse(function, arguments), Path.cwd())
     except RegraftError as error:

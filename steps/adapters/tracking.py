@@ -22,7 +22,7 @@ LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
 ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's words
 
 
-STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of stores of files
+FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of stores of files
 
 
 def tracking_uri() -> str:
@@ -57,7 +57,7 @@ def answering() -> Iterator[None]:
         yield
     except Exception as error:  # a database that is away comes unwrapped, a store of files by its client's own types
         known = isinstance(error, MlflowException | SQLAlchemyError | OSError)
-        if not known and type(error).__module__.partition(".")[0] not in STORES:
+        if not known and type(error).__module__.partition(".")[0] not in FILE_STORES:
             raise
         raise _refusal(error) from None
 

@@ -1,5 +1,6 @@
 """MLflow runs over a real SQLite store: one finished run a lineage, whatever happened before."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,28 @@ def test_a_server_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
         tracking.client()
+
+
+class ClientError(Exception):
+    """As botocore's: no OSError, and none of MLflow's."""
+
+
+ClientError.__module__ = "botocore.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ClientError("AccessDenied"), "does not answer: AccessDenied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no room on the disk"),
+        (PermissionError(errno.EACCES, "Permission denied", "/only"), "--serve-artifacts"),
+    ],
+)
+def test_what_a_store_of_files_says_is_a_sentence(error: Exception, told: str) -> None:
+    with pytest.raises(RegistryError, match=told), tracking.answering():
+        raise error
+
+
+def test_a_fault_of_ours_is_not_blamed_on_a_server() -> None:
+    with pytest.raises(KeyError), tracking.answering():
+        raise KeyError("ours")
