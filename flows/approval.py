@@ -14,10 +14,10 @@ from pydantic import Field
 
 from flows.finish import Report, answered, headline
 from flows.project import running
-from steps import release
-from steps.adapters import params
-from steps.core.ledger import PROPOSE
-from steps.promote import Promotion
+from steps.promotion import release
+from steps.runtime import params
+from steps.registry.chain import PROPOSE
+from steps.promotion.promote import Promotion
 
 ARTIFACT = "verdict"
 POLL = 5  # seconds between two looks whether somebody has answered

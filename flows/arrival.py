@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steps.adapters import files
+from steps.runtime import files
 from steps.errors import RequestError
 
 # On the file system of what they replace, laid out as the project is. The first is gone after a kill; what the second

@@ -87,7 +87,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
-    from flows import validate as gates
+    from flows import gates
 
     if reweight and not against:
         raise RequestError("--reweight needs --against FOLDER: weights make training look like something")
@@ -108,7 +108,7 @@ def validate(
 def status(as_json: Json = False) -> None:
     """Say which stages are fresh, and which version is in production."""
     from flows.graph import Graph
-    from steps.promote import production
+    from steps.promotion.promote import production
 
     root = enter(Path.cwd())
     graph = Graph(root)
@@ -126,7 +126,7 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
 @app.command()
 def approve(version: str, reason: Reason, by: By = "") -> None:
     """Make a version champion that the gate has proposed (promote.approval: required)."""
-    from steps.release import approve as decide
+    from steps.promotion.release import approve as decide
 
     root = enter(Path.cwd())
     with running(root):
@@ -137,7 +137,7 @@ def approve(version: str, reason: Reason, by: By = "") -> None:
 @app.command()
 def decline(version: str, reason: Reason, by: By = "") -> None:
     """Refuse a version that the gate has proposed; the same proposal is not made again."""
-    from steps.release import decline as decide
+    from steps.promotion.release import decline as decide
 
     root = enter(Path.cwd())
     with running(root):
@@ -152,7 +152,7 @@ def rollback(
     by: By = "",
 ) -> None:
     """Put an earlier champion back into production. It stays there until a better one comes."""
-    from steps.release import rollback as decide
+    from steps.promotion.release import rollback as decide
 
     root = enter(Path.cwd())
     with running(root):
@@ -166,9 +166,9 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print every decision about production, from the signed ledger; exit code 1 where it was tampered with."""
-    from flows.history import lines, plain
-    from steps.release import history as read
-    from steps.release import moment
+    from steps.commands.history import lines, plain
+    from steps.promotion.release import history as read
+    from steps.promotion.release import moment
 
     chain, faults = read(enter(Path.cwd()))
     when = moment(at) if at else None
@@ -185,7 +185,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Print where a version comes from, from the alias to the raw images, with every gap named."""
-    from flows.audit import audit as follow
+    from steps.commands.audit import audit as follow
 
     found = follow(enter(Path.cwd()), version, verify)
     typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
@@ -228,8 +228,8 @@ def export(
 ) -> None:
     """Write a version for another runtime, once it is shown to answer alike on the test images."""
     from flows.export import lines
-    from steps.export import OUTPUT
-    from steps.export import export as write
+    from steps.commands.export import OUTPUT
+    from steps.commands.export import export as write
 
     target = output.expanduser().resolve() if output else None
     root = enter(Path.cwd())
@@ -248,7 +248,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer many pictures: one row each, with version and digest. A killed run goes on where it stopped."""
-    from flows.predict import predict as answer
+    from steps.commands.predict import predict as answer
 
     target = output.expanduser().absolute() if output else None
     typer.echo(answer(enter(Path.cwd()), paths, target, version, probabilities, as_json), err=True)
@@ -282,9 +282,9 @@ def serve(
     """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
     import os
 
-    from steps.adapters.bodies import Limits
-    from steps.serve import Place
-    from steps.serve import serve as answer
+    from steps.serving.bodies import Limits
+    from steps.commands.serve import Place
+    from steps.commands.serve import serve as answer
 
     limits = Limits(
         body=int(body * 2**20), bodies=int(max(body, bodies) * 2**20), pixels=pixels * 10**6,
@@ -301,8 +301,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two versions on the test images of today: paired, per class, and where they differ."""
-    from steps.compare import compare as versions
-    from steps.compare import lines
+    from steps.commands.compare import compare as versions
+    from steps.commands.compare import lines
 
     found = versions(enter(Path.cwd()), one, other)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from flows.graph import read_at
-from steps.core.manifest import SPLITS, class_counts
+from steps.images.manifest import SPLITS, class_counts
 from steps.errors import RequestError
 
 MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from flows.sources import BACKBONE, RAW, read_source
-from steps.adapters import files, signing, tracking
+from steps.runtime import files
+from steps.registry import signing, tracking
 from steps.errors import RegistryError, RegraftError, without_passwords
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
@@ -186,9 +187,9 @@ def _params(root: Path) -> Findings:
     """Bind every section as the stages will: the one check that has to import them, and torch with them."""
     import yaml
 
-    from steps.adapters import stage
-    from steps.export import ExportParams
-    from steps.promote import PromoteParams
+    from steps.runtime import stage
+    from steps.commands.export import ExportParams
+    from steps.promotion.promote import PromoteParams
 
     graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     stage.check_params(
@@ -256,7 +257,7 @@ def _transfer(root: Path) -> Findings:
     """Warn where most of a backbone is fully connected: such layers learn the patterns of their own task."""
     if not (root / BACKBONE / "card.json").exists():
         return
-    from steps.core.cost import dense_share
+    from steps.backbones.cost import dense_share
 
     card = files.read_json(root / BACKBONE / "card.json")
     share = dense_share(card["architecture"], card["num_classes"])

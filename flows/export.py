@@ -4,7 +4,7 @@ from typing import Any
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return the findings of `steps.export.export` as lines of text."""
+    """Return the findings of `steps.commands.export.export` as lines of text."""
     sizes = f"{found['bytes'] / 1e6:.2f} MB; the version's weights {found['bytes_before'] / 1e6:.2f} MB"
     told = [f"{found['folder']}/{found['file']}", f"  {sizes}"]
     if "verdict" in found:

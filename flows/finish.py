@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
-from steps.adapters import files, stage
-from steps.core.ledger import PROPOSE, Decision
+from steps.runtime import files, stage
+from steps.registry.chain import PROPOSE, Decision
 from steps.errors import without_passwords
-from steps.export import ExportParams
-from steps.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
-from steps.rematch import EVALUATION
+from steps.commands.export import ExportParams
+from steps.promotion.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
+from steps.promotion.rematch import EVALUATION
 
 if TYPE_CHECKING:  # its templates load where a page is written
-    from steps.outcome import Outcome
+    from steps.pages.outcome import Outcome
 
 FRESH, RAN = "Fresh", "Ran"
 REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
@@ -63,7 +63,7 @@ def answered(root: Path, report: Report, decision: Decision) -> Report:
 
 def _looks(root: Path) -> Looks:
     """Say how often the test images were looked at, and how much that matters."""
-    from steps.adapters import looks
+    from steps.registry import look_ledger as looks
 
     found = looks.standing(root)
     state = "exhausted" if found.exhausted else "over budget" if found.over_budget else "within budget"
@@ -72,7 +72,7 @@ def _looks(root: Path) -> Looks:
 
 def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
     """Remember what was decided, and say it on the page and in Markdown."""
-    from steps.outcome import markdown, write_outcome
+    from steps.pages.outcome import markdown, write_outcome
 
     files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
     told = outcome(root, promotion, looks)
@@ -129,7 +129,7 @@ def headline(promotion: Promotion) -> str:
 
 def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
     """Gather what a person wants to know first: what was decided, why, and how often the test set was looked at."""
-    from steps.outcome import Outcome
+    from steps.pages.outcome import Outcome
 
     return Outcome(
         verdict=_verdict(promotion),
@@ -149,7 +149,7 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
 
 def _verdict(promotion: Promotion) -> str:
     """Say what became of the challenger; one that was champion before is not promoted anew."""
-    from steps.outcome import PROMOTED, PROPOSED, REFUSED, REMAINS
+    from steps.pages.outcome import PROMOTED, PROPOSED, REFUSED, REMAINS
 
     if promotion.changed:
         return PROMOTED

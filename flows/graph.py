@@ -16,7 +16,7 @@ from typing import Any
 
 import steps
 from flows.project import refuse_unknown
-from steps.adapters.files import sha256_of
+from steps.runtime.files import sha256_of
 from steps.errors import GraphError, RequestError
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from steps.adapters import files, params
-from steps.adapters.tracking import tracking_uri
+from steps.runtime import files, params
+from steps.registry.tracking import tracking_uri
 from steps.errors import GraphError, ParamsError, RequestError
 
 STATE = ".regraft"

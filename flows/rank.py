@@ -13,7 +13,7 @@ RAW = ("extract_features", "raw")
 def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of the ranking and its verdict in words; RequestError where the request is wrong."""
     from flows.graph import Graph
-    from steps.adapters import files, params, stage
+    from steps.runtime import files, params, stage
 
     files_of = _weights(weights, names)
     graph = Graph(root)
@@ -21,8 +21,8 @@ def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) ->
     graph.close()
     if not accepted.exists():
         raise RequestError(f"{accepted.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
-    from steps.rank import rank as rank_backbones
-    from steps.rank import verdict
+    from steps.commands.rank import rank as rank_backbones
+    from steps.commands.rank import verdict
 
     rows = rank_backbones(raw, files.read_table(accepted), names, files_of, most, params.read(root)["seed"])
     return rows, verdict(rows)

@@ -17,13 +17,14 @@ from typing import Any
 from flows.doctor import unlike
 from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
-from steps.adapters import circumstances, files, ledger, looks, params, tracking
-from steps.adapters.tracking import LINEAGE
-from steps.audit import lost_changes, missing_inputs, place_of
-from steps.core.manifest import TEST
-from steps.core.replay import Verdict, differences, gaps, judge
+from steps.registry import circumstances, ledger, look_ledger, tracking
+from steps.runtime import files, params
+from steps.registry.tracking import LINEAGE
+from steps.promotion.links import lost_changes, missing_inputs, place_of
+from steps.images.manifest import TEST
+from steps.promotion.reproduction import Verdict, differences, gaps, judge
 from steps.errors import GraphError, RequestError
-from steps.evidence import EVALUATION, Evidence, gather
+from steps.promotion.evidence import EVALUATION, Evidence, gather
 
 log = logging.getLogger("regraft")
 RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words
@@ -168,7 +169,7 @@ def _looked_at(tree: Path) -> None:
     """
     answers = files.read_table(tree / PREDICTIONS)
     judged = files.read_json(tree / EVALUATION).get("weights", {})
-    looks.record(judged.values(), sorted(set(answers["id"][answers["split"] == TEST])))
+    look_ledger.record(judged.values(), sorted(set(answers["id"][answers["split"] == TEST])))
 
 
 def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdict:

@@ -50,7 +50,7 @@ def run_stage(graph: Graph, stage: Stage, force: bool) -> State[Any]:
 
 def execute(graph: Graph, stage: Stage) -> None:
     """Run one stage in this process (or let DVC do it, where it asks for isolation) and commit it."""
-    from steps.adapters import stage as binding
+    from steps.runtime import stage as binding
 
     if stage.isolate:
         graph.reproduce(stage.name)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flows.arrival import settle
 from flows.graph import Graph
-from steps.adapters import files
-from steps.adapters.progress import track
-from steps.core.manifest import LISTINGS, SHARDS
+from steps.runtime import files
+from steps.runtime.progress import track
+from steps.images.manifest import LISTINGS, SHARDS
 from steps.errors import RequestError
 
 log = logging.getLogger("regraft")
@@ -93,7 +93,7 @@ def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
         in_order = track(sorted(loose.items()), len(loose), "mirroring images")
         copied = sum(_copy(origin, raw / name) for name, origin in in_order)
         if packed:
-            from steps.adapters.packing import pack
+            from steps.images.packing import pack
 
             copied += pack({name: origin for name, origin in wanted.items() if name not in loose}, raw, memory)
         _clear(set(stale) - first, raw)
@@ -103,7 +103,7 @@ def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
 
 
 def _worthwhile(origins: Iterable[Path]) -> bool:
-    from steps.core.shards import pays
+    from steps.images.shard_layout import pays
 
     sizes = [origin.stat().st_size for origin in origins]
     return pays(len(sizes), sum(sizes))
@@ -160,7 +160,7 @@ def _raise(error: OSError) -> None:
 
 def _listed(source: Source) -> Iterator[tuple[str, Path]]:
     """Yield the listing, under the name that `ingest` looks for, and the files that it names."""
-    from steps.adapters import listing
+    from steps.images import listing
 
     yield f"listing{source.path.suffix.lower()}", source.path
     for name in listing.read(source.path)["path"]:

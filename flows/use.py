@@ -9,8 +9,11 @@ from typing import Any
 from flows.arrival import incoming, settle
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
-from steps.adapters import backbones, files, models, shards
-from steps.core.manifest import LISTINGS
+from steps.commands import origins
+from steps.runtime import files
+from steps.backbones import models
+from steps.images import shards
+from steps.images.manifest import LISTINGS
 from steps.errors import RequestError, UndecodableError
 
 DIGITS = "digits"
@@ -65,7 +68,7 @@ def _checked(path: Path, root: Path) -> Path:
 
 def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
     """Refuse a source of which not one file can be decoded; `ingest` tells of single ones."""
-    from steps.adapters.images import decode, read_bytes
+    from steps.images.decoding import decode, read_bytes
 
     first, candidates = "", {name: origin for name, origin in found.items() if name not in LISTINGS}
     for name, origin in candidates.items():
@@ -80,10 +83,10 @@ def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
     )
 
 
-def _backbone(images: str, name: str | None, weights: str | None) -> backbones.Loaded | None:
+def _backbone(images: str, name: str | None, weights: str | None) -> origins.Loaded | None:
     if name is None:
-        return backbones.embedded() if images == DIGITS else None
-    return backbones.named(name, weights)
+        return origins.embedded() if images == DIGITS else None
+    return origins.named(name, weights)
 
 
 def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:

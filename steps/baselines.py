@@ -14,20 +14,22 @@ import pandas as pd
 import torch
 from torch import nn
 
-from steps.adapters import checkpoints, files, models, stage
-from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
-from steps.adapters.progress import track
-from steps.adapters.scratch import Scratch
-from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted
-from steps.core.baselines import bounded, class_shares, schedule, small_pixels
-from steps.core.fine_tuning import fine_tune_model
-from steps.core.inference import predict_probabilities
-from steps.core.linear_probe import Floats, Labelled, fit_probe
-from steps.core.manifest import TEST, TRAIN, UNLABELLED, VAL
-from steps.core.metrics import scores
-from steps.core.seeding import derive
+from steps.training import checkpoints
+from steps.runtime import files, stage
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure
+from steps.images.dataset import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
+from steps.runtime.progress import track
+from steps.runtime.scratch import Scratch
+from steps.runtime.stage import Lineage
+from steps.backbones.backbone import Grafted
+from steps.training.rivals import bounded, class_shares, schedule, small_pixels
+from steps.training.fine_tuning import fine_tune_model
+from steps.backbones.inference import predict_probabilities
+from steps.training.linear_probe import Floats, Labelled, fit_probe
+from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
+from steps.training.metrics import scores
+from steps.runtime.seeding import derive
 
 MAJORITY, PIXELS, SCRATCH = "majority", "pixels", "scratch"
 

@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from steps.adapters import files, models, stage
-from steps.adapters.compute import ComputeParams, configure
-from steps.core import transferability
-from steps.core.comparison import balanced_difference
-from steps.core.cost import block_flops
-from steps.core.intervals import Sample, sampled
-from steps.core.learning_curve import next_doubling
-from steps.core.linear_probe import Labelled
-from steps.core.manifest import TRAIN
-from steps.core.seeding import numpy_generator
-from steps.core.strategy import FROM_SCRATCH, STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
-from steps.core.transferability import Divided, Held, divided, probe
+from steps.runtime import files, stage
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure
+from steps.training import transferability
+from steps.evaluation.comparison import balanced_difference
+from steps.backbones.cost import block_flops
+from steps.evaluation.intervals import Sample, sampled
+from steps.evaluation.learning_curve import next_doubling
+from steps.training.linear_probe import Labelled
+from steps.images.manifest import TRAIN
+from steps.runtime.seeding import numpy_generator
+from steps.training.strategy import FROM_SCRATCH, STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
+from steps.training.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
 DRAWS = 1000

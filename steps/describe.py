@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import files, stage
-from steps.adapters.pages import render
-from steps.adapters.stage import digest_of
-from steps.core import findings
-from steps.core.manifest import VAL
+from steps.runtime import files, stage
+from steps.pages.rendering import render
+from steps.runtime.stage import digest_of
+from steps.pages import findings
+from steps.images.manifest import VAL
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

@@ -9,22 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.adapters import files, looks, models, stage
-from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Images
-from steps.adapters.progress import track
-from steps.core import calibration
-from steps.core.backbone import Grafted, digest
-from steps.core.comparison import Rules, compare, transfer
-from steps.core.decision import FINE_TUNED, HEAD, choose
-from steps.core.inference import predict_logits
-from steps.core.intervals import Sample, groups_of, sampled
-from steps.core.judgement import BINS, judge
-from steps.core.manifest import TEST, UNLABELLED, VAL
-from steps.core.seeding import numpy_generator
-from steps.core.slices import COLUMNS, judge_slices, unjudged, unknown_limits
+from steps.runtime import files, stage
+from steps.registry import look_ledger
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure
+from steps.images.dataset import Images
+from steps.runtime.progress import track
+from steps.evaluation import calibration
+from steps.backbones.backbone import Grafted, digest
+from steps.evaluation.comparison import Rules, compare, transfer
+from steps.training.choice import FINE_TUNED, HEAD, choose
+from steps.backbones.inference import predict_logits
+from steps.evaluation.intervals import Sample, groups_of, sampled
+from steps.evaluation.judgement import BINS, judge
+from steps.images.manifest import TEST, UNLABELLED, VAL
+from steps.runtime.seeding import numpy_generator
+from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.errors import ParamsError
-from steps.same_labels import Cached, Learnt, same_labels, stand_in
+from steps.training.same_labels import Cached, Learnt, same_labels, stand_in
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,7 +118,7 @@ def evaluate(
     alike = stand_in(transferred, cached, files.read_json(head_history), rivals, seed)
     weights = {name: digest(network.state_dict()) for name, network in networks.items()}
     weights |= {"same_labels": digest(alike)} if alike else {}
-    looks.record(weights.values(), images.part(TEST)["id"])
+    look_ledger.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
     found = _logits(networks, images, TEST)
     judged, probabilities = judge_all(params, seed, images, unseen, found)

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from steps.adapters import files, images, models, stage
-from steps.adapters.compute import ComputeParams, configure, refuse_absent
-from steps.adapters.feature_store import FOLDER, FeatureStore
-from steps.adapters.probe import probe
-from steps.adapters.progress import track
-from steps.core.forward import Forward, Mode, cut_names
-from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.runtime import files, stage
+from steps.images import decoding
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.backbones.feature_store import FOLDER, FeatureStore
+from steps.backbones.probe import probe
+from steps.runtime.progress import track
+from steps.backbones.forward import Forward, Mode, cut_names
+from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 
 log = logging.getLogger("regraft")
 
@@ -82,11 +84,11 @@ def _stores(
 def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) -> Iterator[list[torch.Tensor]]:
     """Yield batches of cropped uint8 images, decoded by threads while the caller computes on the batch before."""
     items: Sequence[tuple[str, str]] = list(zip(table["path"], table["id"], strict=True))
-    pixels = images.parallel(
-        lambda item: centre_crop(resized(images.read_image(raw, *item), spec), spec),
+    pixels = decoding.parallel(
+        lambda item: centre_crop(resized(decoding.read_image(raw, *item), spec), spec),
         items, compute.threads, ahead=2 * compute.batch_size,
     )  # fmt: skip
-    batches = images.batched(pixels, compute.batch_size)
+    batches = decoding.batched(pixels, compute.batch_size)
     return track(batches, len(items), "extracting features", compute.batch_size)
 
 

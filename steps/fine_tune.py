@@ -10,17 +10,19 @@ from typing import Any
 
 import torch
 
-from steps.adapters import checkpoints, files, models, stage
-from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
-from steps.adapters.scratch import Scratch
-from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted, digest, last_blocks
-from steps.core.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
-from steps.core.inference import PRECISIONS
-from steps.core.manifest import TRAIN, UNLABELLED, VAL
-from steps.core.presets import PRESETS
-from steps.core.seeding import derive
+from steps.training import checkpoints
+from steps.runtime import files, stage
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure
+from steps.images.dataset import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
+from steps.runtime.scratch import Scratch
+from steps.runtime.stage import Lineage
+from steps.backbones.backbone import Grafted, digest, last_blocks
+from steps.training.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
+from steps.backbones.inference import PRECISIONS
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.training.presets import PRESETS
+from steps.runtime.seeding import derive
 from steps.errors import IntegrityError, ParamsError
 
 NONE = "none"

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from steps.adapters import files, images, listing, shards, stage
-from steps.adapters.progress import track
-from steps.core.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.runtime import files, stage
+from steps.images import decoding, listing, shards
+from steps.runtime.progress import track
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
 from steps.errors import DataError, UndecodableError
 
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
@@ -56,11 +57,11 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
     holding class folders; or class folders. A folder `unlabelled` holds images without a label.
     Raises DataError where there is no such layout or not one readable image.
     """
-    listed, read_file = list(find(raw)), images.reader(raw)
+    listed, read_file = list(find(raw)), decoding.reader(raw)
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = images.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, os.cpu_count() or 1))
+    read = decoding.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, os.cpu_count() or 1))
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -187,7 +188,7 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: In
         return item
     try:
         data = read_file(item.path)
-        facts = images.inspect(data)
+        facts = decoding.inspect(data)
     except UndecodableError as error:
         return Rejected(item.path, error.reason, error.exception)
     except OSError as error:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.adapters import circumstances, files, models, package, registry, stage, tracking
-from steps.adapters.circumstances import Circumstances
-from steps.adapters.stage import Lineage, digest_of
-from steps.core.backbone import Grafted
-from steps.core.decision import FINE_TUNED, HEAD
-from steps.core.manifest import TEST
+from steps.registry import circumstances, packaging, versions, tracking
+from steps.runtime import files, stage
+from steps.backbones import models
+from steps.registry.circumstances import Circumstances
+from steps.runtime.stage import Lineage, digest_of
+from steps.backbones.backbone import Grafted
+from steps.training.choice import FINE_TUNED, HEAD
+from steps.images.manifest import TEST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,7 +74,7 @@ def register(
     example = _example(raw, accepted)
 
     mlflow = tracking.client()
-    registry.ensure_model(mlflow, params.model_name)
+    versions.ensure_model(mlflow, params.model_name)
     around = circumstances.gather(files.project_root())
     digests = {
         c.kind: _register(mlflow, params, c, judged, example, around, evaluation, model_card) for c in candidates
@@ -110,7 +112,7 @@ def _candidate(
 def _example(raw: Path, accepted: Path) -> bytes:
     table = files.read_table(accepted)
     first = table[table["split"] == TEST].sort_values("id").iloc[0]
-    return package.example(raw, str(first["path"]), str(first["id"]))
+    return packaging.example(raw, str(first["path"]), str(first["id"]))
 
 
 def _register(
@@ -125,7 +127,7 @@ def _register(
     """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        content = package.write_model(model, candidate.network.state_dict(), candidate.facts)
+        content = packaging.write_model(model, candidate.network.state_dict(), candidate.facts)
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment = tracking.experiment(mlflow, params.experiment)
         older = tracking.find_run(mlflow, experiment, candidate.lineage.digest) is not None
@@ -133,9 +135,9 @@ def _register(
             mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, *artifacts),
             {"kind": candidate.kind, "backbone": candidate.facts["backbone"]}, around,
         )  # fmt: skip
-        if registry.find_version(mlflow, params.model_name, digest) is None:
-            package.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
-            registry.create_version(
+        if versions.find_version(mlflow, params.model_name, digest) is None:
+            packaging.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
+            versions.create_version(
                 mlflow, params.model_name, digest, run, Path(scratch) / "saved",
                 {"kind": candidate.kind},
                 _test_metrics(judged["test"][candidate.kind]),

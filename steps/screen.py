@@ -9,19 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.adapters import decisions as decided
-from steps.adapters import expectations, files, importance, stage
-from steps.adapters.album import Album
-from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.pages import render
-from steps.core import duplicates, label_errors
-from steps.core.curation import KEEP, named
-from steps.core.linear_probe import Labelled
-from steps.core.manifest import TRAIN, UNLABELLED, VAL
-from steps.core.oddities import Limits, odd
-from steps.core.rules import SEVERITIES, screen_rules
-from steps.core.seeding import derive
-from steps.core.selection import ALPHA
+from steps.checks import decisions as decided
+from steps.checks import expectations, importance
+from steps.runtime import files, stage
+from steps.pages.album import Album
+from steps.runtime.compute import ComputeParams, configure
+from steps.pages.rendering import render
+from steps.checks import duplicates, label_errors
+from steps.checks.curation import KEEP, named
+from steps.training.linear_probe import Labelled
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.checks.oddities import Limits, odd
+from steps.checks.rules import SEVERITIES, screen_rules
+from steps.runtime.seeding import derive
+from steps.checks.selection import ALPHA
 from steps.errors import DataError
 from steps.validate import refusal
 

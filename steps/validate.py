@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steps.adapters import decisions as decided
-from steps.adapters import expectations, files, models, stage
-from steps.adapters.compute import ComputeParams, configure
-from steps.adapters.loaders import Images
-from steps.adapters.observation import observe
-from steps.adapters.thumbnails import confirmed
-from steps.core import duplicates, selection
-from steps.core import preprocessing as pre
-from steps.core.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
-from steps.core.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
-from steps.core.preprocessing import Preprocessing
-from steps.core.rules import DECLARED, UNTOLD, Limits, Severity, rules, totals
-from steps.core.seeding import numpy_generator
+from steps.checks import decisions as decided
+from steps.checks import expectations
+from steps.runtime import files, stage
+from steps.backbones import models
+from steps.runtime.compute import ComputeParams, configure
+from steps.images.dataset import Images
+from steps.checks.observation import observe
+from steps.checks.thumbnails import confirmed
+from steps.checks import duplicates, selection
+from steps.images import preprocessing as pre
+from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
+from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
+from steps.images.preprocessing import Preprocessing
+from steps.checks.rules import DECLARED, UNTOLD, Limits, Severity, rules, totals
+from steps.runtime.seeding import numpy_generator
 from steps.errors import DataError, ParamsError
 
 log = logging.getLogger("regraft")

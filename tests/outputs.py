@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from steps.describe import DescribeParams, describe
-from steps.outcome import PROMOTED, REFUSED, Outcome
+from steps.pages.outcome import PROMOTED, REFUSED, Outcome
 from steps.report import ReportParams, report
 
 CLASSES = ["ants", "bees", "蜜蜂 Größe"]

@@ -11,8 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import nn
 
-from steps.adapters import backbones, package
-from steps.core.backbone import Grafted, build, without_top
+from steps.commands import origins
+from steps.registry import packaging
+from steps.backbones.backbone import Grafted, build, without_top
 from tests.conftest import write_images
 
 CLASSES = ["0", "1", "2"]
@@ -29,7 +30,7 @@ UNDECLARED = (
 
 def grafted() -> Grafted:
     """Return the embedded backbone with a head that has learnt nothing."""
-    card, state = backbones.embedded()
+    card, state = origins.embedded()
     network = build(card.architecture, card.num_classes)
     network.load_state_dict(state)
     backbone, width = without_top(network)
@@ -38,7 +39,7 @@ def grafted() -> Grafted:
 
 
 def facts(**told: Any) -> dict[str, Any]:
-    card = backbones.embedded()[0]
+    card = origins.embedded()[0]
     return {
         "kind": "head", "architecture": card.architecture, "num_classes": card.num_classes, "cut": "",
         "classes": CLASSES, "preprocessing": card.preprocessing.to_dict(), "temperature": 1.0, "abstain_below": 0.0,
@@ -50,8 +51,8 @@ def facts(**told: Any) -> dict[str, Any]:
 def save(folder: Path, network: Grafted, **told: Any) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
     example = write_images(folder / "images", per_class=4) / "0" / "000.png"
-    digest = package.write_model(folder / "model", network.state_dict(), facts(**told))
-    package.save(folder / "saved", folder / "model", digest, example.read_bytes())
+    digest = packaging.write_model(folder / "model", network.state_dict(), facts(**told))
+    packaging.save(folder / "saved", folder / "model", digest, example.read_bytes())
     return folder / "saved", digest
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from steps.adapters import images, ledger, models, package, registry, tracking
-from steps.adapters.stage import Lineage
-from steps.core.backbone import Grafted, build, without_top
-from steps.core.inference import predict_probabilities
-from steps.core.ledger import PROMOTE
-from steps.core.preprocessing import preprocess
+from steps.images import decoding
+from steps.registry import ledger, packaging as package, versions, tracking
+from steps.backbones import models
+from steps.runtime.stage import Lineage
+from steps.backbones.backbone import Grafted, build, without_top
+from steps.backbones.inference import predict_probabilities
+from steps.registry.chain import PROMOTE
+from steps.images.preprocessing import preprocess
 from tests.conftest import make_project, write_images
 
 CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35
@@ -53,17 +55,17 @@ class Registered:
         digest = package.write_model(scratch / "model", network.state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, self.pictures[0].read_bytes())
         mlflow = tracking.client()
-        registry.ensure_model(mlflow, NAME)
+        versions.ensure_model(mlflow, NAME)
         experiment = tracking.experiment(mlflow, "regraft")
         run = tracking.log_run(mlflow, experiment, Lineage("train_head", digest, "", {}, {}), [], (), {})
-        number = registry.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        number = versions.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
         self.networks[number] = network
         return number
 
     def promote(self, number: str) -> None:
         """Let the ledger name a version champion, without the gate; the alias follows."""
         mlflow = tracking.client()
-        package = registry.digest(mlflow, NAME, number)
+        package = versions.digest(mlflow, NAME, number)
         ledger.decide(
             mlflow, NAME, lambda chain: chain.champion == number or ledger.append(
                 mlflow, NAME, chain, PROMOTE, number, number, ["a test wants it"], package=package),
@@ -71,12 +73,12 @@ class Registered:
 
     def point(self, number: str | None) -> None:
         """Move the alias champion by hand."""
-        registry.point_alias(tracking.client(), NAME, registry.CHAMPION, number)
+        versions.point_alias(tracking.client(), NAME, versions.CHAMPION, number)
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
         """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""
         spec = models.read_preprocessing_dict(self.spec)
-        batch = torch.stack([preprocess(images.decode(path.read_bytes()), spec) for path in pictures])
+        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), spec) for path in pictures])
         return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
 
     def copy(self, root: Path) -> "Registered":

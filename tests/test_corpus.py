@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.adapters import containers, images
-from steps.core.manifest import Row
+from steps.images import containers, decoding
+from steps.images.manifest import Row
 from steps.ingest import IngestParams, ingest
 from tests.corpus import BAD, GOOD, LOSSY, PNG, Specimen, jpeg_with, many_scans
 
@@ -76,7 +76,7 @@ def test_an_odd_file_that_shows_a_picture_is_kept(
     kept, rejected = verdicts
     assert f"odd/{specimen.name}" not in rejected.index, rejected.loc[f"odd/{specimen.name}"].to_dict()
     assert kept.loc[f"odd/{specimen.name}", "bytes"] == len(specimen.data)
-    pixels = np.asarray(images.decode(specimen.data)).astype(int)
+    pixels = np.asarray(decoding.decode(specimen.data)).astype(int)
     height, width = pixels.shape[:2]
     for x, wanted in ((width // 4, specimen.shows[0]), (3 * width // 4, specimen.shows[1])):
         found = pixels[height // 2, x]
@@ -155,7 +155,7 @@ def test_damaged_files_never_stop_ingest_nor_cost_a_good_image(
     assert sorted([*kept.index, *rejected.index]) == sorted(
         path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()
     )
-    assert (kept["width"] * kept["height"] <= images.MAX_PIXELS).all()
+    assert (kept["width"] * kept["height"] <= decoding.MAX_PIXELS).all()
     assert kept["brightness"].between(0, 1).all()
 
 
@@ -166,15 +166,15 @@ SEGMENTS = {0xE1: b"Exif\0\0MM\0*\0\0\0\x08", 0xE2: b"MPF\0II*\0\x08\0\0\0", 0xE
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(SEGMENTS)), st.binary(max_size=200))
 def test_whatever_stands_in_a_jpegs_notes_the_picture_is_kept(marker: int, rest: bytes) -> None:
-    image = images.decode(jpeg_with(marker, SEGMENTS[marker] + rest))
+    image = decoding.decode(jpeg_with(marker, SEGMENTS[marker] + rest))
     assert sorted(image.size) == [24, 32]
-    images.inspect(jpeg_with(marker, SEGMENTS[marker] + rest))
+    decoding.inspect(jpeg_with(marker, SEGMENTS[marker] + rest))
 
 
 @pytest.mark.parametrize("count", [1, 2, 20, 100])
 def test_scans_are_counted_up_to_the_limit(count: int) -> None:
     assert containers.scans(many_scans(max(count, 10))) == max(count, 10)
-    assert images.decode(many_scans(max(count, 10))).size == (32, 32)
+    assert decoding.decode(many_scans(max(count, 10))).size == (32, 32)
 
 
 def test_lossy_formats_are_told_apart_from_exact_ones() -> None:

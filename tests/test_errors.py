@@ -6,7 +6,7 @@ import pytest
 
 from flows import cli
 from flows.finish import _links
-from steps.adapters import stage
+from steps.runtime import stage
 from steps.errors import DataError, ParamsError, RegistryError, without_passwords
 
 

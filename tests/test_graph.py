@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from flows.graph import META_KEYS
-from steps.adapters import stage as binding
-from steps.export import ExportParams
-from steps.promote import PromoteParams
+from steps.runtime import stage as binding
+from steps.commands.export import ExportParams
+from steps.promotion.promote import PromoteParams
 
 ROOT = Path(__file__).parents[1]
 GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -28,9 +28,9 @@ FINAL = {  # read by people and by `promote`
     "data/reports/label_next.csv",
 }  # fmt: skip
 # A module that reads files beside it, and the files; an import is not the only way to depend on something.
-DATA_OF = {"steps/adapters/pages.py": {"steps/templates"}, "steps/adapters/package.py": set()}
+DATA_OF = {"steps/pages/rendering.py": {"steps/templates"}, "steps/registry/packaging.py": set()}
 # `register` ships these with every version.
-SHIPPED = {"register": "steps.adapters.pyfunc_model"}
+SHIPPED = {"register": "steps.registry.served_model"}
 
 each_stage = pytest.mark.parametrize("name", GRAPH)
 

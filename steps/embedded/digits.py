@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from steps.core.seeding import numpy_generator
+from steps.runtime.seeding import numpy_generator
 
 LABELLED, TEST = 20, 60  # images of each class; the rest is the unlabelled pool
 

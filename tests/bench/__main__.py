@@ -21,12 +21,14 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from flows.tune import fastest
-from steps.adapters import files, images, models
-from steps.core.backbone import build
-from steps.core.forward import Mode
-from steps.core.preprocessing import preprocess
+from steps.runtime import files
+from steps.images import decoding
+from steps.backbones import models
+from steps.backbones.backbone import build
+from steps.backbones.forward import Mode
+from steps.images.preprocessing import preprocess
 from steps.embedded.digits import write_digits
-from steps.tune import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
+from steps.backbones.speed import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
 from tests.bench.pipeline import Run, add_images, phase, plain, run, set_params
 from tests.conftest import Project, make_project
 
@@ -73,7 +75,7 @@ def choose_mode(project: Project, pictures: Path) -> Mode:
     backbone = project / "data/backbone"
     spec, network = models.read_card(backbone).preprocessing, models.load_backbone(backbone)[1]
     paths = sorted(path for path in pictures.rglob("*") if path.is_file())[:32]
-    pixels = torch.stack([preprocess(images.decode(path.read_bytes()), spec) for path in paths])
+    pixels = torch.stack([preprocess(decoding.decode(path.read_bytes()), spec) for path in paths])
     mode = fastest(list(speeds(network, pixels, (FOLDED, BFLOAT16), [THREADS])), len(paths)).mode
     set_params(project, "extract_features", **vars(mode))
     set_params(project, "fine_tune", precision=mode.precision)

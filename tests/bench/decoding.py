@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steps.adapters import containers, images
+from steps.images import containers, decoding
 from tests.corpus import PNG, encoded, many_scans
 
 Image.MAX_IMAGE_PIXELS = None  # this script makes what the decoder refuses to trust
-SIDE = int(images.MAX_PIXELS**0.5)
-SLOW = int(images.MAX_SLOW_PIXELS**0.5)
+SIDE = int(decoding.MAX_PIXELS**0.5)
+SLOW = int(decoding.MAX_SLOW_PIXELS**0.5)
 
 
 def noise(side: int, dtype: type = np.uint8, channels: int = 3) -> np.ndarray:
@@ -54,9 +54,9 @@ def cost(data: bytes) -> tuple[float, float]:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-    images.inspect(PNG)
+    decoding.inspect(PNG)
     before, start = peak(), time.process_time()
-    images.inspect(data)
+    decoding.inspect(data)
     return time.process_time() - start, peak() - before
 
 

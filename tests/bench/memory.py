@@ -13,7 +13,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from steps.adapters import backbones, files, models
+from steps.commands import origins
+from steps.runtime import files
+from steps.backbones import models
 
 SIDE = 16
 console = Console()
@@ -28,7 +30,7 @@ def write(root: Path, count: int) -> None:
         path.write_bytes(b"P6 %d %d 255\n" % (SIDE, SIDE) + generator.bytes(3 * SIDE * SIDE))
         rows.append({"path": str(path.relative_to(root / "raw")), "id": files.sha256_of(path)})
     files.write_table(root / "accepted", pd.DataFrame(rows))
-    card, state = backbones.embedded()
+    card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", card)
     files.write_json(root / "preprocessing", card.preprocessing.to_dict())
@@ -36,7 +38,7 @@ def write(root: Path, count: int) -> None:
 
 def extract(root: Path) -> None:
     """Run the stage in this process and print its peak memory in MB."""
-    from steps.adapters.compute import ComputeParams
+    from steps.runtime.compute import ComputeParams
     from steps.extract_features import ExtractFeaturesParams, extract_features
 
     params = ExtractFeaturesParams(

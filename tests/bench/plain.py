@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from steps.core.backbone import build, last_blocks, top_of
+from steps.backbones.backbone import build, last_blocks, top_of
 
 BATCH, WORKERS, THREADS = 32, 2, 2
 

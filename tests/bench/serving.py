@@ -24,9 +24,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from steps.adapters import images, models
-from steps.core.inference import predict_probabilities
-from steps.core.preprocessing import preprocess
+from steps.images import decoding
+from steps.backbones import models
+from steps.backbones.inference import predict_probabilities
+from steps.images.preprocessing import preprocess
 from tests.conftest import BIN
 from tests.registered import Registered, inside, make_registered
 
@@ -58,12 +59,12 @@ def bare(project: Registered, data: bytes, seconds: float) -> dict[str, float]:
     """Return milliseconds a picture: the forward pass for one, for each of eight at once, and decoding, one thread."""
     torch.set_num_threads(1)
     network, spec = project.networks["1"], models.read_preprocessing_dict(project.spec)
-    one = preprocess(images.decode(data), spec)[None]
+    one = preprocess(decoding.decode(data), spec)[None]
     eight = one.repeat(8, 1, 1, 1)
     return {
         "forward": 1000 * seconds_of(lambda: predict_probabilities(network, one), seconds),
         "forward, batches of 8": 125 * seconds_of(lambda: predict_probabilities(network, eight), seconds),
-        "decode and resize": 1000 * seconds_of(lambda: preprocess(images.decode(data), spec), seconds),
+        "decode and resize": 1000 * seconds_of(lambda: preprocess(decoding.decode(data), spec), seconds),
     }  # fmt: skip
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from steps.adapters import backbones, files, models, params
-from steps.tune import BFLOAT16, FOLDED, Speed
+from steps.commands import origins
+from steps.runtime import files, params
+from steps.backbones import models
+from steps.backbones.speed import BFLOAT16, FOLDED, Speed
 from tests.bench import __main__ as bench
 from tests.bench.pipeline import _stages, add_images
 from tests.conftest import REPOSITORY, Project, write_images
@@ -30,7 +32,7 @@ def test_added_pictures_are_new_and_as_many_as_asked_for(tmp_path: Path) -> None
 
 
 def test_the_measured_mode_is_what_the_cold_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    card, state = backbones.embedded()
+    card, state = origins.embedded()
     files.write_tensors(tmp_path / "data/backbone" / models.WEIGHTS, state)
     models.write_card(tmp_path / "data/backbone", card)
     write_images(tmp_path / "pictures/train", per_class=2)

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from steps.adapters import expectations
-from steps.core.manifest import SPLITS, Row, class_counts
-from steps.core.rules import Rule, totals
+from steps.checks import expectations
+from steps.images.manifest import SPLITS, Row, class_counts
+from steps.checks.rules import Rule, totals
 
 CLASSES = 100
 RULES = [  # one of each kind that the gate asks of single images

@@ -71,7 +71,7 @@ def measure(home: Path, source: Path, form: str) -> Iterator[tuple[str, float]]:
 
 def main(counts: list[int]) -> None:
     """Print a table for docs/versioning.md."""
-    import steps.adapters.packing  # noqa: F401 - its imports take a second, once
+    import steps.images.packing  # noqa: F401 - its imports take a second, once
 
     out = sys.stdout
     for count in counts:

@@ -5,26 +5,27 @@ import pytest
 import torch
 from torch import nn
 
-from steps.adapters import backbones, files
-from steps.adapters.models import Card
-from steps.core.backbone import blocks, without_top
-from steps.core.glyphnet import GlyphNet, glyphnet
-from steps.embedded.glyphs import CHARACTERS
-from steps.embedded.measure import Digits, features, frozen, read_digits
-from steps.embedded.pretrain import CARD, WEIGHTS
+from steps.commands import origins
+from steps.runtime import files
+from steps.backbones.models import Card
+from steps.backbones.backbone import blocks, without_top
+from steps.backbones.glyphnet import GlyphNet, glyphnet
+from tests.studies.glyphs import CHARACTERS
+from tests.studies.measure import Digits, features, frozen, read_digits
+from tests.studies.pretrain import CARD, WEIGHTS
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    return backbones.embedded()[0]
+    return origins.embedded()[0]
 
 
 @pytest.fixture(scope="module")
 def network(card: Card) -> GlyphNet:
     shipped = glyphnet(card.num_classes)
-    shipped.load_state_dict(backbones.embedded()[1], strict=True)
+    shipped.load_state_dict(origins.embedded()[1], strict=True)
     return shipped.eval()
 
 
@@ -36,7 +37,7 @@ def data(card: Card) -> Digits:
 @pytest.fixture(scope="module")
 def learned(card: Card, data: Digits) -> Floats:
     shipped = glyphnet(card.num_classes)
-    shipped.load_state_dict(backbones.embedded()[1])
+    shipped.load_state_dict(origins.embedded()[1])
     return features(without_top(shipped)[0], data)
 
 

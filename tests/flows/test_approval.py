@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.approval import Approval, settle, tell
 from flows.finish import Report
 from flows.project import running
-from steps.promote import Promotion
+from steps.promotion.promote import Promotion
 
 PROPOSED = Promotion(
     model_name="regraft", champion="1", challenger="2", previous="1", changed=False, run_id="r", judged={},

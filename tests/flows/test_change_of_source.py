@@ -11,8 +11,8 @@ import pytest
 from flows import arrival, sources, use
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
-from flows.validate import checked
-from steps.adapters import files
+from flows.gates import checked
+from steps.runtime import files
 from steps.errors import RequestError
 from tests.conftest import make_project
 

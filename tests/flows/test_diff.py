@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flows.diff import between, compare, lines
 from flows.graph import Graph
-from steps.adapters import stage
+from steps.runtime import stage
 from steps.errors import RequestError
 from tests.conftest import Project, make_project, write_images
 

@@ -13,7 +13,10 @@ import pytest
 
 from flows import doctor
 from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
-from steps.adapters import backbones, files, models, signing
+from steps.commands import origins
+from steps.runtime import files
+from steps.backbones import models
+from steps.registry import signing
 from tests.conftest import Project, free_port, write_images
 
 
@@ -22,7 +25,7 @@ def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
     """A project with images and a backbone, put there by hand."""
     project = new_project(tmp_path / "project")
     write_images(project / "data/raw", per_class=2)
-    card, state = backbones.embedded()
+    card, state = origins.embedded()
     folder = project / "data/backbone"
     files.write_tensors(folder / models.WEIGHTS, state)
     models.write_card(folder, replace(card, sha256=files.sha256_of(folder / models.WEIGHTS)))

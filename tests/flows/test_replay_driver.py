@@ -14,13 +14,14 @@ import yaml
 from flows.doctor import unlike
 from flows.project import TELEMETRY_OFF
 from flows.replay import EVALUATION, PREDICTIONS, Replay, _dvc, _looked_at, _refuse
-from steps.adapters import files, looks
-from steps.adapters.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
-from steps.adapters.tracking import LINEAGE
-from steps.core.ledger import Chain
-from steps.core.replay import Verdict
+from steps.runtime import files
+from steps.registry import look_ledger
+from steps.registry.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
+from steps.registry.tracking import LINEAGE
+from steps.registry.chain import Chain
+from steps.promotion.reproduction import Verdict
 from steps.errors import GraphError, RequestError
-from steps.evidence import Evidence, Proof
+from steps.promotion.evidence import Evidence, Proof
 
 
 @pytest.fixture
@@ -123,12 +124,12 @@ def test_models_made_with_other_params_count_as_looks_and_the_very_same_do_not(
     tree, images = tmp_path / ".regraft/replay", [f"{i:02x}" * 32 for i in range(9)]
     answers = pd.DataFrame({"id": images * 2, "split": ["val"] * 3 + ["test"] * 6 + ["val"] * 3 + ["test"] * 6})
     files.write_table(tree / PREDICTIONS, answers)
-    looks.record(["the head", "the network"], images[3:])
+    look_ledger.record(["the head", "the network"], images[3:])
     for weights, count in (({"head": "the head", "fine_tuned": "the network"}, 2), ({"head": "another head"}, 3)):
         files.write_json(tree / EVALUATION, {"weights": weights})
         _looked_at(tree)
-        assert looks.count(images[3:]) == count
-    assert looks.count(images[:3]) == 0, "validation images are nobody's test"
+        assert look_ledger.count(images[3:]) == count
+    assert look_ledger.count(images[:3]) == 0, "validation images are nobody's test"
 
 
 def test_packages_that_differ_from_the_lock_are_named() -> None:

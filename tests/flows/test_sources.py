@@ -13,7 +13,7 @@ from PIL import Image
 
 from flows import sources
 from flows.sources import Source, mirror, read_source, write_source
-from steps.adapters import images
+from steps.images import decoding
 from steps.errors import DataError, RequestError
 from steps.ingest import IngestParams, ingest
 
@@ -167,7 +167,7 @@ def test_a_class_of_the_name_of_the_shards_gives_way_to_them_and_comes_back(
     mirror(Source(source, packed=True), raw, memory)
     assert {path.suffix for path in raw.rglob("*") if path.is_file()} == {".tar", ".parquet"}
     assert sorted(path.name for path in raw.iterdir()) == ["shards"]
-    assert images.reader(raw)(name) == (source / name).read_bytes()
+    assert decoding.reader(raw)(name) == (source / name).read_bytes()
     mirror(Source(source, packed=False), raw, memory)
     assert tree(raw) == tree(source)
 
@@ -227,7 +227,7 @@ def test_without_a_word_the_form_follows_from_the_number_and_size_of_the_files(
 ) -> None:
     mirror(Source(source, packed=None), tmp_path / "few", tmp_path / "memory")
     assert tree(tmp_path / "few") == tree(source)
-    monkeypatch.setattr("steps.core.shards.PAYS_FROM", 3)
+    monkeypatch.setattr("steps.images.shard_layout.PAYS_FROM", 3)
     mirror(Source(source, packed=None), tmp_path / "many", tmp_path / "memory")
     assert (tmp_path / "many/shards/index.parquet").exists()
 
@@ -301,5 +301,5 @@ def test_no_module_goes_past_the_store_to_the_folder_of_images() -> None:
         for path in (home / folder).rglob("*.py")
     }
     assert found.pop("steps/ingest.py") == ["raw / name"] * 2, "the listing, which is never packed, and nothing else"
-    store = {"steps/adapters/images.py", "steps/adapters/shards.py", "steps/adapters/packing.py", "flows/sources.py"}
+    store = {"steps/images/decoding.py", "steps/images/shards.py", "steps/images/packing.py", "flows/sources.py"}
     assert {name for name, places in found.items() if places} <= store, "use images.bytes_of"

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from flows.tune import BATCHES, TOLERANCE, _values, fastest, tune
-from steps import tune as measuring
-from steps.adapters import backbones, files, models, params, stage
+from steps.backbones import speed as measuring
+from steps.commands import origins
+from steps.runtime import files, params, stage
+from steps.backbones import models
 from steps.errors import RequestError
 from steps.extract_features import extract_features
-from steps.tune import BFLOAT16, EAGER, FOLDED, PLAIN, Speed
+from steps.backbones.speed import BFLOAT16, EAGER, FOLDED, PLAIN, Speed
 from tests.conftest import REPOSITORY, write_images
 
 SLOW, FAST = Speed(PLAIN, 1, 10.0, 0.1, 0.0), Speed(FOLDED, 2, 30.0, 0.1, 1e-6)
@@ -24,7 +26,7 @@ NEAR = replace(WILD, deviation=TOLERANCE / 2)
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     write_images(tmp_path / "data/raw", per_class=3)
-    card, state = backbones.embedded()
+    card, state = origins.embedded()
     files.write_tensors(tmp_path / "data/backbone" / models.WEIGHTS, state)
     models.write_card(tmp_path / "data/backbone", card)
     files.write_json(tmp_path / "data/preprocessing.json", card.preprocessing.to_dict())

@@ -16,15 +16,17 @@ import typer
 from PIL import Image, ImageFilter, ImageOps
 from torch import nn
 
-from steps.adapters import backbones, images, models
-from steps.adapters.observation import COUNTED
-from steps.core import observed, witnesses
-from steps.core.metrics import proportion
-from steps.core.observed import Account
-from steps.core.preprocessing import Preprocessing, centre_crop, normalise, resized
-from steps.core.rules import DECLARED, SWAPPED, UNTOLD
-from steps.core.seeding import numpy_generator
-from steps.core.witnesses import Evidence, Finding, Seen
+from steps.commands import origins
+from steps.images import decoding
+from steps.backbones import models
+from steps.checks.observation import COUNTED
+from steps.checks import observed, witnesses
+from steps.training.metrics import proportion
+from steps.checks.observed import Account
+from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
+from steps.runtime.seeding import numpy_generator
+from steps.checks.witnesses import Evidence, Finding, Seen
 
 Rng = np.random.Generator
 Change = Callable[[Image.Image], Image.Image]
@@ -124,7 +126,7 @@ def photographs(name: str, most: int) -> dict[str, list[Image.Image]]:
         found.setdefault(path.parent.name, []).append(path)
     rng = numpy_generator(0, "photographs", name)
     each = most // len(found)
-    return {label: [images.decode(images.read_bytes(paths[i])) for i in sorted(rng.permutation(len(paths))[:each])]
+    return {label: [decoding.decode(decoding.read_bytes(paths[i])) for i in sorted(rng.permutation(len(paths))[:each])]
             for label, paths in found.items()}  # fmt: skip
 
 
@@ -133,15 +135,15 @@ def networks() -> dict[str, tuple[models.Card, nn.Module]]:
     weights = Path(os.environ["REGRAFT_WEIGHTS"])
     loaded = {
         "SqueezeNet (top, no BatchNorm)":
-            backbones.torchvision("squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")),
+            origins.torchvision("squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")),
         "MobileNetV2 (BatchNorm, no top)":
-            backbones.torchvision("mobilenet_v2", str(weights / "mobilenet_v2-imagenet-features.safetensors")),
-        "glyphnet (both)": backbones.embedded(),
+            origins.torchvision("mobilenet_v2", str(weights / "mobilenet_v2-imagenet-features.safetensors")),
+        "glyphnet (both)": origins.embedded(),
     }  # fmt: skip
     return {name: (card, _network(card, state)) for name, (card, state) in loaded.items()}
 
 
-def _network(card: models.Card, state: backbones.State) -> nn.Module:
+def _network(card: models.Card, state: origins.State) -> nn.Module:
     network = models.untrained(card)
     network.load_state_dict(state)
     return network.eval()

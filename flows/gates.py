@@ -1,0 +1,100 @@
+"""`regraft validate`: the gates alone. What they found is returned, also where they refuse."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from flows.graph import Graph
+from steps.runtime import files
+from steps.errors import DataError, RequestError
+
+GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
+
+
+def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
+    """Bring the gates up to date; return gate -> its report, and the refusal where there is one.
+
+    A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
+    """
+    from flows.retrain import retrain_now
+
+    try:
+        retrain_now(root, [*GATES], force=False)
+    except DataError as error:
+        graph = Graph(root)
+        reached = {name: path for name, path in GATES.items() if _spoke(graph, name)}
+        return {name: files.read_json(root / path) for name, path in reached.items()}, error
+    return {name: files.read_json(root / path) for name, path in GATES.items()}, None
+
+
+def checked(reference: Path) -> Path:
+    """Return the folder to compare with, before anything runs; RequestError where it is none or holds nothing."""
+    from flows.sources import Source, contents
+
+    folder = reference.expanduser().resolve()
+    if not folder.is_dir():
+        raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
+    contents(Source(folder))
+    return folder
+
+
+def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
+    """Compare the training images with a folder of what production sees; return the report, and the refusal if any.
+
+    The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
+    none or holds too few images, or where no weights could make training stand for it.
+    """
+    from flows.sources import Source, contents
+    from steps.runtime import params, stage
+    from steps.commands.against import Trained
+    from steps.commands.against import against as compare
+    from steps.validate import refusal
+
+    graph, document = Graph(root), params.read(root)
+    (extract, paths), (screen, screened) = (
+        stage.parse(graph.stages[name].cmd) for name in ("extract_features", "screen")
+    )
+    graph.close()
+    places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
+    mode = stage.values(extract, document)["params"]
+    found = compare(root, reference, [*contents(Source(reference))], Trained(**places), mode=mode,
+                    reweight=reweight, **stage.values(screen, document))  # fmt: skip
+    broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
+    return found, DataError(refusal(broken)) if broken else None
+
+
+def differences(found: dict[str, Any]) -> list[str]:
+    """Say in words what the comparison found: how well the two are told apart, by which measures, and where to look."""
+    auc = found["auc"]
+    sure = "" if auc["low"] is None else f" ({auc['low']:.3f} to {auc['high']:.3f})"
+    moved = [row for row in found["measures"] if row["significant"]]
+    return [
+        f"  {found['training']} training images against {found['reference']} of the reference"
+        + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
+        f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
+        *(f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
+          for row in moved),
+        f"  training holds about {found['covered']:.0%} of what the reference shows; reweighted (--reweight) "
+        f"its images would be worth {found['effective']:.0f}",
+        f"  page: {found['page']}",
+    ]  # fmt: skip
+
+
+def _spoke(graph: Graph, name: str) -> bool:
+    """Say whether the gate's report is of the present data: made by a fresh stage, or by the one that refused."""
+    upstream = [up for up in graph.stages[name].upstream if up in graph.stages]
+    report = graph.root / GATES[name]
+    return report.is_file() and all(graph.is_fresh(up) for up in upstream)
+
+
+def lines(reports: dict[str, Any]) -> list[str]:
+    """Say each rule in one line: how it came out, its name, what was seen, and the limit where that is a figure."""
+    from steps.checks.expectations import AS_IT_SHOULD_BE
+
+    rules = [rule for report in reports.values() for rule in report["rules"]]
+    words = [("pass" if rule["passed"] else rule["severity"], rule) for rule in rules]
+    limits = ["" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})" for rule in rules]
+    return [
+        f"  {word:<4}  {rule['name']}: {rule['observed']}{limit}"
+        for (word, rule), limit in zip(words, limits, strict=True)
+    ]

@@ -1,1 +1,0 @@
-"""The edges: each module wraps one outside thing (files, images, parameters, MLflow, Great Expectations)."""

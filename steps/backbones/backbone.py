@@ -1,0 +1,350 @@
+"""Backbones: how a network is built, cut, split into ordered blocks, frozen and fingerprinted.
+
+A new architecture is a name that torchvision lists or a row in `OWN`, never a subclass.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.func import functional_call
+from torchvision import models
+
+from steps.backbones.glyphnet import glyphnet
+from steps.errors import RequestError
+
+OWN = {"glyphnet": glyphnet}
+# Children that only hold others: a block is found below them. Names as torchvision spells them.
+CONTAINERS = {"features", "encoder", "layers", "trunk_output", "blocks", "classifier"}
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def architectures() -> list[str]:
+    """Return every architecture name that `build` knows, sorted."""
+    return sorted([*OWN, *models.list_models(module=models)])
+
+
+def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
+    """Return the whole network, randomly initialised, with its original kind of top.
+
+    `side` is that of the square pictures in pixels; only in a ViT do the weights depend on it.
+    Raises RequestError for an unknown name.
+    """
+    if architecture in OWN:
+        return OWN[architecture](num_classes)
+    if architecture not in models.list_models(module=models):
+        raise RequestError(f"{architecture!r} is no backbone that regraft knows")
+    network: nn.Module = models.get_model(
+        architecture, weights=None, num_classes=num_classes, **_extras(architecture, side)
+    )
+    if isinstance(network, models.MNASNet):
+        network.__class__ = _MNASNet
+    return network
+
+
+class _MNASNet(models.MNASNet):  # type: ignore[misc]
+    """torchvision's own refuses a state without the version number that only pickled files carry."""
+
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+
+def _extras(architecture: str, side: int) -> dict[str, Any]:
+    if architecture.startswith("vit_"):
+        return {"image_size": side}
+    # torchvision sets these two by itself, but only when it downloads the weights: without transform_input the very
+    # same file gives other features.
+    if architecture in ("googlenet", "inception_v3"):
+        return {"transform_input": True, "aux_logits": True, "init_weights": False}
+    return {}
+
+
+def without_top(model: nn.Module) -> tuple[nn.Module, int]:
+    """Cut the classifier off, in place; return the backbone and the width of the features it now gives.
+
+    The backbone maps float32 [n, 3, h, w] to [n, width]. Auxiliary classifiers (Inception, GoogLeNet) go too.
+    """
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):
+        if getattr(model, auxiliary, None) is not None:
+            setattr(model, auxiliary, None)
+    name = top_of(model)
+    top = model.get_submodule(name)
+    if isinstance(model, models.SqueezeNet):  # its top is a convolution over the map, then the pooling
+        model.classifier = nn.AdaptiveAvgPool2d(1)
+        return model, int(top.in_channels)  # type: ignore[arg-type]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+    return model, int(top.in_features)  # type: ignore[arg-type]
+
+
+def top_of(model: nn.Module) -> str:
+    """Return the name of the layer that maps features to classes: the last linear one, but in SqueezeNet."""
+    if isinstance(model, models.SqueezeNet):
+        return "classifier.1"
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1]
+
+
+def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Split a backbone into ordered blocks: name -> the names of its parameters and buffers, input side first.
+
+    Every tensor of the state is in exactly one block. What makes no sense to freeze without its neighbour joins the
+    block before it: a norm that stands alone, and a parameter that has no module of its own (ViT's class token and
+    position embedding; where none stands before it, the first block).
+    """
+    found: dict[str, list[str]] = {}
+    last, homeless = "", []
+    for name in backbone.state_dict():
+        block = _block_name(name)
+        if block not in found and (block == name or (last and _is_norm(backbone, block))):
+            block = last
+        if not block:
+            homeless.append(name)
+            continue
+        found.setdefault(block, []).append(name)
+        last = block
+    if found:
+        first = next(iter(found))
+        found[first] = [*homeless, *found[first]]
+    return {block: tuple(names) for block, names in found.items()}
+
+
+def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
+    """Return the backbone truncated after the block `cut`, and the width of its pooled output.
+
+    The result maps float32 [n, 3, h, w] to [n, width]: the mean over space where a map came out, the mean over tokens
+    where a sequence did (the class token of a ViT knows little before the last block). It shares the tensors that it
+    keeps, under their names; later blocks are gone. "" and the last block give the whole backbone as it is.
+    Raises RequestError for a block that there is not.
+    """
+    network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda found: found[cut])
+    return network, _output_of(network, _facts(backbone).get("image_size", 224)).shape[1]
+
+
+def features_at(backbone: nn.Module, cuts: Sequence[str]) -> nn.Module:
+    """Return a module of one forward pass: float32 [n, 3, h, w] -> {cut: [n, width]}, pooled as `cut_at` does."""
+    return _truncated(backbone, cuts, lambda found: found)
+
+
+def _is_whole(backbone: nn.Module, cut: str) -> bool:
+    names = list(blocks(backbone))
+    if cut and cut not in names:
+        raise RequestError(f"the backbone has no block {cut!r}; its blocks are {', '.join(names)}")
+    return cut in ("", names[-1])
+
+
+def _output_of(network: nn.Module, side: int) -> torch.Tensor:
+    """Return the output for two square pictures on the meta device: shapes, and nothing computed."""
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.state_dict().items()}
+    network.eval()
+    images = torch.empty(2, 3, side, side, device="meta")
+    output: torch.Tensor = functional_call(network, meta, (images,))
+    return output.flatten(1)
+
+
+class _Chain(fx.Tracer):
+    """Traces a backbone as a chain of its blocks; what is inside a block is left alone."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(autowrap_functions=(pooled,))  # a cut network is traced again when it is halved
+        self.names = tuple(names)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return not any(name.startswith(f"{module_qualified_name}.") for name in self.names)
+
+
+def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.GraphModule:
+    names = list(blocks(backbone))
+    graph = _Chain(names).trace(backbone.eval())
+    end = graph.output_node()
+    called = {node.target: node for node in graph.nodes if node.op == "call_module"}
+    found = {}
+    for cut in cuts:
+        if _is_whole(backbone, cut):
+            value: Any = end.args[0]
+        else:
+            value = _still_spread(called[names[names.index(cut) + 1]].args[0], backbone)
+        with graph.inserting_after(value):
+            found[cut] = graph.call_function(pooled, (value, _facts(backbone)["channels_last"]))
+    end.args = (output(found),)
+    return _pruned(backbone, graph)
+
+
+def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Return what comes before the block `second` and what follows, sharing tensors."""
+    parts = []
+    for keep_first in (True, False):
+        graph = _Chain(names).trace(backbone.eval())
+        boundary = next(node for node in graph.nodes if node.op == "call_module" and node.target == second).args[0]
+        if keep_first:
+            graph.output_node().args = (boundary,)
+        else:
+            images = next(iter(graph.nodes))
+            with graph.inserting_after(images):
+                entry = graph.placeholder("boundary")
+            boundary.replace_all_uses_with(entry)
+            _prune(graph)
+            graph.erase_node(images)
+        parts.append(_pruned(backbone, graph))
+    return parts[0], parts[1]
+
+
+def _pruned(backbone: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    _prune(graph)
+    network = fx.GraphModule(backbone, graph)
+    network.meta.update(_facts(backbone))  # of all attributes, this one survives a copy
+    return network
+
+
+def _facts(backbone: nn.Module) -> dict[str, Any]:
+    """Return what has to be known of a network's class, also where it was cut and has that class no more."""
+    if isinstance(backbone, fx.GraphModule):
+        return backbone.meta
+    side = {"image_size": backbone.image_size} if isinstance(backbone, models.VisionTransformer) else {}
+    return {"channels_last": isinstance(backbone, models.SwinTransformer), **side}
+
+
+def _prune(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+
+
+def _still_spread(value: Any, backbone: nn.Module) -> Any:
+    """Go back over what only prepares a map for a linear layer (AlexNet, VGG): the map itself is pooled."""
+    while value.target is torch.flatten or (
+        value.op == "call_module" and isinstance(backbone.get_submodule(value.target), nn.Dropout)
+    ):
+        value = value.args[0]
+    return value
+
+
+def pooled(values: torch.Tensor, channels_last: bool = False) -> torch.Tensor:
+    """Average a map [n, c, h, w] (or [n, h, w, c]) over space, tokens [n, t, c] over t; leave [n, c] as it is."""
+    if values.dim() == 4:
+        return values.mean(dim=(1, 2) if channels_last else (2, 3))
+    return values.mean(dim=1) if values.dim() == 3 else values.flatten(1)
+
+
+def _block_name(tensor_name: str) -> str:
+    parts = tensor_name.split(".")
+    depth = 0
+    while depth < len(parts) - 1 and parts[depth] in CONTAINERS:
+        depth += 1
+    return ".".join(parts[: depth + 1])
+
+
+def _is_norm(backbone: nn.Module, name: str) -> bool:
+    parent, _, child = name.rpartition(".")
+    return isinstance(getattr(backbone.get_submodule(parent), child, None), NORMS)
+
+
+class Grafted(nn.Module):
+    """A backbone with a head grafted on; the blocks named `trainable` learn, everything before is frozen.
+
+    Frozen means that no parameter takes a gradient and that its modules stay in evaluation mode through every
+    `.train()`, so BatchNorm statistics and dropout stand still (pytorch/pytorch#86590). What BatchNorm does in the
+    trainable blocks is `bn_policy`: "frozen" keeps the source's statistics (with few images a batch is a poor estimate
+    of them), "adapt" re-estimates them once and then keeps them, "train" lets every batch move them. Dropout of the
+    classifier that was cut off (VGG, EfficientNet) went with it: it stays off.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, trainable: Iterable[str] = (), bn_policy: str = "frozen"
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.bn_policy = backbone, head, bn_policy
+        self.blocks = blocks(backbone)
+        chosen = set(trainable)
+        self.trainable = tuple(block for block in self.blocks if block in chosen)
+        self.activate(self.trainable)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map float32 [n, 3, h, w] to logits [n, classes]."""
+        return self.head(self.backbone(images).flatten(1))  # type: ignore[no-any-return]
+
+    def activate(self, active: Iterable[str]) -> None:
+        """Let the head and these of the trainable blocks learn from now on; the others wait, frozen."""
+        learns = self._tensors(active)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in learns)
+        owners = {name.rpartition(".")[0] for name in learns}
+        inside = tuple(f"{block}." for block in active)
+        self._learning = [
+            module
+            for name, module in self.backbone.named_modules()
+            if name and (f"{name}.".startswith(inside) or name in owners)
+            if self.bn_policy == "train" or not isinstance(module, BATCH_NORMS)
+        ]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Grafted":
+        """Set the mode of the head and of the active blocks; the frozen part stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        for module in self._learning:
+            module.training = mode
+        return self
+
+    def halves(self) -> tuple[nn.Module, nn.Module]:
+        """Return the frozen part up to the first trainable block, and the rest, from there to logits.
+
+        They share their tensors with this network, and one after the other they are this network.
+        """
+        flat = nn.Flatten(1)
+        if not self.trainable:
+            return nn.Sequential(self.backbone, flat), self.head
+        if self.trainable[0] == next(iter(self.blocks)):
+            return nn.Identity(), self
+        first, rest = _halved(self.backbone, tuple(self.blocks), self.trainable[0])
+        return first, nn.Sequential(rest, flat, self.head)
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """Return the backbone's tensors (parameters and buffers) that must not change, by name."""
+        moving = self._tensors(self.trainable)
+        return {name: tensor for name, tensor in self.backbone.state_dict().items() if name not in moving}
+
+    def moving_state(self) -> dict[str, torch.Tensor]:
+        """Return what training may change, by name in this network: the head and tensors of trainable blocks."""
+        frozen = {f"backbone.{name}" for name in self.frozen_state()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
+    def batch_norms(self) -> list[nn.Module]:
+        """Return the BatchNorms of the trainable blocks."""
+        owners = {name.rpartition(".")[0] for block in self.trainable for name in self.blocks[block]}
+        return [m for name, m in self.backbone.named_modules() if name in owners and isinstance(m, BATCH_NORMS)]
+
+    def norms_follow(self, *policies: str) -> bool:
+        """Say whether there are BatchNorms that make statistics of training images, under one of these policies."""
+        return self.bn_policy in policies and bool(self.batch_norms())
+
+    def _tensors(self, chosen: Iterable[str]) -> set[str]:
+        """Return the tensors of these blocks that may change: parameters, and statistics if the policy is to."""
+        parameters = {name for name, _ in self.backbone.named_parameters()}
+        adapts = self.bn_policy != "frozen"
+        return {
+            name
+            for block in chosen
+            for name in self.blocks[block]
+            if name in parameters
+            or (adapts and isinstance(self.backbone.get_submodule(name.rpartition(".")[0]), BATCH_NORMS))
+        }
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of the tensors, in sorted order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return sha.hexdigest()
+
+
+def last_blocks(backbone: nn.Module, count: int) -> tuple[str, ...]:
+    """Return the names of the `count` blocks nearest the output that hold parameters; fewer if there are fewer."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    learnable = [block for block, names in blocks(backbone).items() if parameters & set(names)]
+    return tuple(learnable[len(learnable) - min(count, len(learnable)) :])

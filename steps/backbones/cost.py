@@ -1,0 +1,54 @@
+"""What a network costs: floating-point operations of each block, counted on shapes, without computing anything."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from steps.backbones.backbone import blocks, build, without_top
+
+
+def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
+    """Return the FLOPs (two a multiply-add) of one picture's forward pass through each block that holds parameters.
+
+    `side` is the side of the square input in pixels; `cut` names the last block, "" is all of
+    them. Matrix products and convolutions are counted, as torch counts
+    them; what lies between the blocks is small beside those.
+    """
+    with torch.device("meta"):
+        pixels = torch.empty(1, 3, side, side)
+    backbone = _shapes_of(architecture, num_classes, side)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        backbone(pixels)
+    counted = {name: float(sum(of_kind.values())) for name, of_kind in counter.get_flop_counts().items()}
+    root = type(backbone).__name__
+    names = learnable(backbone)
+    kept = names[: names.index(cut) + 1] if cut else names
+    return {block: counted.get(f"{root}.{block}", 0.0) for block in kept}
+
+
+def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
+    """Return the network without its top on the meta device: shapes, and no numbers."""
+    if architecture.startswith("regnet_"):  # finds its own widths by arithmetic on tensors, so they have to be real
+        return without_top(build(architecture, num_classes, side).to("meta"))[0].eval()
+    with torch.device("meta"):
+        return without_top(build(architecture, num_classes, side))[0].eval()
+
+
+def learnable(backbone: nn.Module) -> list[str]:
+    """Return the names of the blocks that hold parameters, input side first."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    return [block for block, names in blocks(backbone).items() if parameters & set(names)]
+
+
+def dense_share(architecture: str, num_classes: int) -> float:
+    """Return the share of a backbone's parameters in fully connected layers that stand behind its maps or tokens.
+
+    Those of AlexNet and VGG are meant. What is called linear inside ConvNeXt or a transformer works place by place,
+    as a convolution does.
+    """
+    backbone = _shapes_of(architecture, num_classes)
+    dense = {name for block in learnable(backbone) if block.startswith(("classifier", "fc")) for name in
+             blocks(backbone)[block]}  # fmt: skip
+    sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    return sum(size for name, size in sizes.items() if name in dense) / sum(sizes.values())

@@ -1,0 +1,160 @@
+"""Models on disk: backbones with their card, heads, and whole grafted networks. safetensors and JSON, no pickle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steps.runtime import files
+from steps.backbones import heads
+from steps.backbones.backbone import Grafted, blocks, build, cut_at, without_top
+from steps.images.preprocessing import Preprocessing
+from steps.errors import IntegrityError
+
+WEIGHTS, CARD, FACTS = "weights.safetensors", "card.json", "model.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is to know of a backbone besides its weights; `sha256` pins those."""
+
+    name: str
+    architecture: str
+    num_classes: int  # of the original top
+    sha256: str
+    source: str
+    licence: str
+    preprocessing: Preprocessing
+    input_statistics: dict[str, list[float]] | None  # per channel, of the source's inputs in [0, 1]
+    notes: dict[str, Any]
+    cut: str | None = None  # the file ends after this block ("": the last), without the original top; None: holds all
+
+    def cut_after(self, cut: str) -> str:
+        """Return the block of the architecture after which this backbone, cut at `cut`, ends; "" is nowhere."""
+        return cut or self.cut or ""
+
+
+def read_card(folder: Path) -> Card:
+    """Read a backbone's card."""
+    raw = files.read_json(folder / CARD)
+    return Card(**{**raw, "preprocessing": read_preprocessing_dict(raw["preprocessing"])})
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write a backbone's card."""
+    files.write_json(folder / CARD, {**vars(card), "preprocessing": card.preprocessing.to_dict()})
+
+
+def read_preprocessing_dict(raw: dict[str, Any]) -> Preprocessing:
+    """Make a Preprocessing of its JSON form."""
+    fields: dict[str, Any] = {
+        key: tuple(map(float, value)) if isinstance(value, list) else value for key, value in raw.items()
+    }
+    return Preprocessing(**fields)
+
+
+def read_preprocessing(path: Path) -> Preprocessing:
+    """Read the preprocessing that `validate` accepted."""
+    return read_preprocessing_dict(files.read_json(path))
+
+
+def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
+    """Return card, network without its top (evaluation mode, its own copy of the weights) and feature width.
+
+    `cut` names the last block to keep; "" keeps them all. Raises IntegrityError where the weights are not the ones
+    that the card pins, RequestError where there is no such block.
+    """
+    card, state = _pinned(folder)
+    return (card, *assemble(card, state, cut))
+
+
+def load_with_top(folder: Path) -> tuple[Card, nn.Module]:
+    """Return card and network as the file holds it, in evaluation mode: with its own top where `card.cut` is None.
+
+    Raises IntegrityError as `load_backbone` does.
+    """
+    card, state = _pinned(folder)
+    network = untrained(card)
+    network.load_state_dict(state)
+    return card, network.eval()
+
+
+def _pinned(folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
+    card = read_card(folder)
+    found = files.sha256_of(folder / WEIGHTS)
+    if found != card.sha256:
+        raise IntegrityError(
+            f"the weights of {card.name} have digest {found[:12]}, its card pins {card.sha256[:12]}; "
+            "set the backbone anew with `regraft use`"
+        )
+    return card, files.read_tensors(folder / WEIGHTS)
+
+
+def untrained(card: Card) -> nn.Module:
+    """Return the network whose tensors the card's file holds, randomly initialised: the whole, or what a cut left."""
+    network = build(card.architecture, card.num_classes, card.preprocessing.crop)
+    return network if card.cut is None else cut_at(without_top(network)[0], card.cut)[0]
+
+
+def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple[nn.Module, int]:
+    """Return the network of these weights without its top, in evaluation mode, and its width; `cut` as above."""
+    network = untrained(card)
+    network.load_state_dict(state)
+    return _topless(card, network, cut)
+
+
+def from_scratch(card: Card, classes: int, seed: int) -> Grafted:
+    """Return the backbone's architecture with a linear head, all of it random from `seed`, all of it to learn.
+
+    No weights are read, and torch's own luck is left as it was. BatchNorm makes its own statistics.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone, width = _topless(card, untrained(card), "")
+        return Grafted(backbone, nn.Linear(width, classes), blocks(backbone), bn_policy="train")
+
+
+def _topless(card: Card, network: nn.Module, cut: str) -> tuple[nn.Module, int]:
+    backbone = without_top(network)[0] if card.cut is None else network
+    return cut_at(backbone.eval(), cut)
+
+
+def load_head(folder: Path, refitted: bool) -> nn.Module:
+    """Return the head refitted on train + val, or the one fitted on train alone (from which fine-tuning starts)."""
+    return heads.rebuild(under("refitted." if refitted else "train_only.", files.read_tensors(folder / WEIGHTS)))
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix`, named without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_head_model(backbone: Path, head: Path) -> Grafted:
+    """Return the frozen backbone, cut where the head was trained, with the refitted head on it; evaluation mode."""
+    return Grafted(load_backbone(backbone, cut_of(head))[1], load_head(head, refitted=True)).eval()
+
+
+def cut_of(folder: Path) -> str:
+    """Return the block after which the backbone of the model in `folder` is cut; "" is nowhere."""
+    return str(files.read_json(folder / FACTS)["cut"])
+
+
+def load_fine_tuned(backbone: Path, fine_tuned: Path) -> Grafted:
+    """Return the fine-tuned network in evaluation mode."""
+    card = read_card(backbone)
+    state = files.read_tensors(fine_tuned / WEIGHTS)
+    cut = card.cut_after(cut_of(fine_tuned))
+    return rebuild(card.architecture, card.num_classes, card.preprocessing.crop, state, cut)
+
+
+def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
+    """Rebuild a grafted network for pictures of `side` pixels, cut after the block `cut`, in evaluation mode.
+
+    `state` is the whole of it: `backbone.*`, `head.*`.
+    """
+    backbone, _ = without_top(build(architecture, num_classes, side))
+    model = Grafted(cut_at(backbone, cut)[0], heads.rebuild(under("head.", state)))
+    model.load_state_dict(state)
+    return model.eval()

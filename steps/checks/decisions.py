@@ -1,0 +1,74 @@
+"""data/decisions.csv: the one file under data/ that a person writes, and the CSV in which they are asked."""
+
+import csv
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from steps.runtime import files
+from steps.checks.curation import Decision, faults
+from steps.errors import DataError
+
+
+def read(path: Path, images: pd.DataFrame, rejected: Collection[str] = ()) -> list[Decision]:
+    """Return the decisions about `images` and the `rejected` files; DataError lists all that is wrong, by line.
+
+    `images` is the whole manifest: held against what an earlier decision has left of it, a `drop` would be a fault.
+    """
+    decisions = _lines(path)
+    _refuse(path, list(faults(decisions, images, rejected)))
+    return [decision for decision in decisions.values() if any(decision)]
+
+
+def obeyed_before(path: Path) -> list[Decision]:
+    """Return the decisions as they stand, for a stage behind the one that has held them against the manifest."""
+    return [decision for decision in _lines(path).values() if any(decision)]
+
+
+def _lines(path: Path) -> Mapping[int, Decision]:
+    rows = dict(_rows(path))
+    head = rows.pop(1, [])
+    wanted = list(Decision._fields)
+    if head != wanted:
+        raise DataError(
+            f"{path.name} has the columns {', '.join(head) or 'of an empty file'}; its first line has to be "
+            f"{','.join(wanted)}"
+        )
+    fields = len(wanted)
+    _refuse(path, [
+        f"line {line}: {len(row)} fields for {', '.join(wanted)}; a comma within one of them needs quotes around it"
+        for line, row in rows.items() if len(row) > fields
+    ])  # fmt: skip
+    return {line: Decision(*(row + [""] * fields)[:fields]) for line, row in rows.items()}
+
+
+def _refuse(path: Path, found: list[str]) -> None:
+    if found:
+        count = f"{len(found)} fault{'s' if len(found) != 1 else ''} in {path.name}"
+        raise DataError("\n  ".join([f"{count}:", *found]))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV as it stands, by the line in which they begin; DataError where it is none.
+
+    A library that guesses would take a comma too many for an index. Strict, or a stray quote would swallow the rest.
+    """
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            for row in reader:
+                yield line, [value.strip() for value in row]
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path.name} cannot be read from line {line} on (a quote too many?): {error}") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+
+
+def write_questions(path: Path, questions: Iterable[tuple[str, str]]) -> None:
+    """Write (image, reason) pairs in the columns of data/decisions.csv; a person fills in and copies the lines."""
+    rows = [Decision(image, "", "", reason) for image, reason in questions]
+    table = pd.DataFrame(rows, columns=Decision._fields)
+    files.write_text(path, str(table.to_csv(index=False, lineterminator="\n")))

@@ -1,0 +1,125 @@
+"""Copies: the same picture under two names, found by perceptual hash, confirmed by pixels, and found by features."""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from steps.images.manifest import TEST, TRAIN, VAL
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+BITS = 64
+PRECEDENCE = (TEST, VAL, TRAIN)  # of like images in several splits, those in the first of these stay
+FLAT = 2.0  # grey levels of 255; a picture that varies less shows nothing by which a copy could be told
+
+
+def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
+    """Return index pairs [m, 2] of 64-bit hashes (16 hexadecimal digits) that differ in at most `bits` bits.
+
+    Of equal hashes each is paired with the next alone, so that many alike make no square of pairs. Hashes within
+    `bits` of one another agree in one of `bits` + 1 bands (pigeonhole), so only those of an equal band are compared.
+    """
+    values, first, inverse = np.unique(
+        np.array([int(value, 16) for value in hashes], dtype=np.uint64), return_index=True, return_inverse=True
+    )
+    edges = np.linspace(0, BITS, bits + 2).astype(int)
+    found = [_same(inverse)]
+    for low, high in pairwise(edges):
+        band = (values >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
+        found += [first[pairs] for pairs in _within_band(values, band, bits)]
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def same(ids: Sequence[str]) -> Ints:
+    """Return index pairs [m, 2] of equal ids, each with the next alone."""
+    return _same(np.unique(np.array(ids, dtype=str), return_inverse=True)[1])
+
+
+def _same(inverse: Ints) -> Ints:
+    order = np.argsort(inverse, kind="stable")
+    equal = np.flatnonzero(inverse[order][1:] == inverse[order][:-1])
+    return np.stack([order[equal], order[equal + 1]], axis=1)
+
+
+def _within_band(values: npt.NDArray[np.uint64], band: npt.NDArray[np.uint64], bits: int) -> list[Ints]:
+    order = np.argsort(band, kind="stable")
+    band, values, found = band[order], values[order], []
+    here = np.arange(len(band) - 1)
+    step = 1
+    while len(here):  # neighbours one apart, two apart, ... as long as any two share the band
+        here = here[here + step < len(band)]
+        here = here[band[here] == band[here + step]]
+        close = here[np.bitwise_count(values[here] ^ values[here + step]) <= bits]
+        found.append(np.stack([order[close], order[close + step]], axis=1))
+        step += 1
+    return found
+
+
+def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Return the correlation of two small grey pictures [s, s]; 0 where either is flat: of noise nothing follows."""
+    a, b = (picture.astype(np.float64).ravel() - picture.mean() for picture in (one, other))
+    if min(a.std(), b.std()) < FLAT:
+        return 0.0
+    return float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def near_by_features(features: Floats, nearness: float) -> Ints:
+    """Return index pairs [m, 2] of features [n, d] that lie nearer than `nearness` times the usual neighbour.
+
+    The usual neighbour is the median distance to the nearest one, between directions; features thus set their scale.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(features) < 3:
+        return np.empty((0, 2), dtype=np.int64)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    index = NearestNeighbors().fit(features / np.maximum(norms, np.finfo(np.float32).tiny))
+    distances, neighbours = index.kneighbors(n_neighbors=1)
+    close = np.flatnonzero(distances[:, 0] < nearness * np.median(distances))
+    pairs = np.stack([close, neighbours[close, 0]], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def groups(images: pd.DataFrame, pairs: Ints) -> list[dict[str, Any]]:
+    """Join pairs of labelled rows to groups of alike images; say which straddle splits or carry two labels.
+
+    `identical` says that the very bytes are the same, which rules of their own look at.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    edges = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(images), len(images)))
+    _, member = connected_components(edges, directed=False)
+    rows = images[["id", "path", "split", "label"]].iloc[np.unique(pairs)].assign(group=member[np.unique(pairs)])
+    parts = (part.drop(columns="group").sort_values("path") for _, part in rows.groupby("group"))
+    return sorted(
+        (_group(part.to_dict("records")) for part in parts), key=lambda group: str(group["images"][0]["path"])
+    )
+
+
+def _group(images: list[dict[str, Any]]) -> dict[str, Any]:
+    splits, labels, ids = ({image[name] for image in images} for name in ("split", "label", "id"))
+    return {"images": images, "leaking": len(splits) > 1, "conflicting": len(labels) > 1, "identical": len(ids) == 1}
+
+
+def leaking_copies(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the paths, sorted, that have to go so that no group stands in two splits: see `PRECEDENCE`.
+
+    All of a group counts as one picture, also those that are alike by way of a third.
+    """
+    return sorted(path for group in found for path in _giving_way(group["images"]))
+
+
+def _giving_way(images: Sequence[dict[str, Any]]) -> list[str]:
+    stays = min((image["split"] for image in images), key=PRECEDENCE.index)
+    return [image["path"] for image in images if image["split"] != stays]
+
+
+def without(found: Sequence[dict[str, Any]], gone: Collection[str]) -> list[dict[str, Any]]:
+    """Return the groups less the images at these paths; what is left of a group is one while it has two images."""
+    left = ([image for image in group["images"] if image["path"] not in gone] for group in found)
+    return [_group(images) for images in left if len(images) > 1]

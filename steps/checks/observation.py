@@ -1,0 +1,111 @@
+"""A sample pushed through the real loader and the real network: what was done to it, and what the weights want."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steps.backbones import models
+from steps.images.dataset import Images
+from steps.runtime.progress import track
+from steps.checks import observed, witnesses
+from steps.backbones.backbone import without_top
+from steps.images.manifest import TRAIN, VAL
+from steps.checks.observed import Account, rounded
+from steps.images.preprocessing import Preprocessing, normalise
+from steps.checks.rules import DECLARED
+from steps.checks.witnesses import Seen
+
+COUNTED = 32  # images, about, whose grey levels are counted: a fault of the loader stands in every one
+FIELDS = {witnesses.COLOUR_ORDER: ("colour_order",), witnesses.STATISTICS: ("value_range", "mean", "std")}
+SHOWN = 4  # pictures that a page shows as the file has them and as an account would
+
+
+def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> dict[str, Any]:
+    """Return what a sample of the training and validation images shows, ready for JSON.
+
+    `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: the findings of
+    `witnesses.judge`, with the evidence behind them and the fields that what is named `wants`; empty unless `ask`, and
+    where something else was done than declared.
+    `source_divergence`: block -> nats between its activations and what its BatchNorms keep; None without BatchNorm.
+    `shown`: the most colourful of the images, as rows of path and id.
+    """
+    card, network = models.load_with_top(backbone)
+    part = images.part(TRAIN, VAL).sort_values("id").head(sample)
+    spec, some = images.spec, replace(images, table=part)
+    pixels, counted = _loaded(some, max(1, len(part) // COUNTED))
+    undone = observed.undone(counted, spec)
+    accounts = {
+        name: Account(observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
+        for name, x in undone.items()
+    }
+    done = observed.done(accounts)
+    asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
+    shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
+    colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
+    rows = part.sort_values("path").iloc[colourful.tolist()]
+    return {
+        "done": done,
+        "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
+        "wanted": [shown.finding(question, of) for question, of in asked.items()],
+        "source_divergence": rounded(_by_block(card, network, shown.seen(spec))),
+        "shown": [{"path": path, "id": identity} for path, identity in zip(rows["path"], rows["id"], strict=True)],
+    }
+
+
+def _by_block(card: models.Card, network: nn.Module, seen: Seen) -> dict[str, float | None]:
+    """Cuts the top off, where the network has one: whoever asks it comes before."""
+    backbone = network if card.cut is not None else without_top(network)[0]
+    return witnesses.by_block(backbone, witnesses.norm_distances(seen))
+
+
+def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pixels of what the loader yields, uint8 RGB [n, 3, h, w], and one in `every` of its own tensors."""
+    pixels, kept, start = [], [], 0
+    for tensors, _, _ in images.batches(TRAIN, VAL):
+        pixels.append(observed.pixels_of(tensors, images.spec))  # batch by batch: it takes doubles
+        kept.append(tensors[-start % every :: every])
+        start += len(tensors)
+    return torch.cat(pixels), torch.cat(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The network that is asked, and the pictures that it is asked about: uint8 RGB [n, 3, h, w]."""
+
+    network: nn.Module
+    pixels: torch.Tensor
+    declared: Preprocessing
+    batch_size: int
+    has_top: bool
+    seed: int
+    kept: dict[tuple[Preprocessing, bool], Seen] = field(default_factory=dict)
+
+    def seen(self, spec: Preprocessing, shuffled: bool = False) -> Seen:
+        """Return what the network makes of the pictures, prepared as `spec` says, perhaps with their parts shuffled."""
+        if (spec, shuffled) not in self.kept:
+            pixels = witnesses.shuffled(self.pixels, self.seed) if shuffled else self.pixels
+            self.kept[spec, shuffled] = witnesses.watch(self.network, self._batches(pixels, spec), self.has_top)
+        return self.kept[spec, shuffled]
+
+    def _batches(self, pixels: torch.Tensor, spec: Preprocessing) -> Iterator[torch.Tensor]:
+        batches = (normalise(batch, spec) for batch in torch.split(pixels, self.batch_size))
+        return track(batches, len(pixels), "observing the preprocessing", self.batch_size)
+
+    def finding(self, question: str, accounts: dict[str, Preprocessing]) -> dict[str, Any]:
+        """Return the finding on one question, with the evidence behind it, ready for JSON."""
+        coloured = witnesses.is_coloured(self.pixels)
+        found, said = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
+        wants = accounts[found.account].to_dict() if found.account in accounts else {}
+        return {
+            **asdict(found),
+            "wants": {name: wants[name] for name in FIELDS[question] if wants},
+            "evidence": [{**asdict(one), **rounded(_figures(one))} for one in said],
+        }
+
+
+def _figures(one: witnesses.Evidence) -> dict[str, float | None]:
+    return {"declared": one.declared, "figure": one.figure, "t": one.t}

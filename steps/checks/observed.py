@@ -1,0 +1,139 @@
+"""What was done to the pictures, proven from tensors of the real loader.
+
+8-bit pictures leave only 256 levels per channel, so the right account of scale, mean and standard deviation puts every
+value back on a whole grey level. What the weights want is another question, which only evidence can answer:
+`steps.checks.witnesses`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from steps.images.preprocessing import Preprocessing
+from steps.checks.rules import DECLARED, SWAPPED
+
+ON_GRID = 0.02  # grey levels; float32 rounding stays under 0.001, a wrong account scatters over +-0.5
+FAMILIES = (  # what weights are commonly trained with, where values run from 0 to 1
+    ("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ("Inception", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+)
+WHOLE = 0.999  # share of the values on the grid
+
+Source = Mapping[str, list[float]]  # mean and std per channel of a source's inputs, in [0, 1]
+
+
+@dataclass(frozen=True)
+class Account:
+    """How well one account of what was done to the pictures fits."""
+
+    on_grid: float  # share of the values that stand on a whole grey level
+    inputs: float  # nats from the source's inputs, as `input_distance` has it
+
+    def rounded(self) -> dict[str, float | None]:
+        """Return the scores to 6 significant digits, ready for JSON."""
+        return rounded(vars(self))
+
+
+def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the values to 6 significant digits: beyond them machines differ."""
+    return {name: None if value is None else float(f"{value:.6g}") for name, value in values.items()}
+
+
+def other_families(spec: Preprocessing, source: Source | None = None) -> dict[str, Preprocessing]:
+    """Return the same preprocessing with the mean and std of each other family; of the source alone, where it is known.
+
+    Weights whose own source was measured are of no other family, however much brighter today's pictures are.
+    """
+    known = [("the source", tuple(source["mean"]), tuple(source["std"]))] if source else FAMILIES
+    others = {
+        f"mean and std of {name}": replace(spec, value_range=(0.0, 1.0), mean=mean, std=std)
+        for name, mean, std in known
+    }
+    return {name: other for name, other in others.items() if not torch.allclose(_ends(other), _ends(spec))}
+
+
+def _ends(spec: Preprocessing) -> torch.Tensor:
+    """Return what black and white become, [2, 3]: specifications that agree on it differ in words alone."""
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    return torch.stack([(end - mean) / std for end in spec.value_range])
+
+
+def undone(observed: torch.Tensor, spec: Preprocessing) -> dict[str, torch.Tensor]:
+    """Return account -> the tensors [n, 3, h, w] as they would be had that fault not been made.
+
+    The list holds the faults that people report of their loaders.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+
+    def with_scaled(change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return (change(observed * std + mean) - mean) / std
+
+    faults = {
+        DECLARED: observed,
+        "scaled twice": with_scaled(lambda scaled: scaled * 255),
+        "not scaled": with_scaled(lambda scaled: scaled / 255),  # last: all its values round to 0
+        "not normalised": (observed - mean) / std,
+        "normalised twice": observed * std + mean,
+        SWAPPED: observed.flip(1),
+    }
+    low, high = spec.value_range
+    families = {
+        name: (low + (high - low) * (observed * of_std + of_mean) - mean) / std
+        for name, other in other_families(spec).items()
+        for of_mean, of_std in [(torch.tensor(values).view(3, 1, 1) for values in (other.mean, other.std))]
+    }
+    return faults | families
+
+
+def pixels_of(observed: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
+    """Return the uint8 RGB pixels [n, 3, h, w] of tensors that were made as `spec` says."""
+    grey = _grey(observed, spec).round().clamp(0, 255).to(torch.uint8)
+    return grey.flip(1) if spec.colour_order == "BGR" else grey
+
+
+def _grey(tensors: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
+    """Return tensors [n, 3, h, w] on the scale of a file's 0 to 255, float64, if `spec` is what was done."""
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (spec.mean, spec.std))
+    low, high = spec.value_range
+    return 255 * (tensors.to(torch.float64) * std + mean - low) / (high - low)
+
+
+def on_grid(tensors: torch.Tensor, spec: Preprocessing) -> float:
+    """Return the share of the values of [n, 3, h, w] that are one of the 256 grey levels, as `spec` maps them."""
+    grey = _grey(tensors, spec)
+    whole = grey.round()
+    return float((((grey - whole).abs() < ON_GRID) & (whole >= 0) & (whole <= 255)).double().mean())
+
+
+def input_distance(tensors: torch.Tensor, spec: Preprocessing, source: Source | None) -> float:
+    """Return how far the channels of [n, 3, h, w] lie from the source's: mean Kullback-Leibler divergence, nats.
+
+    `source` has mean and std per channel in [0, 1]; None: normalisation is taken to have meant mean 0 and std 1.
+    """
+    low, high = spec.value_range
+    ours, theirs = torch.tensor(spec.mean), torch.tensor(spec.std)
+    mean = (torch.tensor(source["mean"]) * (high - low) + low - ours) / theirs if source else torch.zeros(3)
+    std = torch.tensor(source["std"]) * (high - low) / theirs if source else torch.ones(3)
+    seen = tensors.to(torch.float64).transpose(0, 1).flatten(1)
+    return float(divergence(seen.mean(1), seen.std(1), mean.double(), std.double()).mean())
+
+
+def divergence(mean: torch.Tensor, std: torch.Tensor, of_mean: torch.Tensor, of_std: torch.Tensor) -> torch.Tensor:
+    """Return the Kullback-Leibler divergence between two Gaussians, elementwise, in nats.
+
+    With a floor under the std, so that flat pictures are not taken for wrong ones.
+    """
+    of_std = of_std.clamp(min=1e-6)
+    ratio = (std / of_std).clamp(min=0.05)
+    return -ratio.log() + (ratio**2 + ((mean - of_mean) / of_std) ** 2 - 1) / 2
+
+
+def done(accounts: Mapping[str, Account]) -> str:
+    """Return what was done to the pictures: the account under which the values are whole grey levels, or none."""
+    shares = {name: account.on_grid for name, account in accounts.items()}
+    if shares[DECLARED] >= WHOLE:
+        return DECLARED
+    best = max(shares, key=lambda name: shares[name])
+    return best if shares[best] >= WHOLE else "something else (another mean or std?)"

@@ -1,0 +1,158 @@
+"""How the images were selected: skew against a stated population, sources of one class, shortcuts to the label.
+
+Each family of tests is corrected by Holm's method, and each verdict needs an effect besides a small p: with many
+images everything is significant.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import chisquare, fisher_exact, hypergeom
+
+from steps.images.manifest import TRAIN
+from steps.training.metrics import balanced_accuracy
+
+ALPHA = 0.05  # of a whole family
+PERMUTATIONS = 999
+MOST = 5000  # images that a shortcut is looked for in; more would only be slower
+LEAST = 10  # images of a source before its having one class says anything
+MEASURES = ("brightness", "contrast", "sharpness", "width", "height", "bytes")
+NAMES = ("format", "mode", "source")
+
+
+def effective_number(counts: Sequence[int]) -> float:
+    """Return the effective number of classes, exp of the entropy of their shares: equal classes count fully."""
+    shares = np.array([count for count in counts if count], dtype=np.float64)
+    shares /= shares.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def population_fit(counts: Mapping[str, Mapping[str, int]], prior: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Test each split's class counts against the stated shares; Cohen's w is the effect (0.1 small, 0.3 medium)."""
+    total = sum(prior.values())
+    rows = []
+    for split, of_class in counts.items():
+        seen = np.array([of_class.get(label, 0) for label in prior], dtype=np.float64)
+        if seen.sum() == 0:
+            continue
+        wanted = np.array(list(prior.values())) / total * seen.sum()
+        found = chisquare(seen, wanted)
+        rows.append({"split": split, "effect": float(np.sqrt(found.statistic / seen.sum())), "p": float(found.pvalue)})
+    return with_holm(rows)
+
+
+def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add `adjusted`, the p corrected over all the rows by Holm's method, and `significant`."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not rows:
+        return rows
+    reject, adjusted, _, _ = multipletests([row["p"] for row in rows], alpha=ALPHA, method="holm")
+    return [
+        {**row, "adjusted": float(p), "significant": bool(told)}
+        for row, p, told in zip(rows, adjusted, reject, strict=True)
+    ]
+
+
+def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
+    """Count each source's images and classes; p is the chance that so many images would share one class by luck."""
+    of_class = images["label"].value_counts()
+    rows = []
+    for source, part in images[images["source"] != ""].groupby("source"):
+        label = part["label"].mode()[0]
+        alone = bool(part["label"].nunique() == 1 and len(part) >= LEAST)
+        p = hypergeom(len(images), int(of_class[label]), len(part)).pmf(len(part)) if alone else 1.0
+        rows.append({"source": str(source), "images": len(part), "classes": int(part["label"].nunique()),
+                     "only": str(label) if alone else "", "p": float(p)})  # fmt: skip
+    return with_holm(rows)
+
+
+def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
+    """Say of each source and month how its share in training differs from its share in validation and test.
+
+    `effect` is the absolute difference of the shares, p is Fisher's exact test of the two by two table. Values of
+    fewer than `LEAST` images are left out, and so is a column with one value: nobody is missing there.
+    """
+    training = (images["split"] == TRAIN).to_numpy()
+    rows = []
+    for name, column in (("source", images["source"]), ("month", images["taken"].str[:7])):
+        often = column[column != ""].value_counts()
+        for value in often[often >= LEAST].index if len(often) > 1 else []:
+            here = (column == value).to_numpy()
+            table = [[int((here & side).sum()), int((~here & side).sum())] for side in (training, ~training)]
+            if min(map(sum, table)) > 0:
+                inside, outside = (row[0] / sum(row) for row in table)
+                rows.append({"column": name, "value": str(value), "images": int(here.sum()), "training": inside,
+                             "elsewhere": outside, "effect": round(abs(inside - outside), 4),
+                             "p": float(fisher_exact(table).pvalue)})  # fmt: skip
+    return with_holm(rows)
+
+
+def groups(images: pd.DataFrame) -> dict[str, Any]:
+    """Say how many groups (patients, cameras ...) stand behind the training images, and how evenly.
+
+    A group never straddles splits, so training cannot lack a part of one; it can consist of few. `effective` is
+    exp of the entropy of their shares. Empty where no image has a group.
+    """
+    counts = images["group"][(images["split"] == TRAIN) & (images["group"] != "")].value_counts()
+    if counts.empty:
+        return {}
+    return {"groups": len(counts), "effective": effective_number(counts.tolist()),
+            "largest": str(counts.index[0]), "largest_share": float(counts.iloc[0] / counts.sum())}  # fmt: skip
+
+
+def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Ask of each measure alone whether it predicts the label, on a held-out half, against permuted labels.
+
+    `effect` is how far balanced accuracy stands between chance (0) and certainty (1). Permuting only the half that
+    was not learnt from keeps the test exact.
+    """
+    if images["label"].value_counts().min() < 4 or images["label"].nunique() < 2:
+        return []
+    images = images.sort_values("id").iloc[generator.permutation(len(images))[:MOST]]
+    targets = np.unique(images["label"].astype(str), return_inverse=True)[1]
+    half = _half(targets, generator)
+    rows = []
+    for name in (*MEASURES, *NAMES):
+        values = _column(images[name])
+        if len(np.unique(values)) > 1:
+            rows.append({"measure": name, **_predicts(values, targets, half, generator)})
+    return with_holm(rows)
+
+
+def _half(targets: npt.NDArray[np.integer[Any]], generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Mark every second image of each class, in random order."""
+    order = np.argsort(targets + generator.random(len(targets)))
+    half: npt.NDArray[np.bool_] = np.zeros(len(targets), dtype=bool)
+    half[order[::2]] = True
+    return half
+
+
+def _column(values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    if pd.api.types.is_numeric_dtype(values):
+        return np.asarray(values, dtype=np.float64)[:, None]
+    return np.asarray(pd.get_dummies(values), dtype=np.float64)
+
+
+def _predicts(
+    values: npt.NDArray[np.float64],
+    targets: npt.NDArray[np.integer[Any]],
+    half: npt.NDArray[np.bool_],
+    generator: np.random.Generator,
+) -> dict[str, float]:
+    from sklearn.tree import DecisionTreeClassifier
+
+    leaf = max(2, int(half.sum()) // 50)
+    tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=leaf, class_weight="balanced", random_state=0)
+    answers = tree.fit(values[half], targets[half]).predict(values[~half])
+    truth, classes = targets[~half], int(targets.max()) + 1
+    reached = balanced_accuracy(truth, answers)
+    hits = np.bincount(truth, minlength=classes)
+    permuted = generator.permuted(np.tile(truth, (PERMUTATIONS, 1)), axis=1)
+    right = (permuted == answers) / hits[permuted] / (hits > 0).sum()
+    p = (1 + int((right.sum(axis=1) >= reached - 1e-12).sum())) / (1 + PERMUTATIONS)
+    chance = 1 / classes
+    return {"balanced_accuracy": reached, "effect": max(0.0, (reached - chance) / (1 - chance)), "p": p}

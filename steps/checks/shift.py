@@ -1,0 +1,147 @@
+"""Domain shift: do two sets of images come from one world? Where they can be told apart, they do not.
+
+The classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv 1610.06545) on frozen features, and beside it a plain
+test of each measure of the manifest, corrected by Holm's method.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import logit
+from scipy.stats import PermutationMethod, chi2_contingency, ks_2samp, mannwhitneyu
+from scipy.stats.contingency import association
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from steps.checks.label_errors import C, out_of_fold
+from steps.training.linear_probe import Labelled, fit
+from steps.checks.selection import PERMUTATIONS, with_holm
+
+Floats = npt.NDArray[np.floating[Any]]
+Scores = npt.NDArray[np.float64]
+CONFIDENCE = 0.95
+DIRECTIONS = 64  # principal ones; a classifier in all of them would need many more images to learn as much
+LEAST = 10  # images of either side
+MEASURES = ("width", "height", "brightness", "contrast", "sharpness")
+NAMES = ("format", "source")
+TAKEN = "taken"
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """How well the sides are told apart: AUC with its interval, the p of no difference, and what each image says.
+
+    `odds` [n + m] are log-odds of being of the second side, by a classifier that has not seen the image.
+    """
+
+    auc: dict[str, Any]
+    p: float
+    odds: Scores
+
+
+def two_sample(first: Floats, second: Floats, seed: int) -> TwoSample:
+    """Try to tell features [n, d] from features [m, d]; either side needs `LEAST` rows.
+
+    AUC and odds are cross-validated. p is of one classifier, fitted on one half and asked about the other: the scores
+    of images that it has not seen can be permuted exactly, which is the test of Mann and Whitney.
+    """
+    both = np.concatenate([first, second])
+    principal = PCA(min(DIRECTIONS, *both.shape), random_state=0).fit_transform(both)
+    side = np.repeat([0, 1], [len(first), len(second)])
+    data = Labelled(principal, side, np.ones(len(side)))
+    odds = logit(np.clip(out_of_fold(data, 2, seed)[:, 1], 1e-9, 1 - 1e-9))
+    return TwoSample(auc(odds[side == 0], odds[side == 1]), _chance(data, seed), odds)
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Weights [n] of mean 1 that make one sample stand for another.
+
+    `effective` says how many images the weighted sample is worth; `covered` how much of the second world it holds.
+    """
+
+    weights: Scores
+    effective: float
+    covered: float
+
+
+def importance(first: Scores, second: Scores, most: float) -> Importance:
+    """Weigh the first sample's images by how much more often the second world shows their kind.
+
+    `first` [n] and `second` [m] are scores of being of the second sample by a classifier that has not seen the
+    image. A logistic curve makes odds of them (Platt 1999: the classifier itself is shrunk on purpose), and odds
+    times n / m estimate the ratio of the densities (Sugiyama et al. 2012, ch. 4). Ratios are clipped to
+    1/most..most: what a single image may count for stays bounded. `effective` is Kish's sample size,
+    (sum w)^2 / sum w^2. The mean ratio is 1 where the first sample holds every kind that the second shows, and less
+    where it does not: no weights make up for images that are not there.
+    """
+    scores = np.concatenate([first, second])
+    scaled = ((scores - scores.mean()) / max(float(scores.std()), 1e-12))[:, None]
+    side = np.repeat([0, 1], [len(first), len(second)])
+    odds = LogisticRegression(C=1e3, max_iter=1000).fit(scaled, side).decision_function(scaled[: len(first)])
+    ratios = np.exp(np.clip(odds + np.log(len(first) / len(second)), -np.log(most), np.log(most)))
+    weights = ratios / ratios.mean()
+    return Importance(weights, float(weights.sum() ** 2 / (weights**2).sum()), min(1.0, float(ratios.mean())))
+
+
+def auc(first: Scores, second: Scores) -> dict[str, Any]:
+    """Return the chance that a score of the second side is above one of the first, with DeLong's interval (1988).
+
+    No interval where all scores of one side are above the other's: the estimate of its width would be 0.
+    """
+    from statsmodels.stats.nonparametric import rank_compare_2indep
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # of its test, where nothing varies
+        found = rank_compare_2indep(second, first, use_t=False)
+    value: dict[str, Any] = {"value": float(found.prob1), "low": None, "high": None, "method": "DeLong"}
+    if found.var_prob > 0:
+        low, high = found.conf_int(alpha=1 - CONFIDENCE)
+        value |= {"low": max(0.0, float(low)), "high": min(1.0, float(high))}
+    return value
+
+
+def _chance(data: Labelled, seed: int) -> float:
+    """Return how often so good an answer about a held-out half would come by luck, were there no difference."""
+    halves = StratifiedKFold(2, shuffle=True, random_state=seed)
+    learnt, asked = next(halves.split(data.features, data.targets))
+    head = fit(Labelled(data.features[learnt], data.targets[learnt], data.weights[learnt]), 2, C)
+    answers, side = head.probabilities(data.features[asked])[:, 1], data.targets[asked]
+    return float(mannwhitneyu(answers[side == 1], answers[side == 0], alternative="greater").pvalue)
+
+
+def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Test each measure alone: what both tables (columns of the manifest) tell of at least `LEAST` images.
+
+    Numbers and dates by Kolmogorov and Smirnov (effect: their D), names by chi-square against permutations (effect:
+    Cramer's V). A row has measure, test, effect, p, the middle or most frequent value of each side, and Holm's verdict.
+    """
+    rows = []
+    for name in (*MEASURES, TAKEN, *NAMES):
+        one, other = (table[name][table[name] != ""] for table in (first, second))
+        if min(len(one), len(other)) >= LEAST:
+            found = _names(one, other, generator) if name in NAMES else _numbers(one, other, is_date=name == TAKEN)
+            rows.append({"measure": name, **found})
+    return with_holm(rows)
+
+
+def _numbers(first: "pd.Series[Any]", second: "pd.Series[Any]", is_date: bool) -> dict[str, Any]:
+    one, other = (pd.to_datetime(side, format="ISO8601") if is_date else side for side in (first, second))
+    found = ks_2samp(one.astype("int64" if is_date else "float64"), other.astype("int64" if is_date else "float64"))
+    middles = (sorted(side.tolist())[len(side) // 2] for side in (first, second))
+    told = dict(zip(("first", "second"), middles, strict=True))
+    return {"test": "Kolmogorov-Smirnov", "effect": float(found.statistic), "p": float(found.pvalue), **told}
+
+
+def _names(first: "pd.Series[Any]", second: "pd.Series[Any]", generator: np.random.Generator) -> dict[str, Any]:
+    both = pd.concat([first, second], ignore_index=True)
+    table = pd.crosstab(np.repeat([0, 1], [len(first), len(second)]), both).to_numpy()
+    told = {"test": "chi-square", "first": str(first.mode()[0]), "second": str(second.mode()[0])}
+    if table.shape[1] < 2:
+        return {**told, "effect": 0.0, "p": 1.0}
+    luck = PermutationMethod(n_resamples=PERMUTATIONS, rng=generator)  # expected counts of rare names are too small
+    p = chi2_contingency(table, correction=False, method=luck).pvalue
+    return {**told, "effect": float(association(table, method="cramer")), "p": float(p)}

@@ -1,0 +1,32 @@
+"""Small grey copies of images, held side by side: what a perceptual hash takes for a copy has to look like one."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from steps.images.decoding import parallel, read_image
+from steps.checks.duplicates import Ints, correlation
+
+SIDE = 32
+
+
+def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, threads: int) -> Ints:
+    """Return those of the pairs [m, 2] of rows whose small grey pictures correlate at least so."""
+    ids, paths = images["id"].tolist(), images["path"].tolist()
+    pairs_of_two = [pair for pair in pairs.tolist() if ids[pair[0]] != ids[pair[1]]]
+    wanted = sorted({row for pair in pairs_of_two for row in pair})
+    made = parallel(lambda row: _thumbnail(raw, paths[row], ids[row]), wanted, threads)
+    thumbnails = dict(zip(wanted, made, strict=True))
+    held = [
+        ids[one] == ids[other] or correlation(thumbnails[one], thumbnails[other]) >= least
+        for one, other in pairs.tolist()
+    ]
+    kept: Ints = pairs[np.array(held, dtype=bool)]
+    return kept
+
+
+def _thumbnail(raw: Path, path: str, identity: str) -> npt.NDArray[np.uint8]:
+    grey = read_image(raw, path, identity).convert("L")
+    return np.asarray(grey.resize((SIDE, SIDE)), dtype=np.uint8)

@@ -1,0 +1,162 @@
+"""Against a reference: does production see what training has? No stage: what a folder holds today is not tracked."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from steps.checks import expectations, importance
+from steps.runtime import files
+from steps.images import decoding
+from steps.backbones import models
+from steps.pages.album import Album
+from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.pages.rendering import render
+from steps.runtime.progress import track
+from steps.checks import shift
+from steps.backbones.forward import Forward, Mode
+from steps.images.manifest import TRAIN, Rejected, uniform
+from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.checks.rules import shift_rules
+from steps.runtime.seeding import derive, numpy_generator
+from steps.checks.selection import ALPHA
+from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
+from steps.errors import RequestError, UndecodableError
+from steps.screen import BUDGET, SIDE, ScreenParams
+
+MOST = 5000  # images of either side, picked by a hash: more would say the same in more time
+IMPORTANCE = Path("data", "importance.csv")
+LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
+WHOLE = ""  # the cut at which images are compared
+PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
+Found = dict[str, Any]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the project's training images and all that made their features lie."""
+
+    raw: Path
+    screened: Path
+    features: Path
+    preprocessing: Path
+    backbone: Path
+
+
+def against(
+    root: Path, reference: Path, names: Sequence[str], trained: Trained,
+    params: ScreenParams, mode: Mode, seed: int, compute: ComputeParams, reweight: bool = False,
+) -> Found:  # fmt: skip
+    """Compare the training images with the unlabelled ones called `names` under `reference`; write the page.
+
+    Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome; with
+    `reweight` data/importance.csv too, which the next run obeys. Raises RequestError where too few of the files are
+    images, where training has too few, or where no weights could make training stand for the reference.
+    """
+    refuse_absent(mode.device)
+    configure(compute)
+    training, known = _training(trained)
+    spec = models.read_preprocessing(trained.preprocessing)
+    forward = Forward(models.load_backbone(trained.backbone)[1], [WHOLE], mode, compute.batch_size)
+    seen, rows, rejected = _look(reference, sorted(names, key=uniform)[:MOST], forward, spec, compute)
+    for count, where in ((len(training), "the training split"), (len(seen), str(reference))):
+        if count < LEAST:
+            raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
+
+    told = two_sample(known, rows, derive(seed, "against") % 2**32)
+    luck = numpy_generator(seed, "against")
+    mine, theirs = np.split(told.odds, [len(training)])
+    weighed = shift.importance(mine, theirs, params.max_importance)
+    excess = told.auc["value"] if told.p < ALPHA else 0.5
+    rules = shift_rules(params.max_shift_auc, params.severity.domain_shift)
+    found = {
+        "reference": len(seen), "training": len(training), "left_out": len(names) - len(seen) - len(rejected),
+        "unreadable": [row._asdict() for row in rejected], "auc": told.auc, "p": told.p,
+        "effective": round(weighed.effective, 1), "covered": round(weighed.covered, 3),
+        "measures": covariates(training, seen, luck),
+        "strange": _strangest(seen, theirs),
+        "unseen": _strangest(training, -mine),
+        "rules": expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else [],
+    }  # fmt: skip
+
+    if reweight:
+        _reweight(root, training, weighed)
+    files.write_text(root / PAGE, _page(found, reference, trained.raw, params.most_shown))
+    return {**found, "page": PAGE.as_posix()}
+
+
+def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> None:
+    """Write what each training image counts for from now on; training images that were not compared keep 1."""
+    if weighed.covered < LEAST_COVERED:
+        raise RequestError(
+            f"training holds about {weighed.covered:.0%} of what the reference shows, and weights need "
+            f"{LEAST_COVERED:.0%}: they cannot stand for images that are not there. Label images of that kind instead"
+        )
+    importance.write(root / IMPORTANCE, training["id"].tolist(), weighed.weights)
+
+
+def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
+    """Return the training images that count, at most `MOST`, and their features, row by row."""
+    table = files.read_table(trained.screened)
+    table = table[(table["split"] == TRAIN) & (table["weight"] > 0)].drop_duplicates("id")
+    table = table.iloc[np.argsort(table["id"].map(uniform))[:MOST]]
+    ids, rows = files.read_features(trained.features, WHOLE)
+    position = {identity: i for i, identity in enumerate(ids)}
+    return table.reset_index(drop=True), rows[[position[identity] for identity in table["id"]]]
+
+
+def _look(
+    folder: Path, names: Sequence[str], forward: Forward, spec: Preprocessing, compute: ComputeParams
+) -> tuple[pd.DataFrame, Floats, list[Rejected]]:
+    """Send the pictures through decoder, preprocessing and backbone as extraction does; flat memory."""
+    rejected: list[Rejected] = []
+    facts: list[Found] = []
+
+    def good() -> Iterator[torch.Tensor]:
+        read = decoding.parallel(lambda name: _read(folder, name, spec), names, compute.threads, 2 * compute.batch_size)
+        for one in track(read, len(names), "looking at the reference"):
+            if isinstance(one, Rejected):
+                rejected.append(one)
+            else:
+                facts.append(one[0])
+                yield normalise(one[1], spec)
+
+    batches = [forward(torch.stack(batch))[WHOLE] for batch in decoding.batched(good(), compute.batch_size)]
+    return pd.DataFrame(facts), np.concatenate(batches or [np.empty((0, 0), np.float32)]), rejected
+
+
+def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Found, torch.Tensor]:
+    try:
+        data = decoding.read_bytes(folder / name)
+        facts, picture = decoding.examine(data)
+    except UndecodableError as error:
+        return Rejected(name, error.reason, error.exception)
+    except OSError as error:
+        return Rejected(name, f"cannot be read: {error.strerror}", type(error).__name__)
+    told = {"id": hashlib.sha256(data).hexdigest(), "path": name, "label": "", "source": "", **facts._asdict()}
+    return told, centre_crop(resized(picture, spec), spec)
+
+
+def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> list[Found]:
+    """List images by their log-odds of being of their own side, those that gave it away first."""
+    rows = table[["id", "path", "label"]].assign(odds=odds.round(4))
+    rows = rows.sort_values(["odds", "path"], ascending=[False, True])
+    return [dict(row) for row in rows[rows["odds"] > 0].to_dict("records")]
+
+
+def _page(found: Found, reference: Path, raw: Path, most: int) -> str:
+    def shown(rows: Sequence[Found], folder: Path) -> list[tuple[Found, Any]]:
+        album = Album(folder, SIDE, BUDGET // 2)
+        return [(row, album.add(row["path"], row["id"])) for row in rows[:most]]
+
+    return render(
+        "against.html", found=found, strange=shown(found["strange"], reference), unseen=shown(found["unseen"], raw),
+        confidence=CONFIDENCE,
+    )  # fmt: skip

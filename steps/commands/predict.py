@@ -1,0 +1,95 @@
+"""`regraft predict`: a version's answers to files and folders, as a table, CSV, Parquet or JSON."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from steps.serving import answer_files
+from steps.images import pictures
+from steps.serving.answering import Row, load
+from steps.serving.answering import predict as predict_rows
+
+SHOWN = 200  # rows of the table on a terminal
+TOLD = ("path", "sha256", "label", "probability", "abstain", "version", "digest", "error")
+
+
+def predict(
+    root: Path, paths: Sequence[str], output: Path | None, version: str | None, probabilities: bool, as_json: bool
+) -> str:
+    """Write the answers to `output` or print them; return one line that sums them up."""
+    if output is not None:
+        answer_files.check(output)
+    found = pictures.find(paths, besides=output)
+    served = load(root, version)
+    counts: Counter[str] = Counter()
+    rows = _counted(predict_rows(root, served, found), counts)
+    columns = [*TOLD, *(f"probability_{name}" for name in served.classes if probabilities)]
+    values = (_values(row, len(columns) - len(TOLD)) for row in rows)
+    if output is not None:
+        answer_files.write(output, columns, values)
+    elif as_json:
+        _print_json(columns, values, sys.stdout)
+    elif sys.stdout.isatty():
+        _print_table(columns, values)
+    else:
+        answer_files.write_csv(sys.stdout, columns, values)
+    return _summary(counts, served.number, output)
+
+
+def _counted(rows: Iterable[Row], counts: "Counter[str]") -> Iterator[Row]:
+    for row in rows:
+        counts["files"] += 1
+        counts["errors"] += row.error is not None
+        counts["abstained"] += bool(row.abstain)
+        yield row
+
+
+def _values(row: Row, classes: int) -> list[Any]:
+    named = row._asdict()
+    nothing: list[float | None] = [None] * classes
+    probabilities = row.probabilities or nothing
+    return [*(named[column] for column in TOLD), *probabilities[:classes]]
+
+
+def _print_json(columns: Sequence[str], rows: Iterable[Sequence[Any]], file: TextIO) -> None:
+    """Print an array, one row a line, as they come."""
+    lead = "[\n"
+    for row in rows:
+        file.write(lead + json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False))
+        lead = ",\n"
+    file.write("\n]\n")
+
+
+def _print_table(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    kept = [i for i, name in enumerate(columns) if name not in ("sha256", "version", "digest")]
+    table = Table(*(columns[i] for i in kept))
+    for row in islice(rows, SHOWN):
+        table.add_row(*(escape(_short(row[i])) for i in kept))
+    more = sum(1 for _ in rows)
+    console = Console()
+    console.print(table)
+    if more:
+        console.print(f"and {more} more; --output answers.csv keeps all of them")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value or "")
+
+
+def _summary(counts: "Counter[str]", version: str, output: Path | None) -> str:
+    answered = counts["files"] - counts["errors"]
+    where = f"; {output}" if output else ""
+    return (
+        f"version {version}: {answered} of {counts['files']} files answered, {counts['abstained']} abstained, "
+        f"{counts['errors']} with an error{where}"
+    )

@@ -1,0 +1,116 @@
+"""Rank backbones on the user's own images: no stage, nothing is written, the test split is not looked at.
+
+A cross-validated linear probe decides; LogME and H-score stand beside it, and what an image costs here and now.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from steps.commands import origins
+from steps.images import decoding
+from steps.backbones import models
+from steps.runtime.progress import track
+from steps.evaluation.comparison import balanced_difference
+from steps.evaluation.intervals import mean_of_shares, sampled
+from steps.training.linear_probe import Labelled
+from steps.images.manifest import TRAIN
+from steps.images.preprocessing import preprocess
+from steps.runtime.seeding import numpy_generator
+from steps.training.transferability import Divided, Held, divided, h_score, logme, probe
+from steps.errors import DataError
+
+BATCH = 32
+FOLDS, DRAWS, CONFIDENCE = 5, 2000, 0.95
+PATH = (1e-3, 1e-2, 0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone's out-of-fold answers, its scores, and the milliseconds an image takes it here (forward pass)."""
+
+    name: str
+    held: Held
+    logme: float
+    h_score: float
+    milliseconds: float
+
+
+def rank(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int) -> Any:
+    """Return one row a backbone, the best first: figures with intervals, and the paired difference from the best.
+
+    `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
+    Raises RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
+    """
+    loaded = {
+        name: origins.named(name, weights.get(name)) for name in names
+    }  # refuse all faults before the first image
+    task = _task(table, most, seed)
+    found = [_judge(name, *loaded[name], raw, task) for name in names]
+    return _rows(found, task, seed)
+
+
+def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
+    """Return labelled training images, and the folds in which every backbone is judged alike."""
+    table = table[(table["split"] == TRAIN) & (table["label"] != "")].drop_duplicates("id")
+    counts = table["label"].value_counts()
+    if len(counts) < 2 or counts.min() < 2:
+        raise DataError("backbones cannot be ranked: at least two classes with two training images each are needed")
+    return divided(table, most, FOLDS, seed)
+
+
+def _judge(name: str, card: Any, state: origins.State, raw: Path, task: Divided) -> Candidate:
+    backbone, _ = models.assemble(card, state)
+    features, milliseconds = _features(name, backbone, card.preprocessing, raw, task)
+    data = Labelled(features, task.targets, np.ones(len(task.targets)))
+    held = probe(data, task.classes, task.folds, PATH)
+    return Candidate(name, held, logme(features, task.targets), h_score(features, task.targets), milliseconds)
+
+
+def _features(name: str, backbone: torch.nn.Module, spec: Any, raw: Path, task: Divided) -> tuple[Any, float]:
+    """Return float32 features [n, width], and milliseconds of forward pass an image (the first batch warms up)."""
+    items = list(zip(task.table["path"], task.table["id"], strict=True))
+    tensors = decoding.parallel(lambda item: preprocess(decoding.read_image(raw, *item), spec), items, 2)
+    rows, seconds = [], []
+    for batch in track(decoding.batched(tensors, BATCH), len(items), f"forward pass of {name}", BATCH):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            rows.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
+        seconds.append((time.perf_counter() - began) / len(batch))
+    return np.concatenate(rows), 1000 * float(np.median(seconds[1:] or seconds))
+
+
+def _rows(found: Sequence[Candidate], task: Divided, seed: int) -> list[dict[str, Any]]:
+    ordered = sorted(found, key=lambda one: (-one.held.scores()["balanced_accuracy"], one.held.scores()["log_loss"]))
+    return [_row(one, ordered[0], task, seed) for one in ordered]
+
+
+def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str, Any]:
+    luck = numpy_generator(seed, "rank")  # the same draws of images for all
+    gain, sample = one.held.correct - best.held.correct, sampled(task.targets, task.groups)
+    behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, luck)
+    reached = mean_of_shares(one.held.correct > 0, task.targets, sample.cluster, CONFIDENCE)
+    return {
+        "backbone": one.name, "images": len(task.targets), "balanced_accuracy": reached,
+        "log_loss": one.held.scores()["log_loss"], "logme": one.logme, "h_score": one.h_score,
+        "milliseconds_per_image": one.milliseconds, "against_best": behind,
+        "told_apart_from_best": behind["high"] < 0,
+    }  # fmt: skip
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Say in one sentence which backbones may be the best."""
+    best, *others = [row["backbone"] for row in rows if not row["told_apart_from_best"]]
+    if not others:
+        return f"{best} is the best of these on your images" if len(rows) > 1 else f"{best} is the only one"
+    cheapest = min((row for row in rows if not row["told_apart_from_best"]), key=lambda r: r["milliseconds_per_image"])
+    return (
+        f"{best}, {', '.join(others)} cannot be told apart on {rows[0]['images']} images; "
+        f"the cheapest of them is {cheapest['backbone']}"
+    )

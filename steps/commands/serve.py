@@ -1,0 +1,122 @@
+"""Serve: the version in production, over HTTP, until stopped. No stage: it follows what the registry says now."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from steps.serving import champion
+from steps.registry import ledger, versions, tracking
+from steps.runtime import params
+from steps.serving.bodies import Limits
+from steps.serving.champion import Follower, Served
+from steps.registry.production import Named, Production, aliased
+from steps.errors import RequestError
+
+if TYPE_CHECKING:
+    from steps.serving.service import Service
+
+log = logging.getLogger("regraft")
+# A registry that is gone must be said within seconds, not after MLflow's minutes of patience.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+class Place(NamedTuple):
+    """Where to listen, and the seconds that requests under way get when the service is stopped."""
+
+    host: str
+    port: int
+    grace: int
+
+
+def serve(
+    root: Path, alias: str, version: str | None, every: float, place: Place, limits: Limits, say: Callable[[str], None]
+) -> None:
+    """Answer requests until SIGTERM or SIGINT; what is under way then is finished, as far as the grace goes.
+
+    Raises RequestError where the version or alias does not exist or the address is taken, RegistryError where the
+    version cannot be loaded or is not what was signed.
+    """
+    import torch
+    import uvicorn
+
+    from steps.serving.server import configured
+    from steps.serving.service import Service, application
+
+    for name, value in IMPATIENT.items():
+        os.environ.setdefault(name, value)
+    listener = _bound(place.host, place.port)
+    service = Service(_follower(root, alias, version, every), limits)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
+    server = uvicorn.Server(configured(application(service), limits, place.grace))
+    with _taking(place.host, place.port):  # as long as nobody listens, another service may be bound to it, too
+        listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
+    say(_ready(service.follower.current, *listener.getsockname()[:2]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when all is finished
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if service.seated:
+        _leave(service, place.grace)
+
+
+def _ready(served: Served, host: str, port: int) -> str:
+    """Say who answers, and where. `serve` itself holds no version: the first would stay in memory for good."""
+    return f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict"
+
+
+def _leave(service: "Service", grace: int) -> None:
+    """Leave though threads compute: Python itself would wait for them, however long their pictures take."""
+    log.warning("requests left unfinished: %d; the grace of %d s was over", len(service.seated), grace)
+    service.follower.current.package.files.remove()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _follower(root: Path, alias: str, version: str | None, every: float) -> Follower:
+    name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
+    if alias == versions.CHAMPION and not version:
+        production = Production(mlflow, name, root)
+
+        def load_decided(number: str) -> Served:
+            return champion.load(mlflow, name, number, production.package_of(number))
+
+        return Follower(load_decided(production.champion()), production.named, load_decided, every)
+    _, number = versions.resolve(mlflow, f"models:/{name}/{version}" if version else f"models:/{name}@{alias}")
+    find = partial(aliased, mlflow, name, alias)
+
+    def load(number: str) -> Served:
+        return champion.load(mlflow, name, number, ledger.package_of(mlflow, name, number))
+
+    return Follower(load(number), (lambda: Named(version)) if version else find, load, every)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Take the address before the seconds of loading; nobody listens on it yet."""
+    with _taking(host, port):
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With its protocol named: for such alone does asyncio switch off Nagle's algorithm, which costs 40 ms an answer
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    return listener
+
+
+@contextmanager
+def _taking(host: str, port: int) -> Iterator[None]:
+    """Turn what the system says against an address into a RequestError."""
+    try:
+        yield
+    except UnicodeError:  # a name with an empty or overlong part, before anybody is asked
+        raise RequestError(f"cannot listen on {host}: it is no name of a host; --host") from None
+    except OSError as error:
+        raise RequestError(f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port") from None
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,1 @@
+"""Evaluation: figures with intervals, calibration, comparison, slices, what more labels would bring."""

@@ -1,0 +1,209 @@
+"""Model against model on the same images: the difference, how sure it is, and what would settle it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest, norm
+
+from steps.evaluation.calibration import losses
+from steps.evaluation.intervals import Figure, Sample, design_effect, smoothed
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
+HELPS, HURTS = "helps", "hurts"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How sure a verdict has to be: confidence of intervals, chance of seeing a real difference, bootstrap draws."""
+
+    confidence: float
+    power: float
+    draws: int
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: images that one model alone got right (McNemar 1947)."""
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def needed(only_a: float, only_b: float, n: int, rules: Rules, design: float = 1.0) -> int | None:
+    """Return how many images would show this difference with the rules' power; None where none was seen.
+
+    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ; times the design effect
+    of groups, for more images will come in groups like these.
+    """
+    differing, difference = (only_a + only_b) / n, abs(only_a - only_b) / n
+    if difference == 0:
+        return None
+    sure, seen = norm.ppf(0.5 + rules.confidence / 2), norm.ppf(rules.power)
+    z = sure * np.sqrt(differing) + seen * np.sqrt(differing - difference**2)
+    return int(np.ceil(design * (z / difference) ** 2))
+
+
+def compare(
+    names: tuple[str, str],
+    targets: Ints,
+    a: Floats,
+    b: Floats,
+    sample: Sample,
+    rules: Rules,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """Compare model a with model b by their probabilities [n, classes] on the same images."""
+    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
+    change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
+    unit = float(np.abs(change).mean())
+    return {
+        "a": names[0], "b": names[1], **compare_answers(targets, right_a, right_b, sample, rules, generator),
+        "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, unit),
+    }  # fmt: skip
+
+
+def compare_answers(
+    targets: Ints, a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Compare two models by whether each was right, image by image [n]; differences are a less b.
+
+    *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
+    images come in groups the interval knows of them and the test does not, so neither is enough alone.
+    """
+    gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.draws)
+    return {
+        "n": len(targets), "confidence": confidence, **_verdict(a, b, sample, rules, generator),
+        "balanced_accuracy": balanced_difference(gain, targets, sample, confidence, draws, generator),
+    }  # fmt: skip
+
+
+def balanced_difference(
+    gain: Floats, targets: Ints, sample: Sample, confidence: float, draws: int, luck: np.random.Generator
+) -> Figure:
+    """Return the mean over the classes of an image's gain [n], right or wrong, with its interval."""
+    weights = _per_class(targets)
+    return _bounded(smoothed(gain * weights, sample, confidence, draws, luck, float(weights.max())))
+
+
+def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator) -> Figure:
+    return _bounded(smoothed(gain, sample, rules.confidence, rules.draws, generator))
+
+
+def _bounded(found: Figure) -> Figure:
+    """Let the interval of a difference of shares end at -1 and 1."""
+    return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
+
+
+def _verdict(a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator) -> dict[str, Any]:
+    only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
+    difference = _difference(gain, sample, rules, generator)
+    p = mcnemar(only_a, only_b)
+    wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
+    verdict = verdict_of(difference, p, rules.confidence)
+    return {
+        "difference": difference["value"], "low": difference["low"], "high": difference["high"],
+        "method": difference["method"], "only_a": only_a, "only_b": only_b, "mcnemar_p": p, "verdict": verdict,
+        "needed_n": wanted if verdict == NO_EVIDENCE else None,
+        "sentence": sentence(verdict, difference, wanted, len(a)),
+    }  # fmt: skip
+
+
+def verdict_of(difference: Figure, p: float, confidence: float) -> str:
+    """Return better, worse or no evidence: the interval and the exact test have to agree."""
+    if p < 1 - confidence and difference["low"] > 0:
+        return BETTER
+    return WORSE if p < 1 - confidence and difference["high"] < 0 else NO_EVIDENCE
+
+
+def sentence(
+    verdict: str, difference: Figure, wanted: int | None, n: int, names: Sequence[str] = (), draws: int = 1
+) -> str:
+    """Say a verdict in words; `names` replace *better* and *worse*."""
+    better, worse = names or (BETTER, WORSE)
+    low, high = (100 * difference[end] for end in ("low", "high"))
+    if verdict == BETTER:
+        return f"{better} by {low:.1f} to {high:.1f} points"
+    if verdict == WORSE:
+        return f"{worse} by {-high:.1f} to {-low:.1f} points"
+    if wanted is None:
+        return f"no evidence yet (no difference was seen{' in one of the draws' if draws > 1 else ''})"
+    if wanted <= n:
+        return "no evidence yet (these images disagree too much among themselves)"
+    return f"no evidence yet (needs about {wanted - n:,} more test images)"
+
+
+def _per_class(targets: Ints) -> Floats:
+    """Return the weight of each image that makes a mean over images a mean over classes."""
+    counts = np.bincount(targets)
+    return np.asarray(len(targets) / ((counts > 0).sum() * counts[targets]))
+
+
+def transfer(
+    targets: Ints,
+    model: Floats,
+    baselines: Mapping[str, Sequence[Ints]],
+    sample: Sample,
+    rules: Rules,
+    luck: np.random.Generator,
+) -> dict[str, Any]:
+    """Say whether transfer helped: the model's answers against each baseline's, the mean over a baseline's draws.
+
+    `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
+    or against the strongest of the others where scratch was left out. An image's difference is the mean over the
+    draws; McNemar's test and the number of images that are wanting, which know one draw only, take the least
+    favourable of them.
+    """
+    right = model.argmax(axis=1) == targets
+    rows = [
+        {
+            "against": name,
+            "draws": len(each),
+            **_against(right, [a == targets for a in each], sample, rules, luck),
+        }
+        for name, each in baselines.items()
+    ]
+    if not rows:
+        return {"verdict": None, "sentence": "not asked: no baseline was trained", "against": None, "baselines": []}
+    decisive = next((row for row in rows if row["against"] == "scratch"), max(rows, key=lambda row: row["accuracy"]))
+    words = {BETTER: HELPS, WORSE: HURTS, NO_EVIDENCE: NO_EVIDENCE}
+    return {
+        "verdict": words[decisive["verdict"]], "sentence": decisive["sentence"], "against": decisive["against"],
+        "baselines": rows,
+    }  # fmt: skip
+
+
+def _against(
+    right: Bools, draws: list[Bools], sample: Sample, rules: Rules, generator: np.random.Generator
+) -> dict[str, Any]:
+    mean = np.mean(draws, axis=0)
+    difference = _difference(right - mean, sample, rules, generator)
+    tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
+    p = max(mcnemar(*table) for table in tables)
+    sign, design = np.sign(difference["value"]), design_effect(right - mean, sample.cluster)
+    asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
+    wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
+    verdict = verdict_of(difference, p, rules.confidence)
+    return {
+        "accuracy": float(mean.mean()), "difference": difference["value"], "low": difference["low"],
+        "high": difference["high"], "method": difference["method"], "mcnemar_p": p, "verdict": verdict,
+        "needed_n": wanted if verdict == NO_EVIDENCE else None,
+        "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
+    }  # fmt: skip
+
+
+def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return for each class that occurs how many images each model alone got right, and McNemar's p (not adjusted)."""
+    rows = []
+    for i, label in enumerate(classes):
+        mine = targets == i
+        only_a, only_b = int((a & ~b & mine).sum()), int((b & ~a & mine).sum())
+        if mine.any():
+            rows.append({
+                "label": label, "n": int(mine.sum()), "recall_a": float(a[mine].mean()),
+                "recall_b": float(b[mine].mean()), "only_a": only_a, "only_b": only_b,
+                "mcnemar_p": mcnemar(only_a, only_b),
+            })  # fmt: skip
+    return rows

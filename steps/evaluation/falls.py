@@ -1,0 +1,81 @@
+"""Parts of the test images on which one model is worse than another: which falls are more than luck?"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betainc
+from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
+
+from steps.evaluation.intervals import Floats, clustered_variance
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A class or slice: images that the first model alone has right (won), and those of the second alone (lost)."""
+
+    part: str
+    n: int
+    won: int
+    lost: int
+    effective: float  # independent images that tell as much: fewer than n where those of a group go together
+
+    @property
+    def drop(self) -> float:
+        """Return by how much the share of right answers fell."""
+        return (self.lost - self.won) / self.n
+
+
+def changes(parts: Iterable[tuple[str, Bools]], a: Bools, b: Bools, cluster: Ints) -> list[Change]:
+    """Return what became of each part, given as its name and members [n]; `a` and `b` say who was right [n]."""
+    gain = a.astype(float) - b
+    return [
+        Change(
+            part=name, n=int(members.sum()), won=int((gain[members] > 0).sum()), lost=int((gain[members] < 0).sum()),
+            effective=_effective(gain[members], cluster[members]),
+        )
+        for name, members in parts
+    ]  # fmt: skip
+
+
+def _effective(gain: Floats, cluster: Ints) -> float:
+    """Return how many independent images tell as much of the mean gain: their number over the design effect."""
+    clusters = len(np.unique(cluster))
+    if clusters in (1, len(gain)) or np.ptp(gain) == 0:
+        return float(clusters)
+    n, plain = len(gain), float(gain.var()) / len(gain)
+    return n / max(1.0, clustered_variance((gain - gain.mean()) / n, cluster) / plain)
+
+
+def shown(found: Sequence[Change], limit: float, level: float) -> list[tuple[Change, float]]:
+    """Return the parts that fell by more than `limit` beyond doubt, each with its p-value after Holm's correction.
+
+    Where no part fell by more, any is named with a chance of at most `level`, however many parts there are.
+    """
+    if not found:
+        return []
+    adjusted = multipletests([chance(one, limit) for one in found], method="holm")[1]
+    return [(one, float(p)) for one, p in zip(found, adjusted, strict=True) if p < level]
+
+
+def chance(one: Change, limit: float) -> float:
+    """Return the one-sided p-value of a fall by at most `limit`: the larger of two, because each errs somewhere.
+
+    Tango's score test knows the limit, and is too sure of itself on a few images (Tango 1998, Stat. Med. 17:891);
+    McNemar's exact test is not, and asks only whether there was a fall at all (McNemar 1947).
+    """
+    if one.drop <= limit:
+        return 1.0
+    scale = one.effective / one.n
+    n, lost, won = one.effective, one.lost * scale, one.won * scale
+    b = (2 * n - lost + won) * limit - lost - won
+    c = won * limit * (1 - limit)
+    rare = (np.sqrt(b**2 + 8 * n * c) - b) / (4 * n)  # the share of images won, as likely as a fall by `limit` allows
+    score = (lost - won - n * limit) / np.sqrt(n * (2 * rare + limit * (1 - limit)))
+    return max(float(norm.sf(score)), float(betainc(lost, won + 1, 0.5)))

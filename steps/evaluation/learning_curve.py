@@ -1,0 +1,80 @@
+"""What more labels would bring: a power law through the learning curve, and how far one may trust it.
+
+Errors of classifiers fall about as a power of the number of labels (Hestness et al. 2017, arXiv 1712.00409), which is
+a straight line between logarithms. Viering and Loog (2023, IEEE TPAMI 45:7799) list where such a law fails, so this is
+a forecast over one doubling and no further.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steps.evaluation.intervals import Sample, resampled_sums
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+METHOD = "power law; images, labels and the curve's bend drawn anew"
+
+
+def next_doubling(
+    correct: Sequence[Floats], targets: Ints, sample: Sample, confidence: float, draws: int, luck: np.random.Generator
+) -> dict[str, Any]:
+    """Return by how much balanced accuracy would rise with twice the labels, with its interval.
+
+    `correct` says for each share of the labels, every share twice the one before, how right each image was answered,
+    [draws of the labels, n]. The interval knows three kinds of luck: which images were held out (bootstrap by
+    `sample`), which labels were drawn (the spread between the draws, whose variance falls with their number), and
+    which of the doublings seen the next one will be like. None where a class has one image alone.
+    """
+    errors = np.array([np.mean([1 - _balanced(row, targets) for row in each]) for each in correct])
+    floor = 0.5 / len(targets)  # none of n wrong is not never wrong, and has no logarithm
+    value = _gain(np.maximum(errors, floor))
+    if np.bincount(targets)[np.unique(targets)].min() == 1:
+        return {"value": value, "low": None, "high": None, "method": METHOD}
+    unseen = luck.gamma(0.5, 1 / sample.clusters, (draws, 1))  # Jeffreys' half an error, which no bootstrap draws
+    seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, luck), 0) + unseen)
+    spread, freedom = _spread_of_labels(correct, targets, floor)
+    scale = spread * np.sqrt(freedom / luck.chisquare(freedom, draws)) if freedom else np.zeros(draws)
+    parts = np.array([2.0 ** (len(correct) - 1 - i) / len(each) for i, each in enumerate(correct)])
+    curve = seen + scale[:, None] * np.sqrt(parts) * luck.standard_normal(seen.shape)
+    slope = (np.diff(curve) * luck.dirichlet(np.ones(len(correct) - 1), draws)).sum(axis=1)
+    reached = curve[:, -1] + slope + scale * np.sqrt(0.5) * luck.standard_normal(draws)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(2 ** seen[:, -1] - 2**reached, [tail, 1 - tail])
+    return {"value": value, "low": float(low), "high": float(high), "method": METHOD}
+
+
+def _balanced(right: Floats, targets: Ints) -> float:
+    return float(np.mean([right[targets == label].mean() for label in np.unique(targets)]))
+
+
+def _gain(error: Floats) -> float:
+    """Return what the next doubling takes off the last of these errors: it shrinks by the usual factor."""
+    doublings = np.arange(len(error)) - (len(error) - 1) / 2
+    slope = np.log2(error) @ doublings / (doublings @ doublings)  # least squares, in doublings of error per doubling
+    return float(error[-1] * (1 - 2**slope))
+
+
+def _resampled(
+    correct: Sequence[Floats], targets: Ints, sample: Sample, draws: int, luck: np.random.Generator
+) -> Floats:
+    """Return balanced accuracies of resampled images, [draws, shares]."""
+    counts = np.bincount(targets)
+    weights = 1 / ((counts > 0).sum() * counts[targets])
+    values = np.stack([each.mean(axis=0) for each in correct], axis=1) * weights[:, None]
+    return resampled_sums(values, sample, draws, luck)
+
+
+def _spread_of_labels(correct: Sequence[Floats], targets: Ints, floor: float) -> tuple[float, int]:
+    """Return how far (in doublings) the error from all labels would move with other labels, and on how much that rests.
+
+    Of the smaller shares several draws were seen; the variance halves with every doubling of the labels.
+    """
+    total, freedom = 0.0, 0
+    for i, each in enumerate(correct):
+        logs = np.log2([max(1 - _balanced(row, targets), floor) for row in each])
+        total += float(((logs - logs.mean()) ** 2).sum()) / 2 ** (len(correct) - 1 - i)
+        freedom += len(each) - 1
+    return float(np.sqrt(total / max(freedom, 1))), freedom

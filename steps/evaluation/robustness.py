@@ -1,0 +1,95 @@
+"""Robustness: how many answers survive what cameras and messengers do to pictures. Reported, not gated.
+
+Kinds after ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), on the square that the network sees; its
+blur is a share of the square's side, so that small and large networks compare.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as F
+
+from steps.backbones.inference import predict_logits
+from steps.evaluation.intervals import Ints, share
+from steps.images.preprocessing import Preprocessing, normalise
+
+STRENGTHS = ("mild", "strong")
+UNCHANGED = "as they are"
+Corruption = Callable[[torch.Tensor, float, torch.Generator], torch.Tensor]
+
+
+def _blurred(pixels: torch.Tensor, share: float, _: torch.Generator) -> torch.Tensor:
+    sigma = share * pixels.shape[-1]
+    return F.gaussian_blur(pixels, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma])  # type: ignore[no-any-return]
+
+
+def _noisy(pixels: torch.Tensor, std: float, luck: torch.Generator) -> torch.Tensor:
+    noise = 255 * std * torch.randn(pixels.shape, generator=luck)
+    return (pixels + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def _compressed(pixels: torch.Tensor, quality: float, _: torch.Generator) -> torch.Tensor:
+    return torch.stack([F.jpeg(picture, int(quality)) for picture in pixels])
+
+
+def _lit(pixels: torch.Tensor, factor: float, _: torch.Generator) -> torch.Tensor:
+    return F.adjust_brightness(pixels, factor)  # type: ignore[no-any-return]
+
+
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float]]] = {  # kind -> how, and how much: mild, strong
+    "blur": (_blurred, (1 / 64, 1 / 32)),
+    "noise": (_noisy, (0.08, 0.18)),
+    "JPEG": (_compressed, (25, 10)),
+    "darker": (_lit, (0.6, 0.3)),
+    "brighter": (_lit, (1.4, 2.0)),
+}
+
+
+def corrupted(pixels: torch.Tensor, kind: str, strength: str, luck: torch.Generator) -> torch.Tensor:
+    """Return uint8 [n, 3, s, s] as a corruption of `CORRUPTIONS` leaves it, in one of the `STRENGTHS`."""
+    corruption, amounts = CORRUPTIONS[kind]
+    return corruption(pixels, amounts[STRENGTHS.index(strength)], luck)
+
+
+def look(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    targets: Ints,
+    cluster: Ints,
+    spec: Preprocessing,
+    luck: torch.Generator,
+    batch_size: int,
+    confidence: float,
+) -> dict[str, Any]:
+    """Return how many images, the row that came off worst, and a row a kind and strength, the unchanged pictures first.
+
+    A row has the accuracy with Wilson's interval and the agreement with the answers to the unchanged pictures. `pixels`
+    uint8 [n, 3, s, s] as the network sees them before they are normalised, `targets` [n] class indices; images of one
+    `cluster` [n] err together.
+    """
+
+    def answers(shown: torch.Tensor) -> npt.NDArray[np.int64]:
+        parts = [
+            predict_logits(network, normalise(part, spec)).argmax(axis=1) for part in torch.split(shown, batch_size)
+        ]
+        return np.concatenate(parts).astype(np.int64)
+
+    usual = answers(pixels)
+    found = {(UNCHANGED, ""): usual} | {
+        (kind, strength): answers(corrupted(pixels, kind, strength, luck))
+        for kind in CORRUPTIONS
+        for strength in STRENGTHS
+    }
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "strength": strength, "agreement": float((told == usual).mean()),
+         "accuracy": share(told == targets, cluster, confidence)}
+        for (kind, strength), told in found.items()
+    ]  # fmt: skip
+    return {
+        "images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"]["value"])),
+    }  # fmt: skip

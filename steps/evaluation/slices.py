@@ -1,0 +1,144 @@
+"""Slices: is the model worse on some part of the test images, by more than chance picks out of many parts?"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import fisher_exact
+from statsmodels.stats.multitest import multipletests
+
+from steps.evaluation.intervals import effective_images, share
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer[Any]]
+COLUMNS = ("source", "group", "size", "brightness", "format")
+THIRDS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One part of the images: `name` is what a limit calls it (column=value), `shown` what a reader is told."""
+
+    column: str
+    name: str
+    shown: str
+    members: Bools  # [n]
+
+    def limit(self, limits: Mapping[str, float]) -> float | None:
+        """Return the least accuracy asked of it: by its own name, else by its column's; None where there is none."""
+        return limits.get(self.name, limits.get(self.column))
+
+
+def slices_of(images: pd.DataFrame, columns: Sequence[str]) -> Iterator[Slice]:
+    """Yield each slice by column and value.
+
+    `images` has the manifest's columns; `size` is its shorter side. Numbers are cut into thirds, texts by value.
+    """
+    table = images.assign(size=np.minimum(images["width"], images["height"]))
+    for column in dict.fromkeys(columns):
+        values = table[column]
+        named, bounds = _thirds(values) if pd.api.types.is_numeric_dtype(values) else (values.astype(str), {})
+        for value in sorted(set(named) - {""}):
+            shown = f"{value} ({bounds[value]})" if bounds else value
+            yield Slice(column, f"{column}={value}", shown, (named == value).to_numpy())
+
+
+def _thirds(values: pd.Series) -> tuple[pd.Series, dict[str, str]]:
+    low, high = np.quantile(values, [1 / 3, 2 / 3])
+    least, most = (f"{bound:,.0f}" if bound >= 1000 else f"{bound:.3g}" for bound in (low, high))
+    bounds = {"low": f"up to {least}", "middle": f"{least} to {most}", "high": f"above {most}"}
+    names = np.select([values <= low, values <= high], THIRDS[:2], THIRDS[2])
+    return pd.Series(names, index=values.index), bounds
+
+
+def unknown_limits(images: pd.DataFrame, columns: Sequence[str], limits: Mapping[str, float]) -> Iterator[str]:
+    """Yield a sentence for each limit that names no column of `columns`, or a value that no image of any split has."""
+    for name in sorted(limits):
+        column, equals, value = name.partition("=")
+        if column not in columns:
+            yield f"{name!r} is no slice{_nearest(column, columns)} (known: {', '.join(sorted(columns))})"
+        elif equals:
+            numeric = column == "size" or pd.api.types.is_numeric_dtype(images[column])
+            known = THIRDS if numeric else tuple(sorted(set(images[column].astype(str)) - {""}))
+            if value not in known:
+                some = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+                yield f"no image has {column} {value!r}{_nearest(value, known)} (there are: {some or 'none'})"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def unjudged(
+    images: pd.DataFrame, columns: Sequence[str], least: int, limits: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return the slices with fewer than `least` images, and the limits that no image of these falls under.
+
+    Of `group`, whose slices are many and small by nature, only those that have a limit.
+    """
+    found = list(slices_of(images, columns))
+    rows = [
+        {"column": one.column, "value": one.shown, "n": int(one.members.sum()), "limit": one.limit(limits)}
+        for one in found
+        if one.members.sum() < least and (one.column != "group" or one.limit(limits) is not None)
+    ]
+    for name in sorted(set(limits) - {one.name for one in found}):
+        column, equals, value = name.partition("=")
+        if equals:
+            rows.append({"column": column, "value": value, "n": 0, "limit": limits[name]})
+    return rows
+
+
+def judge_slices(
+    images: pd.DataFrame,
+    right: Bools,
+    cluster: Ints,
+    columns: Sequence[str],
+    least: int,
+    limits: Mapping[str, float],
+    confidence: float,
+) -> list[dict[str, Any]]:
+    """Return each slice of `least` images or more with its accuracy, the worst first, and whether it is worse.
+
+    `p_adjusted` is Fisher's exact test against the rest of the images, one-sided, after Holm's correction over all
+    slices (Holm 1979, Scand. J. Stat. 6:65). Where images come in clusters its counts are divided by their design
+    effect (Rao and Scott 1992, Biometrics 48:577). `limits` maps a column, or "column=value", to the least accuracy
+    of its slices: a lower one breaches. All images are no slice, unless a limit asks for it.
+    """
+    judged = [
+        one for one in slices_of(images, columns)
+        if one.members.sum() >= least and (not one.members.all() or one.limit(limits) is not None)
+    ]  # fmt: skip
+    chances = [_chance(right, one.members, cluster, confidence) for one in judged]
+    adjusted = multipletests(chances, method="holm")[1] if chances else []
+    rows = [
+        {**_row(one, right, cluster, one.limit(limits), confidence), "p_adjusted": float(p)}
+        for one, p in zip(judged, adjusted, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (row["accuracy"]["value"], row["column"], row["value"]))
+
+
+def _row(one: Slice, right: Bools, cluster: Ints, limit: float | None, confidence: float) -> dict[str, Any]:
+    accuracy = share(right[one.members], cluster[one.members], confidence)
+    return {
+        "column": one.column, "value": one.shown, "n": int(one.members.sum()), "accuracy": accuracy, "limit": limit,
+        "breached": limit is not None and accuracy["value"] < limit,
+    }  # fmt: skip
+
+
+def _chance(right: Bools, members: Bools, cluster: Ints, confidence: float) -> float:
+    """Return the chance of so low an accuracy inside if inside and outside were alike; 1 where there is no outside."""
+    if members.all():
+        return 1.0
+    overall = effective_images(right, cluster, confidence) / len(right)
+    table = []
+    for part in (members, ~members):
+        # few clusters show their design effect badly: that of all images counts where it is the larger one
+        told = min(effective_images(right[part], cluster[part], confidence) / part.sum(), overall)
+        table.append([round(right[part].sum() * told), round((~right[part]).sum() * told)])
+    return float(fisher_exact(table, alternative="less").pvalue)

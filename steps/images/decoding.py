@@ -1,0 +1,301 @@
+"""The canonical decoder: the one way from the bytes of an image file to RGB pixels, and the loaders built on it.
+
+Ingest, training, evaluation and serving all come through `decode`; a second way would be a second truth.
+"""
+
+import hashlib
+import math
+import re
+import stat
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from steps.images import containers, shards
+from steps.images import light
+from steps.errors import IntegrityError, UndecodableError
+
+MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
+MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
+MAX_BYTES = 256 * 2**20
+# Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
+MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond a pixel
+# First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
+BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST, LARGEST = (
+    258,
+    262,
+    281,
+    322,
+    323,
+    340,
+    341,
+)
+WHITE_IS_ZERO = 0
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+MATTE = (255, 255, 255)  # what shows through transparent pixels
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs and odd EXIF: the limits above decide
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Facts(NamedTuple):
+    """What the manifest keeps of a picture; width, height and mode are as stored, the rest is of the upright RGB."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    phash: str
+    brightness: float
+    contrast: float
+    sharpness: float
+    taken: str
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode the bytes of an image file to an RGB image, upright; UndecodableError says why not.
+
+    First frame of animations; EXIF orientation applied; alpha composited on `MATTE`; 16-bit, 32-bit and float grey
+    scaled by the range that the file declares (`convert("RGB")` would clip them to white without a word). Memory and
+    time are bounded by the work that the headers announce, not by a clock: a slow machine must not lose good images.
+    """
+    return _decode(data)[1]
+
+
+def of_pixels(pixels: light.Array) -> Image.Image:
+    """Return uint8 [height, width, 3] as an RGB image; UndecodableError where it is none, or out of bounds."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UndecodableError(f"an array {pixels.dtype}{list(pixels.shape)}; expected uint8 [height, width, 3]", "")
+    _refuse_size(pixels.shape[1], pixels.shape[0])
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def inspect(data: bytes) -> Facts:
+    """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
+    return examine(data)[0]
+
+
+def examine(data: bytes) -> tuple[Facts, Image.Image]:
+    """Return what `inspect` says and what `decode` gives, of one decoding."""
+    import imagehash  # brings SciPy; only ingest pays for it
+
+    stored, image = _decode(data)
+    luma = image.convert("L")
+    small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
+    brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
+    facts = Facts(
+        *stored[:4], phash=str(imagehash.phash(image)), brightness=brightness, contrast=contrast,
+        sharpness=light.sharpness(np.asarray(small)), taken=stored[4],
+    )  # fmt: skip
+    return facts, image
+
+
+def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+    if not data:
+        raise UndecodableError("the file is empty", "")
+    _refuse_length(len(data))
+    try:
+        return containers.despite_notes(_whole, data)
+    except containers.DECODE_ERRORS as error:
+        # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
+        told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
+        raise UndecodableError(_reason(error, data), told) from None
+
+
+def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+    stream = containers.Stream(data)
+    with Image.open(stream, formats=FORMATS) as image:
+        if _refuse_too_much_work(image, data):
+            stream.left += 4 * MAX_SLOW_PIXELS  # run lengths are read byte by byte
+        stored = (image.width, image.height, image.mode, str(image.format))
+        image.load()
+        _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
+        return (*stored, _taken(image)), _upright(_rgb(image), image)
+
+
+def _refuse_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UndecodableError(f"{width}x{height} pixels; at most {MAX_PIXELS} in all", "")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise UndecodableError(f"{width}x{height} pixels; a strip, not a picture", "")
+
+
+def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md).
+
+    Returns whether it is a format that is decoded in Python, or as slowly.
+    """
+    _refuse_size(image.width, image.height)
+    slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
+    if slow and max(image.width * image.height, len(data) // 4) > MAX_SLOW_PIXELS:
+        raise UndecodableError(f"{image.width}x{image.height} pixels in a slow format; at most {MAX_SLOW_PIXELS}", "")
+    if data.startswith(containers.JPEG) and containers.scans(data) > containers.MAX_SCANS:
+        raise UndecodableError(f"more than {containers.MAX_SCANS} scans: a picture that would decode for hours", "")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
+        if tile > MAX_PIXELS:
+            raise UndecodableError(f"tiles of {tile} pixels; at most {MAX_PIXELS}", "")
+    return slow
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn the pixels as the file's EXIF or XMP says; one that cannot be read says nothing, and loses no picture."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except containers.DECODE_ERRORS:
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _taken(image: Image.Image) -> str:
+    """Return when the picture was taken, in the camera's local time as ISO 8601; empty where it is not told."""
+    try:
+        told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+    except containers.DECODE_ERRORS:
+        return ""
+
+
+def _reason(error: BaseException, data: bytes) -> str:
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit speaks first where it is far above ours
+        return f"too many pixels; at most {MAX_PIXELS} in all"
+    if not isinstance(error, UnidentifiedImageError) or data.startswith(MAGIC) or data[4:12] == b"ftypavif":
+        return "damaged or truncated image"
+    return "an HTML page, not an image" if b"<html" in data[:1024].lower() else "not an image format"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] == "I" or image.mode == "F":
+        return _grey(image).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return typing.cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    pixels = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    matte = Image.new("RGB", pixels.size, MATTE)
+    matte.paste(pixels, mask=pixels.getchannel("A"))
+    return matte
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    grey = light.to_bytes(values, *_range(image, values))
+    key = image.info.get("transparency")  # PNG: the one grey level that is transparent
+    return Image.fromarray(np.where(values == key, np.uint8(MATTE[0]), grey) if isinstance(key, int) else grey)
+
+
+def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
+    """Return what is black and what is white in a deep grey picture, by declaration as far as there is one."""
+    tags: dict[int, Any] = dict(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = _number(tags.get(BITS_PER_SAMPLE, 16))
+    low, high = light.scale(
+        values,
+        is_float=image.mode == "F",
+        bits=15 if image.mode == "I" and tags and bits == 16 else bits,  # Pillow's mode for 16 bits with a sign
+        declared=(_number(tags.get(SMALLEST)), _number(tags.get(LARGEST, tags.get(LARGEST_INTEGER)))),
+    )
+    return (high, low) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
+
+
+def _number(value: Any) -> float:
+    """Read a TIFF field that may hold one value a channel; NaN where it holds none."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return float(first) if isinstance(first, int | float) else math.nan
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Return width and height as the headers of an image file announce them; UndecodableError where there are none."""
+
+    def announced(data: bytes) -> tuple[int, int]:
+        with Image.open(containers.Stream(data), formats=FORMATS) as image:
+            return image.size
+
+    try:
+        return containers.despite_notes(announced, data)
+    except containers.DECODE_ERRORS as error:
+        raise UndecodableError(_reason(error, data), str(error)) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; UndecodableError for what is no regular file (a pipe would wait for ever) or absurdly long.
+
+    Raises OSError where it is not there or may not be read.
+    """
+    facts = path.stat()
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+        raise UndecodableError("a pipe, socket or device, not a file", "")
+    _refuse_length(facts.st_size)
+    return path.read_bytes()
+
+
+def _refuse_length(size: int) -> None:
+    if size > MAX_BYTES:
+        raise UndecodableError(f"{size} bytes; at most {MAX_BYTES}", "")
+
+
+def reader(raw: Path) -> Callable[[str], bytes]:
+    """Return what reads the file at a path in the folder of raw images, loose or packed; it raises as `read_bytes`."""
+    packed = shards.opened(raw)
+    if packed is None:
+        return lambda path: read_bytes(raw / path)
+
+    def read(path: str) -> bytes:
+        identity, size = packed.known(path)
+        _refuse_length(size)
+        return packed.read(identity)
+
+    return read
+
+
+def bytes_of(raw: Path, path: str, identity: str) -> bytes:
+    """Return the bytes of an image of the manifest, loose or packed; IntegrityError where ingest saw others."""
+    packed = shards.opened(raw)
+    if packed:
+        return packed.read(identity)
+    data = (raw / path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != identity:
+        raise IntegrityError(f"{path} has changed since ingest (its digest no longer matches); run again")
+    return data
+
+
+def read_image(raw: Path, path: str, identity: str) -> Image.Image:
+    """Read one image of the manifest; IntegrityError where its bytes are no longer those that ingest saw."""
+    return decode(bytes_of(raw, path, identity))
+
+
+def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:
+    """Yield `work(item)` in order, computed by a few threads a bounded stretch ahead (flat memory).
+
+    `ahead` items, four a thread at least: less than a batch, and the threads idle while the caller computes on one.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        source = iter(items)
+        pending = [pool.submit(work, item) for item in islice(source, max(ahead, 4 * threads))]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(work, item) for item in islice(source, 1)]
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,52 @@
+"""What a row of a request may hold: an image file's bytes, the same as base64 text, a path, or decoded pixels."""
+
+import base64
+import binascii
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from steps.images import decoding
+from steps.errors import UndecodableError
+
+
+def picture(value: object, paths: bool) -> Image.Image:
+    """Return the RGB image that one row speaks of; UndecodableError says why there is none.
+
+    bytes: an image file, or base64 of one. str: base64 where its letters and length allow it, else a path (a name
+    with a dot is never base64). A path object is a path. uint8 [height, width, 3]: RGB pixels. The decoder's bounds
+    on bytes and pixels hold for all of them. `paths` False refuses paths: what comes over a network must not choose
+    files of this machine.
+    """
+    if isinstance(value, np.ndarray):
+        return decoding.of_pixels(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+        return decoding.decode(_from_base64(data) or data)
+    if isinstance(value, str) and (found := _from_base64(value.encode())) is not None:
+        return decoding.decode(found)
+    if isinstance(value, str | os.PathLike):
+        return decoding.decode(_read(Path(value), paths))
+    raise UndecodableError(
+        f"{type(value).__name__}; expected bytes, base64 text, a path, or uint8 [height, width, 3]", ""
+    )
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    """Decode base64, also where it was wrapped into lines; None where it is something else."""
+    try:
+        return base64.b64decode(text.translate(None, b"\r\n"), validate=True)
+    except binascii.Error:
+        return None
+
+
+def _read(path: Path, paths: bool) -> bytes:
+    if not paths:
+        raise UndecodableError("text that is no base64; a server reads no paths", "")
+    try:
+        return decoding.read_bytes(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL inside
+        told = getattr(error, "strerror", None) or error
+        raise UndecodableError(f"{str(path)[:200]!r} is neither base64 nor a file: {told}", "") from None

@@ -1,0 +1,1 @@
+"""Pages: self-contained HTML, its figures and its words."""

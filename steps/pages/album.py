@@ -1,0 +1,27 @@
+"""Small copies of images for a page, within a budget of characters."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from steps.images.decoding import read_image
+from steps.pages.rendering import Picture, picture
+
+
+class Album:
+    """Small copies of the images under `raw`, until `budget` characters of page are used up."""
+
+    def __init__(self, raw: Path, side: int, budget: int) -> None:
+        self.raw, self.side, self.budget = raw, side, budget
+
+    def add(
+        self, path: str, identity: str, change: Callable[[Image.Image], Image.Image] | None = None
+    ) -> Picture | None:
+        """Return a small copy of the image at `path`, perhaps changed, or None where the page would grow too heavy."""
+        if self.budget <= 0:
+            return None
+        image = read_image(self.raw, path, identity)
+        shown = picture(change(image) if change else image, self.side)
+        self.budget -= len(shown.uri)
+        return shown if self.budget >= 0 else None

@@ -1,0 +1,55 @@
+"""Figures of the chapter on inspection: the images on a flat map of their features, the accuracy on worse pictures."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from steps.evaluation.feature_map import Floats
+from steps.pages.figures import COLOURS, WIDTH, _axes, _figure, accuracy_intervals, shorten, styled
+
+SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
+TINTS = ("accent", "second", "ink")
+MOST_NAMED = len(SHAPES)  # classes with a mark of their own; the smallest beyond them share a faint dot
+LEGEND_ROW = 22  # points
+OTHERS = "other classes"
+
+
+@styled
+def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) -> Figure:
+    """Draw images as marks, one kind a class, at places [n, 2]; those answered wrong have a ring.
+
+    The axes carry no numbers: neither principal components nor t-SNE have a unit that a reader could use.
+    """
+    named = [label for label, _ in Counter(labels).most_common(MOST_NAMED)]
+    kinds = {label: (SHAPES[i], COLOURS[TINTS[i % len(TINTS)]]) for i, label in enumerate(sorted(named))}
+    shown = np.array([label if label in kinds else OTHERS for label in labels])
+    rows = -(-(len(set(shown)) + any(wrong)) // 2)
+    figure = _figure(WIDTH, 300 + LEGEND_ROW * rows)
+    axes = _axes(figure, 4, 4, WIDTH - 8, 292)
+    for label in [*([OTHERS] if OTHERS in shown else []), *sorted(kinds)]:
+        shape, colour = kinds.get(label, (".", COLOURS["soft"]))
+        axes.plot(*places[shown == label].T, shape, color=colour, ms=4.5, mew=0, alpha=0.75, label=shorten(label))
+    if any(wrong):
+        axes.plot(*places[np.array(wrong)].T, "o", ms=10, mfc="none", mec=COLOURS["bad"], mew=1.4, label="wrong")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), ncols=2, frameon=False, fontsize=10, markerscale=1.6)
+    return figure
+
+
+def worse_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
+    """Draw the accuracy with its interval on pictures as they are and made worse; return the same in words, too.
+
+    `rows` as `robustness.look` gives them, the unchanged pictures first.
+    """
+    drawn = [
+        {"name": ", ".join(filter(None, (row["kind"], row["strength"]))), "chosen": not row["strength"],
+         **row["accuracy"]}
+        for row in rows
+    ]  # fmt: skip
+    words = "; ".join(f"{row['name']} {row['value']:.0%}" for row in drawn)
+    figure = accuracy_intervals(drawn, drawn[0]["value"], drawn[0]["name"])
+    return figure, f"Accuracy on validation images as they are and made worse: {words}"

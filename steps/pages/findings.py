@@ -1,0 +1,118 @@
+"""What a reader of the report wants to know first, picked from the tables: mistakes, confusions, balance, samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from steps.training.choice import FINE_TUNED, HEAD
+from steps.images.manifest import TEST, TRAIN
+
+NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
+Judged = Mapping[str, Any]  # one model on one split, as `metrics.judge` returns it
+
+
+def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """List a model's wrong answers on the test split, the most confident first.
+
+    `answers` has the columns of data/predictions.parquet. A mistake has id, path, label, predicted, and the
+    probabilities of the two.
+    """
+    asked = answers[(answers["split"] == TEST) & (answers["model"] == model)]
+    wrong = asked[asked["predicted"] != asked["label"]]
+    place = {label: i for i, label in enumerate(classes)}
+    columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
+    rows = [
+        {
+            "id": identity, "path": path, "label": label, "predicted": predicted,
+            "of_predicted": float(chances[place[predicted]]), "of_label": float(chances[place[label]]),
+        }
+        for identity, path, label, predicted, chances in zip(*columns, strict=True)
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: (-row["of_predicted"], row["path"]))
+
+
+def paired(answers: pd.DataFrame) -> dict[str, int]:
+    """Count the test images on which the two models differ: those fine-tuning mended and those it broke."""
+    test = answers[answers["split"] == TEST]
+    right = {model: set(of["path"][of["predicted"] == of["label"]]) for model, of in test.groupby("model")}
+    before, after = right[HEAD], right[FINE_TUNED]
+    return {"mended": len(after - before), "broken": len(before - after)}
+
+
+def figures(tests: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
+    """Turn model -> judged into figure -> model -> {value, low, high, method}: every figure there is of the first."""
+    first = next(iter(tests.values()))
+    names = [name for name, figure in first.items() if isinstance(figure, Mapping) and "value" in figure]
+    return {name: {model: judged[name] for model, judged in tests.items()} for name in names}
+
+
+def confusions(judged: Judged, most: int = 10) -> list[dict[str, Any]]:
+    """List the most frequent confusions: truth, answer, count, and the share of the truth's images."""
+    labels = [row["label"] for row in judged["per_class"]]
+    pairs = [
+        {"truth": truth, "answer": answer, "count": count, "share": count / sum(counts)}
+        for truth, counts in zip(labels, judged["confusion"], strict=True)
+        for answer, count in zip(labels, counts, strict=True)
+        if answer != truth and count
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["count"], pair["truth"], pair["answer"]))[:most]
+
+
+def hardest_first(judged: Judged) -> list[dict[str, Any]]:
+    """Sort the classes by recall, the lowest first; a class without test images comes last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[bool, float, str]:
+        recall = row["recall"]["value"]
+        return recall is None, recall or 0.0, row["label"]
+
+    return sorted(judged["per_class"], key=key)
+
+
+def majority(judged: Judged, label: str) -> dict[str, Any]:
+    """Return what always naming one class would score on the split: the commonest of the training labels, as a rule.
+
+    The test images have no say in which class that is: whoever answers without looking knows the training labels only.
+    """
+    named = sum(row["n"] for row in judged["per_class"] if row["label"] == label)
+    return {"label": label, "value": named / judged["n"]}
+
+
+def imbalance(counts: Mapping[str, int], classes: Sequence[str]) -> float | None:
+    """Return how many times the images of the smallest class the largest has; None where a class has none."""
+    sizes = [counts.get(label, 0) for label in classes]
+    return max(sizes) / min(sizes) if min(sizes) else None
+
+
+def ends_of_scale(counts: Mapping[str, int], classes: Sequence[str], most: int) -> list[str]:
+    """Return all classes in their order, or where they are more than `most` the largest and the smallest."""
+    if len(classes) <= most:
+        return list(classes)
+    ordered = sorted(classes, key=lambda label: (-counts.get(label, 0), label))
+    return [*ordered[: most // 2], *ordered[-(most // 2) :]]
+
+
+def sampled(images: pd.DataFrame, classes: Sequence[str], most: int) -> dict[str, list[tuple[str, str]]]:
+    """Pick (path, id) of up to `most` training images a class, in order of content hash: nobody's choice."""
+    train = images[images["split"] == TRAIN].sort_values(["id", "path"])
+    picked: dict[str, list[tuple[str, str]]] = {label: [] for label in classes}
+    for label, path, identity in zip(train["label"], train["path"], train["id"], strict=True):
+        if label in picked and len(picked[label]) < most:
+            picked[label].append((path, identity))
+    return picked
+
+
+def suspects(screened: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
+    """List the images that a person should look at first, about so many, each with the reason in words."""
+    labels = [
+        {**row, "reason": f"labelled {row['label']}, looks like {row['suggested']}"} for row in screened["label_errors"]
+    ]
+    like = [
+        {**image, "reason": f"like {group['images'][0]['path']} in another split"}
+        for group in screened["like"]
+        for image in group["images"][1:]
+        if group["leaking"]
+    ]
+    odd = [{**row, "reason": "; ".join(row["reasons"])} for row in screened["odd"]]
+    share = max(1, most // 3)  # of each kind, so that one does not crowd out the others
+    return [*labels[:share], *like[:share], *odd[:share]]

@@ -1,0 +1,58 @@
+"""The report with the verdict on top: what the registry made of the model, which no tracked file may hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.runtime import files
+from steps.pages.rendering import render
+from steps.errors import DataError
+
+PROMOTED, REMAINS, PROPOSED, REFUSED = "promoted", "remains", "proposed", "refused"
+PARTS = {"<!-- outcome -->": "outcome.html", "<!-- reasons -->": "reasons.html"}  # the pictures stand between them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What promotion decided, in words, and where to read on.
+
+    `judged` is what `metrics.judge` found of the challenger; `comparison` the challenger less the champion on the
+    same test images (difference, low, high, n, mcnemar_p), None where nothing was compared. `looks` says how
+    often the test images were looked at (sentence; state: within budget, over budget, exhausted). `links` are pairs of
+    text and address.
+    """
+
+    verdict: str
+    headline: str
+    reasons: tuple[str, ...]
+    champion_version: str | None
+    challenger_version: str
+    previous_version: str | None
+    model_name: str
+    judged: Mapping[str, Any]
+    confidence: float
+    comparison: Mapping[str, Any] | None
+    looks: Mapping[str, str] | None
+    links: tuple[tuple[str, str], ...]
+
+
+def write_outcome(report: Path, page: Path, outcome: Outcome) -> None:
+    """Write `page`: the report with the outcome's parts where their markers stand.
+
+    Raises DataError where the report does not hold each marker exactly once.
+    """
+    text = report.read_text(encoding="utf-8")
+    for marker, template in PARTS.items():
+        if (found := text.count(marker)) != 1:
+            raise DataError(
+                f"{report} holds the marker {marker} {found} times, not once; make it anew: dvc repro -f report"
+            )
+        text = text.replace(marker, render(template, outcome=outcome))
+
+    files.write_text(page, text)
+
+
+def markdown(outcome: Outcome) -> str:
+    """Return the outcome as Markdown, for places that show no page: Prefect's artifacts, a pull request."""
+    return render("outcome.md", outcome=outcome)

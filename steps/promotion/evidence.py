@@ -1,0 +1,160 @@
+"""What registry, run and package hold about one version: what of it is proven by a signature, and who contradicts it.
+
+Whoever can write to MLflow's store can write tags and artifacts of a run. The package of a version is signed, and with
+it the circumstances of its registration; so those are what counts, and the run's own account is held against them.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.registry import circumstances, packages, versions, tracking
+from steps.runtime import files
+from steps.runtime.stage import digest_of
+from steps.registry.tracking import LINEAGE
+from steps.registry.chain import Chain
+from steps.errors import RegistryError, RequestError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FACTS = "artifacts/model/model.json"  # of a package; its owner `adapters.models` loads torch
+EVALUATION = "data/reports/evaluation.json"  # a run keeps it by its name
+IDENTITY = {"stage": str, "digest": str, "code": str, "params": dict, "inputs": dict}  # of a Lineage
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the signature of a version's package proves; `around` is None where the package is older than that."""
+
+    facts: dict[str, Any]  # model.json
+    around: dict[str, Any] | None  # circumstances.json: run, whether it is older than the version, tags
+    kept: dict[str, Path]  # the files that bring the run back, by name
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What there is about one version. `told` are the run's own files by name; `doubt` says why there is no proof."""
+
+    root: Path
+    chain: Chain
+    name: str
+    version: str
+    tags: dict[str, str]
+    run: Any
+    told: dict[str, Path]
+    proof: Proof | None
+    doubt: str
+
+    @property
+    def around(self) -> dict[str, Any] | None:
+        """Return the signed circumstances, None where nothing is signed."""
+        return self.proof.around if self.proof else None
+
+    @property
+    def kept(self) -> dict[str, Path]:
+        """Return the files that bring the run back: the signed ones, or else the run's own, which nothing proves."""
+        return self.proof.kept if self.proof and self.proof.around else self.told
+
+    def circumstance(self, tag: str) -> str | None:
+        """Return where, when or by whom the version was made: as signed, or else as its run says."""
+        if self.around:
+            return dict(self.around["tags"]).get(tag)
+        return dict(self.run.data.tags).get(tag) if self.run else None
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the run's identity: stage, digest, code, params and inputs; empty where it is lost, or is none."""
+        if "lineage.json" not in self.told:
+            return {}
+        try:
+            told = files.read_json(self.told["lineage.json"])
+        except (ValueError, RecursionError):
+            return {}
+        whole = isinstance(told, dict) and all(isinstance(told.get(name), kind) for name, kind in IDENTITY.items())
+        return {name: told[name] for name in IDENTITY} if whole else {}
+
+    def lineage_is_proven(self) -> bool | None:
+        """Say whether the lineage hashes to the signed digest; None where there is none, or no signed dvc.lock."""
+        lock = self.lock()
+        if not (self.proof and self.around and lock and "lineage.json" in self.told):
+            return None
+        told = self.lineage()
+        if told.get("stage") not in lock:
+            return False
+        facts = {name: value for name, value in told.items() if name != "digest"}
+        made = digest_of({"cmd": lock[told["stage"]]["cmd"], **facts})
+        return bool(made == told["digest"] == self.proof.facts["lineage"])
+
+    def lock(self) -> dict[str, Any]:
+        """Return the stages of the run's dvc.lock; empty where it is lost."""
+        if circumstances.LOCK not in self.kept:
+            return {}
+        return dict(files.read_yaml(self.kept[circumstances.LOCK])["stages"])
+
+    def read(self) -> dict[str, str]:
+        """Return the data that the run read from outside of the graph: path -> digest of DVC."""
+        made = self.made()
+        deps = {dep["path"]: dep["md5"] for stage in self.lock().values() for dep in stage["deps"]}
+        return {p: digest for p, digest in sorted(deps.items()) if p.startswith("data/") and p not in made}
+
+    def made(self) -> dict[str, str]:
+        """Return what the run's stages made: path -> digest of DVC."""
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage.get("outs", ())}
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield where the run, as MLflow has it today, says something else than what was signed."""
+        if self.proof is None or self.run is None:
+            return
+        tags, signed = dict(self.run.data.tags), self.proof.facts.get("lineage")
+        if tags.get(LINEAGE) != signed:
+            yield f"the run's lineage digest is {tags.get(LINEAGE)}, the signed one {signed}"
+        if self.around is None:
+            return
+        if self.run.info.run_id != self.around["run"]:
+            yield f"the version names run {self.run.info.run_id}, the signed package {self.around['run']}"
+        elif not self.around["run_is_older"]:  # one that was there before tells of its own time
+            yield from self._changed(tags, dict(self.around["tags"]))
+
+    def _changed(self, tags: dict[str, str], signed: dict[str, str]) -> Iterator[str]:
+        for tag in circumstances.TAGS:
+            if tags.get(tag) != signed.get(tag):
+                yield f"the run's tag {tag} is {tags.get(tag)!r}, the signed one {signed.get(tag)!r}"
+        for name in circumstances.NAMES:
+            ours, theirs = (of.get(name) for of in (self.kept, self.told))
+            if theirs and (ours is None or ours.read_bytes() != theirs.read_bytes()):
+                yield f"the run's {name} is not the signed one: it was changed"
+        judged, named = self.told.get(Path(EVALUATION).name), self.made().get(EVALUATION)
+        if judged and named and files.md5_of(judged) != named:
+            yield f"the run's {judged.name} is not the one that the signed dvc.lock names: it was changed"
+
+
+def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:
+    """Collect what is known of a version, files copied into `folder`.
+
+    Raises RequestError where it is unknown, RegistryError where MLflow does not say.
+    """
+    found = versions.registered(mlflow, name, version)
+    if found is None:
+        raise RequestError(f"{name} has no version {version}")
+    proof, doubt = _proof(mlflow, chain, name, version, folder / "signed")
+    run = tracking.run(mlflow, found.run_id)
+    told = tracking.fetch(mlflow, found.run_id, folder) if run else {}
+    return Evidence(root, chain, name, version, dict(found.tags), run, told, proof, doubt)
+
+
+def _proof(
+    mlflow: "MlflowClient", chain: Chain, name: str, version: str, folder: Path
+) -> tuple[Proof | None, str]:  # fmt: skip
+    """Verify the package, also against the ledger, before a file of it is read; return why not where it fails."""
+    try:
+        with packages.verified(mlflow, name, version, chain.package_of(version)) as package:
+            facts, there = files.read_json(package / FACTS), package / circumstances.FOLDER
+            if not there.is_dir():
+                return Proof(facts, None, {}), ""
+            shutil.copytree(there, folder)
+    except RegistryError as error:
+        return None, str(error)
+    kept = {name: folder / name for name in circumstances.NAMES if (folder / name).is_file()}
+    return Proof(facts, files.read_json(folder / circumstances.FILE), kept), ""

@@ -1,0 +1,235 @@
+"""The gate to production, pure: what was measured and the rules in, a verdict with all its reasons out.
+
+Each rule only ever adds refusals, so one more rule never lets a model through that was refused before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # it loads SciPy
+    from steps.evaluation.falls import Change
+
+VALUE, LOW = "value", "low"
+SUPERIOR, NON_INFERIOR = "superior", "non_inferior"
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a challenger has to earn; None switches a rule off. params.yaml says what each one means."""
+
+    floor: float | None
+    floor_by: str
+    comparison: str | None
+    margin: float
+    max_recall_drop: float | None
+    max_slice_drop: float | None
+    max_breached_slices: int | None
+    max_calibration_error: float | None
+    max_latency_ratio: float | None
+    max_bytes: int | None
+    look_budget: int
+    look_limit: int | None
+    blocking_warnings: tuple[str, ...]
+
+    def faults(self) -> Iterator[str]:
+        """Yield rules that would promote anything or nothing, and words that are no rule."""
+        if self.floor_by not in (VALUE, LOW):
+            yield f"floor_by is {self.floor_by!r}; {VALUE} or {LOW}"
+        if self.comparison not in (SUPERIOR, NON_INFERIOR, None):
+            yield f"comparison is {self.comparison!r}; {SUPERIOR}, {NON_INFERIOR} or null"
+        for name in ("floor", "margin", "max_calibration_error"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                yield f"{name} is {value}; from 0 to below 1"
+        for name in ("max_recall_drop", "max_slice_drop"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                yield f"{name} is {value}; 0 to 1"
+        if self.comparison == NON_INFERIOR and self.margin == 0:
+            yield f"margin is 0; {NON_INFERIOR} needs to know how much worse is still as good"
+        for name in ("max_latency_ratio", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield f"{name} is {value}; more than 0, or null"
+        if not 1 <= self.look_budget <= (self.look_limit or self.look_budget):
+            yield f"look_budget is {self.look_budget} and look_limit {self.look_limit}; at least 1, and not above it"
+        if self.max_breached_slices is not None and self.max_breached_slices < 0:
+            yield f"max_breached_slices is {self.max_breached_slices}; 0 or more, or null"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
+
+    `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less its opponent (b) on the
+    same images, in balanced accuracy: n, difference, low, high, confidence, only_a, only_b (images that one alone has
+    right), mcnemar_p; None where there is none. `recalls` and `slice_changes` are what became of classes and slices
+    between the two, `slices` what `slices.judge_slices` returns, `calibration_error` a figure, `size` in bytes.
+    `looks` says why these test images may decide nothing more, if that is so. `checks` holds the rules of the data
+    gates as their reports list them.
+    """
+
+    challenger: Mapping[str, Any]
+    comparison: Mapping[str, Any] | None = None
+    opponent: str = "the champion"
+    recalls: "Sequence[Change]" = ()
+    slice_changes: "Sequence[Change]" = ()
+    slices: Sequence[Mapping[str, Any]] = ()
+    calibration_error: Mapping[str, Any] | None = None
+    latency_ratio: float | None = None
+    size: int | None = None
+    looks: str | None = None
+    checks: Sequence[Mapping[str, Any]] = field(default=())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the challenger becomes champion; a refusal lists every reason, not the first."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+
+
+def decide(facts: Facts, rules: Rules) -> Verdict:
+    """Promote a challenger that breaks no rule."""
+    refusals = [reason for rule in RULES for reason in rule(facts, rules)]
+    return Verdict(False, tuple(refusals)) if refusals else Verdict(True, (_earned(facts, rules),))
+
+
+def _earned(facts: Facts, rules: Rules) -> str:
+    cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
+    told = f"balanced accuracy {_figure(facts.challenger['balanced_accuracy'])}{cleared}"
+    if facts.comparison is None:
+        return f"{told}; no champion before it"
+    return f"{told}; {_difference(facts.comparison, facts.opponent)}"
+
+
+def _floor(facts: Facts, rules: Rules) -> Iterator[str]:
+    figure = facts.challenger["balanced_accuracy"]
+    value = figure["value"] if rules.floor_by == VALUE else figure["low"]
+    if rules.floor is None or (value is not None and value >= rules.floor):
+        return
+    what = f"balanced accuracy {_figure(figure)}"
+    if rules.floor_by == LOW:
+        what = f"the lower end of balanced accuracy {_figure(figure)}"
+    yield f"{what} is under the floor of {_share(rules.floor)} (promote.floor)"
+
+
+def _comparison(facts: Facts, rules: Rules) -> Iterator[str]:
+    found = facts.comparison
+    if found is None or rules.comparison is None or _holds(found, rules):
+        return
+    wanted = f"better by more than {_points(rules.margin)}"
+    if rules.comparison == NON_INFERIOR:
+        wanted = f"at most {_points(rules.margin)} worse"
+    yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
+
+
+def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
+    """Say whether the interval of the difference shows what is asked; better asks for McNemar's exact test as well.
+
+    Where images come in groups the interval knows of them and the test does not; where two differ alike on every
+    image, or on none, there may be no interval, and the test and the figure speak.
+    """
+    least = found["difference"] if found["low"] is None else found["low"]
+    if rules.comparison == NON_INFERIOR:
+        return bool(least > -rules.margin)
+    return bool(least > rules.margin and found["mcnemar_p"] < 1 - found["confidence"])
+
+
+def _recalls(facts: Facts, rules: Rules) -> Iterator[str]:
+    yield from _falls(facts, facts.recalls, "recall", rules.max_recall_drop, "promote.max_recall_drop")
+
+
+def _slice_changes(facts: Facts, rules: Rules) -> Iterator[str]:
+    yield from _falls(facts, facts.slice_changes, "accuracy", rules.max_slice_drop, "promote.max_slice_drop")
+
+
+def _falls(facts: Facts, found: "Sequence[Change]", figure: str, limit: float | None, rule: str) -> Iterator[str]:
+    if facts.comparison is None or limit is None:
+        return
+    from steps.evaluation.falls import shown
+
+    for one, p in shown(found, limit, 1 - facts.comparison["confidence"]):
+        yield (
+            f"{one.part}: {figure} falls by {100 * one.drop:.1f} points against {facts.opponent}, of {one.n:,} images "
+            f"{one.lost:,} lost and {one.won:,} won: that it falls by more than {_points(limit)} is shown, "
+            f"Holm's p = {p:.2g} ({rule})"
+        )
+
+
+def _slices(facts: Facts, rules: Rules) -> Iterator[str]:
+    breached = [one for one in facts.slices if one["breached"]]
+    if rules.max_breached_slices is None or len(breached) <= rules.max_breached_slices:
+        return
+    for one in breached:
+        limit = "" if one.get("limit") is None else f", where {_share(one['limit'])} is the least"
+        yield (
+            f"slice {one['column']} = {one['value']}: accuracy {_figure(one['accuracy'])} on {one['n']:,} images"
+            f"{limit} (promote.max_breached_slices)"
+        )
+
+
+def _calibration(facts: Facts, rules: Rules) -> Iterator[str]:
+    limit, found = rules.max_calibration_error, facts.calibration_error
+    if limit is None or found is None or found["low"] <= limit:  # its value is above zero by mere chance
+        return
+    yield f"expected calibration error {_figure(found)}, at most {_share(limit)} (promote.max_calibration_error)"
+
+
+def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
+    limit, found = rules.max_latency_ratio, facts.latency_ratio
+    if limit is not None and found is not None and found > limit:
+        yield (
+            f"it takes {found:.2f} times as long as {facts.opponent} on the same images, at most {limit:g} times "
+            "(promote.max_latency_ratio)"
+        )
+
+
+def _size(facts: Facts, rules: Rules) -> Iterator[str]:
+    if rules.max_bytes is not None and facts.size is not None and facts.size > rules.max_bytes:
+        yield f"its files hold {facts.size:,} bytes, at most {rules.max_bytes:,} (promote.max_bytes)"
+
+
+def _looks(facts: Facts, rules: Rules) -> Iterator[str]:
+    if rules.look_limit is not None and facts.looks:
+        yield facts.looks
+
+
+def _warnings(facts: Facts, rules: Rules) -> Iterator[str]:
+    known = {check["name"] for check in facts.checks}
+    for name in rules.blocking_warnings:
+        if facts.checks and name != ALL and name not in known:
+            yield f"no check is called {name!r}; there are: {', '.join(sorted(known))} (promote.blocking_warnings)"
+    for check in facts.checks:
+        if not check["passed"] and {ALL, check["name"]} & set(rules.blocking_warnings):
+            yield f"the data gate warns of {check['name']}: {check['what']} (promote.blocking_warnings)"
+
+
+RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)
+
+
+def _difference(found: Mapping[str, Any], opponent: str) -> str:
+    value = found["difference"]
+    told = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
+    interval = "" if found["low"] is None else f" (interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    return (
+        f"{told} {opponent}{interval} on the same {found['n']:,} test images, {found['only_a']:,} won and "
+        f"{found['only_b']:,} lost (McNemar p = {found['mcnemar_p']:.2g})"
+    )
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    interval = "" if figure.get("low") is None else f" ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+    return f"{100 * figure['value']:.1f} %{interval}"
+
+
+def _share(limit: float) -> str:
+    """Say a limit of params.yaml as it was set, 0.925 as 92.5 %."""
+    return f"{100 * limit:.6g} %"
+
+
+def _points(limit: float) -> str:
+    return f"{100 * limit:.6g} points"

@@ -1,0 +1,237 @@
+"""Audit: from the alias back to the raw images, link by link: what a signature proves, and every gap, named."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.promotion import release
+from steps.registry import circumstances, ledger, packages, versions, tracking
+from steps.runtime import files, params
+from steps.registry.tracking import LINEAGE
+from steps.registry.chain import differences, silences
+from steps.errors import RegistryError, RequestError
+from steps.promotion.evidence import Evidence, gather
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CARD = "card.json"  # of a backbone; its owner `adapters.models` loads torch
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain: what it is, what was found, whether a signature proves it, and what is missing there.
+
+    `contradictions`: where somebody says something else than what was signed.
+    """
+
+    what: str
+    found: str
+    gaps: tuple[str, ...] = ()
+    signed: bool = False
+    contradictions: tuple[str, ...] = ()
+
+
+def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]]:
+    """Return the version (default: the champion) and the chain behind it; `store` is the folder of DVC's cache.
+
+    Raises RequestError where there is no such version.
+    """
+    mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
+    chain = ledger.read(mlflow, name)
+    version = version or chain.champion or versions.alias_version(mlflow, name, versions.CHAMPION)
+    if version is None:
+        raise RequestError(f"{name} has no champion to audit; `regraft run` makes one, or name a version")
+    with tempfile.TemporaryDirectory() as scratch:
+        held = gather(mlflow, root, chain, name, version, Path(scratch))
+        return version, [*_registry(mlflow, held), *_run(held), *_data(held, store)]
+
+
+def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the ledger, its export, and the packages of every version that they or you name.
+
+    The export is read as it lies there and as git's last commit has it. The second list says what could not be looked
+    at.
+    """
+    chain, faults = release.history(root)
+    emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
+    committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
+    faults += [*emptied, *(f"{told} (the export as committed)" for told in differences(chain, committed))]
+    mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
+    for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
+        try:
+            packages.verify(mlflow, name, number, chain.package_of(number))
+        except RegistryError as error:
+            faults.append(str(error))
+    return faults, silent
+
+
+def _registry(mlflow: "MlflowClient", held: Evidence) -> Iterator[Link]:
+    alias, whole = versions.alias_version(mlflow, held.name, versions.CHAMPION), not held.chain.faults
+    stray = alias != held.chain.champion
+    told = f"champion is {_version(held.chain.champion)}"
+    moved = (f"the alias points to {_version(alias)}, the ledger says otherwise",) if stray else ()
+    yield Link("alias", told, moved, signed=whole)
+
+    about = [(n, decision) for n, decision in held.chain.entries if decision.version == held.version]
+    if about:
+        number, last = about[-1]
+        told = f"entry {number}: {last.kind}, by {last.by}, {last.at}: {'; '.join(last.reasons)}"
+        yield Link("decision", told, signed=whole)
+    else:
+        yield Link("decision", "none", (f"no entry of the ledger is about version {held.version}",))
+
+    digest = held.tags.get(LINEAGE)
+    lost = [] if versions.has_version(mlflow, held.name, held.version) else ["its files are gone"]
+    lost += [] if digest else ["it carries no digest: regraft did not register it"]
+    lost += [f"nothing below is proven: {held.doubt}"] if held.doubt and not lost else []
+    told = f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}"
+    yield Link("version", told, tuple(lost), signed=held.proof is not None)
+
+
+def _version(number: str | None) -> str:
+    return f"version {number}" if number else "nothing"
+
+
+def _run(held: Evidence) -> Iterator[Link]:
+    if held.run is None and held.around is None:
+        yield Link("run", "none", ("the run that made it is gone, and with it all that follows",))
+        return
+    yield _made(held)
+    yield _commit(held)
+    lineage, proven = held.lineage(), held.lineage_is_proven()
+    there = "lineage.json" in held.told
+    lost = () if there else ("lineage.json is not among the run's files",)
+    spoilt = ("the run's lineage.json is not what regraft writes: it was changed",) if there and not lineage else ()
+    digest = held.proof.facts.get("lineage") if held.proof else held.run.data.tags.get(LINEAGE)
+    yield Link("lineage", f"digest {digest}", lost, held.proof is not None, spoilt)
+    changed = ("the run's lineage.json is not what the signed digest was made of",) if proven is False else ()
+    if lineage:
+        yield Link("code", f"digest {lineage['code']}", signed=bool(proven), contradictions=changed)
+    gaps = () if circumstances.PARAMS in held.kept else ("params.yaml is not among the run's files",)
+    told = ", ".join(f"{name}: {value}" for name, value in lineage["params"].items()) if lineage else "unknown"
+    yield Link("params", told, gaps, signed=bool(proven), contradictions=changed)
+
+
+def _made(held: Evidence) -> Link:
+    """Tell of the run: when, where and by whom, and whether it says today what was signed."""
+    made, by = held.circumstance(circumstances.HARDWARE), held.circumstance(circumstances.BY)
+    gaps = [] if made else ["it does not say where and by whom it was made (an older regraft)"]
+    if held.proof and held.around is None:
+        gaps.append("it was registered before regraft signed its circumstances: nothing proves what the run keeps")
+    run = held.circumstance(circumstances.PREFECT)
+    prefect = f", Prefect run {run}" if run else ""
+    if held.run is None:
+        return Link("run", f"gone; registered by {by}, {made}{prefect}", tuple(gaps), signed=True)
+    told = f"{held.run.info.run_id} of stage {held.run.data.tags.get('stage')}"
+    at = _moment(held.run.info.start_time)
+    if held.around and held.around["run_is_older"]:
+        told = f"{told}, {at}; registered later by {by}, {made}{prefect}"
+    else:
+        told = f"{told}, by {by or '?'}, {at}, {made}{prefect}"
+    return Link("run", told, tuple(gaps), held.around is not None, tuple(held.contradictions()))
+
+
+def _moment(milliseconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _commit(held: Evidence) -> Link:
+    commit, signed = held.circumstance(circumstances.COMMIT), held.around is not None
+    if not commit:
+        told = "the project was in no git commit: nothing restores its code"
+        return Link("commit", "none", (told,), signed=signed)
+    gaps = [] if circumstances.has_commit(held.root, commit) else [
+        f"commit {commit[:12]} is not in this repository: fetch it"
+    ]  # fmt: skip
+    gaps += lost_changes(held)
+    state, patch = held.circumstance(circumstances.CHANGES), held.kept.get(circumstances.PATCH)
+    dirty = "" if state == circumstances.NONE else ", with uncommitted changes"
+    kept = f" ({patch.stat().st_size} bytes kept)" if patch else ""
+    return Link("commit", f"{commit}{dirty}{kept}", tuple(gaps), signed=signed)
+
+
+def lost_changes(held: Evidence) -> list[str]:
+    """Say why the uncommitted changes of a version cannot be brought back, if that is so."""
+    state = held.circumstance(circumstances.CHANGES)
+    if state == circumstances.UNKNOWN:
+        return ["whether the tree was clean is unknown: git failed while it was registered"]
+    if state != circumstances.NONE and circumstances.PATCH not in held.kept:
+        return [f"the tree was dirty and the changes are not kept ({state or 'lost'})"]
+    return []
+
+
+def _data(held: Evidence, store: Path) -> Iterator[Link]:
+    if not held.lock():
+        yield Link("data", "unknown", ("dvc.lock is not among the run's files: what it read cannot be followed",))
+        return
+    made, read, signed = held.made(), held.read(), held.around is not None
+    yield _disagreements(held, made | read, store)
+    for path, digest in sorted(made.items()):
+        if path.endswith(".parquet"):
+            gaps = tuple(_missing(store, held.root, path, digest))
+            yield Link("table", f"{path}, digest {digest}", gaps, signed=signed)
+    for path, digest in read.items():
+        if digest.endswith(".dir"):
+            yield _input(held, store, path, digest)
+
+
+def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
+    """Hold the inputs of the run's lineage against the bytes that its dvc.lock names: two accounts of one thing."""
+    gaps, agreed = [], 0
+    for path, digest in held.lineage().get("inputs", {}).items():
+        place = place_of(store, known.get(path, ""))
+        if path not in known:
+            gaps.append(f"{path} was read, and dvc.lock does not know it")
+        elif place.is_file() and not known[path].endswith(".dir"):
+            agreed += 1
+            if files.sha256_of(place) != digest:
+                gaps.append(f"{path}: lineage and dvc.lock name different bytes")
+    if not agreed and not gaps:
+        gaps.append("no input could be hashed again: none is in DVC's cache")
+    told = f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else ""
+    return Link("inputs", told, tuple(gaps), signed=bool(held.lineage_is_proven()) and not gaps)
+
+
+def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
+    gaps, signed = tuple(_missing(store, held.root, path, digest)), held.around is not None
+    listed = place_of(store, digest)
+    entries = {e["relpath"]: e["md5"] for e in files.read_json(listed)} if listed.is_file() else {}
+    card = place_of(store, entries.get(CARD, ""))
+    if not card.is_file():
+        return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps, signed=signed)
+    told = files.read_json(card)
+    weights = f"{told['name']} ({told['source']}; licence: {told['licence']}), weights {told['sha256']}"
+    pinned = held.proof.facts.get("backbone_sha256") if held.proof else None
+    other = (f"its card in DVC's cache pins other weights than those that were signed, {pinned}",)
+    agrees = pinned == told["sha256"]
+    return Link("backbone", weights, gaps, agrees, () if agrees or held.proof is None else other)
+
+
+def missing_inputs(held: Evidence, store: Path) -> list[str]:
+    """Return what DVC's cache lacks of the data that a replay begins with."""
+    folders = {path: digest for path, digest in held.read().items() if digest.endswith(".dir")}
+    return [gap for path, digest in folders.items() for gap in _missing(store, held.root, path, digest)]
+
+
+def place_of(store: Path, digest: str) -> Path:
+    """Return where DVC's cache keeps the bytes of a digest."""
+    return store / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def _missing(store: Path, root: Path, path: str, digest: str) -> Iterator[str]:
+    """Yield what of a tracked file or folder DVC's cache lacks; whether the project's folder has it is said, too."""
+    listed = place_of(store, digest)
+    if not listed.is_file():
+        here = f"{path} in the workspace may be another" if (root / path).exists() else "nor in the workspace"
+        yield f"{path} is not in DVC's cache ({here}); `dvc fetch` where it was pushed"
+    elif digest.endswith(".dir"):
+        entries = files.read_json(listed)
+        gone = [entry["relpath"] for entry in entries if not place_of(store, entry["md5"]).is_file()]
+        if gone:
+            shown = ", ".join(f"{path}/{name}" for name in gone[:3])
+            yield f"{len(gone)} of {len(entries)} files are not in DVC's cache: {shown}{' ...' if gone[3:] else ''}"

@@ -1,0 +1,56 @@
+"""Two models on the same test images, as the gate asks it: overall, by class, by slice."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steps.runtime import params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steps.evaluation.falls import Bools, Change
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One model (a) against another (b), as `core.gate.Facts` has it."""
+
+    comparison: dict[str, Any]
+    recalls: "list[Change]"
+    slices: "list[Change]"
+
+
+def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools", luck: tuple[str, str]) -> Paired:
+    """Compare two models on the images of `part` (the manifest's columns), by whether each was right [n].
+
+    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `luck` names the
+    generator.
+    """
+    import numpy as np
+
+    from steps.evaluation.comparison import compare_answers
+    from steps.evaluation.intervals import groups_of, sampled
+    from steps.evaluation.falls import changes
+    from steps.runtime.seeding import numpy_generator
+    from steps.evaluation.slices import COLUMNS, slices_of
+    from steps.evaluate import EvaluateParams
+
+    rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
+    classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
+    sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *luck)
+    found = compare_answers(targets, a, b, sample, rules.verdicts, generator)
+    figure = found["balanced_accuracy"]
+    found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
+    slices = [
+        (f"slice {one.column} = {one.shown}", one.members)
+        for one in found_in
+        if one.members.sum() >= rules.slice_least and not one.members.all()
+    ]
+    return Paired(
+        {
+            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
+            "difference": figure["value"], "low": figure["low"], "high": figure["high"],
+        },
+        changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
+        changes(slices, a, b, sample.cluster),
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""What people decide about production: approve a proposal, roll back, read the history."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.registry import ledger, packages, versions, tracking
+from steps.runtime import params
+from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
+from steps.errors import RequestError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a person decides: about which version, who is champion then, and why."""
+
+    version: str
+    champion: str | None
+    reasons: tuple[str, ...]
+    question: str = ""
+
+
+def approve(root: Path, version: str, by: str, reason: str) -> Decision:
+    """Make a proposed version champion; return the entry.
+
+    Raises RequestError where the version was not proposed, where it was proposed against another champion, and where
+    the test images have been looked at too often to decide anything.
+    """
+
+    def target(chain: Chain) -> Turn:
+        proposal = _proposal(chain, version)
+        _must_decide(root)
+        return Turn(version, version, (f"approved: {reason}", *proposal.reasons[1:]), proposal.question)
+
+    return _decide(root, PROMOTE, by, target)
+
+
+def _must_decide(root: Path) -> None:
+    """Refuse where the test images that proved the version may prove nothing any more (promote.look_limit)."""
+    if params.read(root)["promote"]["look_limit"] is None:
+        return
+    from steps.registry import look_ledger  # SciPy takes its time
+
+    if told := look_ledger.exhausted(root):
+        raise RequestError(told)
+
+
+def decline(root: Path, version: str, by: str, reason: str) -> Decision:
+    """Refuse a proposed version: the same proposal is not made again. Raises RequestError as `approve` does."""
+
+    def target(chain: Chain) -> Turn:
+        proposal = _proposal(chain, version)
+        return Turn(version, chain.champion, (f"declined: {reason}", *proposal.reasons[1:]), proposal.question)
+
+    return _decide(root, REFUSE, by, target)
+
+
+def _proposal(chain: Chain, version: str) -> Decision:
+    """Return the proposal that waits for an answer; RequestError where there is none, or where it is stale."""
+    about = [decision for _, decision in chain.entries if decision.version == version]
+    if not about or about[-1].kind != PROPOSE:
+        waiting = proposals(chain)
+        told = f"waiting: {', '.join(waiting)}" if waiting else "nothing is"
+        raise RequestError(f"version {version} is not waiting for approval ({told})")
+    if about[-1].champion != chain.champion:
+        raise RequestError(
+            f"version {version} was proposed in place of {_named(about[-1].champion)}, but production is now "
+            f"{_named(chain.champion)}: `regraft run` compares the two and proposes again if it is better"
+        )
+    return about[-1]
+
+
+def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
+    """Put an earlier champion (default: the one before) back into production; return the entry.
+
+    Raises RequestError where there is none, or where `to` was never champion.
+    """
+
+    def target(chain: Chain) -> Turn:
+        held = sorted({d.champion for _, d in chain.entries if d.champion and d.champion != chain.champion}, key=int)
+        back = to or chain.before_champion()
+        if back is None:
+            raise RequestError(f"there is no champion before {_named(chain.champion)} to go back to")
+        if back not in held:
+            known = ", ".join(held) or "none"
+            raise RequestError(f"version {back} was never champion, or is now; earlier champions: {known}")
+        return Turn(back, back, (reason,))
+
+    return _decide(root, ROLLBACK, by, target)
+
+
+def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> Decision:
+    mlflow, name, head = tracking.client(), _model(root), ""
+
+    def turn(chain: Chain) -> bool:
+        nonlocal head
+        made, head = target(chain), chain.head
+        package = _proven(mlflow, name, chain, made.version)
+        return ledger.append(
+            mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by, package=package
+        )
+
+    ledger.reconcile(mlflow, name, root)
+    chain = ledger.decide(mlflow, name, turn)
+    ledger.export(chain, root)
+    made = next(d for _, d in chain.entries if d.predecessor == head)  # others may have decided since
+    versions.tag_verdict(mlflow, name, made.version, kind, made.reasons, made.previous)
+    return made
+
+
+def _proven(mlflow: "MlflowClient", name: str, chain: Chain, version: str) -> str:
+    """Return the digest of a version's package: there, as it was signed, and the one that was decided about before."""
+    if not versions.has_version(mlflow, name, version):
+        raise RequestError(f"version {version} of {name} is no longer in the registry, or its files are gone")
+    return packages.verify(mlflow, name, version, chain.package_of(version))
+
+
+def history(root: Path) -> tuple[Chain, list[str]]:
+    """Return the verified ledger and all that is wrong with it, against the last export too."""
+    chain = ledger.read(tracking.client(), _model(root))
+    return chain, [*chain.faults, *differences(chain, ledger.exported(root))]
+
+
+def moment(text: str) -> datetime:
+    """Read a point in time (ISO 8601, UTC where it names no zone; a date alone means its end)."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"{text!r} is no point in time; for instance 2026-11-01 or 2026-11-01T08:30+01:00") from None
+    if len(text) == len("2026-11-01"):
+        found = found.replace(hour=23, minute=59, second=59, microsecond=999999)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def proposals(chain: Chain) -> list[str]:
+    """Return the versions that wait for a person's approval of replacing the present champion."""
+    last = {decision.version: decision for _, decision in chain.entries}
+    return [v for v, d in last.items() if d.kind == PROPOSE and d.champion == chain.champion]
+
+
+def _named(champion: str | None) -> str:
+    return f"version {champion}" if champion else "no champion"
+
+
+def _model(root: Path) -> str:
+    return str(params.read(root)["register"]["model_name"])

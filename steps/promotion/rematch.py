@@ -1,0 +1,130 @@
+"""The champion is judged anew: its package answers today's test images, from their raw bytes, beside the challenger."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.runtime import files, params
+from steps.registry import packages
+from steps.registry.packages import Package
+from steps.errors import RegistryError
+from steps.promotion.paired import Paired, paired
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+ACCEPTED, RAW = "data/screened.parquet", "data/raw"
+EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
+TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
+
+
+@dataclass(frozen=True)
+class Rematch:
+    """Challenger (a) against champion (b), and the time of a over that of b.
+
+    `unanswered`: a sentence where the champion's own code cannot read some of the images; they count as wrong answers.
+    """
+
+    paired: Paired
+    latency_ratio: float | None
+    unanswered: list[str]
+
+
+def rematch(
+    mlflow: "MlflowClient", root: Path, name: str, kind: str, challenger: str, champion: Package, timed: bool
+) -> Rematch:
+    """Compare two versions on the test images of today; the challenger's answers are those that `evaluate` wrote.
+
+    Time is measured where `timed` asks for it, on images that both answer. Raises RegistryError where the champion
+    answers none of them, and where the challenger's package is gone or not what was signed, IntegrityError where a test
+    image is not what ingest saw.
+    """
+    import numpy as np
+
+    from steps.registry import look_ledger
+    from steps.images.manifest import TEST
+
+    told = files.read_table(root / PREDICTIONS)
+    part = files.read_table(root / ACCEPTED)
+    mine = told[(told["model"] == kind) & (told["split"] == TEST)].sort_values("path")
+    part = part.set_index("path", drop=False).loc[mine["path"]]
+    images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
+    look_ledger.record([weights_of(champion)], mine["id"])
+    theirs = answers(champion, raw, images, "label")
+    answered = [image for image, label in zip(images, theirs, strict=True) if label is not None]
+    if not answered:
+        raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
+    right = (
+        (mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs, dtype=object) == mine["label"].to_numpy()
+    )  # fmt: skip
+    ratio = None
+    if timed:
+        ratio = latency_ratio(packages.load(mlflow, name, challenger), champion, frame_of(raw, answered[:TIMED]))
+    return Rematch(
+        paired(params.read(root), part, *right, ("promote", champion.version)),
+        ratio,
+        _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
+    )
+
+
+def answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], column: str) -> list[Any]:
+    """Return a column of a version's answers to images; None for one that its own code, which may be old, cannot read.
+
+    IntegrityError where an image has changed since ingest.
+    """
+    from steps.images.decoding import batched
+
+    return [answer for some in batched(images, 256) for answer in _answers(package, raw, some, column)]
+
+
+def _answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], column: str) -> list[Any]:
+    frame = frame_of(raw, images)
+    try:
+        return list(package.model.predict(frame)[column])
+    except Exception:  # last year's code, with exceptions of its own: one bad image must not hide the others' answers
+        if len(images) == 1:
+            return [None]
+    half = len(images) // 2
+    return [*_answers(package, raw, images[:half], column), *_answers(package, raw, images[half:], column)]
+
+
+def _unanswered(champion: Package, paths: list[str]) -> list[str]:
+    shown = ", ".join(paths[:3]) + (" ..." if paths[3:] else "")
+    told = (
+        f"version {champion.version}, the champion, cannot read {len(paths)} test images, which count as wrong: {shown}"
+    )
+    return [told] if paths else []
+
+
+def weights_of(package: Package) -> str:
+    """Return the digest of a package's weights: who it is in the ledger of looks."""
+    from steps.backbones.backbone import digest
+
+    return digest(package.model.unwrap_python_model().model.state_dict())
+
+
+def latency_ratio(challenger: Package, champion: Package, frame: "pd.DataFrame") -> float:
+    """Return the challenger's time for these images over the champion's: median of rounds in which both take turns."""
+    import numpy as np
+
+    rounds = [[_seconds(package.model, frame) for package in (challenger, champion)] for _ in range(ROUNDS + 1)]
+    ours, theirs = np.median(rounds[1:], axis=0)  # the first round warms up
+    return float(ours / theirs)
+
+
+def _seconds(model: Any, frame: "pd.DataFrame") -> float:
+    start = time.perf_counter()
+    model.predict(frame)
+    return time.perf_counter() - start
+
+
+def frame_of(raw: Path, rows: Sequence[tuple[str, str]]) -> "pd.DataFrame":
+    """Return the bytes of images (path, SHA-256) as a package takes them; IntegrityError where they have changed."""
+    import pandas as pd
+
+    from steps.images.decoding import bytes_of
+
+    return pd.DataFrame({"image": [bytes_of(raw, *row) for row in rows]})

@@ -1,0 +1,84 @@
+"""The gate of production for a smaller model: may it stand in for the version that it was made of?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.runtime import files, params
+from steps.registry import look_ledger
+from steps.registry.packages import Package
+from steps.promotion.gate import NON_INFERIOR, Facts, Rules, Verdict, decide
+from steps.registry.looks import Standing, optimism
+from steps.promotion.paired import paired
+from steps.promotion.promote import PromoteParams
+from steps.promotion.rematch import weights_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+
+def smaller(
+    root: Path, package: Package, part: "pd.DataFrame", file: Path, told: "tuple[Floats, Floats]", margin: float
+) -> tuple[Verdict, dict[str, Any]]:
+    """Decide by the rules under `promote:` whether the model in `file` is as good as its version; each is a look.
+
+    `told`: the probabilities [n, the version's classes] that version and file give for the images of `part`. Not worse
+    by `margin` takes the place of what `promote.comparison` asks. Time is not asked, because another runtime has
+    another; nor are the data gates, which say nothing of this model. Returns the verdict and the comparison.
+    """
+    import numpy as np
+
+    from steps.evaluation.intervals import groups_of
+    from steps.evaluation.judgement import judge
+    from steps.runtime.seeding import numpy_generator
+    from steps.evaluate import EvaluateParams
+
+    document = params.read(root)
+    rules = params.bind(PromoteParams, document.get("promote"), "promote")
+    asked = replace(rules, comparison=NON_INFERIOR, margin=margin, max_latency_ratio=None, blocking_warnings=())
+    evaluate = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
+    before = look_ledger.count(part["id"])
+    look_ledger.record([weights_of(package), files.sha256_of(file)], part["id"])
+
+    learnt = list(package.model.unwrap_python_model().classes)
+    classes = sorted({*learnt, *part["label"]})  # of today; what the version never learnt gets probability 0
+    targets, groups = np.searchsorted(classes, part["label"].tolist()), groups_of(part)
+    original, made = (_widened(answers, learnt, classes) for answers in told)
+    right = made.argmax(axis=1) == targets
+    luck = numpy_generator(document["seed"], "export", package.digest)
+    judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, luck, groups)
+    found = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
+    facts = Facts(
+        challenger=judged, opponent=f"version {package.version}", comparison=found.comparison, recalls=found.recalls,
+        slice_changes=found.slices, slices=_slices(evaluate, part, right), size=file.stat().st_size,
+        calibration_error=judged["calibration_error"], looks=_exhausted(before, judged, asked),
+    )  # fmt: skip
+    return decide(facts, asked), found.comparison
+
+
+def _widened(answers: "Floats", learnt: list[str], classes: list[str]) -> "Floats":
+    import numpy as np
+
+    wide = np.zeros((len(answers), len(classes)))
+    wide[:, np.searchsorted(classes, learnt)] = answers
+    return wide
+
+
+def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from steps.evaluation.intervals import groups_of, sampled
+    from steps.evaluation.slices import COLUMNS, judge_slices
+
+    cluster = sampled(np.zeros(len(part), dtype=int), groups_of(part)).cluster
+    columns = (*COLUMNS, *rules.slice_columns)
+    return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
+
+
+def _exhausted(looked: int, judged: dict[str, Any], rules: Rules) -> str | None:
+    by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
+    standing = Standing(looked, by_luck, rules.look_budget, rules.look_limit)
+    return standing.sentence if standing.exhausted else None

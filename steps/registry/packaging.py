@@ -1,0 +1,110 @@
+"""The package of a registered version: weights, facts, and the code that reads them, under a name of its own."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from steps.registry import bill, served_model, signing, unpacked
+from steps.runtime import files
+from steps.images import decoding
+from steps.backbones import models
+from steps.registry.packages import DIGEST
+from steps.runtime.stage import code_dependencies, digest_of
+
+HOME = Path(__file__).parents[2]
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+
+
+def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
+    """Write weights, facts and bill of materials into `folder`; return the digest of content and serving code.
+
+    `facts` holds architecture, num_classes, cut, classes, preprocessing, temperature, abstain_below and lineage.
+    """
+    code = {path: files.sha256_of(HOME / path) for path in _code()}
+    lock = (HOME / "requirements.lock").read_text(encoding="utf-8")
+    files.write_tensors(folder / models.WEIGHTS, state)
+    files.write_json(folder / models.FACTS, facts)
+    weights = files.sha256_of(folder / models.WEIGHTS)
+    files.write_text(folder / bill.FILE, bill.bill_of_materials(facts, weights, digest_of(code), lock))
+    content = {name: files.sha256_of(folder / name) for name in (models.WEIGHTS, models.FACTS, bill.FILE)}
+    return digest_of({**content, **code})
+
+
+def save(
+    folder: Path, model: Path, digest: str, example: bytes, beside: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Save the MLflow model of what `write_model` wrote into the new `folder`, signed; loads without this repository.
+
+    `beside`: path -> bytes of what is signed with it and is no part of its digest.
+    Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the
+    digest, because `code_paths` of the name `steps` would lose to a repository that stands on the path.
+    """
+    import mlflow.pyfunc
+    import pandas as pd
+
+    name = f"regraft_{digest[:16]}"
+    code = model.parent / "code" / name
+    _copy_code(code, name)
+    script = model.parent / "model.py"
+    script.write_text(
+        f"from mlflow.models import set_model\nfrom {name}.registry.served_model import ImageClassifier\n\n"
+        f"set_model(ImageClassifier({digest[:16]!r}))\n",
+        encoding="utf-8",
+    )
+    with _importable(code):
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            python_model=str(script),
+            artifacts={"model": str(model)},
+            code_paths=[str(code)],
+            signature=served_model.SIGNATURE,
+            input_example=pd.DataFrame({served_model.IMAGE: [example]}),
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
+            metadata={DIGEST: digest},
+        )
+    for path, content in beside.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+    signing.sign_folder(folder)
+
+
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Let MLflow run the model's script once, as it does when saving; leave no trace in this process."""
+    scratch = package.parents[1]  # of the script, too
+    try:
+        with unpacked.importing(scratch):
+            sys.path.insert(0, str(package.parent))
+            yield
+    finally:
+        unpacked.forget(scratch)
+
+
+def _code() -> list[str]:
+    return sorted(code_dependencies(HOME, "steps.registry.served_model"))
+
+
+def _copy_code(target: Path, name: str) -> None:
+    """Copy the serving code; `steps` in its imports becomes `name`."""
+    shutil.rmtree(target, ignore_errors=True)
+    for path in _code():
+        copy = target / Path(path).relative_to("steps")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = (HOME / path).read_text(encoding="utf-8")
+        copy.write_text(text.replace("from steps", f"from {name}"), encoding="utf-8")
+    for package in {target, *(p.parent for p in target.rglob("*.py"))}:
+        (package / "__init__.py").touch()
+
+
+def example(raw: Path, path: str, identity: str) -> bytes:
+    """Return the bytes of an image of the manifest, checked to be an image."""
+    data = decoding.bytes_of(raw, path, identity)
+    decoding.decode(data)
+    return data

@@ -1,0 +1,85 @@
+"""Which version is in production: what the signed ledger says. The alias only shows it: anyone can move it."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from steps.registry import ledger, versions
+from steps.registry.versions import CHAMPION
+from steps.registry.chain import Chain
+from steps.errors import RequestError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("regraft")
+
+
+class Named(NamedTuple):
+    """The version to answer with, None where nobody names one, and what a person should know about that."""
+
+    number: str | None
+    remark: str = ""
+
+
+class Production:
+    """The champion by the ledger. Asked again and again, it asks the registry only for what is new.
+
+    Once read, an entry has to stay: a ledger whose end is cut off later, or that lacks what data/ledger.jsonl holds, is
+    refused as a damaged one is.
+    """
+
+    def __init__(self, mlflow: "MlflowClient", name: str, root: Path) -> None:
+        self._mlflow, self._name = mlflow, name
+        self._known, self._chain = ledger.exported(root), Chain((), (), (), True)
+
+    def named(self) -> Named:
+        """Ask who is champion now. Raises RegistryError where the ledger was tampered with, or nobody answers."""
+        chain = ledger.read(self._mlflow, self._name, self._chain)
+        if chain is not self._chain:
+            ledger.whole(chain, self._known)
+            self._chain, self._known = chain, [decision.text() for _, decision in chain.entries]
+        if chain.champion is None:
+            return Named(None, f"the ledger of {self._name} names no champion")
+        alias = aliased(self._mlflow, self._name, CHAMPION).number
+        if alias == chain.champion:
+            return Named(alias)
+        stands = f"on version {alias}" if alias else "nowhere"
+        return Named(
+            chain.champion,
+            f"the alias {CHAMPION} stands {stands}, the ledger names version {chain.champion}, which answers",
+        )
+
+    def champion(self) -> str:
+        """Return the champion, with a warning where the alias says otherwise; RequestError where there is none."""
+        number, remark = self.named()
+        if number is None:
+            raise RequestError(f"{remark}; `regraft run` makes one, --version takes another version")
+        if remark:
+            log.warning(remark)
+        return number
+
+    def package_of(self, number: str) -> str | None:
+        """Return the digest of the package that was decided about under this number; None where no entry holds one."""
+        return self._chain.package_of(number)
+
+
+def chosen(mlflow: "MlflowClient", name: str, root: Path, which: str) -> tuple[str, str | None]:
+    """Return the version that a person names, by number or alias, and the digest of its package by the ledger, if any.
+
+    `champion` is the ledger's champion, whatever the alias says. Raises RequestError where there is no such version,
+    RegistryError where the ledger was tampered with.
+    """
+    if which == CHAMPION:
+        production = Production(mlflow, name, root)
+        number = production.champion()
+        return number, production.package_of(number)
+    address = f"models:/{name}/{which}" if which.isdecimal() else f"models:/{name}@{which}"
+    _, number = versions.resolve(mlflow, address)
+    return number, ledger.package_of(mlflow, name, number)
+
+
+def aliased(mlflow: "MlflowClient", name: str, alias: str) -> Named:
+    """Return the version that an alias names; RegistryError where nobody answers."""
+    number = versions.alias_version(mlflow, name, alias)
+    return Named(number, "" if number else f"the alias {alias} names no version any more")

@@ -1,0 +1,247 @@
+"""The project's keys and what they sign: texts (ECDSA over SHA-256), and folders of files (model-signing).
+
+Signing takes the private key: one on P-256, made where the first thing is signed, mode 0600. Verifying takes public
+keys alone, so whoever only serves or audits holds nothing to sign with.
+"""
+
+import ast
+import base64
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.runtime import files
+from steps.runtime.files import project_root
+from steps.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+ENVIRONMENT = "REGRAFT_KEY"  # a PEM file; a team that shares a registry shares a key
+PUBLIC = "REGRAFT_PUBLIC_KEY"  # a PEM file of one or more public keys: exactly these are trusted
+CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing takes
+SIGNATURE = "model.sig"
+META = "registered_model_meta"  # a file that MLflow writes beside a model that it downloads
+MISMATCH = "Signature mismatch: "  # how model-signing begins
+UNSIGNED = (SIGNATURE, META)
+BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
+
+
+def key_path() -> Path:
+    """Return the file of the private key: the one named by REGRAFT_KEY, or the project's own."""
+    named = os.environ.get(ENVIRONMENT)
+    return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pem"
+
+
+def is_named(variable: str) -> bool:
+    """Say whether a variable of the environment names a file; one that is set and empty names none."""
+    return bool(os.environ.get(variable))
+
+
+def public_path() -> Path:
+    """Return the file of the public keys: the one named by REGRAFT_PUBLIC_KEY, or the project's own."""
+    named = os.environ.get(PUBLIC)
+    return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pub"
+
+
+def trusted() -> tuple[bytes, ...]:
+    """Return the public keys whose signatures count, each as PEM.
+
+    Those of REGRAFT_PUBLIC_KEY where it is set; else those of `.regraft/key.pub`, which keeps every key that has
+    signed here, and that of the private key where there is one. Raises IntegrityError where there is none at all.
+    """
+    path, private = public_path(), key_path()
+    found = _read_public(path) if path.exists() or is_named(PUBLIC) else ()
+    needed = is_named(ENVIRONMENT) and not found
+    if not is_named(PUBLIC) and (needed or os.access(private, os.R_OK)):
+        found = tuple(dict.fromkeys([*found, _public(_private())]))
+    if not found:
+        raise IntegrityError(
+            f"there is no key to verify with: neither {path} nor a private key. Copy key.pub from where it was signed "
+            f"to {path}, or name the file in {PUBLIC}"
+        )
+    return found
+
+
+def sign(text: str) -> str:
+    """Return the signature of UTF-8 text, base64."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return base64.b64encode(_signer().sign(text.encode(), ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def verifier() -> Callable[[str, str], bool]:
+    """Return a function of UTF-8 text and signature that says whether a trusted key made the signature.
+
+    The keys are read when it is first called: an empty ledger needs none.
+    """
+    keys = cache(trusted)
+    return lambda text, signature: any(_verified(key, text, signature) for key in keys())
+
+
+def sign_folder(folder: Path) -> None:
+    """Sign every file of a folder; the signature, a Sigstore bundle over a list of digests, becomes `model.sig`."""
+    from model_signing.signing import Config
+
+    _signer()  # made where there is none yet
+    signer = Config().use_elliptic_key_signer(private_key=key_path())  # type: ignore[no-untyped-call]
+    signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+
+
+def fault(folder: Path) -> str | None:
+    """Say what is wrong with a signed folder: which files were changed, are missing, or were never listed.
+
+    None: every file but those of `UNSIGNED` is, byte by byte, what a trusted key signed, and so is the signature.
+    Raises IntegrityError where there is no key to verify with.
+    """
+    if links := [path for path in folder.rglob("*") if path.is_symlink()]:
+        return f"{links[0].relative_to(folder)} is a link, not a file"
+    if (folder / META).is_dir():  # model-signing would pass over all that lies in it
+        return f"{META} is a folder; MLflow writes a file of that name"
+    told = [_fault_by(key, folder) for key in trusted()]
+    return None if None in told else max(told, key=_precise)
+
+
+def _precise(told: str | None) -> bool:
+    """Say whether a fault names files: of several keys the one that made the signature knows them."""
+    return told is not None and not told.startswith(SIGNATURE)
+
+
+def _fault_by(public: bytes, folder: Path) -> str | None:
+    from model_signing.verifying import Config
+
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(public)
+            file.flush()
+            verifier = Config().use_elliptic_key_verifier(public_key=file.name)  # type: ignore[no-untyped-call]
+            verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
+        return None if _canonical(folder / SIGNATURE) else f"{SIGNATURE} was changed"
+    except Exception as error:  # what a parser makes of a broken bundle is anyone's guess
+        if str(error).startswith(MISMATCH):  # a list of sentences follows, with digests as raw bytes at their ends
+            listed: list[str] = ast.literal_eval(str(error).removeprefix(MISMATCH))
+            return "; ".join(line.split(": Expected")[0] for line in listed)
+        return f"{SIGNATURE} was changed, or made with another key than those trusted here ({type(error).__name__})"
+
+
+def _canonical(signature: Path) -> bool:
+    """Say whether a bundle is written as it was: readers of JSON and base64 pass over much that makes no difference."""
+    from sigstore_models.bundle.v1 import Bundle
+
+    text = signature.read_text(encoding="utf-8")
+    return str(Bundle.from_json(text).to_json()) == text
+
+
+def _hashing() -> Any:
+    from model_signing.hashing import Config
+
+    return Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)  # type: ignore[no-untyped-call]
+
+
+@lru_cache(maxsize=2**14)  # a ledger is read several times for one decision
+def _verified(public: bytes, text: str, signature: str) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    key = load_pem_public_key(public)
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # of our own making
+    try:
+        raw = base64.b64decode(signature, validate=True)
+        key.verify(raw, text.encode(), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return base64.b64encode(raw).decode() == signature  # the last character's spare bits can say anything else
+
+
+def _public(private: "EllipticCurvePrivateKey") -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read_public(path: Path) -> tuple[bytes, ...]:
+    """Return the keys of a PEM file, each as a PEM of its own and in one form."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    try:
+        keys = [load_pem_public_key(block) for block in BLOCK.findall(path.read_bytes())]
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"the public keys {path} cannot be read ({type(error).__name__}: {error})") from None
+    if not keys or not all(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES for key in keys):
+        raise IntegrityError(
+            f"{path} holds no public EC keys in PEM on {', '.join(CURVES)}: openssl ec -in key.pem -pubout prints one"
+        )
+    return tuple(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in keys)
+
+
+def _signer() -> "EllipticCurvePrivateKey":
+    """Return the private key, made where there is none and nothing says that there should be; publish its public half.
+
+    Raises IntegrityError on a machine that only verifies, and where nobody here would believe the signature.
+    """
+    path, public = key_path(), public_path()
+    verifies = public.exists() or is_named(PUBLIC)  # looked at first: who makes a key publishes it last
+    if not path.exists() and not is_named(ENVIRONMENT):
+        if verifies:
+            raise IntegrityError(
+                f"{public} verifies; signing takes the private key, which is not at {path}: bring it, or name it in "
+                f"{ENVIRONMENT}"
+            )
+        _make(path)
+    key = _private()
+    known = _read_public(public) if public.exists() or is_named(PUBLIC) else ()
+    if _public(key) not in known:
+        if is_named(PUBLIC):
+            raise IntegrityError(
+                f"the key {path} is not among those of {PUBLIC}, so what it signs would be refused here: "
+                f"openssl ec -in {path} -pubout >> {public}"
+            )
+        files.write_text(public, b"".join([*known, _public(key)]).decode())
+    return key
+
+
+def _private() -> "EllipticCurvePrivateKey":
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path = key_path()
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"the key {path} cannot be read ({type(error).__name__}); expected an unencrypted EC private key in PEM: "
+            f"openssl ecparam -name prime256v1 -genkey -noout -out {path.name}"
+        ) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
+        raise IntegrityError(
+            f"the key {path} is no EC key on {', '.join(CURVES)}; openssl ecparam -name prime256v1 -genkey -noout "
+            "makes one"
+        )
+    return key
+
+
+def _make(path: Path) -> None:
+    """Make a key; where two processes do so at once, the first one's stays (a link cannot replace a file)."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

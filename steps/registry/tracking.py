@@ -1,0 +1,216 @@
+"""MLflow runs, by explicit run id: the fluent active run is thread-local and gets lost in workers (mlflow#15131)."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.registry import circumstances
+from steps.registry.circumstances import Circumstances
+from steps.runtime.files import project_root
+from steps.runtime.stage import Lineage
+from steps.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
+ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's words
+
+
+FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of stores of files
+
+
+def tracking_uri() -> str:
+    """Return `MLFLOW_TRACKING_URI`, or the project's own SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
+
+
+class Client:
+    """MLflow's client, asked as ever; what it does not answer is a RegistryError, as `answering` makes them."""
+
+    def __init__(self, mlflow: "MlflowClient") -> None:
+        self._mlflow = mlflow
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._mlflow, name)
+
+        @wraps(method)
+        def ask(*arguments: Any, **named: Any) -> Any:
+            with answering():
+                return method(*arguments, **named)
+
+        return ask
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn whatever MLflow, its database or its store of files say against a request into a RegistryError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except Exception as error:  # a database that is away comes unwrapped, a store of files by its client's own types
+        known = isinstance(error, MlflowException | SQLAlchemyError | OSError)
+        if not known and type(error).__module__.partition(".")[0] not in FILE_STORES:
+            raise
+        raise _refusal(error) from None
+
+
+def unless_absent(ask: Callable[[], Any], *codes: str) -> Any:
+    """Return an answer of MLflow's; None where it is that there is no such thing. Every other refusal is raised.
+
+    `codes`: other words of MLflow's that mean the same in answer to this very question.
+    """
+    try:
+        return ask()
+    except RegistryError as error:
+        if error.code in (ABSENT, *codes):
+            return None
+        raise
+
+
+def _refusal(error: Exception) -> RegistryError:
+    """Say who refuses what, and what to do where that is known."""
+    from requests import RequestException
+
+    where, told = f"MLflow at {tracking_uri()}", str(error).split("\n")[0][:500]
+    code = str(getattr(error, "error_code", ""))
+    if isinstance(error, RequestException):  # from the store of files behind the server
+        status = error.response.status_code if error.response is not None else 0
+        code = {401: UNKNOWN, 403: DENIED}.get(status, "")
+    elif isinstance(error, OSError):
+        code = ABSENT if isinstance(error, FileNotFoundError) else ""
+        if error.errno == errno.ENOSPC:
+            return RegistryError(f"no room on the disk: {told}")
+        told = f"{told}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
+        return RegistryError(f"{where} keeps its files where this machine cannot use them: {told}", code=code)
+    if code == UNKNOWN:
+        told = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if code == DENIED:
+        told = f"this user may not do that, or there is no such thing: {told}"
+    verb = "does not answer" if code in ("", "INTERNAL_ERROR") else "refuses"
+    return RegistryError(f"{where} {verb}: {told}", code=code)
+
+
+def client() -> "MlflowClient":
+    """Return a client of the tracking server and registry; RegistryError where it cannot be reached or refuses."""
+    import logging
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Of a server, MLflow prints addresses with emoji where `--json` prints JSON
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import mlflow
+
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    with answering():
+        found = mlflow.MlflowClient(uri)
+        found.search_experiments(max_results=1)
+    return Client(found)
+
+
+def experiment(mlflow: "MlflowClient", name: str) -> str:
+    """Return the id of the experiment, made if it does not exist."""
+    found = mlflow.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    own = tracking_uri() == f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
+    location = (project_root() / ".regraft" / "mlartifacts").as_uri() if own else None
+    return str(mlflow.create_experiment(name, artifact_location=location))
+
+
+def find_run(mlflow: "MlflowClient", experiment_id: str, digest: str) -> str | None:
+    """Return the id of the finished run with this lineage digest, if there is one."""
+    clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'FINISHED'"
+    runs = mlflow.search_runs([experiment_id], clause, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def run(mlflow: "MlflowClient", run_id: str) -> Any:
+    """Return a run, None where there is none under this id. RegistryError where MLflow does not say."""
+    return unless_absent(lambda: mlflow.get_run(run_id)) if run_id else None
+
+
+def log_run(
+    mlflow: "MlflowClient",
+    experiment_id: str,
+    lineage: Lineage,
+    epochs: Sequence[Mapping[str, Any]],
+    artifacts: Sequence[Path],
+    tags: Mapping[str, str],
+    around: Circumstances | None = None,
+) -> str:
+    """Return the run of this lineage; log it first, with its circumstances, where no finished one exists.
+
+    A run that a kill left unfinished is marked failed and made anew: half a run is never taken for a whole one.
+    """
+    found = find_run(mlflow, experiment_id, lineage.digest)
+    if found:
+        return found
+    _fail_unfinished(mlflow, experiment_id, lineage.digest)
+    from mlflow.entities import Metric, Param, RunTag
+
+    around = around or circumstances.gather(project_root())
+    run = mlflow.create_run(
+        experiment_id,
+        run_name=f"{lineage.stage} {lineage.digest[:8]}",
+        tags={LINEAGE: lineage.digest, "stage": lineage.stage, **around.tags, **tags},
+    )
+    now = int(run.info.start_time)
+    metrics = [
+        Metric(name, float(value), now, step)
+        for step, row in enumerate(epochs)
+        for name, value in row.items()
+        if isinstance(value, int | float) and name != "epoch"
+    ]
+    values = [Param(name, str(value)) for name, value in _flat(lineage.params)]
+    mlflow.log_batch(run.info.run_id, params=values, tags=[RunTag("regraft.code", lineage.code)])
+    for start in range(0, len(metrics), 1000):  # the REST interface takes so many at once
+        mlflow.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
+    mlflow.log_dict(run.info.run_id, lineage.to_dict(), "lineage.json")
+    for path in artifacts:
+        mlflow.log_artifact(run.info.run_id, str(path))
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in around.files.items():
+            (Path(scratch) / name).write_bytes(content)
+        mlflow.log_artifacts(run.info.run_id, scratch, circumstances.FOLDER)
+    mlflow.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
+
+
+def fetch(mlflow: "MlflowClient", run_id: str, folder: Path) -> dict[str, Path]:
+    """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name.
+
+    One that is not there is a gap, which the caller names; RegistryError where MLflow does not say, or hand it out.
+    """
+    there = {file.path for place in (None, circumstances.FOLDER) for file in mlflow.list_artifacts(run_id, place)}
+    wanted = ("lineage.json", "evaluation.json", *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES))
+    return {
+        Path(path).name: Path(mlflow.download_artifacts(run_id, path, str(folder))) for path in wanted if path in there
+    }
+
+
+def _fail_unfinished(mlflow: "MlflowClient", experiment_id: str, digest: str) -> None:
+    clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'RUNNING'"
+    for run in mlflow.search_runs([experiment_id], clause):
+        mlflow.set_terminated(run.info.run_id, "FAILED")
+
+
+def _flat(params: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in params.items():
+        if isinstance(value, dict):
+            flat += [(f"{name}.{key}", inner) for key, inner in _flat(value)]
+        else:
+            flat.append((name, value))
+    return flat

@@ -1,0 +1,96 @@
+"""Private folders for what will be run: nobody else writes into them, or puts another folder in the place of one."""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from steps.runtime.files import project_root
+from steps.errors import RegistryError
+
+PREFIX = "regraft-"
+OWNER = "owner"  # a file in each folder, locked for as long as its process lives: the kernel frees it at a kill
+
+
+def make() -> tuple[Path, IO[bytes]]:
+    """Make a folder of mode 0700; return it and the open file that keeps it. Those of killed processes are removed.
+
+    Raises RegistryError where there is no place for one that others cannot exchange.
+    """
+    try:
+        place = _in_project() or _elsewhere()
+        _sweep(place)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        return folder, _kept(folder)
+    except OSError as error:
+        raise RegistryError(f"no private folder can be made for a version's files: {error}; make room there") from None
+
+
+def _in_project() -> Path | None:
+    """Return `.regraft/packages`; None where it cannot be written, or where others own it or a folder above it.
+
+    A project on a read-only disk and a container without one have none. A folder of ours that is open to others is
+    closed to them.
+    """
+    folder = project_root() / ".regraft" / "packages"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_mine(folder):
+            return None
+        folder.chmod(0o700)
+        place = folder.resolve()
+        owners = {above.stat().st_uid for above in place.parents}
+    except OSError:
+        return None
+    ours = owners <= {0, os.geteuid()} and os.access(place, os.W_OK)
+    return place if ours and not _exchangeable(place) else None
+
+
+def _elsewhere() -> Path:
+    """Return the system's temporary folder: with its sticky bit nobody but its owner renames there what is another's.
+
+    A folder in it is ours alone from its first moment (mode 0700, a random name). Once it is gone somebody may make one
+    of that name, but no path of this process leads there any more.
+    """
+    place = Path(tempfile.gettempdir()).resolve()
+    owners = {folder.stat().st_uid for folder in (place, *place.parents)}
+    if _exchangeable(place) or not owners <= {0, os.geteuid()}:
+        raise RegistryError(
+            f"{place} lets other users rename what lies there, so no version's code can be run from there; set "
+            "TMPDIR to a folder of your own, or the sticky bit: chmod +t"
+        )
+    return place
+
+
+def _exchangeable(place: Path) -> bool:
+    """Say whether all users may rename what lies in this folder, or in one above it."""
+    modes = [above.stat().st_mode for above in (place, *place.parents)]
+    return any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in modes)
+
+
+def _is_mine(folder: Path) -> bool:
+    told = folder.lstat()
+    return stat.S_ISDIR(told.st_mode) and told.st_uid == os.geteuid()
+
+
+def _kept(folder: Path) -> IO[bytes]:
+    """Return the open, locked file OWNER; it gets its name once it is locked, so that no sweep finds it free."""
+    file = (folder / f".{OWNER}").open("xb")
+    with suppress(OSError):  # on a disk without locks, where a sweep gets none either and leaves all as it is
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (folder / f".{OWNER}").rename(folder / OWNER)
+    return file
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders of ours whose process is gone."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another process sweeps, too, or the folder's own lives
+            if _is_mine(folder):
+                with (folder / OWNER).open("rb+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)

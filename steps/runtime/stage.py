@@ -1,0 +1,201 @@
+"""A stage's signature is its command line: the one place that turns a `cmd` of dvc.yaml into a call, and back.
+
+Both drivers come through `call`: `dvc repro` by way of `main` in a subprocess, `regraft run` in its own process.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from steps.runtime import params as params_file
+from steps.runtime.files import COMPILED, sha256_of
+from steps.errors import GraphError, ParamsError, RegraftError, without_passwords
+
+Function = Callable[..., None]
+PREFIX = "python -m steps."
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Who a stage's result is: a digest over its code, values and inputs, and nothing of when or where it ran."""
+
+    stage: str
+    digest: str
+    code: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dict(vars(self))
+
+
+def main(function: Function) -> NoReturn:
+    """Run a stage as `python -m steps.NAME --flag path ...` from the project's root; exit with the fault's code."""
+    arguments = sys.argv[1:]
+    if os.access(COMPILED.parent, os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED.resolve()))
+    try:
+        call(function, _parse(function, arguments), Path.cwd())
+    except RegraftError as error:
+        sys.exit(f"{function.__name__}: {error}")  # DVC makes 255 of any failure; the sentence is what counts
+    except Exception:  # a fault of ours; its traceback may quote an address that libraries were given
+        sys.exit(without_passwords(traceback.format_exc()))
+    sys.exit(0)
+
+
+def run(cmd: str, root: Path) -> None:
+    """Run the `cmd` of a stage in this process, with paths relative to `root`."""
+    function, arguments = parse(cmd)
+    call(function, arguments, root)
+
+
+def parse(cmd: str) -> tuple[Function, dict[str, str]]:
+    """Take a `cmd` apart: the stage's function, and path argument -> path. GraphError where it is no stage's."""
+    if not cmd.startswith(PREFIX):
+        raise GraphError(f"{cmd!r} does not start with {PREFIX!r}")
+    name, *arguments = shlex.split(cmd.removeprefix(PREFIX))
+    if importlib.util.find_spec(f"steps.{name}") is None:
+        raise GraphError(f"{cmd!r}: there is no steps/{name}.py")
+    function = getattr(importlib.import_module(f"steps.{name}"), name, None)
+    if function is None:
+        raise GraphError(f"steps/{name}.py has no function {name}")
+    return function, _parse(function, arguments)
+
+
+def call(function: Function, paths: dict[str, str], root: Path) -> None:
+    """Bind paths, values from `params.yaml` and the lineage to the function's arguments by name, and call it."""
+    root = root.resolve()
+    hints = inspect.get_annotations(function, eval_str=True)
+    bound: dict[str, Any] = {name: root / path for name, path in paths.items()}
+    bound |= values(function, params_file.read(root))
+    if "lineage" in hints:
+        bound["lineage"] = lineage(root, function)
+    for path in (bound[name] for name in paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    function(**bound)
+
+
+def check_params(root: Path, cmds: Iterable[str], others: Mapping[str, Any]) -> None:
+    """Check all of `params.yaml` before anything runs: what the stages of `cmds` bind, and the sections of `others`.
+
+    Raises ParamsError with every fault of every section.
+    """
+    document = params_file.read(root)
+    kinds = dict(others)
+    for cmd in cmds:
+        kinds |= dict(sections(parse(cmd)[0]).values())
+    faults = [*params_file.unknown_sections(document, set(kinds))]
+    for section, kind in kinds.items():
+        if section in document:
+            faults += params_file.faults_of(kind, document[section], section)
+    if faults:
+        raise ParamsError(faults)
+
+
+def values(function: Function, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the function's arguments that come from `params.yaml`: its own section as `params`, others by name."""
+    bound, faults = {}, []
+    for argument, (section, kind) in sections(function).items():
+        found = list(params_file.faults_of(kind, document.get(section), section))
+        faults += found
+        if not found:
+            bound[argument] = params_file.bind(kind, document[section], section)
+    if faults:
+        raise ParamsError(faults)
+    return bound
+
+
+def sections(function: Function) -> dict[str, tuple[str, Any]]:
+    """Return argument -> (section of params.yaml, type) for every argument that is neither a path nor the lineage."""
+    hints = inspect.get_annotations(function, eval_str=True)
+    return {
+        name: (function.__name__ if name == "params" else name, kind)
+        for name, kind in hints.items()
+        if kind not in (Path, Lineage, None) and name != "return"
+    }
+
+
+def path_arguments(function: Function) -> list[str]:
+    """Return the names of the arguments that are paths: each is a required flag."""
+    return [n for n, kind in inspect.get_annotations(function, eval_str=True).items() if kind is Path]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise GraphError(f"{self.prog}: {message}")  # argparse would end the process, and with it the whole flow
+
+
+def _parse(function: Function, arguments: list[str]) -> dict[str, str]:
+    parser = _Parser(prog=f"python -m steps.{function.__name__}", allow_abbrev=False)
+    for name in path_arguments(function):
+        parser.add_argument(f"--{name.replace('_', '-')}", required=True, dest=name)
+    return vars(parser.parse_args(arguments))
+
+
+def lineage(root: Path, function: Function) -> Lineage:
+    """Compute the identity of what `function` is about to make, from what dvc.yaml declares that it depends on."""
+    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][function.__name__]
+    document = params_file.read(root)
+    is_code = {path: path.endswith((".py", ".lock")) or path.startswith("steps/") for path in declared["deps"]}
+    facts: dict[str, Any] = {
+        "stage": function.__name__,
+        "code": digest_of({path: _content(root / path) for path, code in is_code.items() if code}),
+        "params": {name: document[name] for name in sorted(declared["params"])},
+        "inputs": {path: _content(root / path) for path, code in sorted(is_code.items()) if not code},
+    }
+    return Lineage(digest=digest_of({"cmd": declared["cmd"], **facts}), **facts)
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in its canonical form: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _content(path: Path) -> str:
+    pointer = path.with_name(path.name + ".dvc")
+    if pointer.exists():  # `dvc add` hashed it already, and both drivers add it anew where it has changed
+        return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
+    if path.is_dir():
+        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()})
+    return sha256_of(path)
+
+
+def code_dependencies(root: Path, module: str) -> set[str]:
+    """Return the files of `steps` that a module reaches by imports, its own included, as POSIX paths under `root`.
+
+    Imports inside functions count; so do a package's folders of data that stand beside it under `steps/templates`.
+    """
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = root / Path(*name.split(".")).with_suffix(".py")
+        if name in seen or not path.is_file():
+            continue
+        seen.add(name)
+        waiting += _imports(ast.parse(path.read_text(encoding="utf-8")))
+    return {f"{name.replace('.', '/')}.py" for name in seen}
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in found if name.split(".")[0] == "steps"]

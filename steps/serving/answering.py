@@ -1,0 +1,96 @@
+"""Predict: a version's answers to many pictures, one row each. No stage: nobody trains on them.
+
+An answer depends on its picture and the version alone, so whoever was killed begins again and gets the same bytes;
+what was answered before is looked up.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steps.serving import champion
+from steps.images import decoding
+from steps.runtime import params
+from steps.registry import versions, tracking
+from steps.serving.answer_store import FOLDER, AnswerStore
+from steps.serving.champion import Served
+from steps.images.pictures import Named
+from steps.registry.production import chosen
+from steps.runtime.progress import track
+from steps.errors import RegistryError, UndecodableError
+
+READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
+
+
+class Row(NamedTuple):
+    """One file's answer; where there is none, `error` says why and the fields of the answer are None."""
+
+    path: str
+    sha256: str | None
+    label: str | None
+    probability: float | None
+    abstain: bool | None
+    version: str
+    digest: str
+    error: str | None
+    probabilities: list[float] | None
+
+
+def load(root: Path, version: str | None) -> Served:
+    """Load a version, or the champion that the ledger names, whatever the alias says.
+
+    RequestError where there is none, RegistryError where ledger or version is not sound, or not the one decided about.
+    """
+    name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
+    return champion.load(mlflow, name, *chosen(mlflow, name, root, version or versions.CHAMPION))
+
+
+def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Row]:
+    """Yield a row for each file, in order, in flat memory; a file that is no picture has its reason in its row."""
+    import PIL
+    import torch
+
+    torch.set_num_threads(1)  # pictures are computed side by side; and more would be other bytes on another machine
+    key = {"version": served.digest, "torch": torch.__version__, "pillow": PIL.__version__}
+    with closing(AnswerStore(root / FOLDER, key)) as store:
+        rows = decoding.parallel(partial(_row, served, store), found, threads or min(READERS, os.cpu_count() or 1))
+        yield from track(rows, len(found), "predicting")
+
+
+def _row(served: Served, store: AnswerStore, one: Named) -> Row:
+    def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Row:
+        told = answer or {}
+        return Row(
+            one.name, identity, told.get("label"), told.get("probability"), told.get("abstain"),
+            served.number, served.digest, error, told.get("probabilities"),
+        )  # fmt: skip
+
+    if one.fault:
+        return row(error=one.fault)
+    try:
+        data = decoding.read_bytes(one.path)
+    except UndecodableError as error:
+        return row(error=error.reason)
+    except OSError as error:
+        return row(error=f"cannot be read: {error.strerror}")
+    identity = hashlib.sha256(data).hexdigest()
+    try:
+        return row(identity, _answer(served, store, identity, data))
+    except UndecodableError as error:
+        return row(identity, error=error.reason)
+    except RegistryError as error:  # the version's own code cannot read what today's decoder can
+        return row(identity, error=str(error))
+
+
+def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> dict[str, Any]:
+    known = store.get(identity)
+    if known is not None:
+        return known
+    told = served.answer(data)
+    answer = {column: told[column] for column in ("label", "probability", "probabilities", "abstain")}
+    store.put(identity, answer)
+    return answer

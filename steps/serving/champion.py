@@ -1,0 +1,150 @@
+"""The version that answers, and the watcher that follows production: loads the new one beside the old, then swaps."""
+
+import io
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from PIL import Image
+
+from steps.images import decoding
+from steps.registry import packages
+from steps.registry.packages import Package
+from steps.registry.production import Named
+from steps.errors import RegistryError, without_passwords
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("regraft")
+AGAIN = 30.0  # seconds until a version that could not be loaded is tried once more
+
+
+@dataclass(frozen=True)
+class Served:
+    """A verified version that answers; each answer is of one picture alone, whatever else is asked at that time."""
+
+    package: Package
+
+    @cached_property
+    def _python_model(self) -> Any:
+        """Return what MLflow's wrapper calls: its checks of the frame would be half of a small network's time."""
+        return self.package.model.unwrap_python_model()
+
+    @property
+    def number(self) -> str:
+        """Return the registry's number."""
+        return self.package.version
+
+    @property
+    def digest(self) -> str:
+        """Return the digest by which the version is registered."""
+        return self.package.digest
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes, in the order of an answer's probabilities."""
+        return list(self._python_model.classes)
+
+    @property
+    def name(self) -> dict[str, str]:
+        """Return what an answer says of the version that gave it."""
+        return {"number": self.number, "digest": self.digest}
+
+    def answer(self, picture: bytes) -> dict[str, Any]:
+        """Return the package's output columns for the bytes of one image file.
+
+        Raises UndecodableError where they are none, RegistryError where the package fails on a good picture.
+        """
+        try:
+            told = self._python_model.predict(None, pd.DataFrame({"image": [picture]}))
+        except Exception as error:  # last year's code, with exceptions of its own
+            decoding.decode(picture)
+            raise RegistryError(f"version {self.number} failed on a sound picture: {_one_line(error)}") from error
+        return {column: _plain(values[0]) for column, values in told.to_dict("list").items()}
+
+
+def load(mlflow: "MlflowClient", name: str, number: str, decided: str | None = None) -> Served:
+    """Load a version; RegistryError where it is not what was registered, signed and decided, or does not answer."""
+    return warm(Served(packages.load(mlflow, name, number, decided)))
+
+
+def warm(served: Served) -> Served:
+    """Let a version answer once, before anybody waits for it; RegistryError where it cannot."""
+    stream = io.BytesIO()
+    Image.new("RGB", (256, 256), (127, 127, 127)).save(stream, "PNG")
+    answer = served.answer(stream.getvalue())
+    if not all(math.isfinite(value) for value in answer["probabilities"]):
+        raise RegistryError(
+            f"version {served.number} answers with {answer['probabilities']}, which are no probabilities"
+        )
+    return served
+
+
+class Follower:
+    """Keeps the version loaded that is named: `current`, to be read once a request, is replaced in one step.
+
+    The old version goes on answering where the new one cannot be loaded or is not what was signed, where none is
+    named any more, where the ledger was tampered with, and where the registry does not answer; `problem` then says so
+    in a sentence, and where the alias was moved by hand.
+    """
+
+    def __init__(self, first: Served, find: Callable[[], Named], load: Callable[[str], Served], every: float) -> None:
+        """Begin with a loaded version; `find` names the one to serve, and is asked every so many seconds."""
+        self._find, self._load, self._every = find, load, every
+        self._failed: tuple[str, float, str] = ("", 0.0, "")  # a version, when to try it again, what was wrong
+        self.current, self.since, self.problem = first, time.time(), ""
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every):
+            self.look()
+
+    def look(self) -> None:
+        """Look once; nothing that goes wrong here touches the version that answers."""
+        try:
+            number, remark = self._find()
+            problem = remark if number is None else self._followed(number) or remark
+        except Exception as error:  # a watcher that dies would serve an old version for ever without a word
+            problem = _one_line(error)
+        if problem and problem != self.problem:
+            log.warning("version %s goes on answering: %s", self.current.number, problem)
+        self.problem = problem
+
+    def _followed(self, number: str) -> str:
+        """Swap where another version is named; return what hinders."""
+        if number == self.current.number:
+            return ""
+        failed, again, told = self._failed
+        if number == failed and time.monotonic() < again:
+            return told
+        try:
+            self.current, self.since = self._load(number), time.time()
+        except Exception as error:  # its own code runs while it loads; it is tried again later, not at every look
+            told = f"version {number} cannot be served: {_one_line(error)}"
+            self._failed = (number, time.monotonic() + AGAIN, told)
+            return told
+        log.info("version %s answers from now on", number)
+        return ""
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _one_line(error: Exception) -> str:
+    return without_passwords(" ".join(str(error).split()))[:500] or type(error).__name__

@@ -1,0 +1,23 @@
+"""What an exported model is: one module from cropped pixels to calibrated answers."""
+
+import torch
+from torch import nn
+
+from steps.images.preprocessing import Preprocessing, normalise
+
+
+class Exported(nn.Module):
+    """A grafted network with what stands before and after it: normalisation and temperature.
+
+    Decoding and resizing stay outside: no runtime resizes as Pillow does, and another filter moves the answers.
+    """
+
+    def __init__(self, network: nn.Module, spec: Preprocessing, temperature: float) -> None:
+        super().__init__()
+        self.network, self.spec, self.temperature = network, spec, temperature
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map RGB uint8 [n, 3, crop, crop] to calibrated logits and probabilities, float32 [n, classes]."""
+        logits = self.network(normalise(pixels, self.spec)) / self.temperature
+        return logits, torch.softmax(logits, dim=1)

@@ -1,0 +1,238 @@
+"""The champion over HTTP: a picture's bytes in, label and probabilities out; MLflow's scoring protocol beside it.
+
+The event loop reads bodies and writes answers; parsing, decoding and the network run in a bounded pool of threads.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from steps.images import decoding
+from steps.serving.bodies import AGAIN, Bodies, Limits
+from steps.serving.champion import Follower, Served
+from steps.serving.gauges import Gauges
+from steps.serving import invocations
+from steps.errors import RequestError, UndecodableError
+
+JSON = "application/json"
+BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose body is here; its answer has to be there `until` then, by `time.monotonic`."""
+
+    kind: str  # media type
+    body: bytes
+    until: float
+
+
+WAYS = {
+    "/predict": "send a picture's bytes as the body: curl --data-binary @photo.jpg http://HOST:PORT/predict",
+    "/invocations": "send JSON with base64 pictures, or a picture's bytes as image/...",
+}
+Work = Callable[[Served, Asked], dict[str, Any]]
+
+
+class Service:
+    """The routes over one follower. Not shared between event loops."""
+
+    def __init__(self, follower: Follower, limits: Limits) -> None:
+        self.follower, self.limits, self.gauges, self.bodies = follower, limits, Gauges(), Bodies(limits)
+        self.pool = ThreadPoolExecutor(limits.workers, "answer")
+        self.seated: set[Future[dict[str, Any]]] = set()  # those in a thread's hands, and those that wait for one
+
+    async def predict(self, request: Request) -> Response:
+        """Answer one picture, whose bytes are the body."""
+        return await self._timed("/predict", request, self._predict)
+
+    async def invoke(self, request: Request) -> Response:
+        """Answer as MLflow's scoring server does: JSON with base64 text, or the bytes of one picture."""
+        return await self._timed("/invocations", request, self._invoke)
+
+    async def health(self) -> dict[str, Any]:
+        """Say who answers and, where an old version goes on answering, why; 200 as long as anybody does."""
+        problem = self.follower.problem
+        return {"status": "degraded" if problem else "ok", "problem": problem or None, **await self.version()}
+
+    async def version(self) -> dict[str, Any]:
+        """Say which version answers, since when (seconds since 1970), and its classes."""
+        served = self.follower.current
+        return {"version": served.name, "since": round(self.follower.since, 3), "classes": served.classes}
+
+    async def latency(self) -> dict[str, Any]:
+        """Return percentiles and counts."""
+        now = {"under_way": len(self.seated), "reading": self.bodies.reading, "held_bytes": self.bodies.held}
+        return {**self.gauges.latency(), **now}
+
+    async def metrics(self) -> Response:
+        """Return Prometheus' text."""
+        text = self.gauges.prometheus(self.follower.current.number, bool(self.follower.problem))
+        return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
+
+    def stop(self) -> None:
+        """Look no more for who is champion, and begin nothing that has not begun; waits for nobody."""
+        self.follower.stop()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _timed(self, route: str, request: Request, work: Work) -> Response:
+        start, status = time.perf_counter(), 500
+        try:
+            answer = JSONResponse(await self._admitted(request, work))
+            status = answer.status_code
+            return answer
+        except HTTPException as refusal:
+            status = refusal.status_code
+            raise
+        except asyncio.CancelledError:  # the grace is over
+            status = 503
+            raise HTTPException(status, "the service is being stopped", AGAIN) from None
+        finally:
+            self.gauges.observe(route, status, time.perf_counter() - start)
+
+    async def _admitted(self, request: Request, work: Work) -> dict[str, Any]:
+        """Answer once the body is here: a seat is for those who have asked, not for those who may."""
+        kind = _kind(request)
+        self._refuse_where_full()
+        async with self.bodies.body(request) as body:
+            self._refuse_where_full()
+            asked = Asked(kind, body, time.monotonic() + self.limits.deadline)
+            answer = self.pool.submit(self._worked, work, asked)
+            self.seated.add(answer)
+            answer.add_done_callback(self.seated.discard)  # a request that was given up sits until its thread is free
+            return await asyncio.wrap_future(answer)
+
+    def _refuse_where_full(self) -> None:
+        if len(self.seated) >= self.limits.waiting:
+            raise HTTPException(503, f"{len(self.seated)} requests are under way already", AGAIN)
+
+    def _worked(self, work: Work, asked: Asked) -> dict[str, Any]:
+        """Run in a thread: the version is picked once, so that an answer and its version agree."""
+        served = self.follower.current
+        try:
+            return work(served, asked)
+        except RequestError as error:
+            raise HTTPException(400, str(error)) from None
+
+    def _predict(self, served: Served, asked: Asked) -> dict[str, Any]:
+        if asked.kind not in BARE and not asked.kind.startswith("image/"):
+            raise HTTPException(
+                415, f"{asked.kind} is no image; send the file's bytes as the body: curl --data-binary @photo.jpg"
+            )
+        [answer] = self._answers(served, asked, {"": asked.body})
+        return {
+            "label": answer["label"],
+            "probability": answer["probability"],
+            "probabilities": dict(zip(served.classes, answer["probabilities"], strict=True)),
+            "abstain": answer["abstain"],
+            "version": served.name,
+        }
+
+    def _invoke(self, served: Served, asked: Asked) -> dict[str, Any]:
+        if asked.kind.startswith("image/") or asked.kind == "application/octet-stream":
+            return {"predictions": self._answers(served, asked, {"": asked.body}), "version": served.name}
+        if asked.kind != JSON:
+            told = asked.kind or "no content type"
+            raise HTTPException(415, f"{told}; expected {JSON}, or image/... with a file's bytes")
+        pictures = invocations.pictures(_parsed(asked.body))
+        if len(pictures) > self.limits.rows:
+            raise HTTPException(413, f"{len(pictures)} rows; at most {self.limits.rows} in one request")
+        named = {f"row {row}: ": picture for row, picture in enumerate(pictures)}
+        return {"predictions": self._answers(served, asked, named), "version": served.name}
+
+    def _answers(self, served: Served, asked: Asked, pictures: dict[str, bytes]) -> list[dict[str, Any]]:
+        """Answer one picture after another; `pictures` are named as a refusal names them.
+
+        All headers are read before the first picture is decoded: the request is refused whole or not at all, but for
+        what only decoding tells, and for time.
+        """
+        total, answers = 0, list[dict[str, Any]]()
+        for name, picture in pictures.items():
+            with _about(name):
+                total += self._pixels(picture)
+        if total > self.limits.request_pixels:
+            told = f"{total} pixels in {len(pictures)} pictures; at most {self.limits.request_pixels} in one request"
+            raise HTTPException(422, told)
+        for name, picture in pictures.items():
+            if time.monotonic() > asked.until:
+                raise HTTPException(503, self._late(len(answers), len(pictures)), AGAIN)
+            with _about(name):
+                answers.append(served.answer(picture))
+        return answers
+
+    def _pixels(self, picture: bytes) -> int:
+        width, height = decoding.size(picture)
+        if width * height > self.limits.pixels:
+            raise HTTPException(422, f"{width}x{height} pixels; at most {self.limits.pixels} in all")
+        return width * height
+
+    def _late(self, done: int, asked: int) -> str:
+        told = f"{done} of {asked} pictures were answered in the {self.limits.deadline:g} s that a request has"
+        return f"{told}, its turn in the queue included; ask for fewer at a time, or later"
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Let a refusal name the row that it is about."""
+    try:
+        yield
+    except UndecodableError as error:
+        raise HTTPException(400, f"{name}{error}") from None
+    except HTTPException as error:
+        raise HTTPException(error.status_code, f"{name}{error.detail}") from None
+
+
+def _kind(request: Request) -> str:
+    """Return the body's media type in lower case; HTTPException for one that is packed or not in UTF-8."""
+    packed = request.headers.get("content-encoding", "identity")
+    if packed != "identity":
+        raise HTTPException(415, f"content-encoding {packed}; send the bytes as they are")
+    kind, _, rest = request.headers.get("content-type", "").partition(";")
+    charset = rest.strip().lower().removeprefix("charset=").strip('"')
+    if kind.strip().lower() == JSON and charset not in ("", "utf-8", "utf8"):
+        raise HTTPException(415, f"{rest.strip()}; JSON is read as UTF-8")
+    return kind.strip().lower()
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is no JSON: {error}") from None
+
+
+async def _not_so(request: Request, error: Exception) -> Response:
+    """Say what a route wants where it was asked with another method: a browser that opens /predict sends GET."""
+    wanted = (getattr(error, "headers", None) or {}).get("Allow", "")
+    path = request.url.path
+    how = f"; {WAYS[path]}" if path in WAYS else ""
+    detail = f"{request.method} {path} is not answered, {wanted} is{how}"
+    return JSONResponse({"detail": detail}, 405, {"Allow": wanted})
+
+
+def application(service: Service) -> FastAPI:
+    """Return the app; the follower watches, and the threads live, as long as it does."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        service.follower.start()
+        yield
+        service.stop()
+
+    app = FastAPI(title="regraft", docs_url=None, redoc_url=None, lifespan=life)  # those pages would load from a CDN
+    app.add_exception_handler(405, _not_so)
+    for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():
+        app.add_api_route(path, route, methods=["POST"], response_model=None)
+    for path, told in {"/health": service.health, "/ping": service.health, "/version": service.version,
+                       "/latency": service.latency, "/metrics": service.metrics}.items():  # fmt: skip
+        app.add_api_route(path, told, methods=["GET"], response_model=None)
+    return app

@@ -1,0 +1,290 @@
+"""Fine-tuning: the top of the network and the head learn together at a low rate, and stop when it stops helping."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from steps.backbones.backbone import Grafted
+from steps.backbones.inference import predict_probabilities
+from steps.training.metrics import scores
+from steps.errors import IntegrityError
+
+# Inputs float32 [n, ...]; targets int64 [n], or chances float32 [n, classes] where images were mixed; weights [n].
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
+State = dict[str, torch.Tensor]
+WARMUP_SHARE = 0.1  # of the epochs: random weights and full rates do not go together
+
+OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # each group brings its rate
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long, how fast and how restrained; `params.yaml` says what each value does."""
+
+    optimiser: str  # one of OPTIMISERS
+    decay: str  # one of DECAYS
+    epochs: int
+    patience: int
+    warmup_epochs: int
+    unfreeze_every: int
+    head_rate: float
+    backbone_rate: float
+    block_decay: float
+    weight_decay: float
+    l2_sp: float
+    label_smoothing: float
+    ema: float
+
+
+def from_scratch(schedule: Schedule) -> Schedule:
+    """Return the schedule as random weights need it: every part at the head's rate, none waiting or held back."""
+    warmup = max(schedule.warmup_epochs, int(WARMUP_SHARE * schedule.epochs))
+    return replace(
+        schedule, backbone_rate=schedule.head_rate, block_decay=1.0, unfreeze_every=0, l2_sp=0.0, warmup_epochs=warmup
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after an epoch: the rows so far, which was best, and every tensor to go on from."""
+
+    rows: list[dict[str, Any]]
+    best: int
+    tensors: State
+
+
+def fine_tune_model(
+    model: Grafted,
+    train: Loader,
+    val: Loader,
+    schedule: Schedule,
+    network: nn.Module | None = None,
+    resume: Progress | None = None,
+    on_epoch: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train `model` in place and leave it at its best epoch; return the epochs and which was best.
+
+    Epoch 0 is the model as it came (the linear probe): if no epoch beats it, it is what remains.
+    Weights (of class and image) scale each image's loss. The loader seeds torch's global generator, each epoch anew,
+    so that going on from the `Progress` of any epoch gives the very weights of a run that was never interrupted.
+    `network` maps the loaders' inputs to logits: the second of `model.halves()`, or the model itself.
+    """
+    network = network or model
+    optimiser = OPTIMISERS[schedule.optimiser](_groups(model, schedule))
+    check_optimiser(model, optimiser)
+    learning, moving = dict(model.named_parameters()), model.moving_state()
+    origin, best, average = _copied(moving), _copied(moving), _copied(moving if schedule.ema else {})
+    if resume is None:
+        rows, best_epoch = [_row(0, None, network, val)], 0
+        if model.bn_policy == "adapt":
+            _adapt_statistics(model, network, train(1))
+            average = _copied(moving if schedule.ema else {})
+    else:
+        rows, best_epoch = list(resume.rows), resume.best
+        _restore(resume.tensors, optimiser, model=moving, best=best, average=average)
+
+    while len(rows) <= schedule.epochs and len(rows) - 1 - best_epoch < schedule.patience:
+        epoch = len(rows)
+        model.activate(_active(model.trainable, schedule.unfreeze_every, epoch))
+        _scale_rates(optimiser, _factor(schedule, epoch))
+        model.train()
+        loss = _one_epoch(network, train(epoch), optimiser, schedule, learning, moving, origin, average)
+        with _averaged(moving, average):
+            rows.append(_row(epoch, loss, network, val))
+            if rows[-1]["val_log_loss"] < rows[best_epoch]["val_log_loss"]:
+                best_epoch, best = epoch, _copied(moving)
+        on_epoch(Progress(list(rows), best_epoch, _collected(optimiser, model=moving, best=best, average=average)))
+
+    _fill(moving, best)
+    model.eval()
+    return {"epochs": rows, "best_epoch": best_epoch}
+
+
+def _one_epoch(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    optimiser: torch.optim.Optimizer,
+    schedule: Schedule,
+    learning: dict[str, nn.Parameter],
+    moving: State,
+    origin: State,
+    average: State,
+) -> float:
+    total, seen = 0.0, 0
+    for inputs, targets, weights in batches:
+        if not weights.any():  # a mean over nothing is NaN, and one NaN step wrecks the model
+            continue
+        optimiser.zero_grad(set_to_none=True)
+        losses = nn.functional.cross_entropy(
+            network(inputs), targets, reduction="none", label_smoothing=schedule.label_smoothing
+        )
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        _pull_back(learning, origin, schedule.l2_sp)
+        optimiser.step()
+        _follow(average, moving, schedule.ema)
+        total, seen = total + float(loss.detach()) * len(targets), seen + len(targets)
+    return total / seen
+
+
+def _groups(model: Grafted, schedule: Schedule) -> list[dict[str, Any]]:
+    """Return all groups that will ever learn, so that no resume meets another number of them.
+
+    Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
+    biases are not decayed: pulling a scale to zero only fights the layer after it.
+    """
+    parameters = dict(model.backbone.named_parameters())
+    groups = [(schedule.head_rate, dict(model.head.named_parameters()))]
+    for depth, block in enumerate(reversed(model.trainable)):
+        inside = {name: parameters[name] for name in model.blocks[block] if name in parameters}
+        groups.append((schedule.backbone_rate * schedule.block_decay**depth, inside))
+    found = []
+    for rate, named in groups:
+        for decays in (True, False):
+            members = [p for p in named.values() if (p.dim() > 1) is decays]
+            if members:
+                decay = schedule.weight_decay if decays else 0.0
+                found.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
+    return found
+
+
+def check_optimiser(model: Grafted, optimiser: torch.optim.Optimizer) -> None:
+    """Raise IntegrityError unless the optimiser holds exactly what may learn, each parameter once, by identity.
+
+    By identity, because two biases that are both zero are equal and still two.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = sorted(id(parameters[name]) for name in model.moving_state() if name in parameters)
+    held = sorted(id(p) for group in optimiser.param_groups for p in group["params"])
+    if held != wanted:
+        raise IntegrityError(
+            f"the optimiser holds {len(held)} parameters, {len(wanted)} may learn, "
+            f"{len(set(held) & set(wanted))} are both; they have to be the same"
+        )
+
+
+def _active(trainable: tuple[str, ...], every: int, epoch: int) -> tuple[str, ...]:
+    """Return the blocks that learn in this epoch: all, or one more from the output every so many epochs."""
+    count = len(trainable) if not every else min(len(trainable), 1 + (epoch - 1) // every)
+    return trainable[len(trainable) - count :]
+
+
+def _factor(schedule: Schedule, epoch: int) -> float:
+    """Return the share of the peak rates in this epoch: a straight rise, then the decay."""
+    if epoch <= schedule.warmup_epochs:
+        return epoch / (schedule.warmup_epochs + 1)
+    done = (epoch - 1 - schedule.warmup_epochs) / (schedule.epochs - schedule.warmup_epochs)
+    return DECAYS[schedule.decay](done)
+
+
+DECAYS: dict[str, Callable[[float], float]] = {  # share of the epochs that are done -> share of the rates
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "steps": lambda done: 0.1 ** sum(done >= step for step in (0.3, 0.6, 0.9)),
+}
+
+
+def _scale_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def _pull_back(parameters: dict[str, nn.Parameter], origin: State, strength: float) -> None:
+    """Add the gradient of strength / 2 * |w - w0|^2 for the backbone's learning parameters (L2-SP, Li et al. 2018)."""
+    for name, parameter in parameters.items():
+        if strength and name.startswith("backbone.") and parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - origin[name], alpha=strength)
+
+
+def _adapt_statistics(model: Grafted, network: nn.Module, batches: Iterable[Batch]) -> None:
+    """Replace the statistics of the trainable BatchNorms by those of the training images, in one pass."""
+    norms: list[Any] = model.batch_norms()
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over all batches
+        norm.train()
+    with torch.no_grad():
+        for inputs, _, _ in batches:
+            if len(inputs) > 1:  # one image has no variance between images
+                network(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def _copied(state: State) -> State:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def _fill(target: State, source: State) -> None:
+    for name, tensor in target.items():  # in place: keeps identity and memory layout, on which last bits depend
+        tensor.copy_(source[name])
+
+
+@torch.no_grad()
+def _follow(average: State, moving: State, decay: float) -> None:
+    for name in average:
+        tensor = moving[name]
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+@contextmanager
+def _averaged(moving: State, average: State) -> Iterator[None]:
+    """Put the averaged weights in for a while."""
+    if not average:
+        yield
+        return
+    own = _copied(moving)
+    _fill(moving, average)
+    yield
+    _fill(moving, own)
+
+
+def _collected(optimiser: torch.optim.Optimizer, **states: State) -> State:
+    """Return copies of all tensors that training goes on from, under flat names."""
+    found = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
+    for index, values in optimiser.state_dict()["state"].items():
+        found |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
+    return _copied(found)
+
+
+def _restore(tensors: State, optimiser: torch.optim.Optimizer, **states: State) -> None:
+    """Undo `_collected`."""
+    for kind, state in states.items():
+        _fill(state, {name: tensors[f"{kind}.{name}"] for name in state})
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for key in (key for key in tensors if key.startswith("optimiser.")):
+        _, index, name = key.split(".")
+        owner, tensor = parameters[int(index)], tensors[key]
+        alike = torch.empty_like(owner).copy_(tensor) if tensor.shape == owner.shape else tensor.clone()
+        optimiser.state[owner][name] = alike.detach()
+
+
+def _row(epoch: int, train_loss: float | None, network: nn.Module, val: Loader) -> dict[str, Any]:
+    found = validation_scores(network, val(epoch))
+    return {"epoch": epoch, "train_loss": train_loss, **{f"val_{k}": v for k, v in found.items() if k != "n"}}
+
+
+def validation_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return accuracy, balanced accuracy, log-loss and n of a model in evaluation mode over labelled batches."""
+    probabilities, targets = [], []
+    for inputs, labels, _ in batches:
+        probabilities.append(predict_probabilities(model, inputs))
+        targets.append(labels.numpy())
+    return scores(np.concatenate(targets), np.concatenate(probabilities))

@@ -1,0 +1,55 @@
+"""Rivals that transfer has to beat: the most frequent class, a linear model on small pixels, the network from scratch.
+
+They are fitted as the head is (class-weighted, chosen on validation), and on the training split alone: what they are
+compared with has the same labels, so that a difference tells of the features and not of the care.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from steps.training.fine_tuning import Schedule, from_scratch
+from steps.images.manifest import TRAIN, uniform
+from steps.training.transferability import first_share
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+WEIGHT_DECAY = 1e-2
+
+
+def class_shares(targets: Ints, weights: Floats, classes: int) -> Floats:
+    """Return each class's share of the weighted images, [classes]: all that is known without looking at a picture."""
+    counts = np.bincount(targets, weights, minlength=classes)
+    return np.asarray(counts / counts.sum())
+
+
+def small_pixels(images: torch.Tensor, side: int) -> Floats:
+    """Shrink preprocessed images [n, 3, h, w] by averaging to float32 rows [n, 3 * side * side]."""
+    return F.adaptive_avg_pool2d(images.contiguous(), side).flatten(1).numpy()
+
+
+def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return the table with at most about `most` training images, the same share of each class, picked by their hash.
+
+    Other splits are left alone: what learns from fewer images still answers for all that are tested.
+    """
+    training = (table["split"] == TRAIN).to_numpy()
+    if training.sum() <= most:
+        return table
+    train = table[training]
+    order = np.argsort(train["id"].map(uniform).to_numpy(), kind="stable")
+    kept = first_share(np.unique(train["label"], return_inverse=True)[1], order, most / len(train))
+    return pd.concat([table[~training], train.iloc[np.sort(kept)]])
+
+
+def schedule(rate: float, epochs: int, patience: int) -> Schedule:
+    """Return how a network learns from random weights: every part of it at the same rate, after a short warm-up."""
+    return from_scratch(Schedule(
+        optimiser="adamw", decay="cosine", epochs=epochs, patience=patience, warmup_epochs=0, unfreeze_every=0,
+        head_rate=rate, backbone_rate=rate, block_decay=1.0, weight_decay=WEIGHT_DECAY, l2_sp=0.0,
+        label_smoothing=0.0, ema=0.0,
+    ))  # fmt: skip

@@ -1,0 +1,93 @@
+"""The same labels for both sides: what may be compared with baselines that learned from the training split alone.
+
+The head that is served was refitted on train + validation, and `baselines.most_images` may leave its rivals a part of
+the training images. So the frozen head is answered for here by the one fitted on train, or fitted anew on that part.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from steps.runtime import files
+from steps.backbones import models
+from steps.training.rivals import bounded
+from steps.training.choice import FINE_TUNED, HEAD
+from steps.training.head_training import fit_head, probabilities
+from steps.backbones.heads import State
+from steps.training.linear_probe import Labelled
+from steps.images.manifest import TEST, TRAIN, VAL
+from steps.runtime.seeding import derive
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A model's answers [n, classes] to the test images, sorted by path, and how many labels it learned from."""
+
+    model: str
+    answers: Floats
+    labels: int
+    labels_of: int
+
+    @property
+    def words(self) -> str:
+        """Say from how many labels both sides learned."""
+        if self.labels == self.labels_of:
+            return f"both from {self.labels:,} labels"
+        return f"both from {self.labels:,} of the {self.labels_of:,} labels (baselines.most_images)"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The labelled images with their cached features at the head's cut, and the folder of the head."""
+
+    table: pd.DataFrame
+    classes: list[str]
+    features: Path
+    head: Path
+
+    def part(self, table: pd.DataFrame, split: str) -> Labelled:
+        """Return one split of `table`, sorted by path."""
+        ids, rows = files.read_features(self.features, models.cut_of(self.head))
+        position = {identity: i for i, identity in enumerate(ids)}
+        part = table[table["split"] == split].sort_values("path")
+        return Labelled(
+            np.asarray(rows[[position[identity] for identity in part["id"]]]),
+            np.searchsorted(self.classes, part["label"].tolist()), part["weight"].to_numpy(np.float64),
+        )  # fmt: skip
+
+    def refit(self, history: dict[str, Any], most: int, seed: int) -> State:
+        """Fit the head as `train_head` did, with the strength that it chose, on the images the baselines learned from.
+
+        Where they had all of them, this is the head that `train_head` fitted on train alone.
+        """
+        table = bounded(self.table, most)
+        if len(table) == len(self.table):
+            return models.under("train_only.", files.read_tensors(self.head / models.WEIGHTS))
+        train, val = (self.part(table, split) for split in (TRAIN, VAL))
+        luck = derive(seed, "train_head") % 2**32
+        return fit_head(history["kind"], train, val, len(self.classes), [history["chosen_c"]], luck).train_only
+
+
+def stand_in(chosen: str, cached: Cached, history: dict[str, Any], rivals: dict[str, Any], seed: int) -> State | None:
+    """Return the head that answers for the chosen model; None where the fine-tuned network, of train alone, does.
+
+    `history` is what `train_head` wrote, `rivals` what `baselines` wrote. Where the baselines learned from a part of
+    the training images, the frozen head stands for both: fine-tuning anew would cost what the part was to save.
+    """
+    if chosen == FINE_TUNED and rivals["train"] == rivals["train_of"]:
+        return None
+    return cached.refit(history, int(rivals["most_images"]), seed)
+
+
+def same_labels(head: State | None, tuned: Floats, cached: Cached, rivals: dict[str, Any]) -> Learnt:
+    """Return the answers of the stand-in, or where there is none those of the fine-tuned network, `tuned`."""
+    used, known = int(rivals["train"]), int(rivals["train_of"])
+    if head is None:
+        return Learnt(FINE_TUNED, tuned, used, known)
+    return Learnt(HEAD, probabilities(head, cached.part(cached.table, TEST)), used, known)

@@ -1,0 +1,601 @@
+"""What a refusal prints as its remedy is done as printed, and the next run passes. No remedy leads back to itself.
+
+The table in docs/validation.md is made of these cases: `python -m tests.checks.test_remedies` writes it.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from steps.commands import origins
+from steps.runtime import files, params, stage
+from steps.images import dataset
+from steps.backbones import models
+from steps.images.preprocessing import Preprocessing
+from steps.checks.rules import Limits, Rule, Severity, rules, screen_rules, shift_rules
+from steps.checks.witnesses import LEAST
+from steps.errors import DataError, RegraftError
+from steps.ingest import ingest
+from steps.screen import ScreenSeverity
+from steps.validate import validate
+from tests.stages.test_screen import COPY, Screened
+
+PROJECT = Path(__file__).parents[2]
+PAGE = PROJECT / "docs/validation.md"
+HEAD = "image,decision,label,note\n"
+CARD, STATE = origins.embedded()
+DIGITS = load_digits().images
+SIZES = {"train": 12, "val": 4, "test": 8}
+EVERYTHING_FAILS = dict.fromkeys(Severity.__dataclass_fields__, "fail")
+
+
+def digit(number: int) -> Image.Image:
+    pixels = np.rint(DIGITS[number] * (255 / 16)).astype(np.uint8)
+    return Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+class World:
+    """A folder of images with params.yaml and data/decisions.csv, and the stages up to the gate in this process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.raw = root, root / "raw"
+        self.document: dict[str, Any] = deepcopy(params.read(PROJECT))
+        self.document["validate"]["severity"] = dict(EVERYTHING_FAILS)
+        self.before_the_gate: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+        self.spoil_loader: Callable[..., Any] | None = None
+        self.drawn = 0
+        for split, count in SIZES.items():
+            for label in ("ant", "bee"):
+                for number in range(count):
+                    self.draw(f"{split}/{label}/{number}.png")
+        self.decide()
+        files.write_tensors(root / "backbone" / models.WEIGHTS, STATE)
+        self.write_card(CARD)
+
+    def draw(self, path: str) -> None:
+        (self.raw / path).parent.mkdir(parents=True, exist_ok=True)
+        digit(self.drawn).save(self.raw / path)
+        self.drawn += 1
+
+    def write_card(self, card: Any) -> None:
+        folder = self.root / "backbone"
+        models.write_card(folder, replace(card, sha256=files.sha256_of(folder / models.WEIGHTS)))
+
+    def decide(self, *lines: str) -> None:
+        files.write_text(self.root / "decisions.csv", HEAD + "".join(f"{line}\n" for line in lines))
+
+    def set(self, name: str, value: Any) -> None:
+        *sections, last = name.split(".")
+        place = self.document
+        for section in sections:
+            place = place[section]
+        assert last in place, f"params.yaml has no {name}"
+        place[last] = value
+
+    def list_images(self, **columns: Callable[[str, str, str], str]) -> None:
+        """Write a listing of all the files; a column's function takes split, label and name."""
+        rows = []
+        for path in sorted(self.raw.rglob("*.png")):
+            split, label, name = path.relative_to(self.raw).parts
+            more = {column: said(split, label, name) for column, said in columns.items()}
+            rows.append({"path": f"{split}/{label}/{name}", "label": label, "split": split, **more})
+        pd.DataFrame(rows).to_csv(self.raw / "listing.csv", index=False)
+
+    def run(self, gate: bool = True) -> tuple[int, str]:
+        """Return the exit code of `ingest` and `validate` (or of the first alone), and what a refusal says."""
+        paths = {name: self.root / file for name, file in {
+            "raw": "raw", "manifest": "manifest.parquet", "quarantine": "quarantine.csv", "backbone": "backbone",
+            "decisions": "decisions.csv", "accepted": "accepted.parquet", "preprocessing": "preprocessing.json",
+            "validation": "validation.json", "docs": "docs",
+        }.items()}  # fmt: skip
+        try:
+            self._call(ingest, paths)
+            if not gate:
+                return 0, ""
+            if change := self.before_the_gate:
+                files.write_table(paths["manifest"], change(files.read_table(paths["manifest"])))
+            with pytest.MonkeyPatch.context() as patch:
+                if self.spoil_loader:
+                    patch.setattr(dataset, "preprocess", self.spoil_loader)
+                self._call(validate, paths)
+        except RegraftError as error:
+            return error.exit_code, str(error)
+        return 0, ""
+
+    def _call(self, function: Callable[..., None], paths: dict[str, Path]) -> None:
+        own = {name: paths[name] for name in stage.path_arguments(function)}
+        function(**own, **stage.values(function, self.document))
+
+
+class Broken(NamedTuple):
+    """One rule as a refusal prints it."""
+
+    found: str
+    where: list[str]
+    remedy: str
+
+
+def printed(refusal: str) -> dict[str, Broken]:
+    """Read a refusal as a person does: the rules by name, each with what was found, where, and the remedy."""
+    read = {}
+    for name, rest in re.findall(r"^  (\S[^:\n]*): .*\n((?:      .*\n?)+)", refusal, re.MULTILINE):
+        said = dict(re.findall(r"^      (found|where|limit|remedy) +(.*)$", rest, re.MULTILINE))
+        where = [path for path in said.get("where", "").split("; ") if path]
+        read[name] = Broken(said["found"], where, said["remedy"])
+    return read
+
+
+Act = Callable[[World, Broken], None]
+
+
+class Case(NamedTuple):
+    """A fault, and the piece of its printed remedy that is carried out."""
+
+    rule: str
+    fault: str
+    plant: Callable[[World], None]
+    piece: str
+    act: Act
+
+
+def setting(case_piece: str) -> Act:
+    """Do what `section.name: value` says."""
+    name, value = case_piece.strip("`").split(": ")
+
+    def act(world: World, _: Broken) -> None:
+        world.set(name, {"true": True, "false": False, "{}": {}}.get(value, value))
+
+    return act
+
+
+def number_found(world: World, broken: Broken) -> None:
+    """Set the parameter that is named to the number that was found."""
+    (name,) = re.findall(r"`(validate\.\w+)`", broken.remedy)
+    world.set(name, int(re.findall(r"has (\d+) image", broken.found)[0]))
+
+
+def lines(form: str, *choose: str, label: str = "") -> Act:
+    """Write a line of this form about each image of `where` that a person would choose, or about all of them."""
+
+    def act(world: World, broken: Broken) -> None:
+        assert not set(choose) - set(broken.where)
+        assert form in broken.remedy and "into data/decisions.csv" in broken.remedy
+        world.decide(
+            *(form.strip("`").replace("PATH", path).replace("LABEL", label) for path in choose or broken.where)
+        )
+
+    return act
+
+
+def do(what: Callable[[World], object]) -> Act:
+    return lambda world, _: what(world) and None
+
+
+def copied(world: World, origin: str, copy: str, near: bool = False) -> None:
+    """Put a copy of an image elsewhere: its bytes, or the picture in another size and format."""
+    if near:
+        Image.open(world.raw / origin).resize((64, 64), Image.Resampling.BICUBIC).save(world.raw / copy, quality=90)
+    else:
+        shutil.copy(world.raw / origin, world.raw / copy)
+
+
+def look_alike(world: World) -> None:
+    """Two different pictures that differ in a corner alone: hash and thumbnail take them for one."""
+    picture = Image.open(world.raw / "test/ant/0.png").resize((512, 512))
+    picture.paste(255, (0, 0, 24, 24))
+    picture.save(world.raw / "train/ant/alike.png")
+
+
+def thumbnails(world: World) -> None:
+    for split in SIZES:
+        (world.raw / split / "ant" / "note.txt").write_text("no picture")
+        (world.raw / split / "bee" / "note.txt").write_text("no picture")
+
+
+def spoilt(world: World) -> None:
+    """Spoil the first row of the manifest behind ingest's back."""
+    world.before_the_gate = lambda table: table.assign(
+        **{name: [value, *table[name][1:]] for name, value in {"id": "ABC", "split": "dev", "width": 0}.items()}
+    )
+
+
+def read_again(world: World) -> None:
+    world.before_the_gate = None
+
+
+def fewer(world: World) -> None:
+    for split, left in {"train": 4, "val": 1, "test": 4}.items():
+        for path in sorted((world.raw / split / "ant").iterdir())[left:]:
+            path.unlink()
+
+
+def chain(world: World) -> None:
+    """One picture in all splits: alike from link to link, and a second one in validation and training alone."""
+    copied(world, "test/ant/0.png", "val/ant/copy.jpg", near=True)
+    Image.open(world.raw / "val/ant/copy.jpg").resize((48, 48)).save(world.raw / "train/bee/copy.jpg", quality=80)
+    copied(world, "val/bee/0.png", "train/bee/other.jpg", near=True)
+
+
+def unlike(world: World) -> None:
+    world.set("validate.preprocessing.interpolation", "bicubic")
+    world.set("validate.preprocessing.crop", 14)
+
+
+def as_the_backbone_wants(world: World, broken: Broken) -> None:
+    for name, wanted in re.findall(r"(\w+) is [^,;]+, the backbone wants ([^;]+)", broken.found):
+        world.set(f"validate.preprocessing.{name}", int(wanted) if wanted.isdigit() else wanted)
+
+
+def formats(world: World) -> None:
+    for path in world.raw.rglob("bee/*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+
+
+def one_format(world: World) -> None:
+    for path in world.raw.rglob("bee/*.bmp"):
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+
+
+def scarce(world: World) -> None:
+    for number in range(10 * SIZES["train"]):
+        world.draw(f"train/ant/more{number}.png")
+
+
+def more_of_the_rare(world: World) -> None:
+    for number in range(SIZES["train"]):
+        world.draw(f"train/bee/more{number}.png")
+
+
+def clinic(world: World) -> None:
+    world.list_images(source=lambda split, label, _: "clinic" if (split, label) == ("train", "ant") else "")
+
+
+def clinic_sees_bees(world: World) -> None:
+    for number in range(3):
+        world.draw(f"train/bee/clinic{number}.png")
+    world.list_images(source=lambda split, label, name: (
+        "clinic" if (split, label) == ("train", "ant") or name.startswith("clinic") else ""
+    ))  # fmt: skip
+
+
+def uncovered(world: World) -> None:
+    world.list_images(source=lambda split, _, name: (
+        "clinic" if name.startswith("clinic") or (split != "train" and int(name[0]) % 2) else "field"
+    ))  # fmt: skip
+
+
+def covered(world: World) -> None:
+    for label in ("ant", "bee"):
+        for number in range(9):
+            world.draw(f"train/{label}/clinic{number}.png")
+    uncovered(world)
+
+
+def twice_listed(world: World) -> None:
+    world.list_images()
+    text = (world.raw / "listing.csv").read_text()
+    (world.raw / "listing.csv").write_text(text + text.splitlines()[1] + "\n")
+
+
+def patient(world: World) -> None:
+    world.list_images(group=lambda _, __, name: "patient 7" if name == "0.png" else "")
+
+
+def one_split_each(world: World) -> None:
+    table = pd.read_csv(world.raw / "listing.csv", keep_default_na=False)
+    table.loc[table["group"] == "patient 7", "split"] = "train"
+    table.to_csv(world.raw / "listing.csv", index=False)
+
+
+def one_class(world: World) -> None:
+    for split in SIZES:
+        (world.raw / split / "bee").rename(world.root / f"{split}-bee")
+
+
+def second_class(world: World) -> None:
+    for split in SIZES:
+        (world.root / f"{split}-bee").rename(world.raw / split / "bee")
+
+
+def swapped(pixels: Any, spec: Preprocessing) -> Any:
+    from steps.images.preprocessing import preprocess
+
+    return preprocess(pixels, spec) * 255
+
+
+def honest_loader(world: World) -> None:
+    world.spoil_loader = None
+
+
+def wrong_everywhere(world: World) -> None:
+    declare(world, replace(CARD.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    for label in ("ant", "bee"):
+        for number in range(LEAST // 2):  # of fewer pictures nothing is said
+            world.draw(f"train/{label}/more{number}.png")
+
+
+def right_everywhere(world: World, broken: Broken) -> None:
+    """Set the mean and std that were found."""
+    found = {name: tuple(map(float, values.split(", "))) for name, values in
+             re.findall(r"(mean|std) \[(.*?)\]", broken.found)}  # fmt: skip
+    declare(world, replace(CARD.preprocessing, mean=found["mean"], std=found["std"]))
+
+
+def declare(world: World, spec: Preprocessing) -> None:
+    """Let card and params.yaml agree on a preprocessing."""
+    world.write_card(replace(CARD, preprocessing=spec))
+    world.document["validate"]["preprocessing"] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in spec.to_dict().items()
+    }
+
+
+def far(world: World) -> None:
+    world.write_card(replace(CARD, input_statistics={"mean": [0.99] * 3, "std": [0.01] * 3}))
+
+
+AGAIN = "Run `regraft validate`"
+DROP_LEAKING = "`validate.drop_leaking: true`"
+CASES = (
+    Case("the manifest is whole", "a column of data/manifest.parquet is missing",
+         lambda world: setattr(world, "before_the_gate", lambda table: table.drop(columns="width")), AGAIN,
+         do(read_again)),
+    Case("ids are digests", "an id in data/manifest.parquet is overwritten", spoilt, AGAIN, do(read_again)),
+    Case("splits are known", "a split, as well", spoilt, AGAIN, do(read_again)),
+    Case("images have area", "a width, as well", spoilt, AGAIN, do(read_again)),
+    Case("paths are unique", "a line stands twice in the listing", twice_listed,
+         "Remove the repeated line", do(lambda world: world.list_images())),
+    Case("two classes or more", "one class folder", one_class, "two such folders or more", do(second_class)),
+    Case("enough to learn from", "4 training images of a class", fewer,
+         "set `validate.min_train_per_class` in params.yaml to the number found", number_found),
+    Case("enough to choose by", "1 validation image of a class", fewer,
+         "set `validate.min_val_per_class` in params.yaml to the number found", number_found),
+    Case("enough to judge by", "4 test images of a class", fewer,
+         "set `validate.min_test_per_class` in params.yaml to the number found", number_found),
+    Case("classes are balanced", "eleven times as many ants", scarce, "Add training images of the smallest class",
+         do(more_of_the_rare)),
+    Case("files can be decoded", "a note in each class folder", thumbnails, "`PATH,drop,,`", lines("`PATH,drop,,`")),
+    Case("no image in two splits", "a test image in validation",
+         lambda world: copied(world, "test/ant/0.png", "val/ant/copy.png"), DROP_LEAKING, setting(DROP_LEAKING)),
+    Case("no copy in two splits", "a chain of copies through test, validation and training", chain, DROP_LEAKING,
+         setting(DROP_LEAKING)),
+    Case("no copy in two splits", "two different pictures that look alike", look_alike, "`PATH,keep,,`",
+         lines("`PATH,keep,,`", "train/ant/alike.png")),
+    Case("no group in two splits", "a patient in three splits", patient,
+         "Give all lines of a group the same split in the listing", do(one_split_each)),
+    Case("one image, one label", "a file in the folders of two classes",
+         lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"), "`PATH,relabel,LABEL,`",
+         lines("`PATH,relabel,LABEL,`", "train/bee/copy.png", label="ant")),
+    Case("one image, one label", "the same", lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"),
+         "`PATH,drop,,`", lines("`PATH,drop,,`", "train/bee/copy.png")),
+    Case("one picture, one label", "a resized copy in another class's folder",
+         lambda world: copied(world, "train/ant/0.png", "train/bee/copy.jpg", near=True), "`PATH,drop,,`",
+         lines("`PATH,drop,,`", "train/bee/copy.jpg")),
+    Case("one picture, one label", "the same", lambda world: copied(world, "val/ant/0.png", "val/bee/copy.jpg", True),
+         "`PATH,keep,,`", lines("`PATH,keep,,`", "val/ant/0.png")),
+    Case("classes are as in the population", "a prior of 9 to 1 for even classes",
+         lambda world: world.set("validate.population_prior", {"ant": 0.9, "bee": 0.1}),
+         "`validate.population_prior` in params.yaml to the shares that the world has, or to {}",
+         setting("validate.population_prior: {}")),
+    Case("no source of one class alone", "a clinic that sees ants alone", clinic,
+         "Add images of the other classes from that source", do(clinic_sees_bees)),
+    Case("training covers what is tested", "a clinic that training lacks", uncovered,
+         "Add training images of the sources and months named", do(covered)),
+    Case("no shortcut to the label", "one class in BMP, one in PNG", formats, "store all files alike", do(one_format)),
+    Case("same preprocessing as the backbone", "another filter and crop in params.yaml", unlike,
+         "Set each field named, under validate.preprocessing in params.yaml", as_the_backbone_wants),
+)  # fmt: skip
+OBSERVED = (
+    Case("tensors are what is declared", "a loader that scales once more",
+         lambda world: setattr(world, "spoil_loader", swapped), "Mend the loader", do(honest_loader)),
+    Case("the weights know such inputs", "card and params.yaml agree on a wrong mean and std", wrong_everywhere,
+         "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
+    Case("the weights know such inputs", "the same", partial(wrong_everywhere),
+         "under validate.preprocessing in params.yaml and in data/backbone/card.json", right_everywhere),
+    Case("inputs lie where the backbone's did", "a card with other input statistics", far,
+         "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
+)  # fmt: skip
+
+
+def test_a_sound_folder_passes_though_every_rule_may_refuse_and_blank_pages_are_no_copies(tmp_path: Path) -> None:
+    world, page = World(tmp_path), np.tile(250 + np.arange(48) // 16, (48, 1)).astype(np.uint8)
+    for number, path in enumerate(("test/ant/blank.png", "train/bee/blank.png", "val/bee/blank.png")):
+        page[0, 0] = 249 - number  # another page of the same paper
+        Image.fromarray(page).save(world.raw / path)
+    assert world.run() == (0, "")
+
+
+def together() -> dict[str, list[Case]]:
+    """Return the cases by name; those of one fault come together, for it breaks several rules."""
+    found: dict[int, list[Case]] = {}
+    for case in (*CASES, *OBSERVED):
+        found.setdefault(id(case.plant), []).append(case)
+    return {f"{cases[0].rule}: {cases[0].fault}, {cases[0].piece[:20]}": cases for cases in found.values()}
+
+
+@pytest.mark.parametrize("name", together())
+def test_the_printed_remedy_is_carried_out_and_the_next_run_passes(name: str, tmp_path: Path) -> None:
+    world, cases = World(tmp_path), together()[name]
+    cases[0].plant(world)
+    code, told = world.run()
+    assert code == 3 and {case.rule for case in cases} <= set(printed(told)), told
+    for case in cases:
+        broken = printed(told)[case.rule]
+        assert case.piece in broken.remedy
+        case.act(world, broken)
+    assert world.run() == (0, "")
+
+
+class Sheet(NamedTuple):
+    """A finding of `screen`, the severity that makes it refuse, and what is done of its remedy."""
+
+    rule: str
+    fault: str
+    plant: Callable[[Screened], object]
+    severity: str
+    piece: str
+
+
+def two_labels(project: Screened) -> None:
+    table = files.read_table(project.root / "accepted.parquet")
+    files.write_table(
+        project.root / "accepted.parquet", table.assign(label=table["label"].where(table["path"] != COPY[1], "1"))
+    )
+
+
+def nothing_more(_: Screened) -> None:
+    """The screen's own table has two images that are alike in test and training."""
+
+
+DROP_SUSPECTS, DROP_LIKE = "`screen.drop_suspects: true`", "`screen.drop_leaking: true`"
+KEEP = "`PATH,keep,,`"
+SCREEN = (
+    Sheet("labels are credible", "9 wrong labels of 120", Screened.mislabel, "label_errors", DROP_SUSPECTS),
+    Sheet("labels are credible", "the same", Screened.mislabel, "label_errors", KEEP),
+    Sheet("no like image in two splits", "alike in test and training", nothing_more, "like_images", DROP_LIKE),
+    Sheet("no like image in two splits", "the same", nothing_more, "like_images", KEEP),
+    Sheet("like images, one label", "alike, with two labels", two_labels, "like_images", KEEP),
+)
+AGAINST = ("training looks like the reference", "a folder of outlines", "`screen.severity.domain_shift: warn`")
+
+
+@pytest.mark.parametrize("case", SCREEN, ids=lambda case: f"{case.rule}: {case.piece}")
+def test_the_printed_remedy_of_the_screen_is_carried_out_and_the_next_run_passes(case: Sheet, tmp_path: Path) -> None:
+    project = Screened(tmp_path)
+    project.lay_out()
+    case.plant(project)
+    off = ScreenSeverity(label_errors="off", like_images="off", domain_shift="off")
+    severity = replace(off, **{case.severity: "fail"})
+    with pytest.raises(DataError) as refused:
+        project.run(severity=severity)
+    broken = printed(str(refused.value))[case.rule]
+    assert refused.value.exit_code == 3 and case.piece in broken.remedy
+    changes = {}
+    if case.piece == KEEP:
+        project.decide(*(KEEP.strip("`").replace("PATH", path) for path in broken.where))
+    else:
+        changes = {case.piece.strip("`").removeprefix("screen.").removesuffix(": true"): True}
+    project.run(severity=severity, **changes)
+
+
+class Unread(NamedTuple):
+    """What is refused before a rule can be asked: the exit code, the sentence, and what makes it good."""
+
+    code: int
+    told: str
+    piece: str
+    plant: Callable[[World], object]
+    act: Callable[[World], object]
+    of_the_gate: bool = False  # that is, not of ingest
+
+
+def move(old: str, new: str) -> Callable[[World], object]:
+    return lambda world: shutil.move(world.raw / old, world.raw / new)
+
+
+def listing(old: str, new: str) -> Callable[[World], object]:
+    """Write a listing in which `old` reads `new`."""
+
+    def plant(world: World) -> None:
+        world.list_images()
+        path = world.raw / "listing.csv"
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return plant
+
+
+def loose(world: World) -> None:
+    for path in sorted(world.raw.rglob("*.png")):
+        path.rename(world.root / "raw" / path.relative_to(world.raw).as_posix().replace("/", "-"))
+    for split in SIZES:
+        shutil.rmtree(world.raw / split)
+
+
+def sorted_by_class(world: World) -> None:
+    for path in sorted(world.raw.glob("*.png")):
+        folder = world.raw.joinpath(*path.name.split("-")[:2])
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name.split("-")[2])
+
+
+FIRST = "test/ant/0.png,ant,test"
+UNREAD = (
+    Unread(3, "there is no folder of images", "`regraft use FOLDER` sets one",
+           lambda world: world.raw.rename(world.root / "elsewhere"),
+           lambda world: (world.root / "elsewhere").rename(world.raw)),
+    Unread(3, "no class folders, 48 loose files", "one folder of images per class", loose, sorted_by_class),
+    Unread(3, "valid/ beside it is no split", "rename it to one of train, val", move("val", "valid"),
+           move("valid", "val")),
+    Unread(3, "some labelled images have a split and some have none", "give all of them or none",
+           listing(FIRST, "test/ant/0.png,ant,"), listing("", "")),
+    Unread(3, "lacks the column(s) label", "label", listing("label", "class"), listing("", "")),
+    Unread(3, "unknown split 'dev'", "one of train, val, test", listing(FIRST, "test/ant/0.png,ant,dev"),
+           listing("", "")),
+    Unread(3, "faults in decisions.csv", "did you mean 'train/ant/0.png'?",
+           lambda world: world.decide("Train/ant/0.png,keep,,", "train/ant/1.png,erase,,",
+                                      "train/ant/2.png,relabel,b,"),
+           lambda world: world.decide("train/ant/0.png,keep,,", "train/ant/1.png,drop,,",
+                                      "train/ant/2.png,relabel,bee,"), True),
+    Unread(3, "decisions.csv has the columns image,", "its first line has to be image,decision,label,note",
+           lambda world: files.write_text(world.root / "decisions.csv", "image,verdict\n"), World.decide, True),
+    Unread(2, "population_prior names ant, wasp", "the classes are ant, bee",
+           lambda world: world.set("validate.population_prior", {"ant": 1, "wasp": 1}),
+           lambda world: world.set("validate.population_prior", {"ant": 1, "bee": 1}), True),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNREAD, ids=lambda case: case.told)
+def test_what_cannot_be_read_says_what_to_do_and_is_read_then(case: Unread, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    case.plant(world)
+    code, told = world.run()
+    assert code == case.code and case.told in told and case.piece in told
+    case.act(world)
+    assert world.run(gate=case.of_the_gate) == (0, "")
+
+
+def limits() -> Limits:
+    bound = stage.values(validate, params.read(PROJECT))["params"]
+    return Limits(**{name: getattr(bound, name) for name in Limits.__dataclass_fields__})
+
+
+def every_rule() -> list[Rule]:
+    gate = rules(limits(), Severity(**EVERYTHING_FAILS))
+    return [*gate, *screen_rules(0.02, "fail", "fail"), *shift_rules(0.7, "fail")]
+
+
+def table() -> str:
+    """Return the table of docs/validation.md."""
+    remedy = {rule.name: rule.remedy for rule in every_rule()}
+    rows = [("rule", "a fault that breaks it", "the remedy as printed", "what the test does of it", "exit codes")]
+    rows += [("---",) * len(rows[0])]
+    done: set[str] = set()
+    tried = [(case.rule, case.fault, case.piece) for case in (*CASES, *OBSERVED, *SCREEN)]
+    for rule, fault, piece in [*tried, AGAINST]:
+        rows.append((rule, fault, "as above" if rule in done else remedy[rule], piece, "3, then 0"))
+        done.add(rule)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def test_every_rule_of_the_gate_is_in_the_documented_table() -> None:
+    assert {rule.name for rule in every_rule()} == {case.rule for case in (*CASES, *OBSERVED, *SCREEN)} | {AGAINST[0]}
+    assert table() in PAGE.read_text(encoding="utf-8"), "python -m tests.checks.test_remedies writes it"
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(
+        re.sub(r"\| rule \|.*?\n(?!\|)", lambda _: table(), text, count=1, flags=re.DOTALL), encoding="utf-8"
+    )

@@ -1,0 +1,95 @@
+"""The ranking on real digits: the backbone that learned characters against the same one with random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from flows.rank import _weights
+from steps.runtime import files
+from steps.errors import DataError, RequestError
+from steps.commands.rank import rank, verdict
+from tests.conftest import write_images
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("raw") / "images", per_class=12)
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_file(squeezenet1_1(weights=None, num_classes=3).state_dict(), path)
+    return str(path)
+
+
+def table(raw: Path) -> pd.DataFrame:
+    paths = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.png"))
+    return pd.DataFrame({
+        "id": [files.sha256_of(raw / path) for path in paths], "path": paths,
+        "label": [path.split("/")[0] for path in paths], "split": "train", "group": "",
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(raw: Path, random_weights: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = rank(
+        raw, table(raw), ["squeezenet1_1", "glyphnet"], {"squeezenet1_1": random_weights}, most=1000, seed=0
+    )
+    return found
+
+
+def test_the_backbone_that_knows_characters_comes_first(rows: list[dict[str, Any]]) -> None:
+    assert [row["backbone"] for row in rows] == ["glyphnet", "squeezenet1_1"]
+    assert rows[0]["balanced_accuracy"]["value"] > 0.9
+    assert rows[0]["logme"] > rows[1]["logme"]
+    assert all(row["milliseconds_per_image"] > 0 and row["images"] == 36 for row in rows)
+
+
+def test_the_difference_is_paired_and_the_best_is_no_worse_than_itself(rows: list[dict[str, Any]]) -> None:
+    best, other = rows
+    gap = other["balanced_accuracy"]["value"] - best["balanced_accuracy"]["value"]
+    assert other["against_best"]["value"] == pytest.approx(gap)
+    assert best["against_best"]["value"] == 0
+    assert not best["told_apart_from_best"]
+
+
+def test_a_tie_is_called_a_tie_and_the_cheapest_is_named() -> None:
+    made = [{"backbone": name, "told_apart_from_best": apart, "milliseconds_per_image": ms, "images": 40}
+            for name, apart, ms in (("a", False, 9.0), ("b", False, 2.0), ("c", True, 1.0))]  # fmt: skip
+    assert verdict(made) == "a, b cannot be told apart on 40 images; the cheapest of them is b"
+    assert verdict([made[0], made[2]]) == "a is the best of these on your images"
+    assert verdict(made[:1]) == "a is the only one"
+
+
+def test_the_test_split_and_unlabelled_images_are_not_looked_at(raw: Path) -> None:
+    splits = table(raw).assign(split=lambda t: ["test" if i % 4 == 0 else "train" for i in range(len(t))])
+    gone = splits.assign(path=splits["path"].where(splits["split"] == "train", "no such file"))
+    (row,) = rank(raw, gone, ["glyphnet"], {}, most=1000, seed=0)
+    assert row["images"] == 27
+
+
+def test_no_more_images_are_used_than_asked_for_and_equal_ones_count_once(raw: Path) -> None:
+    twice = pd.concat([table(raw), table(raw)])
+    (row,) = rank(raw, twice, ["glyphnet"], {}, most=18, seed=0)
+    assert row["images"] == 18
+
+
+def test_what_cannot_be_ranked_is_refused_before_an_image_is_read(raw: Path) -> None:
+    with pytest.raises(DataError, match="at least two classes with two training images each"):
+        rank(raw, table(raw).head(3), ["glyphnet"], {}, most=100, seed=0)
+    with pytest.raises(RequestError, match="did you mean 'resnet18'"):
+        rank(Path("nowhere"), table(raw), ["glyphnet", "resnet_18"], {}, most=100, seed=0)
+
+
+@pytest.mark.parametrize("given", ["resnet50=file", "glyphnet", "glyphnet="])
+def test_weights_for_a_backbone_that_is_not_ranked_are_refused(given: str) -> None:
+    with pytest.raises(RequestError, match="expected NAME=FILE, NAME one of glyphnet, resnet18"):
+        _weights([given], ["glyphnet", "resnet18"])
+    assert _weights(["resnet18=a=b"], ["resnet18"]) == {"resnet18": "a=b"}

@@ -1,0 +1,173 @@
+"""The pages in a real browser: nothing asked for, nothing cut off, nothing that a reader cannot see or reach."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steps.pages.album import Album
+from steps.pages.rendering import render
+from steps.pages.outcome import REMAINS, write_outcome
+from tests.browser import HEIGHTS, Tab, browser
+from tests.conftest import NEEDS
+from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, honest, make
+
+pytestmark = pytest.mark.browser
+PRINTED = 718  # CSS pixels between the margins of A4
+ODD = [*HOSTILE, "\u202eright to left", "نحلة " * 9, "蜜蜂" * 30, "w" * 120, "a\nb"]
+PAGES = ("report", "outcome", "first", "sheet", "against", "many", "odd", "one", "none")
+each_page = pytest.mark.parametrize("name", PAGES)
+each_width = pytest.mark.parametrize("width", HEIGHTS)
+each_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    def inputs(name: str, *args: Any) -> Inputs:
+        return make(tmp_path_factory.mktemp(name), *args)
+
+    plain = inputs("plain")
+    plain.change("evaluation", **honest(CLASSES))
+    found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
+    remains = replace(FIRST, verdict=REMAINS, looks=REFUSAL.looks, headline="version 4 of garden remains the champion")
+    for name, outcome in (("outcome", REFUSAL), ("first", FIRST), ("remains", remains)):
+        found[name] = plain.root / f"{name}.html"
+        write_outcome(found["report"], found[name], outcome)
+    found["many"] = inputs("many", [f"species {i:03d}" for i in range(120)]).page()
+    odd = inputs("odd", ODD)
+    odd.change("evaluation", **honest(ODD))
+    found["odd"] = odd.page()
+    found["one"], found["none"] = inputs("one", CLASSES, 1).page(), inputs("none", CLASSES, 0).page()
+    return found
+
+
+def sheet(inputs: Inputs) -> Path:
+    """The sheet of suspects, with one of each kind."""
+    album, row = Album(inputs.raw, 96, 10**6), inputs.images().iloc[0].to_dict()
+    error = {**row, "suggested": "bees", "credibility": 0.02}
+    group = {"images": [row, row], "leaking": True, "conflicting": True}
+    odd = {**row, "reasons": ["dark", "far from all others"]}
+    shown = album.add(row["path"], row["id"])
+    page = inputs.root / "screen.html"
+    page.write_text(render(
+        "screen.html", label_errors=[(error, shown)], like=[(group, [(row, shown)] * 2)], odd=[(odd, shown)],
+        found={"label_errors": [error], "like": [group], "odd": [odd], "searched": 9, "agreement": 0.9,
+               "credible": False, "wrong_share": 0.04},
+        unlabelled="unlabelled",
+    ), encoding="utf-8")  # fmt: skip
+    return page
+
+
+def against(inputs: Inputs) -> Path:
+    """The page of training against a reference."""
+    row = {**inputs.images().iloc[0].to_dict(), "odds": 3.21}
+    shown = [(row, Album(inputs.raw, 96, 10**6).add(row["path"], row["id"]))]
+    measure = {"first": 0.123456, "second": [0.1, 0.2], "effect": 0.71, "adjusted": 1e-9, "significant": True}
+    rule = {
+        "passed": False,
+        "severity": "warn",
+        "name": "domain shift",
+        "observed": 0.9,
+        "limit": 0.7,
+        "remedy": "Look.",
+    }
+    page = inputs.root / "against.html"
+    page.write_text(render(
+        "against.html", strange=shown, unseen=shown, confidence=0.95,
+        found={"training": 146, "reference": 40, "auc": figure(0.9, 0.8, 0.95, "bootstrap"), "p": 0.001,
+               "rules": [rule], "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
+               "strange": [row], "unseen": [row], "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
+               "left_out": 3, "covered": 0.4, "effective": 31.0},
+    ), encoding="utf-8")  # fmt: skip
+    return page
+
+
+@each_width
+@each_page
+def test_a_page_asks_for_nothing_and_never_scrolls_sideways(
+    tab: Tab, pages: dict[str, Path], name: str, width: int
+) -> None:
+    tab.screen(width)
+    assert tab.asked_for(pages[name]) == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+
+
+@each_width
+@pytest.mark.parametrize("name", ["outcome", "first", "remains"])
+def test_the_first_screen_of_an_outcome_holds_the_verdict_the_looks_and_three_pictures(
+    tab: Tab, pages: dict[str, Path], name: str, width: int
+) -> None:
+    tab.screen(width)
+    tab.open(pages[name])
+    within = "element => { const b = element.getBoundingClientRect(); return b.height > 0 && b.bottom <= innerHeight }"
+    assert tab.evaluate(f"({within})(document.querySelector('.verdict h2'))")
+    assert tab.evaluate(f"[...document.querySelectorAll('.standing')].map({within})") == [True] * (name != "first")
+    shown = tab.evaluate(f"[...document.querySelectorAll('.verdict figure, .result figure')].map({within})")
+    assert shown == [True, True, True]
+
+
+@each_scheme
+def test_a_page_follows_the_readers_colours(tab: Tab, pages: dict[str, Path], scheme: str) -> None:
+    tab.screen(390, scheme)
+    tab.open(pages["outcome"])
+    red, green, blue = tab.picture().convert("RGB").getpixel((2, 2))  # type: ignore[misc]
+    assert (red + green + blue < 150) is (scheme == "dark")
+
+
+@pytest.mark.skipif(not NEEDS["axe"][0], reason=f"axe: {NEEDS['axe'][1]}")
+@each_scheme
+@each_page
+def test_axe_finds_nothing_that_keeps_a_reader_out(tab: Tab, pages: dict[str, Path], name: str, scheme: str) -> None:
+    for width in HEIGHTS if name == "outcome" else (390,):
+        tab.screen(width, scheme)
+        tab.open(pages[name])
+        assert tab.barriers() == []
+
+
+@each_page
+def test_print_cuts_no_table_no_picture_and_hides_nothing(tab: Tab, pages: dict[str, Path], name: str) -> None:
+    tab.screen(PRINTED, "dark", media="print")
+    tab.open(pages[name])
+    cut = (
+        "[...document.querySelectorAll('table, svg, img, p')].filter(one => !one.closest('.skip'))"
+        ".filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 80))"
+    )
+    assert tab.evaluate(cut) == []
+    rows = "[...document.querySelectorAll('tr, figure')].every(one => getComputedStyle(one).breakInside === 'avoid')"
+    assert tab.evaluate(rows), "a row may be torn apart between two sheets"
+    heights = (
+        "[...document.querySelectorAll('details')].map(one => one.lastElementChild.getBoundingClientRect().height)"
+    )
+    assert min(tab.evaluate(heights), default=99) > 10, "what is folded on the screen is missing on paper"
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.pdf().startswith(b"%PDF")
+
+
+def test_the_first_key_leads_past_the_title_to_the_result(tab: Tab, pages: dict[str, Path]) -> None:
+    tab.screen(1280)
+    tab.open(pages["outcome"])
+    tab.press("Tab", 9)
+    assert tab.evaluate("document.activeElement.className") == "skip"
+    assert tab.evaluate("document.activeElement.getBoundingClientRect().left") >= 0, "it has to be seen"
+    tab.press("Enter", 13)
+    assert tab.evaluate("document.activeElement.id") == "main"
+
+
+def test_what_scrolls_can_be_scrolled_by_key_and_has_a_name(tab: Tab, pages: dict[str, Path]) -> None:
+    for name in PAGES:
+        tab.screen(390)
+        tab.open(pages[name])
+        unreached = (
+            "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
+            ".filter(one => one.tabIndex !== 0 || !one.getAttribute('aria-label')).length"
+        )
+        assert tab.evaluate(unreached) == 0

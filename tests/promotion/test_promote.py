@@ -1,0 +1,509 @@
+"""Promotion against a real registry: versions that were really packaged, a champion that is really judged anew."""
+
+import hashlib
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow.tracking._tracking_service import utils
+from torch import nn
+
+from steps.promotion import promote as promotion
+from steps.promotion import release
+from steps.registry import comparisons, ledger, look_ledger, packaging, packages, versions, tracking
+from steps.runtime import files
+from steps.runtime.stage import Lineage
+from steps.commands.compare import compare, lines
+from steps.backbones.backbone import Grafted, build, without_top
+from steps.evaluation.judgement import judge
+from steps.registry.chain import Decision
+from steps.runtime.seeding import numpy_generator
+from steps.errors import IntegrityError, RegistryError, RequestError
+from tests.conftest import REPOSITORY, write_images
+
+CLASSES = ["0", "1", "2"]
+SPEC = {
+    "resize": 32, "crop": 32, "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
+    "value_range": [0.0, 1.0], "mean": [0.5] * 3, "std": [0.5] * 3,
+}  # fmt: skip
+NAME = "regraft"
+
+
+@dataclass
+class World:
+    """A project's folder with test images, and a registry beside it."""
+
+    root: Path
+    table: pd.DataFrame
+
+    def register(self, bias: list[float], label: str) -> str:
+        """Register a model that always answers by `bias`; return its digest."""
+        torch.manual_seed(0)
+        backbone, width = without_top(build("glyphnet", 10))
+        head = nn.Linear(width, len(bias))
+        nn.init.zeros_(head.weight)
+        head.bias.data = torch.tensor(bias)
+        scratch = self.root / f"scratch-{label}"
+        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC,
+                 "temperature": 1.0, "abstain_below": 0.0}  # fmt: skip
+        digest = packaging.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
+        packaging.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
+        mlflow = tracking.client()
+        versions.ensure_model(mlflow, NAME)
+        lineage = Lineage("train_head", digest, "", {}, {})
+        run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), lineage, [], (), {})
+        versions.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        return digest
+
+    def receive(self, digest: str, bias: list[float]) -> None:
+        """Write what `evaluate` and `register` leave for a model that always answers by `bias`."""
+        targets = np.searchsorted(CLASSES, self.table["label"].tolist())
+        odds = np.exp(np.array(bias))
+        probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
+        judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
+        files.write_json(
+            self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES, "chosen": "head"}
+        )
+        answers = [CLASSES[i] for i in probabilities.argmax(axis=1)]
+        told = self.table.assign(model="head", predicted=answers, probabilities=list(probabilities))
+        files.write_table(self.root / promotion.PREDICTIONS, told)
+        receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
+        files.write_json(self.root / promotion.RECEIPT, receipt)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Let the manifest hold other bytes under this path."""
+        (self.root / "data/raw" / path).write_bytes(data)
+        self.table.loc[self.table["path"] == path, "id"] = hashlib.sha256(data).hexdigest()
+        files.write_table(self.root / promotion.ACCEPTED, self.table)
+
+    def promote(self, **rules: float | str | None) -> promotion.Promotion:
+        document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+        document["promote"] |= {"floor": 0.0, **rules}
+        document["evaluate"] |= {"bootstrap_draws": 200, "slice_least": 3}
+        (self.root / "params.yaml").write_text(yaml.safe_dump(document))
+        return promotion.promote(self.root, "python -m steps.register")
+
+    def decisions(self) -> list[Decision]:
+        chain, faults = release.history(self.root)
+        assert not faults
+        return [decision for _, decision in chain.entries]
+
+    def alias(self) -> str | None:
+        return versions.alias_version(tracking.client(), NAME, versions.CHAMPION)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    raw = write_images(tmp_path / "data/raw", per_class=6)
+    # class 0 twice as often, so that answering "0" is right more often than answering "1"
+    paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
+    rows = [
+        {"id": hashlib.sha256(p.read_bytes()).hexdigest(), "path": p.relative_to(raw).as_posix(),
+         "label": p.parent.name, "split": "test", "group": "", "source": "", "width": 8, "height": 8,
+         "brightness": 0.5, "format": "PNG"} for p in paths
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    files.write_table(tmp_path / promotion.ACCEPTED, table)
+    return World(tmp_path, table)
+
+
+def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(floor=0.3)
+    assert (done.champion, done.changed, world.alias()) == ("1", True, "1")
+    again = world.promote(floor=0.3)
+    assert (again.champion, again.changed, again.comparison) == ("1", False, None)
+    assert again.reasons == (
+        "the model of this run is version 1, the champion itself: nothing was compared",
+        f"why it is champion: {done.reasons[0]}",
+    )
+    recalled, wanted = vars(promotion.confirming(done)), vars(again)
+    assert recalled == wanted, "a run that recalls the answer tells another story than one that asks again"
+
+
+def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(floor=0.9)
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons == ("balanced accuracy 33.3 % (20.9 to 50.2) is under the floor of 90 % (promote.floor)",)
+    tags = tracking.client().get_model_version(NAME, "1").tags
+    assert tags["regraft.verdict"] == "refuse"
+    assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
+
+
+def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote(floor=0.9, max_recall_drop=0.0)
+    assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
+    assert len(done.reasons) == 3, "a refusal lists all its reasons"
+    assert done.reasons[1].startswith("as good as the champion (interval ")
+    assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
+    assert done.reasons[2].startswith("class 0: recall falls by 100.0 points against the champion, of 6 images 6 lost")
+    assert versions.alias_version(tracking.client(), NAME, versions.CHALLENGER) == "2"
+
+
+def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
+    """Every 0 was taken at night: the challenger, which always answers 1, loses the night, and wins by day."""
+    world.table["source"] = np.where(world.table["label"] == "0", "night", "day")
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote(comparison=None, max_recall_drop=None)
+    assert (done.champion, world.alias()) == ("1", "1")
+    assert done.reasons == (
+        "slice source = night: accuracy falls by 100.0 points against the champion, of 6 images 6 lost and 0 won: that "
+        "it falls by more than 10 points is shown, Holm's p = 0.031 (promote.max_slice_drop)",
+    )
+    assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
+
+
+def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
+    """The champion always answers 1; once no test image is a 1, a challenger that answers 0 beats it."""
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.table = world.table[world.table["label"] == "0"]
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    done = world.promote()
+    assert (done.champion, done.previous) == ("2", "1")
+    assert done.reasons == (
+        "balanced accuracy 100.0 % (52.1 to 100.0) clears the floor of 0 %; 100.0 points better than the champion "
+        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
+    )
+
+
+def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    first = world.promote()
+    monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
+    again = world.promote()
+    assert again.reasons == first.reasons
+    assert again.comparison == first.comparison and first.comparison["n"] == 12, "the page shows what decided"
+    tags = tracking.client().get_model_version(NAME, "2").tags
+    (key,) = [key for key in tags if key.startswith(comparisons.TAG)]
+    tracking.client().set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
+    assert world.promote().comparison is None, "changed by hand it is not shown"
+
+
+def test_a_test_image_that_changed_on_the_disk_judges_nobody(world: World) -> None:
+    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
+        world.receive(world.register(bias, label), bias)
+        if label == "a":
+            world.promote()
+    path = world.root / "data/raw/1/001.png"
+    path.write_bytes((world.root / "data/raw/2/001.png").read_bytes())
+    for judged in (world.promote, lambda: compare(world.root, "1", "2")):
+        with pytest.raises(IntegrityError, match=r"1/001\.png has changed since ingest"):
+            judged()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
+
+
+def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(versions, "point_alias", killed)
+        world.promote()
+    assert world.alias() is None
+    done = world.promote()
+    assert (done.champion, world.alias()) == ("1", "1")
+    assert [d.kind for d in world.decisions()] == ["promote"]
+
+
+def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_question(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    rules = {"comparison": None, "max_recall_drop": None, "max_latency_ratio": 1e-6, "max_bytes": 1000}
+    done = world.promote(**rules)
+    assert [reason.split("(")[-1] for reason in done.reasons] == ["promote.max_latency_ratio)", "promote.max_bytes)"]
+    files_of = [*(world.root / ".regraft/mlartifacts").rglob("models/*/artifacts/**/*")]
+    saved = sum(path.stat().st_size for path in files_of if path.is_file())
+    assert versions.size(tracking.client(), NAME, "1") + versions.size(tracking.client(), NAME, "2") == saved
+    assert world.promote(**rules).reasons == done.reasons
+    assert [d.kind for d in world.decisions()] == ["promote", "refuse"]
+
+
+def test_a_challenger_whose_files_were_changed_is_refused_by_name(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
+    facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
+    with pytest.raises(RegistryError, match=r"model\.json"):
+        world.promote()
+    assert world.alias() is None
+
+
+def better_comes(world: World) -> None:
+    """Leave version 1 as the champion before and version 2 as champion."""
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.table = world.table[world.table["label"] == "0"]
+    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    assert world.promote().champion == "2"
+
+
+def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "PATIENCE", 1)
+    better_comes(world)
+    tracking.client().set_registered_model_alias(NAME, versions.CHAMPION, "1")
+    assert promotion.production(world.root) == "2", "an alias is no decision"
+    done = world.promote()
+    assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
+    assert done.reasons == (
+        "the model of this run is version 2, the champion itself: nothing was compared",
+        "why it is champion: the alias champion stood on version 1, moved by hand or by a run that was killed; "
+        "set back",
+    )
+    assert [d.kind for d in world.decisions()] == ["promote", "promote", "restore"]
+
+
+def test_a_champion_that_was_rolled_back_stays_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    better_comes(world)
+    back = release.rollback(world.root, None, "Ada", "wrong on Mondays")
+    assert (back.version, back.previous, back.by, world.alias()) == ("1", "2", "Ada", "1")
+    done = world.promote()
+    assert (done.champion, done.changed, world.alias()) == ("1", False, "1")
+    assert done.reasons == ("promoted before and set back since: it stays back",)
+    with pytest.raises(RequestError, match="no champion before version 1"):
+        release.rollback(world.root, None, "Ada", "again")
+    with pytest.raises(RequestError, match="version 7 was never champion, or is now; earlier champions: 2"):
+        release.rollback(world.root, "7", "Ada", "again")
+    assert release.rollback(world.root, "2", "Ada", "Mondays are over").champion == "2"
+    reported_is_ones_own(world, monkeypatch)
+
+
+def reported_is_ones_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else decides between our entry and our look at it; what is told is ours all the same."""
+    append = ledger.append
+
+    def overtaken(*told: Any, by: str, **more: Any) -> bool:
+        counts = append(*told, by=by, **more)
+        if by == "Ada":
+            release.rollback(world.root, "2", "Bob", "no")
+        return counts
+
+    monkeypatch.setattr(ledger, "append", overtaken)
+    ours = release.rollback(world.root, "1", "Ada", "yes")
+    assert (ours.by, ours.version, ours.reasons) == ("Ada", "1", ("yes",))
+    assert [d.by for d in world.decisions()[-2:]] == ["Ada", "Bob"] and world.alias() == "2"
+
+
+def test_with_approval_required_a_person_has_the_last_word(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    done = world.promote(approval="required")
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons[0] == "it may be promoted, once a person says so: regraft approve 1 --reason TEXT"
+    assert versions.alias_version(tracking.client(), NAME, versions.CHALLENGER) == "1"
+    assert world.promote(approval="required").reasons == done.reasons
+    with pytest.raises(RequestError, match=r"version 2 is not waiting for approval \(waiting: 1\)"):
+        release.approve(world.root, "2", "Ada", "looks good")
+    entry = release.approve(world.root, "1", "Ada", "looks good")
+    assert (entry.kind, entry.by, entry.reasons[0], world.alias()) == ("promote", "Ada", "approved: looks good", "1")
+    assert [d.kind for d in world.decisions()] == ["propose", "promote"]
+
+
+def test_an_approval_is_refused_where_the_test_images_decide_nothing_more(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote(approval="required", look_budget=1, look_limit=2)
+    look_ledger.record(["one model", "another", "a third"], world.table["id"])
+    with pytest.raises(RequestError, match=r"More than 2 \(promote\.look_limit\): they decide nothing"):
+        release.approve(world.root, "1", "Ada", "looks good")
+    assert (world.alias(), [d.kind for d in world.decisions()]) == (None, ["propose"])
+    (world.root / promotion.ACCEPTED).unlink()
+    with pytest.raises(RequestError, match=r"data/screened\.parquet is not here"):
+        release.approve(world.root, "1", "Ada", "looks good")
+
+
+def test_a_stale_approval_is_refused(world: World) -> None:
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote(approval="required")
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.promote()
+    with pytest.raises(RequestError, match="proposed in place of no champion, but production is now version 2"):
+        release.approve(world.root, "1", "Ada", "late")
+    assert world.alias() == "2"
+
+
+def test_an_export_that_the_ledger_no_longer_holds_stops_every_decision(world: World) -> None:
+    better_comes(world)
+    export = world.root / ledger.EXPORT
+    held = export.read_text()
+    assert len(held.splitlines()) == 2
+    tracking.client().delete_model_version(ledger.name_of(NAME), "2")
+    with pytest.raises(RegistryError, match="its end was cut off"):
+        release.rollback(world.root, None, "Ada", "why")
+    assert export.read_text() == held
+
+
+def test_a_wiped_registry_begins_a_new_ledger_and_the_old_export_is_kept(world: World) -> None:
+    export = world.root / ledger.EXPORT
+    export.parent.mkdir(parents=True, exist_ok=True)
+    export.write_text("of before\n")
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    assert world.promote().champion == "1"
+    assert len(export.read_text().splitlines()) == 1
+    assert [path.read_text() for path in export.parent.glob("ledger-*.jsonl")] == ["of before\n"]
+
+
+def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    tracking.client().set_registered_model_alias(NAME, versions.CHAMPION, "1")
+    assert (world.promote().champion, world.alias()) == ("1", "1")
+    assert [d.kind for d in world.decisions()] == ["adopt"]
+
+
+def test_a_champion_whose_files_are_gone_is_named_and_beaten(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    shutil.rmtree(world.root / ".regraft/mlartifacts")
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    done = world.promote()
+    assert (done.champion, done.previous) == ("2", "1")
+    assert done.reasons[0].startswith("the files of version 1, the champion, are gone")
+
+
+def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
+    with pytest.raises(RegistryError, match=r"model\.json"):
+        world.promote()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
+
+
+def test_a_store_that_does_not_answer_or_lost_some_files_is_no_champion_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    held = next((world.root / ".regraft/mlartifacts").rglob("MLmodel"))
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+
+    def stored_at(location: str) -> None:
+        with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
+            (source,) = database.execute("select source from model_versions where version = 1").fetchone()
+            model = source.removeprefix("models:/")
+            database.execute("update logged_models set artifact_location = ? where model_id = ?", (location, model))
+        utils._artifact_repos_cache.clear()  # as a new process begins
+
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as refusing:  # 501 to whatever it is asked
+        Thread(target=refusing.serve_forever, daemon=True).start()
+        stored_at(f"http://127.0.0.1:{refusing.server_port}/api/2.0/mlflow-artifacts/artifacts/1")
+        with pytest.raises(RegistryError, match=r"version 1 of regraft has its files cannot be told now: .*: 501"):
+            world.promote()
+        refusing.shutdown()
+    with pytest.raises(RegistryError, match=r"version 1 of regraft has its files cannot be told now: .*: API request"):
+        world.promote()
+    stored_at(held.parent.as_uri())
+    held.unlink()
+    with pytest.raises(RegistryError, match="version 1 of regraft is registered but cannot be loaded"):
+        world.promote()
+    assert world.alias() == "1" and [d.kind for d in world.decisions()] == ["promote"]
+
+
+def swapped(world: World, number: str) -> None:
+    """Let a version number stand for another package, validly signed: what the database's owner can do."""
+    world.register([0.0, 0.0, 2.0], f"other-{number}")
+    with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
+        for table, columns in (("model_versions", "source, storage_location"), ("model_version_tags", "value")):
+            key = f"and key = '{tracking.LINEAGE}'" if table == "model_version_tags" else ""
+            newest = f"select {columns} from {table} where name = '{NAME}' {key} order by version desc limit 1"
+            where = f"where name = '{NAME}' and version = {number} {key}"
+            database.execute(f"update {table} set ({columns}) = ({newest}) {where}")
+
+
+def test_a_package_that_was_swapped_is_neither_judged_nor_approved_nor_rolled_back_to(world: World) -> None:
+    better_comes(world)
+    entries = world.decisions()
+    assert [d.package for d in entries] == [versions.digest(tracking.client(), NAME, n) for n in ("1", "2")]
+    swapped(world, "1")
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
+        release.rollback(world.root, None, "Ada", "wrong on Mondays")
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
+        compare(world.root, "2", "1")
+    swapped(world, "2")
+    world.receive(world.register([0.0, 1.0, 0.0], "c"), [0.0, 1.0, 0.0])
+    with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[1].package)[:16]}"):
+        world.promote()
+    assert world.alias() == "2" and world.decisions() == entries
+
+
+def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    unreadable = sorted(world.table["path"][world.table["label"] == "0"])[1]
+    world.replace(unreadable, b"of a format that version 1 does not know")
+    world.receive(world.register([1.0, 0.0, 0.0], "b"), [1.0, 0.0, 0.0])
+    done = world.promote()
+    assert done.reasons[0] == (
+        f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
+    )
+    assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
+    found = compare(world.root, "2", "1")
+    recalls = [(row["recall_a"], row["recall_b"]) for row in found["per_class"]]
+    assert recalls == [(pytest.approx(5 / 6), pytest.approx(5 / 6)), (0, 0), (0, 0)], "neither of the two can read it"
+    third = world.register([3.0, 0.0, 0.0], "c")
+    for path in world.table["path"]:
+        world.replace(path, path.encode())
+    world.receive(third, [3.0, 0.0, 0.0])
+    with pytest.raises(RegistryError, match="version 1, the champion, answers none of 12 test images here"):
+        world.promote(margin=0.01)
+
+
+def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
+    digest = world.register([2.0, 0.0, 0.0], "a")
+    assert versions.find_version(tracking.client(), NAME, digest) == "1"
+    shutil.rmtree(world.root / ".regraft/mlartifacts")
+    assert versions.find_version(tracking.client(), NAME, digest) is None
+
+
+def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_ones_come(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote(floor=0.9)
+    look_ledger.record(["one model", "another", "a third"], world.table["id"])
+    done = world.promote(look_budget=1, look_limit=2)
+    assert (done.champion, world.alias()) == (None, None)
+    assert done.reasons[0].startswith("3 models were judged on these test images; the best of so many looks better")
+    assert done.reasons[0].endswith("More than 2 (promote.look_limit): they decide nothing until fresh ones come")
+    assert world.promote(look_budget=1, look_limit=3).champion == "1"
+
+
+def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: World) -> None:
+    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
+        world.receive(world.register(bias, label), bias)
+    world.promote()
+    found = compare(world.root, "1", "2")
+    assert (found["only_a"], found["only_b"], found["difference"]) == (6, 3, pytest.approx(0.25))
+    assert [(row["recall_a"], row["recall_b"]) for row in found["per_class"]] == [(1, 0), (0, 1), (0, 0)]
+    assert len(found["differ"]) == 12 and found["differ"][0]["a"] == "0" and found["differ"][0]["b"] == "1"
+    assert look_ledger.count(world.table["id"]) == 2
+    compare(world.root, "2", "1")
+    assert look_ledger.count(world.table["id"]) == 2
+    said = lines(found)
+    assert said[0] == f"version 1 against version 2 on 12 test images: {found['sentence']}"
+    assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
+    with pytest.raises(RequestError, match="regraft has no version 9"):
+        compare(world.root, "1", "9")
