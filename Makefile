@@ -18,6 +18,7 @@ check: .venv/installed
 	ruff format --check .
 	mypy
 	lint-imports
+	pytest tests/test_house.py tests/test_graph.py
 
 bench: .venv/installed
 	python -m tests.bench

@@ -15,9 +15,9 @@ from pydantic import Field
 from flows.finish import Report, answered, headline
 from flows.project import running
 from steps.promotion import release
-from steps.runtime import params
-from steps.registry.chain import PROPOSE
 from steps.promotion.promote import Promotion
+from steps.registry.chain import PROPOSE
+from steps.runtime import params
 
 ARTIFACT = "verdict"
 POLL = 5  # seconds between two looks whether somebody has answered

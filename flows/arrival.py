@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steps.runtime import files
 from steps.errors import RequestError
+from steps.runtime import files
 
 # On the file system of what they replace, laid out as the project is. The first is gone after a kill; what the second
 # holds is whole, and the next `use` or run goes on putting it in place.

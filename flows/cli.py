@@ -185,9 +185,11 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Print where a version comes from, from the alias to the raw images, with every gap named."""
+    from flows.graph import cache
     from steps.commands.audit import audit as follow
 
-    found = follow(enter(Path.cwd()), version, verify)
+    root = enter(Path.cwd())
+    found = follow(root, version, verify, cache(root))
     typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
     sys.exit(1 if found.faults else 0)
 
@@ -227,8 +229,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a version for another runtime, once it is shown to answer alike on the test images."""
-    from flows.export import lines
-    from steps.commands.export import OUTPUT
+    from steps.commands.export import OUTPUT, lines
     from steps.commands.export import export as write
 
     target = output.expanduser().resolve() if output else None
@@ -282,9 +283,9 @@ def serve(
     """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
     import os
 
-    from steps.serving.bodies import Limits
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
+    from steps.serving.bodies import Limits
 
     limits = Limits(
         body=int(body * 2**20), bodies=int(max(body, bodies) * 2**20), pixels=pixels * 10**6,
@@ -342,14 +343,13 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Rank backbones on your training images by a cross-validated probe; says which cannot be told apart."""
-    from flows.rank import rank as rank_backbones
+    from steps.commands.rank import rank as rank_backbones
+    from steps.commands.rank import show
 
     rows, verdict = rank_backbones(enter(Path.cwd()), names, weights or [], images)
     if as_json:
         typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2))
     else:
-        from flows.rank import show
-
         show(rows, verdict)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from flows.graph import read_at
-from steps.images.manifest import SPLITS, class_counts
 from steps.errors import RequestError
+from steps.images.manifest import SPLITS, class_counts
 
 MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
 SHOWN = 10  # images of a kind in the text; --json has them all

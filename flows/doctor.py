@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 from flows.sources import BACKBONE, RAW, read_source
-from steps.runtime import files
-from steps.registry import signing, tracking
 from steps.errors import RegistryError, RegraftError, without_passwords
+from steps.registry import signing, tracking
+from steps.runtime import files
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
@@ -187,9 +187,9 @@ def _params(root: Path) -> Findings:
     """Bind every section as the stages will: the one check that has to import them, and torch with them."""
     import yaml
 
-    from steps.runtime import stage
     from steps.commands.export import ExportParams
     from steps.promotion.promote import PromoteParams
+    from steps.runtime import stage
 
     graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     stage.check_params(

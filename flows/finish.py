@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
-from steps.runtime import files, stage
-from steps.registry.chain import PROPOSE, Decision
-from steps.errors import without_passwords
 from steps.commands.export import ExportParams
+from steps.errors import without_passwords
 from steps.promotion.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
 from steps.promotion.rematch import EVALUATION
+from steps.registry.chain import PROPOSE, Decision
+from steps.runtime import files, stage
 
 if TYPE_CHECKING:  # its templates load where a page is written
     from steps.pages.outcome import Outcome

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
-from steps.runtime import files
 from steps.errors import DataError, RequestError
+from steps.runtime import files
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
@@ -45,10 +45,10 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
     none or holds too few images, or where no weights could make training stand for it.
     """
     from flows.sources import Source, contents
-    from steps.runtime import params, stage
+    from steps.checks.rules import refusal
     from steps.commands.against import Trained
     from steps.commands.against import against as compare
-    from steps.validate import refusal
+    from steps.runtime import params, stage
 
     graph, document = Graph(root), params.read(root)
     (extract, paths), (screen, screened) = (

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 
 import steps
 from flows.project import refuse_unknown
-from steps.runtime.files import sha256_of
 from steps.errors import GraphError, RequestError
+from steps.runtime.files import sha256_of
+from steps.runtime.stage import code_files
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 PATIENCE = 300.0  # seconds to wait for DVC's lock
@@ -26,7 +27,7 @@ META_KEYS = {"retries", "timeout_minutes", "isolate"}
 
 # What this process will run, as it stood before any stage was imported.
 _HOME = Path(steps.__file__).parents[1]
-_CODE = {path.relative_to(_HOME).as_posix(): sha256_of(path) for path in sorted((_HOME / "steps").rglob("*.py"))}
+_CODE = {path: sha256_of(_HOME / path) for path in sorted(code_files(_HOME))}
 HEADERS = {  # of inputs that people write
     "data/decisions.csv": "write it, with the one line image,decision,label,note",
     "data/importance.csv": "write it, with the one line image,weight",
@@ -67,8 +68,8 @@ class Graph:
 
         It differs where a file was edited since the run began, or where regraft was installed from another checkout.
         """
-        for path in dependencies:
-            if path in _CODE and sha256_of(self.root / path) != _CODE[path]:
+        for path in _under(dependencies, _CODE.keys() | code_files(self.root)):
+            if not (self.root / path).is_file() or sha256_of(self.root / path) != _CODE.get(path):
                 raise GraphError(f"{name}: {path} is not the code that this run loaded when it began; run again")
 
     def close(self) -> None:
@@ -235,6 +236,11 @@ def _stage(stage: Any, upstream: tuple[str, ...]) -> Stage:
     if unknown:
         raise GraphError(f"{stage.name}: unknown meta key {min(unknown)!r}; known: {', '.join(sorted(META_KEYS))}")
     return Stage(stage.name, str(stage.cmd), upstream, **meta)
+
+
+def _under(places: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """Return those of the paths that are one of the places, or lie in one."""
+    return sorted(path for path in paths if any(path == place or path.startswith(f"{place}/") for place in places))
 
 
 def _mend_rwlock(root: Path) -> None:

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from steps.runtime import files, params
-from steps.registry.tracking import tracking_uri
 from steps.errors import GraphError, ParamsError, RequestError
+from steps.registry.tracking import tracking_uri
+from steps.runtime import files, params
 
 STATE = ".regraft"
 TELEMETRY_OFF = {

@@ -17,14 +17,14 @@ from typing import Any
 from flows.doctor import unlike
 from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
-from steps.registry import circumstances, ledger, look_ledger, tracking
-from steps.runtime import files, params
-from steps.registry.tracking import LINEAGE
-from steps.promotion.links import lost_changes, missing_inputs, place_of
-from steps.images.manifest import TEST
-from steps.promotion.reproduction import Verdict, differences, gaps, judge
 from steps.errors import GraphError, RequestError
+from steps.images.manifest import TEST
 from steps.promotion.evidence import EVALUATION, Evidence, gather
+from steps.promotion.links import lost_changes, missing_inputs, place_of
+from steps.promotion.reproduction import Verdict, differences, gaps, judge
+from steps.registry import circumstances, ledger, look_ledger, tracking
+from steps.registry.tracking import LINEAGE
+from steps.runtime import files, params
 
 log = logging.getLogger("regraft")
 RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words

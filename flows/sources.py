@@ -9,10 +9,10 @@ from pathlib import Path
 
 from flows.arrival import settle
 from flows.graph import Graph
+from steps.errors import RequestError
+from steps.images.manifest import LISTINGS, SHARDS
 from steps.runtime import files
 from steps.runtime.progress import track
-from steps.images.manifest import LISTINGS, SHARDS
-from steps.errors import RequestError
 
 log = logging.getLogger("regraft")
 SOURCE = "data/source.json"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import editing_params
-from steps.runtime import files, params
 from steps.backbones import models
-from steps.runtime.compute import refuse_absent
 from steps.backbones.speed import COMPILED, EAGER, Speed, batch_rates, decode_rate, sample, speeds
+from steps.runtime import files, params
+from steps.runtime.compute import refuse_absent
 
 TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat16 is off by 1 to 2 %
 BATCHES = (16, 32, 64)

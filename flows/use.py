@@ -9,12 +9,12 @@ from typing import Any
 from flows.arrival import incoming, settle
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
-from steps.commands import origins
-from steps.runtime import files
 from steps.backbones import models
+from steps.commands import origins
+from steps.errors import RequestError, UndecodableError
 from steps.images import shards
 from steps.images.manifest import LISTINGS
-from steps.errors import RequestError, UndecodableError
+from steps.runtime import files
 
 DIGITS = "digits"
 PARAMS = "params.yaml"

@@ -1,1 +1,1 @@
-"""What is done: one module a stage, a pure core, thin adapters. Never imports `flows`, Prefect or DVC."""
+"""What is done: one module per stage, and a room per subject. Never imports `flows`, Prefect or DVC."""

@@ -14,22 +14,23 @@ import pandas as pd
 import torch
 from torch import nn
 
-from steps.training import checkpoints
-from steps.runtime import files, stage
 from steps.backbones import models
+from steps.backbones.backbone import Grafted
+from steps.backbones.inference import predict_probabilities
+from steps.images.dataset import Images
+from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
+from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
-from steps.images.dataset import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
 from steps.runtime.progress import track
 from steps.runtime.scratch import Scratch
-from steps.runtime.stage import Lineage
-from steps.backbones.backbone import Grafted
-from steps.training.rivals import bounded, class_shares, schedule, small_pixels
-from steps.training.fine_tuning import fine_tune_model
-from steps.backbones.inference import predict_probabilities
-from steps.training.linear_probe import Floats, Labelled, fit_probe
-from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
-from steps.training.metrics import scores
 from steps.runtime.seeding import derive
+from steps.runtime.stage import Lineage
+from steps.training import checkpoints
+from steps.training.batches import Boundary, augmentation, mixing, refuse_single_images, tracked
+from steps.training.fine_tuning import fine_tune_model
+from steps.training.linear_probe import Floats, Labelled, fit_probe
+from steps.training.metrics import scores
+from steps.training.rivals import bounded, class_shares, schedule, small_pixels
 
 MAJORITY, PIXELS, SCRATCH = "majority", "pixels", "scratch"
 

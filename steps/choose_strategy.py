@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams, configure
-from steps.training import transferability
-from steps.evaluation.comparison import balanced_difference
 from steps.backbones.cost import block_flops
+from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import Sample, sampled
 from steps.evaluation.learning_curve import next_doubling
-from steps.training.linear_probe import Labelled
 from steps.images.manifest import TRAIN
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
+from steps.training import transferability
+from steps.training.linear_probe import Labelled
 from steps.training.strategy import FROM_SCRATCH, STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
 from steps.training.transferability import Divided, Held, divided, probe
 

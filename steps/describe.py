@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.runtime import files, stage
-from steps.pages.rendering import render
-from steps.runtime.stage import digest_of
-from steps.pages import findings
 from steps.images.manifest import VAL
+from steps.pages import findings
+from steps.pages.rendering import render
+from steps.runtime import files, stage
+from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData

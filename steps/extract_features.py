@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from steps.runtime import files, stage
-from steps.images import decoding
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams, configure, refuse_absent
 from steps.backbones.feature_store import FOLDER, FeatureStore
-from steps.backbones.probe import probe
-from steps.runtime.progress import track
 from steps.backbones.forward import Forward, Mode, cut_names
+from steps.backbones.probe import probe
+from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.progress import track
 
 log = logging.getLogger("regraft")
 

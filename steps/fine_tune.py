@@ -10,20 +10,21 @@ from typing import Any
 
 import torch
 
-from steps.training import checkpoints
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams, configure
-from steps.images.dataset import Boundary, Images, augmentation, mixing, refuse_single_images, tracked
-from steps.runtime.scratch import Scratch
-from steps.runtime.stage import Lineage
 from steps.backbones.backbone import Grafted, digest, last_blocks
-from steps.training.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
 from steps.backbones.inference import PRECISIONS
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
-from steps.training.presets import PRESETS
-from steps.runtime.seeding import derive
 from steps.errors import IntegrityError, ParamsError
+from steps.images.dataset import Images
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.scratch import Scratch
+from steps.runtime.seeding import derive
+from steps.runtime.stage import Lineage
+from steps.training import checkpoints
+from steps.training.batches import Boundary, augmentation, mixing, refuse_single_images, tracked
+from steps.training.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
+from steps.training.presets import PRESETS
 
 NONE = "none"
 CHOICES = {

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from steps.runtime import files, stage
-from steps.images import decoding, listing, shards
-from steps.runtime.progress import track
-from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
 from steps.errors import DataError, UndecodableError
+from steps.images import decoding, listing, shards
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.runtime import files, stage
+from steps.runtime.progress import track
 
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
 FILE, LINKED = "", "a linked folder; it may loop, so put the folder itself here"

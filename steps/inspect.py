@@ -10,24 +10,24 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.pages.album import Album
-from steps.runtime.compute import ComputeParams, configure
-from steps.images.decoding import read_image
-from steps.pages.rendering import inline_svg, picture
-from steps.evaluation import advice, robustness
-from steps.pages import findings
 from steps.backbones.activation import heat_of, last_map, tinted
 from steps.backbones.backbone import Grafted
-from steps.training.choice import HEAD
-from steps.evaluation.feature_map import Floats, lay_out, nearest
-from steps.pages.figures_inspect import feature_map, worse_pictures
 from steps.backbones.inference import predict_probabilities
+from steps.evaluation import advice, robustness
+from steps.evaluation.feature_map import Floats, lay_out, nearest
 from steps.evaluation.intervals import groups_of, sampled
+from steps.images.decoding import read_image
 from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL, uniform
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.pages import findings
+from steps.pages.album import Album
+from steps.pages.figures_inspect import feature_map, worse_pictures
+from steps.pages.rendering import inline_svg, picture
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import derive, torch_generator
+from steps.training.choice import HEAD
 
 BUDGET = 1_000_000  # characters for all pictures of the chapter
 CONFIDENCE = 0.95  # of the intervals of accuracy on worse pictures

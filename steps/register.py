@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.registry import circumstances, packaging, versions, tracking
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.registry.circumstances import Circumstances
-from steps.runtime.stage import Lineage, digest_of
 from steps.backbones.backbone import Grafted
-from steps.training.choice import FINE_TUNED, HEAD
 from steps.images.manifest import TEST
+from steps.registry import circumstances, packaging, tracking, versions
+from steps.registry.circumstances import Circumstances
+from steps.runtime import files, stage
+from steps.runtime.stage import Lineage, digest_of
+from steps.training.choice import FINE_TUNED, HEAD
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from steps.runtime import files, stage
-from steps.pages.album import Album
-from steps.pages.rendering import Picture, inline_svg, percent, render
-from steps.pages import figures, figures_calibration, findings
-from steps.pages.findings import NAMES
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.checks.rules import SWAPPED
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.pages import figures, figures_calibration, findings
+from steps.pages.album import Album
+from steps.pages.findings import NAMES
+from steps.pages.rendering import Picture, inline_svg, percent, render
+from steps.runtime import files, stage
 
 RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail

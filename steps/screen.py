@@ -10,21 +10,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from steps.checks import decisions as decided
-from steps.checks import expectations, importance
-from steps.runtime import files, stage
-from steps.pages.album import Album
-from steps.runtime.compute import ComputeParams, configure
-from steps.pages.rendering import render
-from steps.checks import duplicates, label_errors
+from steps.checks import duplicates, expectations, importance, label_errors
 from steps.checks.curation import KEEP, named
-from steps.training.linear_probe import Labelled
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.checks.oddities import Limits, odd
-from steps.checks.rules import SEVERITIES, screen_rules
-from steps.runtime.seeding import derive
+from steps.checks.rules import SEVERITIES, refusal, screen_rules
 from steps.checks.selection import ALPHA
 from steps.errors import DataError
-from steps.validate import refusal
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.pages.album import Album
+from steps.pages.rendering import render
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.seeding import derive
+from steps.training.linear_probe import Labelled
 
 BUDGET = 3_000_000  # characters for all pictures of the sheet
 SIDE = 160

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from steps.runtime import files, stage
 from steps.backbones import models
+from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training.head_training import KINDS, Fitted, fit_head
 from steps.training.linear_probe import Labelled
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
-from steps.runtime.seeding import derive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steps.checks import decisions as decided
-from steps.checks import expectations
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams, configure
-from steps.images.dataset import Images
-from steps.checks.observation import observe
-from steps.checks.thumbnails import confirmed
-from steps.checks import duplicates, selection
-from steps.images import preprocessing as pre
+from steps.checks import decisions as decided
+from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
+from steps.checks.observation import observe
+from steps.checks.rules import DECLARED, UNTOLD, Limits, Severity, refusal, rules, some, totals
+from steps.checks.thumbnails import confirmed
+from steps.errors import DataError, ParamsError
+from steps.images import preprocessing as pre
+from steps.images.dataset import Images
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
-from steps.checks.rules import DECLARED, UNTOLD, Limits, Severity, rules, totals
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
-from steps.errors import DataError, ParamsError
 
 log = logging.getLogger("regraft")
 
@@ -133,7 +132,7 @@ def sound(images: pd.DataFrame) -> bool:
 def _tell(told: dict[str, Any]) -> None:
     """Say which decisions came too late, and what `drop_leaking` has cost each split."""
     if gone := told["decisions"]["absent"]:
-        log.warning("data/decisions.csv: no such image (any more), passed over: %s", expectations.some(gone))
+        log.warning("data/decisions.csv: no such image (any more), passed over: %s", some(gone))
     if left_out := told["left_out"]:
         counts = ", ".join(f"{count} of {split}" for split, count in left_out.items())
         log.warning("validate.drop_leaking left out copies: %s", counts)
@@ -246,20 +245,6 @@ def _where(labelled: pd.DataFrame, told: dict[str, Any], rejected: pd.DataFrame)
         "files can be decoded": sorted(rejected["path"]),
         "no source of one class alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
-
-
-def refusal(broken: Sequence[dict[str, Any]]) -> str:
-    """Say what is wrong, where, the limit and the remedy, rule by rule."""
-    lines = [f"the data was rejected: {len(broken)} rule{'s' if len(broken) > 1 else ''} broken"]
-    for rule in broken:
-        lines += [
-            f"  {rule['name']}: {rule['what']}",
-            f"      found   {rule['observed']}",
-            *([f"      where   {expectations.some(rule['where'])}"] if rule.get("where") else []),
-            f"      limit   {rule['limit']}",
-            f"      remedy  {rule['remedy']}",
-        ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import nn
 
+from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands import origins
 from steps.registry import packaging
-from steps.backbones.backbone import Grafted, build, without_top
 from tests.conftest import write_images
 
 CLASSES = ["0", "1", "2"]

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from steps.images import decoding
-from steps.registry import ledger, packaging as package, versions, tracking
 from steps.backbones import models
-from steps.runtime.stage import Lineage
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.backbones.inference import predict_probabilities
-from steps.registry.chain import PROMOTE
+from steps.images import decoding
 from steps.images.preprocessing import preprocess
+from steps.registry import ledger, tracking, versions
+from steps.registry import packaging as package
+from steps.registry.chain import PROMOTE
+from steps.runtime.stage import Lineage
 from tests.conftest import make_project, write_images
 
 CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35

@@ -6,8 +6,8 @@ import pytest
 
 from flows import cli
 from flows.finish import _links
-from steps.runtime import stage
 from steps.errors import DataError, ParamsError, RegistryError, without_passwords
+from steps.runtime import stage
 
 
 @pytest.mark.parametrize(

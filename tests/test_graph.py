@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 import yaml
 
 from flows.graph import META_KEYS
-from steps.runtime import stage as binding
 from steps.commands.export import ExportParams
 from steps.promotion.promote import PromoteParams
+from steps.runtime import stage as binding
 
 ROOT = Path(__file__).parents[1]
 GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -22,13 +23,12 @@ STAGES = [
     "ingest", "validate", "extract_features", "screen", "choose_strategy", "train_head", "fine_tune", "baselines",
     "evaluate", "describe", "inspect", "register", "report",
 ]  # fmt: skip
+TRAINING = ["extract_features", "choose_strategy", "train_head", "fine_tune", "baselines"]
 UNTRACKED = "data/outcome/"  # what depends on the clock or the registry: written, never declared
 FINAL = {  # read by people and by `promote`
     "data/reports/report.html", "data/reports/register.json", "data/reports/screen.html", "data/reports/suspects.csv",
     "data/reports/label_next.csv",
 }  # fmt: skip
-# A module that reads files beside it, and the files; an import is not the only way to depend on something.
-DATA_OF = {"steps/pages/rendering.py": {"steps/templates"}, "steps/registry/packaging.py": set()}
 # `register` ships these with every version.
 SHIPPED = {"register": "steps.registry.served_model"}
 
@@ -69,30 +69,54 @@ def test_paths_of_the_command_are_the_data_that_the_stage_declares(name: str) ->
     assert not data & outs(name), "an output that is also an input"
 
 
-@each_stage
-def test_code_dependencies_are_the_transitive_imports(name: str) -> None:
+def reached(name: str) -> set[str]:
+    """Return the files that a stage imports, in the end, and those that it ships."""
     modules = {f"steps.{name}", SHIPPED.get(name, f"steps.{name}")}
-    reached = set().union(*(binding.code_dependencies(ROOT, module) for module in modules))
-    wanted = reached | {data for module in reached for data in DATA_OF.get(module, set())} | {"requirements.lock"}
+    return set().union(*(binding.code_dependencies(ROOT, module) for module in modules))
+
+
+def room_of(path: str) -> str:
+    """Return the folder that a file of `steps` lies in, or the file itself where it lies in none."""
+    folder = Path(path).parent.as_posix()
+    return path if folder == "steps" else folder
+
+
+@each_stage
+def test_code_dependencies_are_the_rooms_of_the_transitive_imports(name: str) -> None:
+    wanted = {room_of(path) for path in reached(name)} | {"requirements.lock"}
     _, declared = split_deps(name)
-    assert declared == wanted, "deps of dvc.yaml should be:\n" + "\n".join(f"      - {path}" for path in sorted(wanted))
-    assert len(wanted) > 5
+    assert declared == wanted, f"code in deps of dvc.yaml should be: {', '.join(sorted(wanted))}"
+    assert {f"steps/{name}.py", "steps/errors.py", "steps/runtime"} < wanted
 
 
-def test_files_read_beside_a_module_are_declared_for_it() -> None:
+def test_a_file_is_read_beside_a_module_only_from_its_own_room() -> None:
+    """What an import does not show: templates and weights lie in the room of the module that reads them."""
     readers = {
-        path.relative_to(ROOT).as_posix()
+        path.relative_to(ROOT).as_posix(): re.findall(r"Path\(__file__\)\.(\w+(?:\[\d\])?)", text)
         for path in (ROOT / "steps").rglob("*.py")
-        if "__file__" in path.read_text(encoding="utf-8")
+        if "__file__" in (text := path.read_text(encoding="utf-8"))
     }
-    stages = {path for name in GRAPH for path in split_deps(name)[1]}
-    assert readers & stages == set(DATA_OF) & stages
+    beyond = {path for path, places in readers.items() if places != ["parent"]}
+    # The checkout's lock and code, which `register` declares; the example's weights, which no stage reads.
+    assert beyond == {"steps/registry/packaging.py", "steps/commands/origins.py"}
+    assert readers.keys() - beyond == {"steps/pages/rendering.py"}
+    assert not any("steps/commands/origins.py" in reached(name) for name in GRAPH)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_an_edit_of_words_pages_or_figures_retrains_nothing(name: str) -> None:
+    rooms = {dep for dep in split_deps(name)[1] if (ROOT / dep).is_dir()}
+    assert rooms <= {f"steps/{room}" for room in ("runtime", "images", "backbones", "training", "evaluation")}
+    shown = re.compile(r"^\s*(?:from|import) (?:matplotlib|jinja2|steps\.(?:pages|commands|promotion|serving))", re.M)
+    files = [path for room in rooms for path in (ROOT / room).rglob("*")]
+    assert not [path for path in files if path.suffix in (".html", ".css")]
+    assert not [path for path in files if path.suffix == ".py" and shown.search(path.read_text(encoding="utf-8"))]
 
 
 def test_package_files_hold_no_code() -> None:
     inits = list((ROOT / "steps").rglob("__init__.py"))
     assert inits
-    for path in inits:  # importing steps.core.x runs them, yet no stage declares them
+    for path in inits:  # importing a module runs its package's file, and that is to be nothing
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert [type(node) for node in body] == [ast.Expr], path
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from steps.errors import IntegrityError
 from steps.runtime import files
 from steps.runtime.stage import digest_of
-from steps.errors import IntegrityError
 
 Floats = npt.NDArray[np.float32]
 FOLDER = Path(".regraft", "features")  # under the project's root

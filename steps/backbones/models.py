@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from steps.runtime import files
 from steps.backbones import heads
 from steps.backbones.backbone import Grafted, blocks, build, cut_at, without_top
-from steps.images.preprocessing import Preprocessing
 from steps.errors import IntegrityError
+from steps.images.preprocessing import Preprocessing
+from steps.runtime import files
 
 WEIGHTS, CARD, FACTS = "weights.safetensors", "card.json", "model.json"
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image
 
-from steps.images.decoding import decode
 from steps.backbones.forward import Forward
+from steps.images.decoding import decode
 from steps.images.preprocessing import Preprocessing, preprocess
 
 # A JPEG of 42x30 pixels with subsampled colours: waves, slopes and an edge, made for this purpose.

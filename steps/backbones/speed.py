@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from steps.runtime import files
-from steps.images import decoding as images
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams, configure
 from steps.backbones.forward import Forward, Mode
-from steps.images.preprocessing import Preprocessing, preprocess
 from steps.errors import RequestError
+from steps.images import decoding as images
+from steps.images.preprocessing import Preprocessing, preprocess
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams, configure
 
 PLAIN = Mode(precision="float32", channels_last=False, fold_norms=False, compiled=False, device="cpu")
 LAST = replace(PLAIN, channels_last=True)

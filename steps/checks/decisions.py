@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from steps.runtime import files
 from steps.checks.curation import Decision, faults
 from steps.errors import DataError
+from steps.runtime import files
 
 
 def read(path: Path, images: pd.DataFrame, rejected: Collection[str] = ()) -> list[Decision]:

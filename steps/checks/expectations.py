@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.checks.rules import Rule
+from steps.checks.rules import Rule, some
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SITE = "regraft"
-SHOWN = 10  # offending values named in a message
 AS_IT_SHOULD_BE = "as it should be"  # said where there is no figure
 
 
@@ -132,12 +131,6 @@ def _failure(info: Mapping[str, Any]) -> str:
 def _range(rule: Rule, column: "pd.Series[Any]") -> str:
     low, high = column.min(), column.max()
     return rule.shown(high) if rule.shown(low) == rule.shown(high) else f"{rule.number(low)} to {rule.shown(high)}"
-
-
-def some(items: Sequence[str]) -> str:
-    """Name the first few, and say how many more there are."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return "; ".join(items[:SHOWN]) + more
 
 
 def _verdict(rule: Rule, found: dict[str, Any]) -> dict[str, Any]:

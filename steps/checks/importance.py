@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.runtime import files
 from steps.errors import DataError
+from steps.runtime import files
 
 COLUMNS = ("image", "weight")
 

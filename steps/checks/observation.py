@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from steps.backbones import models
-from steps.images.dataset import Images
-from steps.runtime.progress import track
-from steps.checks import observed, witnesses
 from steps.backbones.backbone import without_top
-from steps.images.manifest import TRAIN, VAL
+from steps.checks import observed, witnesses
 from steps.checks.observed import Account, rounded
-from steps.images.preprocessing import Preprocessing, normalise
 from steps.checks.rules import DECLARED
 from steps.checks.witnesses import Seen
+from steps.images.dataset import Images
+from steps.images.manifest import TRAIN, VAL
+from steps.images.preprocessing import Preprocessing, normalise
+from steps.runtime.progress import track
 
 COUNTED = 32  # images, about, whose grey levels are counted: a fault of the loader stands in every one
 FIELDS = {witnesses.COLOUR_ORDER: ("colour_order",), witnesses.STATISTICS: ("value_range", "mean", "std")}

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from steps.images.preprocessing import Preprocessing
 from steps.checks.rules import DECLARED, SWAPPED
+from steps.images.preprocessing import Preprocessing
 
 ON_GRID = 0.02  # grey levels; float32 rounding stays under 0.001, a wrong account scatters over +-0.5
 FAMILIES = (  # what weights are commonly trained with, where values run from 0 to 1

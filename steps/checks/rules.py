@@ -26,6 +26,7 @@ Table = Literal[
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
 UNTOLD = "cannot be told"  # what is said of the weights where their witnesses are silent or disagree
+SHOWN = 10  # files or values named in a message
 SEVERITIES = ("fail", "warn", "off")
 SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
@@ -327,3 +328,23 @@ def torn(keys: "pd.Series[Any]", values: "pd.Series[Any]") -> "pd.Series[Any]":
     """Say of each row whether its key comes with more than one value; an empty key is none."""
     pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
     return keys.isin(pairs["key"][pairs["key"].duplicated()]) & (keys != "")
+
+
+def refusal(broken: Sequence[dict[str, Any]]) -> str:
+    """Say what is wrong, where, the limit and the remedy, rule by rule."""
+    lines = [f"the data was rejected: {len(broken)} rule{'s' if len(broken) > 1 else ''} broken"]
+    for rule in broken:
+        lines += [
+            f"  {rule['name']}: {rule['what']}",
+            f"      found   {rule['observed']}",
+            *([f"      where   {some(rule['where'])}"] if rule.get("where") else []),
+            f"      limit   {rule['limit']}",
+            f"      remedy  {rule['remedy']}",
+        ]
+    return "\n".join(lines)
+
+
+def some(items: Sequence[str]) -> str:
+    """Name the first few, and say how many more there are."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return "; ".join(items[:SHOWN]) + more

@@ -13,7 +13,6 @@ import pandas as pd
 from scipy.stats import chisquare, fisher_exact, hypergeom
 
 from steps.images.manifest import TRAIN
-from steps.training.metrics import balanced_accuracy
 
 ALPHA = 0.05  # of a whole family
 PERMUTATIONS = 999
@@ -149,10 +148,15 @@ def _predicts(
     tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=leaf, class_weight="balanced", random_state=0)
     answers = tree.fit(values[half], targets[half]).predict(values[~half])
     truth, classes = targets[~half], int(targets.max()) + 1
-    reached = balanced_accuracy(truth, answers)
     hits = np.bincount(truth, minlength=classes)
     permuted = generator.permuted(np.tile(truth, (PERMUTATIONS, 1)), axis=1)
-    right = (permuted == answers) / hits[permuted] / (hits > 0).sum()
-    p = (1 + int((right.sum(axis=1) >= reached - 1e-12).sum())) / (1 + PERMUTATIONS)
+    reached, *by_chance = _balanced_accuracies(np.stack([truth, *permuted]), answers, hits)
+    p = (1 + sum(other >= reached - 1e-12 for other in by_chance)) / (1 + PERMUTATIONS)
     chance = 1 / classes
     return {"balanced_accuracy": reached, "effect": max(0.0, (reached - chance) / (1 - chance)), "p": p}
+
+
+def _balanced_accuracies(truths: npt.NDArray[np.integer[Any]], answers: Any, hits: Any) -> list[float]:
+    """Return the balanced accuracy of one set of answers [n] against each row of truths [m, n], [m]."""
+    right = (truths == answers) / hits[truths] / (hits > 0).sum()
+    return [float(value) for value in right.sum(axis=1)]

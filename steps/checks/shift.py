@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
-from steps.training.linear_probe import Labelled, fit
 from steps.checks.selection import PERMUTATIONS, with_holm
+from steps.training.linear_probe import Labelled, fit
 
 Floats = npt.NDArray[np.floating[Any]]
 Scores = npt.NDArray[np.float64]

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.images.decoding import parallel, read_image
 from steps.checks.duplicates import Ints, correlation
+from steps.images.decoding import parallel, read_image
 
 SIDE = 32
 

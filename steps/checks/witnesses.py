@@ -22,8 +22,8 @@ from torch import nn
 from steps.backbones.backbone import BATCH_NORMS, blocks
 from steps.backbones.inference import channels_last
 from steps.checks.observed import Source, divergence, other_families
-from steps.images.preprocessing import COLOUR_ORDERS, Preprocessing
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
+from steps.images.preprocessing import COLOUR_ORDERS, Preprocessing
 from steps.runtime.seeding import torch_generator
 
 COLOUR_ORDER, STATISTICS = "colour order", "mean and std"  # the two questions

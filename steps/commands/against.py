@@ -11,23 +11,22 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from steps.checks import expectations, importance
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
-from steps.pages.album import Album
-from steps.runtime.compute import ComputeParams, configure, refuse_absent
-from steps.pages.rendering import render
-from steps.runtime.progress import track
-from steps.checks import shift
 from steps.backbones.forward import Forward, Mode
-from steps.images.manifest import TRAIN, Rejected, uniform
-from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.checks import expectations, importance, shift
 from steps.checks.rules import shift_rules
-from steps.runtime.seeding import derive, numpy_generator
 from steps.checks.selection import ALPHA
 from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
 from steps.errors import RequestError, UndecodableError
+from steps.images import decoding
+from steps.images.manifest import TRAIN, Rejected, uniform
+from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
+from steps.pages.album import Album
+from steps.pages.rendering import render
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.progress import track
+from steps.runtime.seeding import derive, numpy_generator
 from steps.screen import BUDGET, SIDE, ScreenParams
 
 MOST = 5000  # images of either side, picked by a hash: more would say the same in more time

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.graph import cache
 from steps.promotion import links as chain
 from steps.promotion.links import Link
 
@@ -41,9 +40,9 @@ class Audit:
         return told if self.faults is None else [*told, *_verified(self.faults), *self.silent]
 
 
-def audit(root: Path, version: str | None, verify: bool) -> Audit:
-    """Follow a version (default: the champion) to its raw images; with `verify`, look for tampering as well."""
-    found, links = chain.audit(root, version, cache(root))
+def audit(root: Path, version: str | None, verify: bool, cache: Path) -> Audit:
+    """Follow a version (default: the champion) to its raw images in DVC's `cache`; `verify` looks for tampering."""
+    found, links = chain.audit(root, version, cache)
     if not verify:
         return Audit(found, links, None)
     faults, silent = chain.tampered(root, found)

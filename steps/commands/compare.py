@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.runtime import files, params
-from steps.registry import ledger, look_ledger, packages, versions, tracking
 from steps.errors import RequestError
 from steps.promotion.rematch import ACCEPTED, RAW, answers, weights_of
+from steps.registry import ledger, look_ledger, packages, tracking, versions
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +26,9 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     from steps.evaluation.comparison import compare as paired
     from steps.evaluation.comparison import per_class
     from steps.evaluation.intervals import groups_of, sampled
+    from steps.evaluation.protocol import EvaluateParams
     from steps.images.manifest import TEST
     from steps.runtime.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams
 
     document, mlflow = params.read(root), tracking.client()
     name = document["register"]["model_name"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.runtime import files, params
-from steps.registry import packages, signing, tracking
-from steps.registry.production import chosen
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.promotion.rematch import answers
+from steps.registry import packages, signing, tracking
+from steps.registry.production import chosen
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,11 +71,11 @@ def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
 
 def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dict[str, Any]:
     """Write the file and its facts into `folder`, and say how it compares."""
-    from steps.serving import formats
     from steps.backbones import models
-    from steps.runtime.compute import ComputeParams, configure
-    from steps.serving.exported import Exported
     from steps.promotion.smaller import smaller
+    from steps.runtime.compute import ComputeParams, configure
+    from steps.serving import formats
+    from steps.serving.exported import Exported
 
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
@@ -143,3 +143,15 @@ def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:
     if difference <= tolerance:  # the other way round, NaN would pass
         return ()
     return (f"a probability differs by {difference:.2g}; at most {tolerance} (export.tolerance)",)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return the findings of `export` as lines of text."""
+    sizes = f"{found['bytes'] / 1e6:.2f} MB; the version's weights {found['bytes_before'] / 1e6:.2f} MB"
+    told = [f"{found['folder']}/{found['file']}", f"  {sizes}"]
+    if "verdict" in found:
+        told.append(f"  {found['verdict']}")
+    else:
+        told.append(f"  answers as the version does: probabilities within {found['difference']:.1g} "
+                    f"on {found['images']} test images")  # fmt: skip
+    return told

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steps.runtime import files
-from steps.registry import ledger, packages, versions, signing, tracking
 from steps.backbones import models
-from steps.backbones.models import Card
 from steps.backbones.backbone import OWN, architectures, build, top_of
-from steps.images.preprocessing import Preprocessing
+from steps.backbones.models import Card
 from steps.errors import RegraftError, RequestError
+from steps.images.preprocessing import Preprocessing
+from steps.registry import ledger, packages, signing, tracking, versions
+from steps.runtime import files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from steps.serving import answer_files
 from steps.images import pictures
+from steps.serving import answer_files
 from steps.serving.answering import Row, load
 from steps.serving.answering import predict as predict_rows
 

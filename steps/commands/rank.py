@@ -13,18 +13,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steps.commands import origins
-from steps.images import decoding
 from steps.backbones import models
-from steps.runtime.progress import track
+from steps.commands import origins
+from steps.errors import DataError, RequestError
 from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import mean_of_shares, sampled
-from steps.training.linear_probe import Labelled
+from steps.images import decoding
 from steps.images.manifest import TRAIN
 from steps.images.preprocessing import preprocess
+from steps.runtime import artefacts, files, params
+from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
+from steps.training.linear_probe import Labelled
 from steps.training.transferability import Divided, Held, divided, h_score, logme, probe
-from steps.errors import DataError
 
 BATCH = 32
 FOLDS, DRAWS, CONFIDENCE = 5, 2000, 0.95
@@ -42,7 +43,31 @@ class Candidate:
     milliseconds: float
 
 
-def rank(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int) -> Any:
+def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of the ranking and its verdict in words; RequestError where the request is wrong.
+
+    The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE.
+    """
+    files_of = _weights(weights, names)
+    accepted = artefacts.paths(root, "choose_strategy")["accepted"]
+    if not accepted.exists():
+        raise RequestError(f"{accepted.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
+    raw, seed = artefacts.paths(root, "extract_features")["raw"], params.read(root)["seed"]
+    rows = ranking(raw, files.read_table(accepted), names, files_of, most, seed)
+    return rows, verdict(rows)
+
+
+def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    if len(set(names)) < len(names):
+        raise RequestError(f"a backbone is named twice: {', '.join(names)}")
+    pairs = dict(item.partition("=")[::2] for item in given)
+    for name, file in pairs.items():
+        if name not in names or not file:
+            raise RequestError(f"--weights {name}={file}: expected NAME=FILE, NAME one of {', '.join(names)}")
+    return pairs
+
+
+def ranking(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int) -> Any:
     """Return one row a backbone, the best first: figures with intervals, and the paired difference from the best.
 
     `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
@@ -114,3 +139,26 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         f"{best}, {', '.join(others)} cannot be told apart on {rows[0]['images']} images; "
         f"the cheapest of them is {cheapest['backbone']}"
     )
+
+
+def show(rows: Sequence[dict[str, Any]], verdict: str) -> None:
+    """Print the ranking."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms an image")
+    for row in rows:
+        table.add_row(
+            row["backbone"], _share(row["balanced_accuracy"], ".1f"),
+            "" if row is rows[0] else _share(row["against_best"], "+.1f"),
+            f"{row['log_loss']:.3f}", f"{row['logme']:.3f}", f"{row['h_score']:.2f}",
+            f"{row['milliseconds_per_image']:.1f}",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(verdict, highlight=False)
+
+
+def _share(figure: dict[str, Any], form: str) -> str:
+    value, low, high = (None if figure[k] is None else format(100 * figure[k], form) for k in ("value", "low", "high"))
+    return f"{value} %" if low is None else f"{value} % ({low} to {high})"

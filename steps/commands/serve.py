@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from steps.serving import champion
-from steps.registry import ledger, versions, tracking
+from steps.errors import RequestError
+from steps.registry import ledger, tracking, versions
+from steps.registry.production import Named, Production, aliased
 from steps.runtime import params
+from steps.serving import champion
 from steps.serving.bodies import Limits
 from steps.serving.champion import Follower, Served
-from steps.registry.production import Named, Production, aliased
-from steps.errors import RequestError
 
 if TYPE_CHECKING:
     from steps.serving.service import Service

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from steps.images import containers, shards
-from steps.images import light
 from steps.errors import IntegrityError, UndecodableError
+from steps.images import containers, light, shards
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
 MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steps.images import decoding
 from steps.errors import UndecodableError
+from steps.images import decoding
 
 
 def picture(value: object, paths: bool) -> Image.Image:

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from steps.images.manifest import SPLITS
 from steps.errors import DataError
+from steps.images.manifest import SPLITS
 
 DEFAULTS = {"split": "", "group": "", "source": "", "weight": "1"}
 

@@ -9,13 +9,13 @@ from typing import BinaryIO, NamedTuple
 
 import pandas as pd
 
-from steps.runtime import files
+from steps.errors import RequestError
 from steps.images.decoding import parallel
-from steps.runtime.progress import track
-from steps.images.shards import INDEX
 from steps.images.manifest import SHARDS
 from steps.images.shard_layout import Layout, layout
-from steps.errors import RequestError
+from steps.images.shards import INDEX
+from steps.runtime import files
+from steps.runtime.progress import track
 
 READERS = 4
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from steps.runtime import files
-from steps.images import listing
 from steps.errors import RequestError
+from steps.images import listing
+from steps.runtime import files
 
 LISTINGS = (".csv", ".parquet")
 

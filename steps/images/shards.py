@@ -11,9 +11,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from steps.errors import DataError, IntegrityError
 from steps.images.manifest import SHARDS
 from steps.images.shard_layout import Layout, layout
-from steps.errors import DataError, IntegrityError
 
 INDEX = "index.parquet"
 REMEDY = "`regraft run` packs it anew from the images' source, `dvc checkout data/raw.dvc` brings back what was tracked"

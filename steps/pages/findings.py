@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from steps.training.choice import FINE_TUNED, HEAD
 from steps.images.manifest import TEST, TRAIN
+from steps.training.choice import FINE_TUNED, HEAD
 
 NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
 Judged = Mapping[str, Any]  # one model on one split, as `metrics.judge` returns it

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.runtime import files
-from steps.pages.rendering import render
 from steps.errors import DataError
+from steps.pages.rendering import render
+from steps.runtime import files
 
 PROMOTED, REMAINS, PROPOSED, REFUSED = "promoted", "remains", "proposed", "refused"
 PARTS = {"<!-- outcome -->": "outcome.html", "<!-- reasons -->": "reasons.html"}  # the pictures stand between them

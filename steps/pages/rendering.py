@@ -222,7 +222,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of `steps/templates`; a name that is missing is an error.
+    """Fill a template of `steps/pages/templates`; a name that is missing is an error.
 
     In a page values are escaped; in Markdown those are that pass through `markdown`, as every text of a user must.
     """

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.registry import circumstances, packages, versions, tracking
+from steps.errors import RegistryError, RequestError
+from steps.registry import circumstances, packages, tracking, versions
+from steps.registry.chain import Chain
+from steps.registry.tracking import LINEAGE
 from steps.runtime import files
 from steps.runtime.stage import digest_of
-from steps.registry.tracking import LINEAGE
-from steps.registry.chain import Chain
-from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FACTS = "artifacts/model/model.json"  # of a package; its owner `adapters.models` loads torch
+FACTS = "artifacts/model/model.json"  # of a package; its owner `backbones.models` loads torch
 EVALUATION = "data/reports/evaluation.json"  # a run keeps it by its name
 IDENTITY = {"stage": str, "digest": str, "code": str, "params": dict, "inputs": dict}  # of a Lineage
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.promotion import release
-from steps.registry import circumstances, ledger, packages, versions, tracking
-from steps.runtime import files, params
-from steps.registry.tracking import LINEAGE
-from steps.registry.chain import differences, silences
 from steps.errors import RegistryError, RequestError
+from steps.promotion import release
 from steps.promotion.evidence import Evidence, gather
+from steps.registry import circumstances, ledger, packages, tracking, versions
+from steps.registry.chain import differences, silences
+from steps.registry.tracking import LINEAGE
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CARD = "card.json"  # of a backbone; its owner `adapters.models` loads torch
+CARD = "card.json"  # of a backbone; its owner `backbones.models` loads torch
 
 
 @dataclass(frozen=True)

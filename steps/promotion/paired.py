@@ -29,11 +29,11 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     import numpy as np
 
     from steps.evaluation.comparison import compare_answers
-    from steps.evaluation.intervals import groups_of, sampled
     from steps.evaluation.falls import changes
-    from steps.runtime.seeding import numpy_generator
+    from steps.evaluation.intervals import groups_of, sampled
+    from steps.evaluation.protocol import EvaluateParams
     from steps.evaluation.slices import COLUMNS, slices_of
-    from steps.evaluate import EvaluateParams
+    from steps.runtime.seeding import numpy_generator
 
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.registry import comparisons, ledger, packages, versions, tracking
+from steps.errors import RegistryError
+from steps.promotion.gate import Facts, Rules, Verdict, decide
+from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
+from steps.registry import comparisons, ledger, packages, tracking, versions
+from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.runtime import files, params, stage
 from steps.runtime.stage import digest_of
-from steps.promotion.gate import Facts, Rules, Verdict, decide
-from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
-from steps.errors import RegistryError
-from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.registry import ledger, packages, versions, tracking
-from steps.runtime import params
-from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
 from steps.errors import RequestError
+from steps.registry import ledger, packages, tracking, versions
+from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
+from steps.runtime import params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.runtime import files, params
-from steps.registry import packages
-from steps.registry.packages import Package
 from steps.errors import RegistryError
 from steps.promotion.paired import Paired, paired
+from steps.registry import packages
+from steps.registry.packages import Package
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,8 @@ def rematch(
     """
     import numpy as np
 
-    from steps.registry import look_ledger
     from steps.images.manifest import TEST
+    from steps.registry import look_ledger
 
     told = files.read_table(root / PREDICTIONS)
     part = files.read_table(root / ACCEPTED)

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.runtime import files, params
-from steps.registry import look_ledger
-from steps.registry.packages import Package
 from steps.promotion.gate import NON_INFERIOR, Facts, Rules, Verdict, decide
-from steps.registry.looks import Standing, optimism
 from steps.promotion.paired import paired
 from steps.promotion.promote import PromoteParams
 from steps.promotion.rematch import weights_of
+from steps.registry import look_ledger
+from steps.registry.looks import Standing, optimism
+from steps.registry.packages import Package
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +33,8 @@ def smaller(
 
     from steps.evaluation.intervals import groups_of
     from steps.evaluation.judgement import judge
+    from steps.evaluation.protocol import EvaluateParams
     from steps.runtime.seeding import numpy_generator
-    from steps.evaluate import EvaluateParams
 
     document = params.read(root)
     rules = params.bind(PromoteParams, document.get("promote"), "promote")

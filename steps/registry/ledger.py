@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
-from steps.runtime import files
-from steps.registry import versions, signing
-from steps.registry.versions import CHAMPION
-from steps.registry.chain import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
 from steps.errors import RegistryError
+from steps.registry import signing, versions
+from steps.registry.chain import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
+from steps.registry.versions import CHAMPION
+from steps.runtime import files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.runtime import files, params
-from steps.registry import ledger, versions, signing, tracking
+from steps.errors import RegistryError, RequestError
+from steps.images.manifest import TEST
+from steps.registry import ledger, signing, tracking, versions
 from steps.registry.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.registry.looks import read as gathered
-from steps.images.manifest import TEST
-from steps.errors import RegistryError, RequestError
+from steps.runtime import files, params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

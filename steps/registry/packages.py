@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.registry import versions, signing
+from steps.errors import RegistryError
+from steps.registry import signing, versions
 from steps.registry.tracking import answering
 from steps.registry.unpacked import Unpacked
-from steps.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

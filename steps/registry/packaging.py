@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from steps.registry import bill, served_model, signing, unpacked
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
+from steps.images import decoding
+from steps.registry import bill, served_model, signing, unpacked
 from steps.registry.packages import DIGEST
+from steps.runtime import files
 from steps.runtime.stage import code_dependencies, digest_of
 
 HOME = Path(__file__).parents[2]

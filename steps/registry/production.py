@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from steps.registry import ledger, versions
-from steps.registry.versions import CHAMPION
-from steps.registry.chain import Chain
 from steps.errors import RequestError
+from steps.registry import ledger, versions
+from steps.registry.chain import Chain
+from steps.registry.versions import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,12 +17,12 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
-from steps.runtime import files
-from steps.images import decoding, inputs
 from steps.backbones import models
 from steps.backbones.inference import predict_probabilities
-from steps.images.preprocessing import preprocess
 from steps.errors import UndecodableError
+from steps.images import decoding, inputs
+from steps.images.preprocessing import preprocess
+from steps.runtime import files
 
 IMAGE = "image"
 BATCH = 32

@@ -9,11 +9,11 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.errors import RegistryError
 from steps.registry import circumstances
 from steps.registry.circumstances import Circumstances
 from steps.runtime.files import project_root
 from steps.runtime.stage import Lineage
-from steps.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.errors import RegistryError, RequestError
 from steps.registry import circumstances
 from steps.registry.tracking import DENIED, LINEAGE, answering, unless_absent
-from steps.errors import RegistryError, RequestError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from steps.runtime.files import project_root
 from steps.errors import RegistryError
+from steps.runtime.files import project_root
 
 PREFIX = "regraft-"
 OWNER = "owner"  # a file in each folder, locked for as long as its process lives: the kernel frees it at a kill

@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from steps.errors import GraphError, ParamsError, RegraftError, without_passwords
+from steps.runtime import artefacts
 from steps.runtime import params as params_file
 from steps.runtime.files import COMPILED, sha256_of
-from steps.errors import GraphError, ParamsError, RegraftError, without_passwords
 
 Function = Callable[..., None]
 PREFIX = "python -m steps."
@@ -148,7 +149,7 @@ def _parse(function: Function, arguments: list[str]) -> dict[str, str]:
 
 def lineage(root: Path, function: Function) -> Lineage:
     """Compute the identity of what `function` is about to make, from what dvc.yaml declares that it depends on."""
-    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][function.__name__]
+    declared = artefacts.declared(root, function.__name__)
     document = params_file.read(root)
     is_code = {path: path.endswith((".py", ".lock")) or path.startswith("steps/") for path in declared["deps"]}
     facts: dict[str, Any] = {
@@ -170,14 +171,20 @@ def _content(path: Path) -> str:
     if pointer.exists():  # `dvc add` hashed it already, and both drivers add it anew where it has changed
         return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
     if path.is_dir():
-        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in sorted(path.rglob("*")) if p.is_file()})
+        found = (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)  # as .dvcignore
+        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in found})
     return sha256_of(path)
+
+
+def code_files(root: Path) -> set[str]:
+    """Return all Python files of `steps`, as POSIX paths under `root`."""
+    return {path.relative_to(root).as_posix() for path in (root / "steps").rglob("*.py")}
 
 
 def code_dependencies(root: Path, module: str) -> set[str]:
     """Return the files of `steps` that a module reaches by imports, its own included, as POSIX paths under `root`.
 
-    Imports inside functions count; so do a package's folders of data that stand beside it under `steps/templates`.
+    Imports inside functions count.
     """
     seen: set[str] = set()
     waiting = [module]

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from steps.runtime.files import replacing
-from steps.images.decoding import batched
 from steps.errors import RequestError
+from steps.images.decoding import batched
+from steps.runtime.files import replacing
 
 GROUP = 4096  # rows of Parquet in memory at a time
 SUFFIXES = (".csv", ".parquet")

@@ -6,8 +6,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from steps.runtime.stage import digest_of
 from steps.errors import IntegrityError
+from steps.runtime.stage import digest_of
 
 FOLDER = Path(".regraft", "answers")  # under the project's root
 

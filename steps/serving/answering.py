@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steps.serving import champion
+from steps.errors import RegistryError, UndecodableError
 from steps.images import decoding
+from steps.images.pictures import Named
+from steps.registry import tracking, versions
+from steps.registry.production import chosen
 from steps.runtime import params
-from steps.registry import versions, tracking
+from steps.runtime.progress import track
+from steps.serving import champion
 from steps.serving.answer_store import FOLDER, AnswerStore
 from steps.serving.champion import Served
-from steps.images.pictures import Named
-from steps.registry.production import chosen
-from steps.runtime.progress import track
-from steps.errors import RegistryError, UndecodableError
 
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from PIL import Image
 
+from steps.errors import RegistryError, without_passwords
 from steps.images import decoding
 from steps.registry import packages
 from steps.registry.packages import Package
 from steps.registry.production import Named
-from steps.errors import RegistryError, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

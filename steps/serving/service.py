@@ -16,12 +16,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
+from steps.serving import invocations
 from steps.serving.bodies import AGAIN, Bodies, Limits
 from steps.serving.champion import Follower, Served
 from steps.serving.gauges import Gauges
-from steps.serving import invocations
-from steps.errors import RequestError, UndecodableError
 
 JSON = "application/json"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary

@@ -13,11 +13,10 @@ from torch import nn
 
 from steps.backbones.backbone import Grafted
 from steps.backbones.inference import predict_probabilities
-from steps.training.metrics import scores
 from steps.errors import IntegrityError
+from steps.images.dataset import Batch
+from steps.training.metrics import scores
 
-# Inputs float32 [n, ...]; targets int64 [n], or chances float32 [n, classes] where images were mixed; weights [n].
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
 State = dict[str, torch.Tensor]
 WARMUP_SHARE = 0.1  # of the epochs: random weights and full rates do not go together

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from steps.training.fine_tuning import Schedule, from_scratch
 from steps.images.manifest import TRAIN, uniform
+from steps.training.fine_tuning import Schedule, from_scratch
 from steps.training.transferability import first_share
 
 Floats = npt.NDArray[np.floating[Any]]

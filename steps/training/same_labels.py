@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.runtime import files
 from steps.backbones import models
-from steps.training.rivals import bounded
+from steps.backbones.heads import State
+from steps.images.manifest import TEST, TRAIN, VAL
+from steps.runtime import files
+from steps.runtime.seeding import derive
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.head_training import fit_head, probabilities
-from steps.backbones.heads import State
 from steps.training.linear_probe import Labelled
-from steps.images.manifest import TEST, TRAIN, VAL
-from steps.runtime.seeding import derive
+from steps.training.rivals import bounded
 
 Floats = npt.NDArray[np.float64]
 

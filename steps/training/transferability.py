@@ -14,10 +14,10 @@ import pandas as pd
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
-from steps.training.linear_probe import Labelled, fit_path
 from steps.images.manifest import uniform
-from steps.training.metrics import scores
 from steps.runtime.seeding import derive
+from steps.training.linear_probe import Labelled, fit_path
+from steps.training.metrics import scores
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]

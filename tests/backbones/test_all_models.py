@@ -10,10 +10,10 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from steps.runtime import files
 from steps.backbones import models
 from steps.backbones.backbone import architectures, build, without_top
 from steps.images.preprocessing import Preprocessing
+from steps.runtime import files
 
 SAMPLE = {"glyphnet", "densenet121", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"}
 

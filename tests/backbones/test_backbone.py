@@ -21,9 +21,20 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from steps.backbones import backbone as subject
-from steps.backbones.backbone import Grafted, architectures, blocks, build, cut_at, digest, features_at, last_blocks, top_of, without_top
-from steps.training.fine_tuning import Schedule, _groups
+from steps.backbones.backbone import (
+    Grafted,
+    architectures,
+    blocks,
+    build,
+    cut_at,
+    digest,
+    features_at,
+    last_blocks,
+    top_of,
+    without_top,
+)
 from steps.errors import RequestError
+from steps.training.fine_tuning import Schedule, _groups
 
 ALL = architectures()
 SCHEDULE = Schedule(

@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from steps.commands import origins
 from steps.backbones.backbone import BATCH_NORMS, build, cut_at, features_at, without_top
 from steps.backbones.forward import Forward, Mode, cut_names, folded
+from steps.commands import origins
 from steps.images.preprocessing import normalise
 from tests.studies.measure import read_digits
 

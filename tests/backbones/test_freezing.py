@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from steps.backbones.backbone import Grafted, digest
-from steps.training.fine_tuning import Batch, check_optimiser, fine_tune_model
 from steps.errors import IntegrityError
+from steps.images.dataset import Batch
+from steps.training.fine_tuning import check_optimiser, fine_tune_model
 from tests.training.test_fine_tuning import SCHEDULE, TRAIN, VAL, Tiny, batches, honest
 
 

@@ -6,9 +6,9 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch import nn
 
+from steps.backbones.heads import NEIGHBOURS, Mlp, Neighbours, rebuild
 from steps.training import head_training
 from steps.training.head_training import KINDS, fit_head, knn, mlp, probabilities, prototype
-from steps.backbones.heads import NEIGHBOURS, Mlp, Neighbours, rebuild
 from steps.training.linear_probe import Labelled
 
 PATH = (0.01, 1.0, 10.0)

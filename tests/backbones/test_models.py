@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from steps.runtime import files
 from steps.backbones import models
-from steps.backbones.models import Card
 from steps.backbones.backbone import Grafted, build, digest, last_blocks, without_top
-from steps.images.preprocessing import Preprocessing
+from steps.backbones.models import Card
 from steps.errors import IntegrityError, RequestError
+from steps.images.preprocessing import Preprocessing
+from steps.runtime import files
 
 SPEC = Preprocessing(
     resize=64, crop=56, interpolation="bicubic", antialias=False, colour_order="BGR",

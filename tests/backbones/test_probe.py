@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from steps.backbones import probe
+from steps.backbones.forward import Forward, Mode
+from steps.backbones.models import assemble
 from steps.commands import origins
 from steps.images import decoding
-from steps.backbones import probe
-from steps.backbones.models import assemble
-from steps.backbones.forward import Forward, Mode
 from steps.images.preprocessing import Preprocessing
 
 MODE = Mode(precision="float32", channels_last=False, fold_norms=False, compiled=False, device="cpu")

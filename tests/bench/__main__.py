@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from flows.tune import fastest
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
 from steps.backbones.backbone import build
 from steps.backbones.forward import Mode
-from steps.images.preprocessing import preprocess
-from steps.embedded.digits import write_digits
 from steps.backbones.speed import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
+from steps.embedded.digits import write_digits
+from steps.images import decoding
+from steps.images.preprocessing import preprocess
+from steps.runtime import files
 from tests.bench.pipeline import Run, add_images, phase, plain, run, set_params
 from tests.conftest import Project, make_project
 

@@ -13,9 +13,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from steps.backbones import models
 from steps.commands import origins
 from steps.runtime import files
-from steps.backbones import models
 
 SIDE = 16
 console = Console()
@@ -38,8 +38,8 @@ def write(root: Path, count: int) -> None:
 
 def extract(root: Path) -> None:
     """Run the stage in this process and print its peak memory in MB."""
-    from steps.runtime.compute import ComputeParams
     from steps.extract_features import ExtractFeaturesParams, extract_features
+    from steps.runtime.compute import ComputeParams
 
     params = ExtractFeaturesParams(
         cuts=1, precision="float32", channels_last=True, fold_norms=True, compiled=False, device="cpu"

@@ -56,7 +56,7 @@ def _stages(lines: list[tuple[float, str]], end: float) -> dict[str, float]:
 def phase(project: Project, *stages: str) -> float:
     """Return the seconds that these stages take in one process that has imported what they need; writes as they do."""
     code = (
-        "import sys, time; from pathlib import Path; import yaml; from steps.adapters import stage;"
+        "import sys, time; from pathlib import Path; import yaml; from steps.runtime import stage;"
         "cmds = yaml.safe_load(Path('dvc.yaml').read_text())['stages']; names = sys.argv[1:];"
         "[stage.parse(cmds[name]['cmd']) for name in names]; start = time.perf_counter();"
         "[stage.run(cmds[name]['cmd'], Path.cwd()) for name in names]; print(time.perf_counter() - start)"

@@ -24,9 +24,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from steps.images import decoding
 from steps.backbones import models
 from steps.backbones.inference import predict_probabilities
+from steps.images import decoding
 from steps.images.preprocessing import preprocess
 from tests.conftest import BIN
 from tests.registered import Registered, inside, make_registered

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from steps.commands import origins
-from steps.runtime import files, params
 from steps.backbones import models
 from steps.backbones.speed import BFLOAT16, FOLDED, Speed
+from steps.commands import origins
+from steps.runtime import files, params
 from tests.bench import __main__ as bench
 from tests.bench.pipeline import _stages, add_images
 from tests.conftest import REPOSITORY, Project, write_images

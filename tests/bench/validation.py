@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from steps.checks import expectations
-from steps.images.manifest import SPLITS, Row, class_counts
 from steps.checks.rules import Rule, totals
+from steps.images.manifest import SPLITS, Row, class_counts
 
 CLASSES = 100
 RULES = [  # one of each kind that the gate asks of single images

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from steps.checks import expectations
-from steps.checks.rules import Limits, Rule, Severity, rules, screen_rules, shift_rules
-from steps.validate import refusal
+from steps.checks.rules import Limits, Rule, Severity, refusal, rules, screen_rules, shift_rules
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:

@@ -18,15 +18,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from steps.commands import origins
-from steps.runtime import files, params, stage
-from steps.images import dataset
 from steps.backbones import models
-from steps.images.preprocessing import Preprocessing
 from steps.checks.rules import Limits, Rule, Severity, rules, screen_rules, shift_rules
 from steps.checks.witnesses import LEAST
+from steps.commands import origins
 from steps.errors import DataError, RegraftError
+from steps.images import dataset
+from steps.images.preprocessing import Preprocessing
 from steps.ingest import ingest
+from steps.runtime import files, params, stage
 from steps.screen import ScreenSeverity
 from steps.validate import validate
 from tests.stages.test_screen import COPY, Screened

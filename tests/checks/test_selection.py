@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.checks.selection import coverage, effective_number, groups, population_fit, representation, shortcuts, with_holm
+from steps.checks.selection import (
+    coverage,
+    effective_number,
+    groups,
+    population_fit,
+    representation,
+    shortcuts,
+    with_holm,
+)
 
 
 def table(n: int = 200, seed: int = 0, **columns: Any) -> pd.DataFrame:

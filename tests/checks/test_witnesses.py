@@ -9,11 +9,30 @@ import numpy as np
 import pytest
 import torch
 
-from steps.checks import witnesses
 from steps.backbones.backbone import build
-from steps.images.preprocessing import Preprocessing
+from steps.checks import witnesses
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
-from steps.checks.witnesses import COLOUR_ORDER, LEAST, NEAR, NORMS, STATISTICS, TILES, TOP, Evidence, Seen, Vote, by_block, by_norms, by_top, judge, norm_distances, questions, shuffled, watch
+from steps.checks.witnesses import (
+    COLOUR_ORDER,
+    LEAST,
+    NEAR,
+    NORMS,
+    STATISTICS,
+    TILES,
+    TOP,
+    Evidence,
+    Seen,
+    Vote,
+    by_block,
+    by_norms,
+    by_top,
+    judge,
+    norm_distances,
+    questions,
+    shuffled,
+    watch,
+)
+from steps.images.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY
 
 SPEC = Preprocessing(

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
-from steps.commands.against import PAGE, Trained, _read, against
 from steps.backbones.forward import Forward, Mode
-from steps.images.manifest import Row
-from steps.images.preprocessing import preprocess
+from steps.commands import origins
+from steps.commands.against import PAGE, Trained, _read, against
 from steps.embedded import digits
 from steps.errors import RequestError
+from steps.images import decoding
+from steps.images.manifest import Row
+from steps.images.preprocessing import preprocess
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
 from tests.stages.test_screen import PARAMS
 
 MODE = Mode(precision="float32", channels_last=True, fold_norms=True, compiled=False, device="cpu")

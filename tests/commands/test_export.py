@@ -15,17 +15,17 @@ import yaml
 from sklearn.linear_model import LogisticRegression
 
 from flows.export import lines
-from steps.serving import formats
-from steps.runtime import files
-from steps.images import decoding
-from steps.registry import ledger, look_ledger, versions, signing, tracking
 from steps.backbones import models
-from steps.runtime.stage import Lineage
 from steps.backbones.backbone import Grafted
-from steps.registry.chain import PROMOTE
-from steps.images.preprocessing import Preprocessing, preprocess
-from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.commands.export import ACCEPTED, RAW, export
+from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.images import decoding
+from steps.images.preprocessing import Preprocessing, preprocess
+from steps.registry import ledger, look_ledger, signing, tracking, versions
+from steps.registry.chain import PROMOTE
+from steps.runtime import files
+from steps.runtime.stage import Lineage
+from steps.serving import formats
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
 

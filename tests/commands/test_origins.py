@@ -15,14 +15,15 @@ import pytest
 import torch
 from torchvision import models as tv
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.registry import ledger, packaging, packages, versions as registry, signing, tracking
 from steps.backbones import models
-from steps.runtime.stage import Lineage
 from steps.backbones.backbone import Grafted, blocks, build, cut_at, digest, top_of, without_top
-from steps.registry.chain import PROMOTE
+from steps.commands import origins
 from steps.errors import RegistryError, RequestError
+from steps.registry import ledger, packages, packaging, signing, tracking
+from steps.registry import versions as registry
+from steps.registry.chain import PROMOTE
+from steps.runtime import files
+from steps.runtime.stage import Lineage
 
 NAME = "squeezenet1_1"
 ENTRY = tv.SqueezeNet1_1_Weights.IMAGENET1K_V1

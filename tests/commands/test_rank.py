@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
-from flows.rank import _weights
-from steps.runtime import files
+from steps.commands.rank import _weights, ranking, verdict
 from steps.errors import DataError, RequestError
-from steps.commands.rank import rank, verdict
+from steps.runtime import files
 from tests.conftest import write_images
 
 
@@ -39,7 +38,7 @@ def table(raw: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def rows(raw: Path, random_weights: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = rank(
+    found: list[dict[str, Any]] = ranking(
         raw, table(raw), ["squeezenet1_1", "glyphnet"], {"squeezenet1_1": random_weights}, most=1000, seed=0
     )
     return found
@@ -71,21 +70,21 @@ def test_a_tie_is_called_a_tie_and_the_cheapest_is_named() -> None:
 def test_the_test_split_and_unlabelled_images_are_not_looked_at(raw: Path) -> None:
     splits = table(raw).assign(split=lambda t: ["test" if i % 4 == 0 else "train" for i in range(len(t))])
     gone = splits.assign(path=splits["path"].where(splits["split"] == "train", "no such file"))
-    (row,) = rank(raw, gone, ["glyphnet"], {}, most=1000, seed=0)
+    (row,) = ranking(raw, gone, ["glyphnet"], {}, most=1000, seed=0)
     assert row["images"] == 27
 
 
 def test_no_more_images_are_used_than_asked_for_and_equal_ones_count_once(raw: Path) -> None:
     twice = pd.concat([table(raw), table(raw)])
-    (row,) = rank(raw, twice, ["glyphnet"], {}, most=18, seed=0)
+    (row,) = ranking(raw, twice, ["glyphnet"], {}, most=18, seed=0)
     assert row["images"] == 18
 
 
 def test_what_cannot_be_ranked_is_refused_before_an_image_is_read(raw: Path) -> None:
     with pytest.raises(DataError, match="at least two classes with two training images each"):
-        rank(raw, table(raw).head(3), ["glyphnet"], {}, most=100, seed=0)
+        ranking(raw, table(raw).head(3), ["glyphnet"], {}, most=100, seed=0)
     with pytest.raises(RequestError, match="did you mean 'resnet18'"):
-        rank(Path("nowhere"), table(raw), ["glyphnet", "resnet_18"], {}, most=100, seed=0)
+        ranking(Path("nowhere"), table(raw), ["glyphnet", "resnet_18"], {}, most=100, seed=0)
 
 
 @pytest.mark.parametrize("given", ["resnet50=file", "glyphnet", "glyphnet="])

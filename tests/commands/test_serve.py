@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from flows import cli
+from steps.commands.serve import Place, _bound, _follower, serve
+from steps.errors import RequestError
 from steps.serving.bodies import Limits
 from steps.serving.champion import Follower
-from steps.errors import RequestError
-from steps.commands.serve import Place, _bound, _follower, serve
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 

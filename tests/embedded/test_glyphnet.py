@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.backbones.models import Card
 from steps.backbones.backbone import blocks, without_top
 from steps.backbones.glyphnet import GlyphNet, glyphnet
+from steps.backbones.models import Card
+from steps.commands import origins
+from steps.runtime import files
 from tests.studies.glyphs import CHARACTERS
 from tests.studies.measure import Digits, features, frozen, read_digits
 from tests.studies.pretrain import CARD, WEIGHTS

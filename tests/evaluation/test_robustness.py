@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from steps.images.preprocessing import Preprocessing
 from steps.evaluation.robustness import CORRUPTIONS, STRENGTHS, corrupted, look
+from steps.images.preprocessing import Preprocessing
 from steps.runtime.seeding import torch_generator
 
 SPEC = Preprocessing(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from flows import arrival, sources, use
+from flows.gates import checked
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
-from flows.gates import checked
-from steps.runtime import files
 from steps.errors import RequestError
+from steps.runtime import files
 from tests.conftest import make_project
 
 FIRST = {"cats/1.png": b"one", "cats/2.png": b"two", "dogs/3.png": b"three"}

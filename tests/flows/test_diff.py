@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from flows.diff import between, compare, lines
 from flows.graph import Graph
-from steps.runtime import stage
 from steps.errors import RequestError
+from steps.runtime import stage
 from tests.conftest import Project, make_project, write_images
 
 Rows = list[tuple[str, str, str, str]]

@@ -13,10 +13,10 @@ import pytest
 
 from flows import doctor
 from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
-from steps.commands import origins
-from steps.runtime import files
 from steps.backbones import models
+from steps.commands import origins
 from steps.registry import signing
+from steps.runtime import files
 from tests.conftest import Project, free_port, write_images
 
 

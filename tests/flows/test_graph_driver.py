@@ -1,5 +1,6 @@
 """What the in-process driver does to DVC's records when the world changes under it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,14 @@ def test_a_dependency_that_changes_while_the_stage_runs_is_not_recorded(project:
 
 def test_code_edited_since_the_run_began_is_refused(project: Project) -> None:
     graph = Graph(project.root)
-    (project / "steps/ingest.py").write_text("# other code\n")
-    with pytest.raises(GraphError, match=r"steps/ingest\.py is not the code that this run loaded"):
-        graph.clear("ingest")
+    for path in ("steps/ingest.py", "steps/images/listing.py", "steps/images/new.py"):
+        before = (project / path).read_text() if (project / path).exists() else None
+        (project / path).write_text("# other code\n")
+        with pytest.raises(GraphError, match=rf"{re.escape(path)} is not the code that this run loaded"):
+            graph.clear("ingest")
+        (project / path).write_text(before) if before is not None else (project / path).unlink()
+    (project / "steps/pages/new.py").write_text("# in a room that ingest does not enter\n")
+    graph.clear("ingest")
 
 
 def test_an_output_linked_into_the_cache_is_never_written_through(project: Project) -> None:

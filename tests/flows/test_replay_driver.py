@@ -14,14 +14,14 @@ import yaml
 from flows.doctor import unlike
 from flows.project import TELEMETRY_OFF
 from flows.replay import EVALUATION, PREDICTIONS, Replay, _dvc, _looked_at, _refuse
-from steps.runtime import files
-from steps.registry import look_ledger
-from steps.registry.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
-from steps.registry.tracking import LINEAGE
-from steps.registry.chain import Chain
-from steps.promotion.reproduction import Verdict
 from steps.errors import GraphError, RequestError
 from steps.promotion.evidence import Evidence, Proof
+from steps.promotion.reproduction import Verdict
+from steps.registry import look_ledger
+from steps.registry.chain import Chain
+from steps.registry.circumstances import CHANGES, COMMIT, KEPT, LOCK, NONE, PATCH, UNKNOWN
+from steps.registry.tracking import LINEAGE
+from steps.runtime import files
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from PIL import Image
 
 from flows import sources
 from flows.sources import Source, mirror, read_source, write_source
-from steps.images import decoding
 from steps.errors import DataError, RequestError
+from steps.images import decoding
 from steps.ingest import IngestParams, ingest
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from flows.tune import BATCHES, TOLERANCE, _values, fastest, tune
-from steps.backbones import speed as measuring
-from steps.commands import origins
-from steps.runtime import files, params, stage
 from steps.backbones import models
+from steps.backbones import speed as measuring
+from steps.backbones.speed import BFLOAT16, EAGER, FOLDED, PLAIN, Speed
+from steps.commands import origins
 from steps.errors import RequestError
 from steps.extract_features import extract_features
-from steps.backbones.speed import BFLOAT16, EAGER, FOLDED, PLAIN, Speed
+from steps.runtime import files, params, stage
 from tests.conftest import REPOSITORY, write_images
 
 SLOW, FAST = Speed(PLAIN, 1, 10.0, 0.1, 0.0), Speed(FOLDED, 2, 30.0, 0.1, 1e-6)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steps.runtime import files
 from steps.backbones.backbone import build
+from steps.runtime import files
 from tests.conftest import Project, write_images
 
 

@@ -13,13 +13,13 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
-from steps.runtime.compute import ComputeParams, configure
-from steps.images.dataset import Images, augmentation, mixing, refuse_single_images, tracked
-from steps.images.packing import pack
 from steps.backbones.backbone import Grafted
-from steps.training.fine_tuning import Batch
-from steps.images.preprocessing import Preprocessing, preprocess
 from steps.errors import IntegrityError, ParamsError
+from steps.images.dataset import Batch, Images
+from steps.images.packing import pack
+from steps.images.preprocessing import Preprocessing, preprocess
+from steps.runtime.compute import ComputeParams, configure
+from steps.training.batches import augmentation, mixing, refuse_single_images, tracked
 
 SPEC = Preprocessing(
     resize=12, crop=10, interpolation="bilinear", antialias=True, colour_order="RGB",

@@ -18,9 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFilter
 
+from steps.errors import DataError, IntegrityError, UndecodableError
 from steps.images import decoding
 from steps.images.decoding import batched, decode, inspect, parallel, read_image
-from steps.errors import DataError, IntegrityError, UndecodableError
 
 Pixels = np.ndarray[Any, Any]
 ORIENTATION = 0x0112

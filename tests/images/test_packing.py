@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.images import decoding, packing, shards
-from steps.images.packing import pack
-from steps.images.manifest import SHARDS
 from steps.errors import DataError, IntegrityError, RequestError, UndecodableError
+from steps.images import decoding, packing, shards
+from steps.images.manifest import SHARDS
+from steps.images.packing import pack
 
 IMAGES = {f"ant/{i}.jpg": bytes([i]) * (i * 97) for i in range(40)} | {"bee/a copy.jpg": bytes([7]) * (7 * 97)}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from steps.pages.rendering import TEMPLATES
 from steps.errors import DataError
 from steps.pages.outcome import PARTS, PROMOTED, PROPOSED, REFUSED, REMAINS, Outcome, markdown, write_outcome
+from steps.pages.rendering import TEMPLATES
 from tests.outputs import COMPARISON, FIRST, REFUSAL
 
 REPORT = "<main>\n<!-- outcome -->\n<section>pictures</section>\n<!-- reasons -->\n<section>the report</section></main>"

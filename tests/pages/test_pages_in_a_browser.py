@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from steps.pages.album import Album
-from steps.pages.rendering import render
 from steps.pages.outcome import REMAINS, write_outcome
+from steps.pages.rendering import render
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import NEEDS
 from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, honest, make

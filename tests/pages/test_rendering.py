@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from PIL import Image
 
-from steps.pages import rendering
-from steps.pages import figures
+from steps.pages import figures, rendering
 
 HOSTILE = "<script>alert(1)</script>"
 CSS = (rendering.TEMPLATES / "report.css").read_text(encoding="utf-8")

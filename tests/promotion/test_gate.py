@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.promotion.gate import Facts, Rules, decide
 from steps.evaluation.falls import Change
+from steps.promotion.gate import Facts, Rules, decide
 
 OFF = Rules(
     floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_slice_drop=None,

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from steps.commands.audit import Audit
-from steps.registry import circumstances, ledger, versions, signing, tracking
-from steps.runtime import files
-from steps.runtime.stage import Lineage, digest_of
-from steps.promotion.links import Link, audit, place_of, tampered
-from steps.registry.chain import PROMOTE
 from steps.errors import RequestError
 from steps.promotion.evidence import EVALUATION
+from steps.promotion.links import Link, audit, place_of, tampered
+from steps.registry import circumstances, ledger, signing, tracking, versions
+from steps.registry.chain import PROMOTE
+from steps.runtime import files
+from steps.runtime.stage import Lineage, digest_of
 
 NAME = "regraft"
 

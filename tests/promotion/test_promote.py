@@ -17,17 +17,17 @@ import yaml
 from mlflow.tracking._tracking_service import utils
 from torch import nn
 
+from steps.backbones.backbone import Grafted, build, without_top
+from steps.commands.compare import compare, lines
+from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.evaluation.judgement import judge
 from steps.promotion import promote as promotion
 from steps.promotion import release
-from steps.registry import comparisons, ledger, look_ledger, packaging, packages, versions, tracking
-from steps.runtime import files
-from steps.runtime.stage import Lineage
-from steps.commands.compare import compare, lines
-from steps.backbones.backbone import Grafted, build, without_top
-from steps.evaluation.judgement import judge
+from steps.registry import comparisons, ledger, look_ledger, packages, packaging, tracking, versions
 from steps.registry.chain import Decision
+from steps.runtime import files
 from steps.runtime.seeding import numpy_generator
-from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.runtime.stage import Lineage
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from steps.images.preprocessing import Preprocessing
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.checks.witnesses import COLOUR_ORDER, NORMS, STATISTICS
+from steps.images.preprocessing import Preprocessing
 from tests.conftest import Project
 from tests.studies import observed as study
 

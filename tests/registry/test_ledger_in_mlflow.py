@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from steps.registry import ledger, versions, tracking
-from steps.registry.chain import PROMOTE, parse
 from steps.errors import RegistryError
+from steps.registry import ledger, tracking, versions
+from steps.registry.chain import PROMOTE, parse
 from tests import servers
-from tests.registry import promoter
 from tests.conftest import EXHAUSTIVE, REPOSITORY
+from tests.registry import promoter
 from tests.servers import STORES
 
 MODEL = "regraft"
@@ -68,7 +68,7 @@ MORTAL = """
 import os, sys
 from mlflow import MlflowClient
 import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store  # once, for all children
-from steps.adapters import ledger, tracking
+from steps.registry import ledger, tracking
 
 def counted(method, fatal):
     def call(*arguments, **named):

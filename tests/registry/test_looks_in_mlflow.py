@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from steps.runtime import files
-from steps.registry import look_ledger, tracking
 from steps.errors import RegistryError
+from steps.registry import look_ledger, tracking
+from steps.runtime import files
 from tests import servers
 from tests.conftest import REPOSITORY
 from tests.servers import STORES

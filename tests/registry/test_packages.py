@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steps.registry import packages, versions as registry, tracking
-from steps.runtime.stage import Lineage
 from steps.errors import RegistryError
+from steps.registry import packages, tracking
+from steps.registry import versions as registry
+from steps.runtime.stage import Lineage
 from tests import packaged
 
 NAME = "regraft"

@@ -18,12 +18,12 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from steps.backbones import models
+from steps.errors import UndecodableError
+from steps.images import decoding, inputs
+from steps.images.preprocessing import preprocess
 from steps.registry import bill, packaging, signing
 from steps.runtime import files
-from steps.images import decoding, inputs
-from steps.backbones import models
-from steps.images.preprocessing import preprocess
-from steps.errors import UndecodableError
 from tests import packaged
 
 TEMPERATURE, LIMIT = 2.0, 0.425  # the limit divides the pictures

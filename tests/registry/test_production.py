@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from steps.serving import answering as prediction
-from steps.serving import champion
-from steps.registry import ledger, packages, versions, tracking
-from steps.registry.production import Named, Production
-from steps.registry import chain as core
-from steps.errors import RegistryError, RequestError
 from steps.commands.export import export
 from steps.commands.serve import _follower
+from steps.errors import RegistryError, RequestError
+from steps.registry import chain as core
+from steps.registry import ledger, packages, tracking, versions
+from steps.registry.production import Named, Production
+from steps.serving import answering as prediction
+from steps.serving import champion
 from tests.registered import NAME, Registered, inside
 
 

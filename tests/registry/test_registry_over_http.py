@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from steps.registry import ledger, look_ledger, packages, versions, tracking
-from steps.registry.production import Production, chosen
-from steps.runtime.stage import Lineage
-from steps.registry.tracking import ABSENT, DENIED, UNKNOWN
 from steps.errors import RegistryError, RequestError
+from steps.registry import ledger, look_ledger, packages, tracking, versions
+from steps.registry.production import Production, chosen
+from steps.registry.tracking import ABSENT, DENIED, UNKNOWN
+from steps.runtime.stage import Lineage
 from tests.servers import guarded_mlflow_server
 
 MODEL = "regraft"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from steps.registry import signing
 from steps.errors import IntegrityError
+from steps.registry import signing
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from steps.errors import RegistryError
 from steps.registry import tracking
 from steps.runtime.stage import Lineage
-from steps.errors import RegistryError
 
 LINEAGE = Lineage("train_head", "d" * 64, "c" * 64, {"seed": 0, "train_head": {"c": [0.1, 1.0]}}, {"data/x": "f" * 64})
 EPOCHS = [{"epoch": 0, "val_log_loss": 0.9, "train_loss": None}, {"epoch": 1, "val_log_loss": 0.5, "train_loss": 0.7}]

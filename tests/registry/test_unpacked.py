@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
-from steps.serving import champion
-from steps.registry import packaging, packages, versions as registry, signing, tracking, unpacked
-from steps.serving.champion import Follower, Served
+from steps.errors import RegistryError
+from steps.registry import packages, packaging, signing, tracking, unpacked
+from steps.registry import versions as registry
 from steps.registry.production import Production
 from steps.runtime.stage import Lineage
-from steps.errors import RegistryError
+from steps.serving import champion
+from steps.serving.champion import Follower, Served
 from tests import packaged
 from tests.conftest import REPOSITORY
 from tests.registered import NAME, Registered, inside

@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.runtime import files
 from steps.backbones.backbone import digest
 from steps.errors import IntegrityError
+from steps.runtime import files
 
 
 def listing(folder: Path) -> list[str]:

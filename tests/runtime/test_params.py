@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.runtime import params
-from steps.runtime.compute import ComputeParams
 from steps.errors import ParamsError
-from steps.evaluate import EvaluateParams
+from steps.evaluation.protocol import EvaluateParams
 from steps.extract_features import ExtractFeaturesParams
 from steps.fine_tune import FineTuneParams
 from steps.ingest import IngestParams
+from steps.runtime import params
+from steps.runtime.compute import ComputeParams
 from steps.train_head import TrainHeadParams
 from steps.validate import ValidateParams
 

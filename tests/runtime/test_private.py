@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from steps.runtime import private
 from steps.errors import RegistryError
+from steps.runtime import private
 
-HOLDER = "from steps.adapters import private; held = private.make(); print(held[0], flush=True); input()"
+HOLDER = "from steps.runtime import private; held = private.make(); print(held[0], flush=True); input()"
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import steps
+from steps.errors import DataError, GraphError, ParamsError
 from steps.runtime import stage
 from steps.runtime.stage import Lineage
-from steps.errors import DataError, GraphError, ParamsError
 
 TOY = '''
 """A stage."""

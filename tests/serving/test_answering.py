@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from steps.commands.predict import predict as command
-from steps.serving import answering as prediction
-from steps.runtime import files
+from steps.errors import DataError, IntegrityError, RequestError
 from steps.images import pictures
+from steps.runtime import files
+from steps.serving import answering as prediction
 from steps.serving.answer_store import FOLDER
 from steps.serving.champion import Served
-from steps.errors import DataError, IntegrityError, RequestError
 from tests.conftest import BIN, write_images
 from tests.registered import ABSTAIN_BELOW, Registered, inside
 

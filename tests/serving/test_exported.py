@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from steps.serving.exported import Exported
 from steps.images.preprocessing import Preprocessing, normalise
+from steps.serving.exported import Exported
 
 SPEC = Preprocessing(
     resize=8, crop=8, interpolation="bilinear", antialias=True, colour_order="BGR", value_range=(-1.0, 1.0),

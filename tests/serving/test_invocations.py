@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.serving.invocations import pictures
 from steps.errors import RequestError
+from steps.serving.invocations import pictures
 
 
 def forms(texts: list[str]) -> list[dict[str, Any]]:

@@ -25,14 +25,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from steps.errors import RegistryError
+from steps.registry import tracking, versions
+from steps.registry.production import Production, aliased
 from steps.serving import champion
-from steps.registry import versions, tracking
 from steps.serving.bodies import Limits
 from steps.serving.champion import Follower, Served
-from steps.registry.production import Production, aliased
 from steps.serving.server import configured
 from steps.serving.service import Service, application
-from steps.errors import RegistryError
 from tests.conftest import free_port
 from tests.registered import ABSTAIN_BELOW, CLASSES, NAME, Registered, inside
 

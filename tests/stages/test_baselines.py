@@ -16,15 +16,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steps.commands import origins
-from steps.training import checkpoints
-from steps.runtime import files
 from steps.backbones import models
+from steps.baselines import BaselinesParams, baselines
+from steps.commands import origins
+from steps.errors import ParamsError
+from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.params import bind
 from steps.runtime.stage import Lineage
-from steps.baselines import BaselinesParams, baselines
-from steps.errors import ParamsError
+from steps.training import checkpoints
 from tests.conftest import REPOSITORY, write_images
 from tests.test_graph import GRAPH, split_deps
 

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.runtime import files
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
 from steps.choose_strategy import ChooseStrategyParams, choose_strategy
 from steps.images.manifest import Row
 from steps.images.preprocessing import Preprocessing
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
 
 PARAMS = ChooseStrategyParams(
     strategy="auto", folds=4, most_images=1000, inverse_regularisation=(1e-2, 0.1), least_labels=30, settled=0.03,

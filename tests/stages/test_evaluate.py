@@ -15,21 +15,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.registry import look_ledger, tracking
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
+from steps.backbones.backbone import Grafted, digest
+from steps.backbones.inference import predict_logits
+from steps.commands import origins
+from steps.errors import ParamsError, RegistryError
+from steps.evaluate import evaluate
+from steps.evaluation.calibration import tempered
+from steps.evaluation.protocol import EvaluateParams
 from steps.images.dataset import Images
+from steps.registry import look_ledger, tracking
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
 from steps.runtime.params import bind
 from steps.runtime.stage import Lineage
-from steps.backbones.backbone import Grafted, digest
-from steps.training.rivals import bounded
-from steps.evaluation.calibration import tempered
-from steps.backbones.inference import predict_logits
-from steps.errors import ParamsError, RegistryError
-from steps.evaluate import EvaluateParams, evaluate
 from steps.train_head import TrainHeadParams, train_head
+from steps.training.rivals import bounded
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
-from steps.images.preprocessing import preprocess
+from steps.commands import origins
 from steps.errors import IntegrityError, RequestError
 from steps.extract_features import ExtractFeaturesParams, extract_features
+from steps.images import decoding
+from steps.images.preprocessing import preprocess
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
 from tests.conftest import write_images
 
 PLAIN = ExtractFeaturesParams(

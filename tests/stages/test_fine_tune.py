@@ -14,16 +14,16 @@ import pytest
 import torch
 import yaml
 
-from steps.commands import origins
-from steps.training import checkpoints
-from steps.runtime import files
 from steps.backbones import models
+from steps.backbones.backbone import Grafted
+from steps.commands import origins
+from steps.errors import IntegrityError, ParamsError
+from steps.fine_tune import FineTuneParams, fine_tune
+from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.params import bind
 from steps.runtime.stage import Lineage
-from steps.backbones.backbone import Grafted
-from steps.errors import IntegrityError, ParamsError
-from steps.fine_tune import FineTuneParams, fine_tune
+from steps.training import checkpoints
 from tests.conftest import REPOSITORY, write_images
 
 FILES = ("fine_tuned/weights.safetensors", "fine_tuned/model.json", "history.json")
@@ -105,11 +105,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from steps.adapters import checkpoints, loaders
+from steps.training import batches, checkpoints
 from tests.stages.test_fine_tune import GRADUAL, World
 
 root, place, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-owner, name = {"after": (checkpoints, "save"), "within": (loaders, "frozen_pass")}[place]
+owner, name = {"after": (checkpoints, "save"), "within": (batches, "frozen_pass")}[place]
 original, calls = getattr(owner, name), []
 
 def counted(*arguments):
@@ -184,10 +184,11 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(world: World, monkeypa
 def test_an_image_goes_through_the_frozen_part_once_for_each_time_it_looks_different(
     world: World, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], passes: dict[str, int]
 ) -> None:
-    from steps.images import decoding as images, dataset
+    from steps.images import decoding
+    from steps.training import batches
 
     seen, decoded = [], []
-    original, read = dataset.frozen_pass, images.read_image
+    original, read = batches.frozen_pass, decoding.read_image
 
     def counted(*arguments: Any) -> torch.Tensor:
         seen.append(len(arguments[1]))
@@ -197,8 +198,8 @@ def test_an_image_goes_through_the_frozen_part_once_for_each_time_it_looks_diffe
         decoded.append(path)
         return read(root, path, identity)
 
-    monkeypatch.setattr(dataset, "frozen_pass", counted)
-    monkeypatch.setattr(images, "read_image", noted)
+    monkeypatch.setattr(batches, "frozen_pass", counted)
+    monkeypatch.setattr(decoding, "read_image", noted)
     world.fine_tune(**{"epochs": 3, "patience": 3, **changes})
     assert sum(seen) == 32 * passes["train"] + 10 * passes["val"]
     assert len(decoded) == len(set(decoded)) == 42, "a picture is decoded once, whatever the epochs"

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from steps.errors import DataError
 from steps.images import decoding as images
 from steps.images.manifest import Row, assign_split
-from steps.errors import DataError
 from steps.ingest import IngestParams, Listed, find, ingest
 
 PARAMS = IngestParams(validation_share=0.3, test_share=0.25)

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from steps.commands import origins
-from steps.runtime import files
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
+from steps.commands import origins
 from steps.images.decoding import read_image
-from steps.training.linear_probe import Labelled, fit
 from steps.images.preprocessing import preprocess
 from steps.inspect import InspectParams, inspect
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
+from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images
 
 PARAMS = InspectParams(answers=4, neighbours=3, thumbnail=64, most_points=60, perplexity=10.0, label_next=6,

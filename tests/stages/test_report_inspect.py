@@ -8,8 +8,8 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from steps.pages.rendering import inline_svg, picture
 from steps.pages.figures_inspect import MOST_NAMED, OTHERS, feature_map
+from steps.pages.rendering import inline_svg, picture
 from tests.outputs import HOSTILE, Inputs, make
 from tests.stages.test_report import Page
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from steps.errors import DataError
+from steps.images.manifest import Row
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.images.manifest import Row
-from steps.errors import DataError
 from steps.screen import ScreenParams, ScreenSeverity, screen
 
 PARAMS = ScreenParams(

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from steps.runtime import files
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
-from steps.runtime.stage import Lineage
 from steps.backbones.backbone import Grafted, cut_at, digest, without_top
 from steps.backbones.glyphnet import glyphnet
-from steps.training.head_training import KINDS
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
+from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
+from steps.training.head_training import KINDS
 
 CUT = "features.0"
 LINEAGE = Lineage("train_head", "d" * 64, "c" * 64, {}, {})

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from steps.commands import origins
-from steps.runtime import files
-from steps.images import decoding
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
-from steps.images.manifest import Row
-from steps.checks.rules import Severity
+from steps.checks.rules import Severity, refusal
+from steps.commands import origins
 from steps.errors import DataError, ParamsError
-from steps.validate import ValidateParams, refusal, validate
+from steps.images import decoding
+from steps.images.manifest import Row
+from steps.runtime import files
+from steps.runtime.compute import ComputeParams
+from steps.validate import ValidateParams, validate
 
 CARD, STATE = origins.embedded()
 SPEC = CARD.preprocessing

@@ -16,17 +16,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from steps.commands import origins
 from steps.backbones import models
+from steps.commands import origins
+from steps.embedded.digits import pixels
 from steps.evaluation.advice import Floats, Ints, next_labels
 from steps.evaluation.intervals import sampled
 from steps.evaluation.learning_curve import next_doubling
-from steps.training.linear_probe import Labelled, fit
-from steps.training.metrics import balanced_accuracy
 from steps.images.preprocessing import preprocess
 from steps.runtime.seeding import numpy_generator
+from steps.training.linear_probe import Labelled, fit
+from steps.training.metrics import balanced_accuracy
 from steps.training.transferability import folds_of, probe
-from steps.embedded.digits import pixels
 
 MORE, TEST = 20, 600  # labels that are bought; images that judge
 C, PATH = 1e-2, (1e-3, 1e-2, 0.1)

@@ -18,26 +18,26 @@ import typer
 from PIL import Image, ImageFilter, ImageOps
 from torch import nn
 
-from steps.commands import origins
-from steps.images import decoding as images
-from steps.runtime.compute import ComputeParams, configure
-from steps.backbones.models import Card
-from steps.runtime.progress import track
-from steps.checks.thumbnails import SIDE
-from steps.checks import observed
 from steps.backbones.backbone import build, without_top
+from steps.backbones.models import Card
+from steps.checks import observed
 from steps.checks.duplicates import correlation, near_by_hash
 from steps.checks.label_errors import noise, out_of_fold, suspects
-from steps.training.linear_probe import Labelled
-from steps.images.manifest import uniform
-from steps.training.metrics import proportion
 from steps.checks.observed import Account
-from steps.images.preprocessing import Preprocessing, preprocess
 from steps.checks.rules import DECLARED
-from steps.runtime.seeding import numpy_generator
 from steps.checks.selection import ALPHA, population_fit, representation, shortcuts
 from steps.checks.shift import two_sample
+from steps.checks.thumbnails import SIDE
+from steps.commands import origins
 from steps.embedded import digits
+from steps.images import decoding as images
+from steps.images.manifest import uniform
+from steps.images.preprocessing import Preprocessing, preprocess
+from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.progress import track
+from steps.runtime.seeding import numpy_generator
+from steps.training.linear_probe import Labelled
+from steps.training.metrics import proportion
 
 Generator = np.random.Generator
 Ints = npt.NDArray[np.int64]

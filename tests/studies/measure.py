@@ -21,16 +21,16 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 
+from steps.backbones.backbone import without_top
+from steps.backbones.glyphnet import glyphnet
 from steps.commands import origins
+from steps.embedded import digits
+from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.progress import track
-from steps.backbones.backbone import without_top
-from steps.backbones.glyphnet import glyphnet
-from steps.training.linear_probe import Labelled, fit
-from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime.seeding import derive, numpy_generator, torch_generator
-from steps.embedded import digits
+from steps.training.linear_probe import Labelled, fit
 from tests.studies.pretrain import CARD, enlarge
 
 COUNTS = (10, 5, 2, 1)  # labels a class; the first is the claim, and the only one that SCRATCH was tuned for

@@ -16,17 +16,17 @@ import typer
 from PIL import Image, ImageFilter, ImageOps
 from torch import nn
 
+from steps.backbones import models
+from steps.checks import observed, witnesses
+from steps.checks.observation import COUNTED
+from steps.checks.observed import Account
+from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
+from steps.checks.witnesses import Evidence, Finding, Seen
 from steps.commands import origins
 from steps.images import decoding
-from steps.backbones import models
-from steps.checks.observation import COUNTED
-from steps.checks import observed, witnesses
-from steps.training.metrics import proportion
-from steps.checks.observed import Account
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
-from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.runtime.seeding import numpy_generator
-from steps.checks.witnesses import Evidence, Finding, Seen
+from steps.training.metrics import proportion
 
 Rng = np.random.Generator
 Change = Callable[[Image.Image], Image.Image]

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from steps.backbones.glyphnet import GlyphNet, glyphnet
+from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.progress import track
-from steps.backbones.glyphnet import GlyphNet, glyphnet
-from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime.seeding import derive, torch_generator
 from tests.studies.glyphs import CHARACTERS, FONTS, render
 
-HOME = Path(__file__).parent
+HOME = Path(__file__).parents[2] / "steps" / "embedded"
 WEIGHTS, CARD = HOME / "glyphnet.safetensors", HOME / "glyphnet.json"
 SEED, THREADS, GLYPHS, EPOCHS, BATCH, RATE, DECAY = 0, 1, 60_000, 3, 256, 2e-3, 1e-3
 SIDE = 16

@@ -20,16 +20,16 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from steps.commands import origins
-from steps.runtime import files, stage
 from steps.backbones import models
-from steps.runtime.compute import ComputeParams
-from steps.images.dataset import Images
-from steps.runtime.progress import track
 from steps.backbones.inference import predict_probabilities
+from steps.commands import origins
+from steps.images.dataset import Images
 from steps.images.manifest import TEST, TRAIN, VAL, uniform
-from steps.training.metrics import bootstrap, proportion
+from steps.runtime import files, stage
+from steps.runtime.compute import ComputeParams
+from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
+from steps.training.metrics import bootstrap, proportion
 from steps.training.strategy import FROM_SCRATCH, HEAD_ONLY, LATER_BLOCKS, STRATEGIES
 
 HOME = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 import pytest
 
 from steps.runtime.seeding import numpy_generator
-from tests.studies import detect
 from tests.conftest import REPOSITORY
+from tests.studies import detect
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steps.backbones.backbone import Grafted, digest
-from steps.training.fine_tuning import Batch, Progress, Schedule, fine_tune_model, validation_scores
+from steps.images.dataset import Batch
+from steps.training.fine_tuning import Progress, Schedule, fine_tune_model, validation_scores
 
 SCHEDULE = Schedule(
     optimiser="adamw", decay="cosine", epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05,
