@@ -16,7 +16,7 @@ from torch import nn
 from steps.backbones import models
 from steps.backbones.forward import Forward, Mode
 from steps.errors import RequestError
-from steps.images import decoding as images
+from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, preprocess
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams, configure
@@ -55,8 +55,8 @@ def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module
         raise RequestError("no images were accepted yet; `regraft run validate` first")
     table = files.read_table(accepted).drop_duplicates("id").sort_values("id")[:count]
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
-    data = [images.bytes_of(root / "data" / "raw", row.path, row.id) for row in table.itertuples()]
-    pixels = torch.stack([preprocess(images.decode(one), spec) for one in data])
+    data = [decoding.bytes_of(root / "data" / "raw", row.path, row.id) for row in table.itertuples()]
+    pixels = torch.stack([preprocess(decoding.decode(one), spec) for one in data])
     return data, pixels, models.load_backbone(root / "data" / "backbone")[1]
 
 
@@ -74,7 +74,7 @@ def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
     """Return images a second from bytes to preprocessed tensor, by this many threads."""
     torch.set_num_threads(1)
     return rate(
-        lambda: list(images.parallel(lambda one: preprocess(images.decode(one), spec), data, threads)), len(data)
+        lambda: list(decoding.parallel(lambda one: preprocess(decoding.decode(one), spec), data, threads)), len(data)
     )
 
 

@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.data import WeightedRandomSampler
 from torchvision.transforms import v2
 
-from steps.images import decoding as images
+from steps.images import decoding
 from steps.images.manifest import TRAIN
 from steps.images.preprocessing import Preprocessing, normalise, preprocess, resized
 from steps.runtime.compute import ComputeParams
@@ -42,8 +42,8 @@ class Images:
         """Yield preprocessed batches of these splits, in order of path: what evaluation and serving see."""
         part = self.part(*splits)
         rows = list(zip(part["path"], part["id"], strict=True))
-        tensors = images.parallel(
-            lambda row: preprocess(images.read_image(self.raw, *row), self.spec),
+        tensors = decoding.parallel(
+            lambda row: preprocess(decoding.read_image(self.raw, *row), self.spec),
             rows,
             self.compute.threads,
             self._ahead,
@@ -60,7 +60,7 @@ class Images:
         if shuffle:
             part = part.iloc[self.order(seed, epoch)]
         rows = list(zip(part["path"], part["id"], strict=True))
-        decoded = images.parallel(lambda row: self._resized(*row), rows, self.compute.threads, self._ahead)
+        decoded = decoding.parallel(lambda row: self._resized(*row), rows, self.compute.threads, self._ahead)
         torch.manual_seed(derive(seed, "augmentation", epoch))
         tensors = (normalise(augmentation(pixels), self.spec) for pixels in decoded)
         yield from self._assemble(tensors, self.targets(part), self.loss_weights(part))
@@ -84,7 +84,7 @@ class Images:
     def _resized(self, path: str, identity: str) -> torch.Tensor:
         if self.pixels is not None and identity in self.pixels:
             return self.pixels[identity]
-        found = resized(images.read_image(self.raw, path, identity), self.spec)
+        found = resized(decoding.read_image(self.raw, path, identity), self.spec)
         if self.pixels is not None:
             self.pixels.keep(identity, found)
         return found
@@ -112,7 +112,7 @@ class Images:
         self, tensors: Iterator[torch.Tensor], targets: torch.Tensor, weights: torch.Tensor
     ) -> Iterator[Batch]:
         start = 0
-        for batch in images.batched(tensors, self.compute.batch_size):
+        for batch in decoding.batched(tensors, self.compute.batch_size):
             stop = start + len(batch)
             yield torch.stack(batch), targets[start:stop], weights[start:stop]
             start = stop

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steps.errors import DataError
-from steps.images import decoding as images
+from steps.images import decoding
 from steps.images.manifest import Row, assign_split
 from steps.ingest import IngestParams, Listed, find, ingest
 
@@ -85,7 +85,7 @@ def test_a_row_tells_what_the_file_is(raw: Path) -> None:
     bee = table.iloc[1].to_dict()
     assert bee == {
         "id": hashlib.sha256(data).hexdigest(), "path": "bee/b.jpg", "label": "bee", "split": bee["split"],
-        "bytes": len(data), "group": "", "source": "", "weight": 1.0, **images.inspect(data)._asdict(),
+        "bytes": len(data), "group": "", "source": "", "weight": 1.0, **decoding.inspect(data)._asdict(),
     }  # fmt: skip
     assert quarantine(raw) == []
 

@@ -30,7 +30,7 @@ from steps.checks.shift import two_sample
 from steps.checks.thumbnails import SIDE
 from steps.commands import origins
 from steps.embedded import digits
-from steps.images import decoding as images
+from steps.images import decoding
 from steps.images.manifest import uniform
 from steps.images.preprocessing import Preprocessing, preprocess
 from steps.runtime.compute import ComputeParams, configure
@@ -142,7 +142,7 @@ def features(network: nn.Module, spec: Preprocessing, pictures: Iterable[Image.I
     with torch.inference_mode():
         parts = [
             network(torch.stack([preprocess(picture, spec) for picture in batch]))
-            for batch in images.batched(pictures, 64)
+            for batch in decoding.batched(pictures, 64)
         ]
     return np.asarray(torch.cat([part.flatten(1) for part in parts]).numpy())
 
@@ -164,7 +164,7 @@ def photographs(datasets: Path, weights: Path) -> World:
     spec, network = frozen(*origins.torchvision("squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")))
     home = datasets / "pacs-photo"
     paths = sorted(home.rglob("*.jpg"), key=lambda path: uniform(path.relative_to(home).as_posix()))[:PHOTOGRAPHS]
-    taken = [images.decode(images.read_bytes(path)) for path in paths]
+    taken = [decoding.decode(decoding.read_bytes(path)) for path in paths]
     labels = np.unique([path.parent.name for path in paths], return_inverse=True)[1]
     return World(taken, labels.astype(np.int64), spec, network)
 
