@@ -142,8 +142,8 @@ def fine_tune(
         model = _grafted(backbone, head, cut, int(plan["blocks"]), params.bn_policy)
         schedule = _schedule(params, model)
     else:
-        luck = derive(seed, "fine_tune", "weights")
-        model = models.from_scratch(models.read_card(backbone), len(images.classes), luck)
+        rng = derive(seed, "fine_tune", "weights")
+        model = models.from_scratch(models.read_card(backbone), len(images.classes), rng)
         schedule = from_scratch(_schedule(params, model))
     refuse_single_images(model, compute)
     configure(compute)

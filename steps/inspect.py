@@ -225,9 +225,9 @@ def _robustness(
         return None
     pixels = torch.stack([look.pixels(path, identity) for path, identity in zip(part["path"], part["id"], strict=True)])
     targets = np.searchsorted(classes, part["label"].tolist()).astype(np.int64)
-    luck = torch_generator(seed, "inspect", "robustness")
+    rng = torch_generator(seed, "inspect", "robustness")
     cluster = sampled(targets, groups_of(part)).cluster
-    return robustness.look(model, pixels, targets, cluster, look.spec, luck, batch_size, CONFIDENCE)
+    return robustness.look(model, pixels, targets, cluster, look.spec, rng, batch_size, CONFIDENCE)
 
 
 def _drawn(found: Row | None) -> dict[str, str]:

@@ -142,6 +142,6 @@ def _names(first: "pd.Series[Any]", second: "pd.Series[Any]", generator: np.rand
     told = {"test": "chi-square", "first": str(first.mode()[0]), "second": str(second.mode()[0])}
     if table.shape[1] < 2:
         return {**told, "effect": 0.0, "p": 1.0}
-    luck = PermutationMethod(n_resamples=PERMUTATIONS, rng=generator)  # expected counts of rare names are too small
-    p = chi2_contingency(table, correction=False, method=luck).pvalue
+    method = PermutationMethod(n_resamples=PERMUTATIONS, rng=generator)  # expected counts of rare names are too small
+    p = chi2_contingency(table, correction=False, method=method).pvalue
     return {**told, "effect": float(association(table, method="cramer")), "p": float(p)}

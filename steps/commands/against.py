@@ -70,7 +70,7 @@ def against(
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
     told = two_sample(known, rows, derive(seed, "against") % 2**32)
-    luck = numpy_generator(seed, "against")
+    rng = numpy_generator(seed, "against")
     mine, theirs = np.split(told.odds, [len(training)])
     weighed = shift.importance(mine, theirs, params.max_importance)
     excess = told.auc["value"] if told.p < ALPHA else 0.5
@@ -79,7 +79,7 @@ def against(
         "reference": len(seen), "training": len(training), "left_out": len(names) - len(seen) - len(rejected),
         "unreadable": [row._asdict() for row in rejected], "auc": told.auc, "p": told.p,
         "effective": round(weighed.effective, 1), "covered": round(weighed.covered, 3),
-        "measures": covariates(training, seen, luck),
+        "measures": covariates(training, seen, rng),
         "strange": _strangest(seen, theirs),
         "unseen": _strangest(training, -mine),
         "rules": expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else [],

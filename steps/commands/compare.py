@@ -46,10 +46,10 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     a, b = (_probabilities(package, root, part, classes) for package in loaded)
     targets = np.searchsorted(classes, part["label"].tolist())
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
-    sample, luck = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
+    sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
     return {
         "model": name,
-        **paired((one, other), targets, a, b, sample, rules.verdicts, luck),
+        **paired((one, other), targets, a, b, sample, rules.verdicts, rng),
         "per_class": per_class(targets, right_a, right_b, classes),
         "differ": _differing(part, classes, [a, b]),
     }

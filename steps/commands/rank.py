@@ -117,9 +117,9 @@ def _rows(found: Sequence[Candidate], task: Divided, seed: int) -> list[dict[str
 
 
 def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str, Any]:
-    luck = numpy_generator(seed, "rank")  # the same draws of images for all
+    rng = numpy_generator(seed, "rank")  # the same draws of images for all
     gain, sample = one.held.correct - best.held.correct, sampled(task.targets, task.groups)
-    behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, luck)
+    behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, rng)
     reached = mean_of_shares(one.held.correct > 0, task.targets, sample.cluster, CONFIDENCE)
     return {
         "backbone": one.name, "images": len(task.targets), "balanced_accuracy": reached,

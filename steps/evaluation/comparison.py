@@ -81,11 +81,11 @@ def compare_answers(
 
 
 def balanced_difference(
-    gain: Floats, targets: Ints, sample: Sample, confidence: float, draws: int, luck: np.random.Generator
+    gain: Floats, targets: Ints, sample: Sample, confidence: float, draws: int, rng: np.random.Generator
 ) -> Figure:
     """Return the mean over the classes of an image's gain [n], right or wrong, with its interval."""
     weights = _per_class(targets)
-    return _bounded(smoothed(gain * weights, sample, confidence, draws, luck, float(weights.max())))
+    return _bounded(smoothed(gain * weights, sample, confidence, draws, rng, float(weights.max())))
 
 
 def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator) -> Figure:
@@ -147,7 +147,7 @@ def transfer(
     baselines: Mapping[str, Sequence[Ints]],
     sample: Sample,
     rules: Rules,
-    luck: np.random.Generator,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Say whether transfer helped: the model's answers against each baseline's, the mean over a baseline's draws.
 
@@ -161,7 +161,7 @@ def transfer(
         {
             "against": name,
             "draws": len(each),
-            **_against(right, [a == targets for a in each], sample, rules, luck),
+            **_against(right, [a == targets for a in each], sample, rules, rng),
         }
         for name, each in baselines.items()
     ]

@@ -337,7 +337,7 @@ def macro_f1(
     cluster: Ints,
     confidence: float,
     draws: int,
-    luck: np.random.Generator,
+    rng: np.random.Generator,
 ) -> Figure:
     """Return the mean F1 over the classes that occur, with its interval.
 
@@ -361,7 +361,7 @@ def macro_f1(
     found = []
     step = max(1, CELLS // classes**2)
     for start in range(0, draws, step):
-        drawn = luck.standard_gamma(np.broadcast_to(shape, (min(step, draws - start), *shape.shape)))
+        drawn = rng.standard_gamma(np.broadcast_to(shape, (min(step, draws - start), *shape.shape)))
         whole = np.zeros((len(drawn), classes, classes))
         whole[:, present] = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), TINY) * sizes[present][:, None]
         found.append(_f1(whole, present))

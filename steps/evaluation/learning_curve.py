@@ -19,7 +19,7 @@ METHOD = "power law; images, labels and the curve's bend drawn anew"
 
 
 def next_doubling(
-    correct: Sequence[Floats], targets: Ints, sample: Sample, confidence: float, draws: int, luck: np.random.Generator
+    correct: Sequence[Floats], targets: Ints, sample: Sample, confidence: float, draws: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return by how much balanced accuracy would rise with twice the labels, with its interval.
 
@@ -33,14 +33,14 @@ def next_doubling(
     value = _gain(np.maximum(errors, floor))
     if np.bincount(targets)[np.unique(targets)].min() == 1:
         return {"value": value, "low": None, "high": None, "method": METHOD}
-    unseen = luck.gamma(0.5, 1 / sample.clusters, (draws, 1))  # Jeffreys' half an error, which no bootstrap draws
-    seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, luck), 0) + unseen)
+    unseen = rng.gamma(0.5, 1 / sample.clusters, (draws, 1))  # Jeffreys' half an error, which no bootstrap draws
+    seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, rng), 0) + unseen)
     spread, freedom = _spread_of_labels(correct, targets, floor)
-    scale = spread * np.sqrt(freedom / luck.chisquare(freedom, draws)) if freedom else np.zeros(draws)
+    scale = spread * np.sqrt(freedom / rng.chisquare(freedom, draws)) if freedom else np.zeros(draws)
     parts = np.array([2.0 ** (len(correct) - 1 - i) / len(each) for i, each in enumerate(correct)])
-    curve = seen + scale[:, None] * np.sqrt(parts) * luck.standard_normal(seen.shape)
-    slope = (np.diff(curve) * luck.dirichlet(np.ones(len(correct) - 1), draws)).sum(axis=1)
-    reached = curve[:, -1] + slope + scale * np.sqrt(0.5) * luck.standard_normal(draws)
+    curve = seen + scale[:, None] * np.sqrt(parts) * rng.standard_normal(seen.shape)
+    slope = (np.diff(curve) * rng.dirichlet(np.ones(len(correct) - 1), draws)).sum(axis=1)
+    reached = curve[:, -1] + slope + scale * np.sqrt(0.5) * rng.standard_normal(draws)
     tail = (1 - confidence) / 2
     low, high = np.quantile(2 ** seen[:, -1] - 2**reached, [tail, 1 - tail])
     return {"value": value, "low": float(low), "high": float(high), "method": METHOD}
@@ -58,13 +58,13 @@ def _gain(error: Floats) -> float:
 
 
 def _resampled(
-    correct: Sequence[Floats], targets: Ints, sample: Sample, draws: int, luck: np.random.Generator
+    correct: Sequence[Floats], targets: Ints, sample: Sample, draws: int, rng: np.random.Generator
 ) -> Floats:
     """Return balanced accuracies of resampled images, [draws, shares]."""
     counts = np.bincount(targets)
     weights = 1 / ((counts > 0).sum() * counts[targets])
     values = np.stack([each.mean(axis=0) for each in correct], axis=1) * weights[:, None]
-    return resampled_sums(values, sample, draws, luck)
+    return resampled_sums(values, sample, draws, rng)
 
 
 def _spread_of_labels(correct: Sequence[Floats], targets: Ints, floor: float) -> tuple[float, int]:

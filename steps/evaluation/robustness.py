@@ -28,8 +28,8 @@ def _blurred(pixels: torch.Tensor, share: float, _: torch.Generator) -> torch.Te
     return F.gaussian_blur(pixels, [2 * math.ceil(2 * sigma) + 1] * 2, [sigma])  # type: ignore[no-any-return]
 
 
-def _noisy(pixels: torch.Tensor, std: float, luck: torch.Generator) -> torch.Tensor:
-    noise = 255 * std * torch.randn(pixels.shape, generator=luck)
+def _noisy(pixels: torch.Tensor, std: float, rng: torch.Generator) -> torch.Tensor:
+    noise = 255 * std * torch.randn(pixels.shape, generator=rng)
     return (pixels + noise).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -50,10 +50,10 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float]]] = {  # kind -> ho
 }
 
 
-def corrupted(pixels: torch.Tensor, kind: str, strength: str, luck: torch.Generator) -> torch.Tensor:
+def corrupted(pixels: torch.Tensor, kind: str, strength: str, rng: torch.Generator) -> torch.Tensor:
     """Return uint8 [n, 3, s, s] as a corruption of `CORRUPTIONS` leaves it, in one of the `STRENGTHS`."""
     corruption, amounts = CORRUPTIONS[kind]
-    return corruption(pixels, amounts[STRENGTHS.index(strength)], luck)
+    return corruption(pixels, amounts[STRENGTHS.index(strength)], rng)
 
 
 def look(
@@ -62,7 +62,7 @@ def look(
     targets: Ints,
     cluster: Ints,
     spec: Preprocessing,
-    luck: torch.Generator,
+    rng: torch.Generator,
     batch_size: int,
     confidence: float,
 ) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def look(
 
     usual = answers(pixels)
     found = {(UNCHANGED, ""): usual} | {
-        (kind, strength): answers(corrupted(pixels, kind, strength, luck))
+        (kind, strength): answers(corrupted(pixels, kind, strength, rng))
         for kind in CORRUPTIONS
         for strength in STRENGTHS
     }

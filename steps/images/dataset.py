@@ -76,10 +76,10 @@ class Images:
         Each image once; where classes are balanced by sampling, as many draws with replacement instead, in which each
         class is as likely as another and an image within its class as likely as its own weight says.
         """
-        part, luck = self.part(TRAIN), torch_generator(seed, "order", epoch)
+        part, rng = self.part(TRAIN), torch_generator(seed, "order", epoch)
         if self.balance == "sampling":
-            return list(WeightedRandomSampler(self._balanced(part).tolist(), len(part), generator=luck))
-        return torch.randperm(len(part), generator=luck).tolist()
+            return list(WeightedRandomSampler(self._balanced(part).tolist(), len(part), generator=rng))
+        return torch.randperm(len(part), generator=rng).tolist()
 
     def _resized(self, path: str, identity: str) -> torch.Tensor:
         if self.pixels is not None and identity in self.pixels:

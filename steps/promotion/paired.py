@@ -20,7 +20,7 @@ class Paired:
     slices: "list[Change]"
 
 
-def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools", luck: tuple[str, str]) -> Paired:
+def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools", rng: tuple[str, str]) -> Paired:
     """Compare two models on the images of `part` (the manifest's columns), by whether each was right [n].
 
     `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `luck` names the
@@ -37,7 +37,7 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
 
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
-    sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *luck)
+    sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
     found = compare_answers(targets, a, b, sample, rules.verdicts, generator)
     figure = found["balanced_accuracy"]
     found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))

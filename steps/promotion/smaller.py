@@ -48,8 +48,8 @@ def smaller(
     targets, groups = np.searchsorted(classes, part["label"].tolist()), groups_of(part)
     original, made = (_widened(answers, learnt, classes) for answers in told)
     right = made.argmax(axis=1) == targets
-    luck = numpy_generator(document["seed"], "export", package.digest)
-    judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, luck, groups)
+    rng = numpy_generator(document["seed"], "export", package.digest)
+    judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
     found = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
     facts = Facts(
         challenger=judged, opponent=f"version {package.version}", comparison=found.comparison, recalls=found.recalls,

@@ -70,8 +70,8 @@ class Cached:
         if len(table) == len(self.table):
             return models.under("train_only.", files.read_tensors(self.head / models.WEIGHTS))
         train, val = (self.part(table, split) for split in (TRAIN, VAL))
-        luck = derive(seed, "train_head") % 2**32
-        return fit_head(history["kind"], train, val, len(self.classes), [history["chosen_c"]], luck).train_only
+        rng = derive(seed, "train_head") % 2**32
+        return fit_head(history["kind"], train, val, len(self.classes), [history["chosen_c"]], rng).train_only
 
 
 def stand_in(chosen: str, cached: Cached, history: dict[str, Any], rivals: dict[str, Any], seed: int) -> State | None:

@@ -519,9 +519,9 @@ states = st.dictionaries(names, st.tuples(arrays, st.sampled_from(DTYPES)), min_
 
 @settings(deadline=None)
 @given(states, st.randoms())
-def test_the_fingerprint_knows_no_order_and_no_memory_layout(state: dict[str, torch.Tensor], luck: Any) -> None:
+def test_the_fingerprint_knows_no_order_and_no_memory_layout(state: dict[str, torch.Tensor], rng: Any) -> None:
     keys = list(state)
-    luck.shuffle(keys)
+    rng.shuffle(keys)
     assert digest({key: state[key].clone() for key in keys}) == digest(state)
     strided = {key: torch.stack([tensor, tensor], dim=-1)[..., 0] for key, tensor in state.items()}
     assert digest(strided) == digest(state)

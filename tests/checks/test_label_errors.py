@@ -9,13 +9,13 @@ from steps.checks.label_errors import noise
 CLASSES = 5
 
 
-def drawn(luck: np.random.Generator, count: int, sharpness: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def drawn(rng: np.random.Generator, count: int, sharpness: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw answers of a head and labels that follow them at another sharpness; `rate` of them become another's."""
-    logits = 2 * luck.normal(size=(count, CLASSES))
+    logits = 2 * rng.normal(size=(count, CLASSES))
     chances = softmax(sharpness * logits, axis=1).cumsum(axis=1)
-    labels = np.minimum((luck.random((count, 1)) > chances).sum(axis=1), CLASSES - 1)
-    wrong = luck.random(count) < rate
-    moved = (labels + luck.integers(1, CLASSES, count)) % CLASSES
+    labels = np.minimum((rng.random((count, 1)) > chances).sum(axis=1), CLASSES - 1)
+    wrong = rng.random(count) < rate
+    moved = (labels + rng.integers(1, CLASSES, count)) % CLASSES
     return np.where(wrong, moved, labels), softmax(logits, axis=1)
 
 

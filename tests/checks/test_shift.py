@@ -98,8 +98,8 @@ def test_one_format_on_both_sides_is_no_difference() -> None:
 
 def test_importance_weights_move_the_mean_to_the_other_world() -> None:
     # Two normal worlds with means 0 and 1: any increasing line of x scores them, and the true ratio is exp(x - 1/2)
-    luck = np.random.default_rng(0)
-    first, second = luck.normal(size=4000), luck.normal(1, 1, 3000)
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=4000), rng.normal(1, 1, 3000)
     found = shift.importance(first / 50, second / 50, most=100)
     assert np.average(first, weights=found.weights) == pytest.approx(1, abs=0.1)
     assert found.weights.mean() == pytest.approx(1) and found.covered == pytest.approx(1, abs=0.05)
@@ -107,9 +107,9 @@ def test_importance_weights_move_the_mean_to_the_other_world() -> None:
 
 
 def test_importance_is_even_where_nothing_differs_and_tells_what_is_missing() -> None:
-    luck = np.random.default_rng(1)
-    same = shift.importance(luck.normal(size=600), luck.normal(size=400), most=10)
+    rng = np.random.default_rng(1)
+    same = shift.importance(rng.normal(size=600), rng.normal(size=400), most=10)
     assert same.effective > 590 and same.covered > 0.98
-    apart = shift.importance(luck.normal(size=600), luck.normal(40, 1, 400), most=10)
+    apart = shift.importance(rng.normal(size=600), rng.normal(40, 1, 400), most=10)
     assert apart.covered == pytest.approx(0.1, abs=0.01), "nothing but the clipping is left of it"
     assert apart.weights.max() / apart.weights.min() <= 100

@@ -7,9 +7,9 @@ from steps.evaluation.advice import margins, next_labels
 
 def pool(n: int = 400) -> tuple["np.ndarray", "np.ndarray"]:
     """Return features in four directions and two-class probabilities; the first half of the images is unsure."""
-    luck = np.random.default_rng(0)
-    features = np.eye(4, 8)[np.arange(n) % 4] + 0.05 * luck.normal(size=(n, 8))
-    first = np.where(np.arange(n) < n // 2, 0.5 + 0.05 * luck.random(n), 0.99)
+    rng = np.random.default_rng(0)
+    features = np.eye(4, 8)[np.arange(n) % 4] + 0.05 * rng.normal(size=(n, 8))
+    first = np.where(np.arange(n) < n // 2, 0.5 + 0.05 * rng.random(n), 0.99)
     return features, np.stack([first, 1 - first], axis=1)
 
 

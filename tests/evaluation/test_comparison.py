@@ -13,7 +13,7 @@ RULES = Rules(0.95, 0.8, 1000)
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def luck() -> np.random.Generator:
+def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
@@ -30,7 +30,7 @@ def pair(only_a: int, only_b: int, both: int) -> tuple[Bools, Bools]:
 def said(only_a: int, only_b: int, both: int) -> dict[str, Any]:
     a, b = pair(only_a, only_b, both)
     targets = np.zeros(len(a), dtype=int)
-    return compare(("a", "b"), targets, answers(a), answers(b), sampled(targets), RULES, luck())
+    return compare(("a", "b"), targets, answers(a), answers(b), sampled(targets), RULES, rng())
 
 
 def test_mcnemars_test_by_hand() -> None:
@@ -68,7 +68,7 @@ def test_with_as_many_images_as_needed_the_test_finds_the_difference_as_often_as
 def test_classes_and_balanced_accuracy_count_the_small_class_as_much_as_the_large_one() -> None:
     a, b = pair(10, 0, 90)
     targets = np.array([1] * 10 + [0] * 90)
-    found = compare_answers(targets, a, b, sampled(targets), RULES, luck())
+    found = compare_answers(targets, a, b, sampled(targets), RULES, rng())
     assert (found["difference"], found["balanced_accuracy"]["value"]) == (pytest.approx(0.1), pytest.approx(0.5))
     rows = per_class(targets, a, b, ["large", "small", "absent"])
     assert [(row["label"], row["n"], row["only_a"], row["only_b"]) for row in rows] == [
@@ -79,9 +79,9 @@ def test_classes_and_balanced_accuracy_count_the_small_class_as_much_as_the_larg
 def test_ten_copies_of_each_image_in_groups_are_no_more_evidence() -> None:
     a, b = (np.repeat(right, 10) for right in pair(4, 1, 60))
     targets, groups = np.zeros(len(a), dtype=int), np.repeat(np.arange(65), 10)
-    blind = compare_answers(targets, a, b, sampled(targets), RULES, luck())
+    blind = compare_answers(targets, a, b, sampled(targets), RULES, rng())
     assert blind["verdict"] == "better"
-    told = compare_answers(targets, a, b, sampled(targets, groups), RULES, luck())
+    told = compare_answers(targets, a, b, sampled(targets, groups), RULES, rng())
     assert told["verdict"] == "no evidence"
     once = needed(4, 1, 65, RULES)
     assert once is not None and told["needed_n"] == pytest.approx(10 * once, rel=0.02), "ten pictures tell as one"
@@ -90,7 +90,7 @@ def test_ten_copies_of_each_image_in_groups_are_no_more_evidence() -> None:
 def transferred(right: Bools, rivals: dict[str, list[Bools]]) -> dict[str, Any]:
     targets = np.zeros(len(right), dtype=int)
     as_classes = {name: [1 - rival.astype(int) for rival in draws] for name, draws in rivals.items()}
-    return transfer(targets, answers(right), as_classes, sampled(targets), RULES, luck())
+    return transfer(targets, answers(right), as_classes, sampled(targets), RULES, rng())
 
 
 def test_transfer_helps_hurts_or_has_no_evidence_against_every_draw_from_scratch() -> None:

@@ -40,9 +40,9 @@ def test_the_chance_is_the_larger_of_both_tests(same: int, lost: int, won: int, 
     assert chance(change(n, lost, won), limit) == pytest.approx(wanted, rel=1e-3, abs=1e-9)
 
 
-def drawn(luck: np.random.Generator, n: int, rare: float, limit: float, times: int) -> Any:
+def drawn(rng: np.random.Generator, n: int, rare: float, limit: float, times: int) -> Any:
     """Draw (lost, won) of classes whose recall falls by exactly the limit."""
-    return luck.multinomial(n, [rare + limit, rare, 1 - 2 * rare - limit], size=times)[:, :2].tolist()
+    return rng.multinomial(n, [rare + limit, rare, 1 - 2 * rare - limit], size=times)[:, :2].tolist()
 
 
 @pytest.mark.parametrize("n", [10, 40, 150])
@@ -57,8 +57,8 @@ def test_luck_names_a_fall_as_seldom_as_is_said(n: int, rare: float, limit: floa
 
 
 def test_luck_among_many_parts_names_any_as_seldom_as_is_said() -> None:
-    luck = np.random.default_rng(0)
-    named = [bool(shown([change(60, *pair) for pair in drawn(luck, 60, 0.1, 0.0, 20)], 0.0, LEVEL)) for _ in range(300)]
+    rng = np.random.default_rng(0)
+    named = [bool(shown([change(60, *pair) for pair in drawn(rng, 60, 0.1, 0.0, 20)], 0.0, LEVEL)) for _ in range(300)]
     assert np.mean(named) <= LEVEL + 4 * np.sqrt(LEVEL * (1 - LEVEL) / 300)
 
 

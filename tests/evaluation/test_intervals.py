@@ -14,7 +14,7 @@ from steps.training.metrics import proportion
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def luck(seed: int = 0) -> np.random.Generator:
+def seeded(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
@@ -24,7 +24,7 @@ def held(found: dict[str, Any], truth: float) -> bool:
 
 def test_the_mean_of_many_losses_has_the_textbooks_interval() -> None:
     targets = np.repeat([0, 1], [1500, 2500])
-    values = luck().gamma(2.0, size=4000) * (1 + targets)
+    values = seeded().gamma(2.0, size=4000) * (1 + targets)
     error = math.sqrt(sum(values[targets == k].var(ddof=1) * (targets == k).sum() for k in (0, 1))) / 4000
     found = mean_of_losses(values, 5.0, math.inf, sampled(targets), 0.95)
     assert found["value"] == pytest.approx(values.mean())
@@ -34,7 +34,7 @@ def test_the_mean_of_many_losses_has_the_textbooks_interval() -> None:
 
 def test_a_loss_made_up_of_a_few_wrong_answers_lies_in_its_interval() -> None:
     """A bootstrap-t holds it in fewer than nine sets of ten."""
-    rng, targets = luck(5), np.repeat(np.arange(20), 5)
+    rng, targets = seeded(5), np.repeat(np.arange(20), 5)
     wrong = rng.random((1000, 100)) < 0.02
     sets = np.where(wrong, math.log(2) + rng.exponential(1.0, wrong.shape), rng.exponential(0.03, wrong.shape))
     truth = 0.02 * (math.log(2) + 1) + 0.98 * 0.03
@@ -44,13 +44,13 @@ def test_a_loss_made_up_of_a_few_wrong_answers_lies_in_its_interval() -> None:
 
 def test_balanced_accuracy_of_many_small_classes_lies_in_its_interval() -> None:
     """Limits of each class, added in squares, hold it in 87 sets of a hundred."""
-    sets, targets = luck(6).random((1000, 100)) < 0.98, np.repeat(np.arange(20), 5)
+    sets, targets = seeded(6).random((1000, 100)) < 0.98, np.repeat(np.arange(20), 5)
     assert np.mean([held(mean_of_shares(right, targets, np.arange(100), 0.95), 0.98) for right in sets]) >= 0.93
 
 
 def test_an_area_in_groups_of_which_few_hold_an_error_lies_in_its_interval() -> None:
     """With the quantile of all 40 groups, 88 sets of a hundred."""
-    rng, targets, groups, far = luck(7), np.repeat([0, 1], 200), np.repeat(np.arange(40), 10), 2.05
+    rng, targets, groups, far = seeded(7), np.repeat([0, 1], 200), np.repeat(np.arange(40), 10), 2.05
     found = []
     for _ in range(500):
         score = far * (2 * targets - 1) + (rng.normal(size=40)[groups] + rng.normal(size=400)) / math.sqrt(2)
@@ -69,7 +69,7 @@ def two_classes_in_groups(groups: Floats, rng: np.random.Generator) -> dict[str,
 
 
 def test_an_area_whose_classes_are_one_group_each_is_as_sure_as_one_image() -> None:
-    found = two_classes_in_groups(np.repeat([0, 1], 100), luck(8))
+    found = two_classes_in_groups(np.repeat([0, 1], 100), seeded(8))
     sure = proportion(1, 1, 0.95)
     assert 0.6 < found["value"] < 1 and (found["low"], found["high"]) == (sure["low"], sure["high"])
 
@@ -77,7 +77,7 @@ def test_an_area_whose_classes_are_one_group_each_is_as_sure_as_one_image() -> N
 @pytest.mark.parametrize("sizes", [[100, 50, 50], [50, 50, 50, 50]])
 def test_an_area_of_three_or_four_groups_lies_in_its_interval(sizes: list[int]) -> None:
     """With class means that cost no degree of freedom, in 74 and in 86 sets of a hundred."""
-    rng, groups = luck(9), np.repeat(np.arange(len(sizes)), sizes)
+    rng, groups = seeded(9), np.repeat(np.arange(len(sizes)), sizes)
     truth = NormalDist().cdf(math.sqrt(2))
     assert np.mean([held(two_classes_in_groups(groups, rng), truth) for _ in range(500)]) >= 0.93
 
@@ -95,12 +95,12 @@ def test_one_group_a_class_tells_as_much_as_one_image_of_it() -> None:
     found = mean_of_shares(right, targets, targets, 0.95)
     plain = mean_of_shares(right, targets, np.arange(200), 0.95)
     assert found["high"] - found["low"] > 2 * (plain["high"] - plain["low"])
-    sure = macro_f1(targets, targets, 10, targets, 0.95, 500, luck())
-    assert sure["low"] < macro_f1(targets, targets, 10, np.arange(200), 0.95, 500, luck())["low"] - 0.05
+    sure = macro_f1(targets, targets, 10, targets, 0.95, 500, seeded())
+    assert sure["low"] < macro_f1(targets, targets, 10, np.arange(200), 0.95, 500, seeded())["low"] - 0.05
 
 
 def test_every_image_five_times_over_in_groups_tells_no_more_than_once() -> None:
-    targets, values = np.arange(60) % 2, luck().gamma(1.0, size=60)
+    targets, values = np.arange(60) % 2, seeded().gamma(1.0, size=60)
     groups, copies = np.repeat(np.arange(60), 5), np.repeat(values, 5)
     once = mean_of_losses(values, 0.0, math.inf, sampled(targets), 0.95)
     fivefold = mean_of_losses(copies, 0.0, math.inf, sampled(np.repeat(targets, 5), groups), 0.95)
@@ -152,7 +152,7 @@ def test_each_stratum_costs_a_degree_of_freedom() -> None:
 
 
 def test_balanced_accuracy_of_one_class_is_its_share_and_narrows_with_more_images() -> None:
-    right = luck().random(400) < 0.9
+    right = seeded().random(400) < 0.9
     targets, cluster = np.arange(400) % 2, np.arange(400)
     few = mean_of_shares(right[:100], targets[:100], cluster[:100], 0.95)
     many = mean_of_shares(right, targets, cluster, 0.95)
@@ -162,13 +162,13 @@ def test_balanced_accuracy_of_one_class_is_its_share_and_narrows_with_more_image
 
 def test_area_and_f1_are_scikit_learns_and_inside_their_intervals() -> None:
     targets = np.arange(150) % 3
-    logits = luck().normal(size=(150, 3)) + 1.2 * np.eye(3)[targets]
+    logits = seeded().normal(size=(150, 3)) + 1.2 * np.eye(3)[targets]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     curve = area(targets, probabilities, np.arange(150), 0.95)
     assert curve["value"] == pytest.approx(roc_auc_score(targets, probabilities, multi_class="ovr"))
     assert curve["low"] < curve["value"] < curve["high"] < 1
     predicted = probabilities.argmax(axis=1)
-    found = macro_f1(targets, predicted, 3, np.arange(150), 0.95, 2000, luck())
+    found = macro_f1(targets, predicted, 3, np.arange(150), 0.95, 2000, seeded())
     assert found["value"] == pytest.approx(f1_score(targets, predicted, average="macro"))
     assert found["low"] < found["value"] < found["high"]
 
@@ -183,10 +183,10 @@ def test_a_perfect_ranking_is_not_certain() -> None:
 def test_four_images_for_one_side_are_no_evidence_for_the_smoothed_bootstrap() -> None:
     gain = np.zeros(100)
     gain[:4] = 1
-    found = smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, luck())
+    found = smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, seeded())
     assert found["value"] == pytest.approx(0.04) and found["low"] <= 0
     gain[:12] = 1
-    assert smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, luck())["low"] > 0
+    assert smoothed(gain, sampled(np.zeros(100, dtype=int)), 0.95, 4000, seeded())["low"] > 0
 
 
 def test_one_group_is_one_image_however_often_it_was_photographed() -> None:
@@ -197,12 +197,12 @@ def test_one_group_is_one_image_however_often_it_was_photographed() -> None:
 
 def test_macro_f1_lies_in_its_interval_also_where_every_answer_is_right() -> None:
     targets = np.repeat([0, 1], 5)
-    found = macro_f1(targets, targets, 2, np.arange(10), 0.95, 500, luck())
+    found = macro_f1(targets, targets, 2, np.arange(10), 0.95, 500, seeded())
     assert (found["value"], found["high"]) == (1.0, 1.0) and found["low"] < 0.9
 
 
 @pytest.mark.parametrize("groups", [np.arange(60), np.arange(60) // 3, np.zeros(60, dtype=int)])
 def test_macro_f1_stands_a_class_that_no_image_has(groups: Floats) -> None:
     targets, predicted = np.repeat([0, 1], 30), np.arange(60) % 3
-    found = macro_f1(targets, predicted, 3, groups, 0.95, 200, luck())
+    found = macro_f1(targets, predicted, 3, groups, 0.95, 200, seeded())
     assert 0 <= found["low"] < found["value"] < found["high"] <= 1

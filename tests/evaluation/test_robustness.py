@@ -38,13 +38,13 @@ def test_strong_is_further_from_the_picture_than_mild_and_both_are_pictures(kind
 
 
 def test_each_corruption_does_what_its_name_says() -> None:
-    luck = torch_generator(0)
-    noise = (corrupted(EDGES, "noise", "mild", luck).float() - EDGES).std().item()
+    rng = torch_generator(0)
+    noise = (corrupted(EDGES, "noise", "mild", rng).float() - EDGES).std().item()
     assert noise == pytest.approx(0.08 * 255, rel=0.05)
-    assert corrupted(EDGES, "darker", "mild", luck)[0, 0, 0, 0] == 54
-    assert corrupted(EDGES, "brighter", "mild", luck)[0, 0, 0, 0] == 126
+    assert corrupted(EDGES, "darker", "mild", rng)[0, 0, 0, 0] == 54
+    assert corrupted(EDGES, "brighter", "mild", rng)[0, 0, 0, 0] == 126
     steepest = [(shown[..., 1:].float() - shown[..., :-1].float()).max() for shown in
-                (EDGES, corrupted(EDGES, "blur", "mild", luck), corrupted(EDGES, "blur", "strong", luck))]  # fmt: skip
+                (EDGES, corrupted(EDGES, "blur", "mild", rng), corrupted(EDGES, "blur", "strong", rng))]  # fmt: skip
     assert steepest[0] > steepest[1] > steepest[2]
 
 

@@ -192,8 +192,8 @@ def test_files_that_changed_at_the_same_size_and_time_are_refused_once_and_then_
 
 
 def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, raw: Path) -> None:
-    luck, megabytes = np.random.default_rng(0), 2**20
-    wanted = written(tmp_path / "large", {f"{i}.jpg": luck.bytes(2 * megabytes) for i in range(24)})
+    rng, megabytes = np.random.default_rng(0), 2**20
+    wanted = written(tmp_path / "large", {f"{i}.jpg": rng.bytes(2 * megabytes) for i in range(24)})
     tracemalloc.start()
     try:
         pack(wanted, tmp_path / "large raw", tmp_path / "large memory")

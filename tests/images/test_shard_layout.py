@@ -20,10 +20,10 @@ def told(shape: Layout) -> list[tuple[str, list[tuple[bytes, int, int]]]]:
 
 
 @given(SETS, st.randoms(use_true_random=False))
-def test_neither_the_order_of_arrival_nor_a_second_copy_leaves_a_trace(images: dict[bytes, int], luck: object) -> None:
+def test_neither_the_order_of_arrival_nor_a_second_copy_leaves_a_trace(images: dict[bytes, int], rng: object) -> None:
     known = list(ids_of(images).items())
     arrived = known + known[:5]
-    luck.shuffle(arrived)  # type: ignore[attr-defined]
+    rng.shuffle(arrived)  # type: ignore[attr-defined]
     assert told(layout(*columns(arrived))) == told(layout(*columns(known)))
 
 

@@ -28,10 +28,10 @@ def slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Slot]:
     return made
 
 
-def flipped(text: str, luck: random.Random) -> str:
+def flipped(text: str, rng: random.Random) -> str:
     """Change one byte; what is no UTF-8 then is as a reader finds it."""
     data = bytearray(text.encode())
-    data[luck.randrange(len(data))] ^= luck.randrange(1, 256)
+    data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
     return data.decode("utf-8", errors="surrogateescape")
 
 
@@ -42,10 +42,10 @@ def test_the_ledger_is_whole_as_it_was_written(slots: list[Slot]) -> None:
 
 @pytest.mark.parametrize("part", ["text", "signature"])
 def test_every_changed_byte_of_an_entry_is_found(slots: list[Slot], part: str) -> None:
-    luck, verify = random.Random(0), signing.verifier()
+    rng, verify = random.Random(0), signing.verifier()
     for _ in range(PLACES):
-        place = luck.randrange(len(slots))
-        changed = flipped(getattr(slots[place], part), luck)
+        place = rng.randrange(len(slots))
+        changed = flipped(getattr(slots[place], part), rng)
         parts = {"text": slots[place].text, "signature": slots[place].signature, part: changed}
         found = walk([*slots[:place], Slot(place + 1, **parts), *slots[place + 1 :]], verify)
         assert found.faults and found.faults[0].startswith(f"entry {place + 1}: its signature"), changed
@@ -64,15 +64,15 @@ def test_the_spare_bits_of_a_signatures_last_character_count(slots: list[Slot]) 
 
 
 def test_every_changed_byte_of_the_export_is_found(slots: list[Slot], tmp_path: Path) -> None:
-    chain, luck = walk(slots, signing.verifier()), random.Random(1)
+    chain, rng = walk(slots, signing.verifier()), random.Random(1)
     ledger.export(chain, tmp_path)
     path = tmp_path / ledger.EXPORT
     assert differences(chain, ledger.exported(tmp_path)) == []
     whole = path.read_bytes()
     for _ in range(PLACES):
         data = bytearray(whole)
-        place = luck.randrange(len(data))
-        data[place] ^= luck.randrange(1, 256)
+        place = rng.randrange(len(data))
+        data[place] ^= rng.randrange(1, 256)
         path.write_bytes(bytes(data))
         assert differences(chain, ledger.exported(tmp_path)), f"byte {place} of {whole[place : place + 1]!r}"
 

@@ -233,16 +233,16 @@ def test_every_flipped_byte_is_refused_and_its_file_named(saved: Saved, tmp_path
     folder = saved.copy(tmp_path / "copy")
     assert signing.fault(folder) is None
     held = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    luck = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     signature = folder / signing.SIGNATURE
     # Each file at least twice, metadata and signature more often than their few bytes would come up by themselves.
     chosen = [*held, *held, *[signature] * 60, *[folder / "MLmodel"] * 20]
-    chosen += [held[i] for i in luck.integers(len(held), size=200 - len(chosen))]
+    chosen += [held[i] for i in rng.integers(len(held), size=200 - len(chosen))]
     assert len(chosen) == 200
     for path in chosen:
         data = path.read_bytes()
-        place = int(luck.integers(len(data)))
-        flipped = data[place] ^ int(luck.integers(1, 256))
+        place = int(rng.integers(len(data)))
+        flipped = data[place] ^ int(rng.integers(1, 256))
         path.write_bytes(data[:place] + bytes([flipped]) + data[place + 1 :])
         fault = signing.fault(folder)
         assert fault and path.relative_to(folder).as_posix() in fault, (path, place, flipped, fault)

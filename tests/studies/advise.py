@@ -71,29 +71,29 @@ def load() -> Digits:
 
 def advice_against_luck(digits: Digits, start: int, seed: int) -> tuple[float, float, float]:
     """Return the balanced accuracy before, with the advised labels, and with as many random ones (mean of three)."""
-    luck = numpy_generator(seed, "advise", start)
-    order = luck.permutation(len(digits.labels))
+    rng = numpy_generator(seed, "advise", start)
+    order = rng.permutation(len(digits.labels))
     test, known = order[:TEST], digits.first(order[TEST:], start)
     pool = np.setdiff1d(order[TEST:], known)
     chances = digits.head(known).probabilities(digits.features[pool])
     picked = pool[[pick.row for pick in next_labels(digits.features[pool], chances, MORE, seed)]]
-    drawn = [digits.reached(np.append(known, luck.choice(pool, MORE, replace=False)), test) for _ in range(3)]
+    drawn = [digits.reached(np.append(known, rng.choice(pool, MORE, replace=False)), test) for _ in range(3)]
     return digits.reached(known, test), digits.reached(np.append(known, picked), test), float(np.mean(drawn))
 
 
 def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[dict[str, Any], float]:
     """Return the gain forecast from `labels` a class, and the gain that twice as many brought on all other images."""
-    luck = numpy_generator(seed, "forecast", labels)
-    order = luck.permutation(len(digits.labels))
+    rng = numpy_generator(seed, "forecast", labels)
+    order = rng.permutation(len(digits.labels))
     twice = digits.first(order, 2 * labels)
-    test, rows = np.setdiff1d(order, twice), luck.permutation(digits.first(twice, labels))
+    test, rows = np.setdiff1d(order, twice), rng.permutation(digits.first(twice, labels))
     data, targets = digits.of(rows), digits.labels[rows]
     folds = folds_of(targets, np.arange(len(rows)), 5, seed)
     correct = [
         np.stack([probe(data, CLASSES, folds, PATH, share, draw).correct for draw in range(round(1 / share))])
         for share in SHARES
     ]
-    told = next_doubling(correct, targets, sampled(targets), 0.95, 1000, luck)
+    told = next_doubling(correct, targets, sampled(targets), 0.95, 1000, rng)
     return told, digits.reached(twice, test) - digits.reached(rows, test)
 
 

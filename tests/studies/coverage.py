@@ -37,11 +37,11 @@ class World:
     noise: float = 0.0
     other: float = 0.0  # the second model's noise
 
-    def draw(self, n: int, luck: np.random.Generator) -> tuple[Ints, Floats, Floats, Floats]:
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Ints, Floats, Floats, Floats]:
         """Return classes [n], the true log-odds of class 1 [n], and both models' log-odds [n]."""
-        odds = self.sharpness * luck.normal(size=n)
-        noisy = [odds + self.sharpness * noise * luck.normal(size=n) for noise in (self.noise, self.other)]
-        return (luck.random(n) < expit(odds)).astype(np.int64), odds, noisy[0], noisy[1]
+        odds = self.sharpness * rng.normal(size=n)
+        noisy = [odds + self.sharpness * noise * rng.normal(size=n) for noise in (self.noise, self.other)]
+        return (rng.random(n) < expit(odds)).astype(np.int64), odds, noisy[0], noisy[1]
 
 
 @cache
@@ -69,7 +69,7 @@ class Set:
     chance: Floats
     one: Floats  # probabilities of the model [n, 2]
     plain: Floats  # and before it exaggerated
-    luck: np.random.Generator
+    rng: np.random.Generator
 
     @property
     def sample(self) -> intervals.Sample:
@@ -101,7 +101,7 @@ FIGURES: dict[str, tuple[Figures, Callable[[Set], float]]] = {
         lambda s: float(np.mean([_right(s)[s.targets == k].mean() for k in (0, 1)])),
     ),
     "macro-F1": (
-        lambda s: intervals.macro_f1(s.targets, s.one.argmax(axis=1), 2, s.sample.cluster, CONFIDENCE, DRAWS, s.luck),
+        lambda s: intervals.macro_f1(s.targets, s.one.argmax(axis=1), 2, s.sample.cluster, CONFIDENCE, DRAWS, s.rng),
         lambda s: float(f1_score(s.targets, s.one.argmax(axis=1), average="macro")),
     ),
     "AUROC": (lambda s: intervals.area(s.targets, s.one, s.sample.cluster, CONFIDENCE),
@@ -133,11 +133,11 @@ OF_SET: dict[str, tuple[Figures, Callable[[Set], float]]] = {
 
 def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterator[dict[str, Any]]:
     """Yield for each figure, or the one that is asked for, how often its interval held the truth over drawn sets."""
-    world, luck = calibrated(p), np.random.default_rng(1)
+    world, rng = calibrated(p), np.random.default_rng(1)
 
     def drawn(n: int) -> Set:
-        targets, true, odds, _ = world.draw(n, luck)
-        return Set(targets, expit(true), answers(odds, temperature), answers(odds), luck)
+        targets, true, odds, _ = world.draw(n, rng)
+        return Set(targets, expit(true), answers(odds, temperature), answers(odds), rng)
 
     large = drawn(LARGE)
     all_of_them = {name: each for name, each in {**FIGURES, **OF_SET}.items() if asked in ("", name)}
@@ -160,22 +160,22 @@ def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterat
 
 def paired(p: float, noise: float, other: float, sets: int) -> dict[str, Any]:
     """Return how often the paired interval held the true difference, and how often each test spoke."""
-    luck = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     world = World(calibrated(p).sharpness, noise, other)
-    targets, _, a, b = world.draw(LARGE * 4, luck)
+    targets, _, a, b = world.draw(LARGE * 4, rng)
     truth = float(((a > 0) == targets).mean() - ((b > 0) == targets).mean()) if noise != other else 0.0
     told = {"interval": 0, "McNemar": 0, "verdict": 0, "transfer": 0}
     held = 0
     for _ in range(sets):
-        targets, odds, a, b = world.draw(N, luck)
+        targets, odds, a, b = world.draw(N, rng)
         sample = intervals.sampled(targets)
-        found = comparison.compare(("a", "b"), targets, answers(a), answers(b), sample, RULES, luck)
+        found = comparison.compare(("a", "b"), targets, answers(a), answers(b), sample, RULES, rng)
         held += found["low"] <= truth <= found["high"]
         told["interval"] += found["low"] > 0 or found["high"] < 0
         told["McNemar"] += found["mcnemar_p"] < 1 - CONFIDENCE
         told["verdict"] += found["verdict"] != comparison.NO_EVIDENCE
-        draws = [(odds + world.sharpness * other * luck.normal(size=N) > 0).astype(np.int64) for _ in range(3)]
-        verdict = comparison.transfer(targets, answers(a), {"scratch": draws}, sample, RULES, luck)["verdict"]
+        draws = [(odds + world.sharpness * other * rng.normal(size=N) > 0).astype(np.int64) for _ in range(3)]
+        verdict = comparison.transfer(targets, answers(a), {"scratch": draws}, sample, RULES, rng)["verdict"]
         told["transfer"] += verdict != comparison.NO_EVIDENCE
     return {"p": p, "difference": truth, "coverage": held / sets, **{name: n / sets for name, n in told.items()}}
 

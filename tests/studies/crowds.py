@@ -47,13 +47,13 @@ class Crowd:
         groups = self.classes * self.each // self.size
         return f"{told}, {groups} groups of {self.size}, each {'of all classes' if self.mixed else 'of one class'}"
 
-    def draw(self, sharpness: float, times: int, luck: np.random.Generator) -> tuple[Ints, Ints, Floats]:
+    def draw(self, sharpness: float, times: int, rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
         """Return classes [n], groups [n] and probabilities [n, classes] of a set `times` as large as the test set."""
         n = self.classes * self.each * times
         targets = np.repeat(np.arange(self.classes), self.each * times)
         groups = np.arange(n) % (n // self.size) if self.mixed else np.arange(n) // self.size
-        shared = luck.normal(size=(n // self.size, self.classes))[groups]
-        noise = self.alike**0.5 * shared + (1 - self.alike) ** 0.5 * luck.normal(size=(n, self.classes))
+        shared = rng.normal(size=(n // self.size, self.classes))[groups]
+        noise = self.alike**0.5 * shared + (1 - self.alike) ** 0.5 * rng.normal(size=(n, self.classes))
         return targets, groups, calibration.tempered(sharpness * (sharpness * np.eye(self.classes)[targets] + noise), 1)
 
     @cache  # noqa: B019 - a handful of worlds
@@ -88,15 +88,15 @@ SLICES = 4  # columns with two values each, which mean nothing
 
 def crowded(crowd: Crowd, p: float, sets: int) -> dict[str, float]:
     """Return how often each interval held the truth, and in how many sets a slice that means nothing was accused."""
-    luck, sharpness = np.random.default_rng(3), crowd.sharpness(p)
-    targets, _, answers = crowd.draw(sharpness, LARGE // (crowd.classes * crowd.each), luck)
+    rng, sharpness = np.random.default_rng(3), crowd.sharpness(p)
+    targets, _, answers = crowd.draw(sharpness, LARGE // (crowd.classes * crowd.each), rng)
     truths, held = _true(targets, answers), dict.fromkeys((*CROWDED, "slices"), 0)
     for _ in range(sets):
-        targets, groups, answers = crowd.draw(sharpness, 1, luck)
-        for name, found in _found(targets, groups, answers, luck).items():
+        targets, groups, answers = crowd.draw(sharpness, 1, rng)
+        for name, found in _found(targets, groups, answers, rng).items():
             low, high = (found[end] for end in ("low", "high"))
             held[name] += (low is None or low <= truths[name]) and (high is None or truths[name] <= high)
-        held["slices"] += _accused(targets, groups, answers, luck)
+        held["slices"] += _accused(targets, groups, answers, rng)
     return {name: count / sets for name, count in held.items()}
 
 
@@ -113,14 +113,14 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _found(targets: Ints, groups: Ints, answers: Floats, luck: np.random.Generator) -> dict[str, intervals.Figure]:
+def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, intervals.Figure]:
     predicted, sample = answers.argmax(axis=1), intervals.sampled(targets, groups)
     right, sure, cluster = predicted == targets, answers.max(axis=1) >= SURE, sample.cluster
     nats, brier = calibration.scored(answers, targets, sample, CONFIDENCE)
     return {
         "accuracy": intervals.share(right, cluster, CONFIDENCE),
         "balanced accuracy": intervals.mean_of_shares(right, targets, cluster, CONFIDENCE),
-        "macro-F1": intervals.macro_f1(targets, predicted, answers.shape[1], cluster, CONFIDENCE, DRAWS, luck),
+        "macro-F1": intervals.macro_f1(targets, predicted, answers.shape[1], cluster, CONFIDENCE, DRAWS, rng),
         "AUROC": intervals.area(targets, answers, cluster, CONFIDENCE),
         "log-loss": nats,
         "Brier score": brier,
@@ -129,10 +129,10 @@ def _found(targets: Ints, groups: Ints, answers: Floats, luck: np.random.Generat
     }
 
 
-def _accused(targets: Ints, groups: Ints, answers: Floats, luck: np.random.Generator) -> bool:
+def _accused(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> bool:
     """Say whether a slice is called worse; every column is the groups' own and means nothing."""
     columns = [f"column {i}" for i in range(SLICES)]
-    table = pd.DataFrame({name: luck.choice(["a", "b"], groups.max() + 1)[groups] for name in columns})
+    table = pd.DataFrame({name: rng.choice(["a", "b"], groups.max() + 1)[groups] for name in columns})
     table = table.assign(width=1, height=1)
     right = answers.argmax(axis=1) == targets
     rows = judge_slices(table, right, groups, columns, 10, {}, CONFIDENCE)

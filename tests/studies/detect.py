@@ -69,27 +69,27 @@ class World:
         """Return the comparison of some pictures with others that production has seen after a change."""
         return comparison(self.features, self.seen(change))
 
-    def labelled(self, luck: Generator) -> Ints:
+    def labelled(self, rng: Generator) -> Ints:
         """Draw as many rows of each class."""
         count = LABELLED // self.classes
-        parts = [luck.choice(np.flatnonzero(self.labels == c), count, replace=False) for c in range(self.classes)]
+        parts = [rng.choice(np.flatnonzero(self.labels == c), count, replace=False) for c in range(self.classes)]
         return np.concatenate(parts)
 
-    def flipped(self, luck: Generator, planted: bool) -> bool:
+    def flipped(self, rng: Generator, planted: bool) -> bool:
         """5 % of the labels are another class's."""
-        rows = self.labelled(luck)
+        rows = self.labelled(rng)
         labels = self.labels[rows].copy()
         if planted:
-            wrong = luck.choice(len(rows), LABELLED // 20, replace=False)
-            labels[wrong] = (labels[wrong] + luck.integers(1, self.classes, len(wrong))) % self.classes
+            wrong = rng.choice(len(rows), LABELLED // 20, replace=False)
+            labels[wrong] = (labels[wrong] + rng.integers(1, self.classes, len(wrong))) % self.classes
         answers = out_of_fold(Labelled(self.features[rows], labels, np.ones(len(rows))), self.classes, 0)
         found, agreement = noise(labels, answers), (answers.argmax(axis=1) == labels).mean()
         somebody = len(suspects(labels, answers)) > 0
         return bool(agreement >= LEAST_AGREEMENT and found.p < ALPHA and found.share > MAX_LABEL_ERRORS and somebody)
 
-    def copied(self, luck: Generator, planted: bool) -> bool:
+    def copied(self, rng: Generator, planted: bool) -> bool:
         """One test picture stands in training too, as a JPEG of twice the size."""
-        pictures = [self.all[row] for row in luck.choice(len(self.all), 40, replace=False)]
+        pictures = [self.all[row] for row in rng.choice(len(self.all), 40, replace=False)]
         if planted:
             buffer, (width, height) = io.BytesIO(), pictures[0].size
             pictures[0].resize((2 * width, 2 * height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
@@ -121,8 +121,8 @@ class Digits(World):
     def loader(self, fault: Callable[[torch.Tensor], torch.Tensor]) -> Alarm:
         """Return the check of what was done to a sample, by a loader with this fault."""
 
-        def alarm(luck: Generator, planted: bool) -> bool:
-            came = self.tensors(luck.choice(len(self.pixels), SAMPLE), COLOUR, luck)
+        def alarm(rng: Generator, planted: bool) -> bool:
+            came = self.tensors(rng.choice(len(self.pixels), SAMPLE), COLOUR, rng)
             undid = observed.undone(fault(came) if planted else came, COLOUR)
             accounts = {name: Account(observed.on_grid(x, COLOUR), 0.0) for name, x in undid.items()}
             return observed.done(accounts) != DECLARED
@@ -150,10 +150,10 @@ def features(network: nn.Module, spec: Preprocessing, pictures: Iterable[Image.I
 def comparison(usual: npt.NDArray[np.float32], changed: npt.NDArray[np.float32]) -> Alarm:
     """Compare rows of features [n, d] with others, of pictures that production has seen `changed` [n, d]."""
 
-    def alarm(luck: Generator, planted: bool) -> bool:
-        rows = luck.permutation(len(usual))[: TRAINING + REFERENCE]
+    def alarm(rng: Generator, planted: bool) -> bool:
+        rows = rng.permutation(len(usual))[: TRAINING + REFERENCE]
         reference = (changed if planted else usual)[rows[TRAINING:]]
-        told = two_sample(usual[rows[:TRAINING]], reference, int(luck.integers(2**32)))
+        told = two_sample(usual[rows[:TRAINING]], reference, int(rng.integers(2**32)))
         return told.p < ALPHA and told.auc["value"] > MAX_AUC
 
     return alarm
@@ -184,38 +184,38 @@ def outlines(picture: Image.Image) -> Image.Image:
     return picture.resize((32, 32)).filter(ImageFilter.FIND_EDGES)
 
 
-def starved(luck: Generator, planted: bool) -> bool:
+def starved(rng: Generator, planted: bool) -> bool:
     """One class of ten has 0.5 % of the training images where it should have its tenth."""
     shares = np.full(10, 0.1)
     if planted:
         shares[0], shares[1:] = 0.005, 0.995 / 9
-    counts = luck.multinomial(1000, shares)
+    counts = rng.multinomial(1000, shares)
     return bool(counts.max() / max(1, counts.min()) > MAX_IMBALANCE)
 
 
-def prior_off(luck: Generator, planted: bool) -> bool:
+def prior_off(rng: Generator, planted: bool) -> bool:
     """The world has two classes alike; 200 images hold 65 % of one."""
-    first = int(luck.binomial(200, 0.65 if planted else 0.5))
+    first = int(rng.binomial(200, 0.65 if planted else 0.5))
     rows = population_fit({"train": {"a": first, "b": 200 - first}}, {"a": 1.0, "b": 1.0})
     return any(row["significant"] and row["effect"] > MAX_EFFECT for row in rows)
 
 
-def _images(luck: Generator, n: int = 200) -> pd.DataFrame:
-    measures = {name: luck.random(n) for name in ("brightness", "contrast", "sharpness", "width", "height", "bytes")}
-    plain = {"format": "JPEG", "mode": "RGB", "source": luck.choice(["north", "south"], n)}
-    return pd.DataFrame({"id": [f"{i:05}" for i in range(n)], "label": luck.choice(["a", "b"], n), **measures, **plain})
+def _images(rng: Generator, n: int = 200) -> pd.DataFrame:
+    measures = {name: rng.random(n) for name in ("brightness", "contrast", "sharpness", "width", "height", "bytes")}
+    plain = {"format": "JPEG", "mode": "RGB", "source": rng.choice(["north", "south"], n)}
+    return pd.DataFrame({"id": [f"{i:05}" for i in range(n)], "label": rng.choice(["a", "b"], n), **measures, **plain})
 
 
-def brightness_tells(luck: Generator, planted: bool) -> bool:
+def brightness_tells(rng: Generator, planted: bool) -> bool:
     """One class was photographed two standard deviations brighter."""
-    images = _images(luck)
-    images["brightness"] = luck.normal(0.5, 0.1, len(images)) + 0.3 * planted * (images["label"] == "b")
-    return any(row["significant"] and row["effect"] > MAX_SHORTCUT for row in shortcuts(images, luck))
+    images = _images(rng)
+    images["brightness"] = rng.normal(0.5, 0.1, len(images)) + 0.3 * planted * (images["label"] == "b")
+    return any(row["significant"] and row["effect"] > MAX_SHORTCUT for row in shortcuts(images, rng))
 
 
-def source_of_one_class(luck: Generator, planted: bool) -> bool:
+def source_of_one_class(rng: Generator, planted: bool) -> bool:
     """A third source delivers 20 of 200 images, all of one class."""
-    images = _images(luck)
+    images = _images(rng)
     if planted:
         images.loc[images.index[images["label"] == "b"][:20], "source"] = "west"
     return any(row["significant"] for row in representation(images))
