@@ -79,7 +79,7 @@ def baselines(
     compute: ComputeParams,
     lineage: Lineage,
     raw: Path,
-    accepted: Path,
+    screened: Path,
     preprocessing: Path,
     card: Path,
     predictions: Path,
@@ -91,7 +91,7 @@ def baselines(
     that was killed goes on after the last whole epoch of the network that it was training. Raises ParamsError where a
     batch is too small for BatchNorm to learn from.
     """
-    table = files.read_table(accepted)
+    table = files.read_table(screened)
     table = table[table["split"] != UNLABELLED]
     classes, known = sorted(table["label"].unique()), int((table["split"] == TRAIN).sum())
     spec = models.read_preprocessing(preprocessing)

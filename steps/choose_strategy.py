@@ -63,7 +63,7 @@ def choose_strategy(
     params: ChooseStrategyParams,
     seed: int,
     compute: ComputeParams,
-    accepted: Path,
+    screened: Path,
     validation: Path,
     backbone: Path,
     features: Path,
@@ -71,7 +71,7 @@ def choose_strategy(
 ) -> None:
     """Write the chosen strategy, its reasons in words, the measurements behind it and what each would cost."""
     card = models.read_card(backbone)
-    table = files.read_table(accepted)
+    table = files.read_table(screened)
     table = table[table["split"] == TRAIN].drop_duplicates("id")
     cuts = files.feature_cuts(features)
     blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE))

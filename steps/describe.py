@@ -34,7 +34,7 @@ class DescribeParams:
 def describe(
     params: DescribeParams,
     backbone: Path,
-    accepted: Path,
+    screened: Path,
     validation: Path,
     strategy: Path,
     fine_tune: Path,
@@ -43,12 +43,12 @@ def describe(
 ) -> None:
     """Write the card of the chosen model; the same inputs give the same bytes, and nothing is looked up anywhere.
 
-    `backbone` holds a card.json, `accepted` is Parquet, the others are the stages' JSON.
+    `backbone` holds a card.json, `screened` is Parquet, the others are the stages' JSON.
     """
     from huggingface_hub import ModelCard
 
     judged, checks = files.read_json(evaluation), files.read_json(validation)
-    data = digest_of(sorted(files.read_table(accepted)["id"]))
+    data = digest_of(sorted(files.read_table(screened)["id"]))
     test = judged["test"][judged["chosen"]]
     body = render(
         "model_card.md", params=params, judged=judged, checks=checks, test=test, names=findings.NAMES, data=data,

@@ -35,7 +35,7 @@ def evaluate(
     seed: int,
     compute: ComputeParams,
     raw: Path,
-    accepted: Path,
+    screened: Path,
     preprocessing: Path,
     backbone: Path,
     head: Path,
@@ -61,7 +61,7 @@ def evaluate(
         FINE_TUNED: models.load_fine_tuned(backbone, fine_tuned),
     }
     unrefitted = Grafted(networks[HEAD].backbone, models.load_head(head, refitted=False)).eval()
-    table = files.read_table(accepted)
+    table = files.read_table(screened)
     _check_columns(params, table)
     spec = models.read_preprocessing(preprocessing)
     images = Images(raw, table[table["split"] != UNLABELLED], classes, spec, compute)

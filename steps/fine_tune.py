@@ -119,7 +119,7 @@ def fine_tune(
     compute: ComputeParams,
     lineage: Lineage,
     raw: Path,
-    accepted: Path,
+    screened: Path,
     preprocessing: Path,
     backbone: Path,
     head: Path,
@@ -136,7 +136,7 @@ def fine_tune(
     frozen tensor (BatchNorm statistics included) differs afterwards.
     """
     cut, plan = models.cut_of(head), files.read_json(strategy)
-    images = _images(raw, accepted, preprocessing, head, compute, params.balance)
+    images = _images(raw, screened, preprocessing, head, compute, params.balance)
     params = params.in_full(len(images.part(TRAIN)), compute.batch_size)
     if plan["pretrained"]:
         model = _grafted(backbone, head, cut, int(plan["blocks"]), params.bn_policy)
@@ -206,8 +206,8 @@ def _schedule(params: FineTuneParams, model: Grafted) -> Schedule:
     return Schedule(**(values if model.trainable else {**values, "epochs": 0}))
 
 
-def _images(raw: Path, accepted: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:
-    table = files.read_table(accepted)
+def _images(raw: Path, screened: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:
+    table = files.read_table(screened)
     return Images(
         raw=raw,
         table=table[table["split"] != UNLABELLED],

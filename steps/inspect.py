@@ -81,7 +81,7 @@ def inspect(
     seed: int,
     compute: ComputeParams,
     raw: Path,
-    accepted: Path,
+    screened: Path,
     preprocessing: Path,
     backbone: Path,
     features: Path,
@@ -97,7 +97,7 @@ def inspect(
     Neighbours, map and advice stand on the cached features of the frozen backbone, also where the fine-tuned network
     was chosen: those are the features that cost nothing to look at. The activation pictures are the chosen model's.
     """
-    judged, table = files.read_json(evaluation), files.read_table(accepted)
+    judged, table = files.read_json(evaluation), files.read_table(screened)
     ids, rows = files.read_features(features, models.cut_of(head))
     known = Known(table, rows, {identity: i for i, identity in enumerate(ids)})
     chosen, classes = judged["chosen"], judged["classes"]

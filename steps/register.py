@@ -52,7 +52,7 @@ class Candidate:
 def register(
     params: RegisterParams,
     raw: Path,
-    accepted: Path,
+    screened: Path,
     preprocessing: Path,
     backbone: Path,
     head: Path,
@@ -67,11 +67,11 @@ def register(
     judged = files.read_json(evaluation)
     candidates = (
         _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing,
-                   accepted, judged),
+                   screened, judged),
         _candidate(FINE_TUNED, models.load_fine_tuned(backbone, fine_tuned), fine_tuned, fine_tune_history,
-                   backbone, preprocessing, accepted, judged),
+                   backbone, preprocessing, screened, judged),
     )  # fmt: skip
-    example = _example(raw, accepted)
+    example = _example(raw, screened)
 
     mlflow = tracking.client()
     versions.ensure_model(mlflow, params.model_name)
@@ -89,7 +89,7 @@ def register(
 
 
 def _candidate(
-    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path, accepted: Path,
+    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path, screened: Path,
     judged: dict[str, Any],
 ) -> Candidate:  # fmt: skip
     made, card, told = (
@@ -102,15 +102,15 @@ def _candidate(
         "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
         "backbone_sha256": card.sha256, "backbone_licence": card.licence, "cut": card.cut_after(made["cut"]),
         "classes": made["classes"], "lineage": made["lineage"]["digest"], "code": made["lineage"]["code"],
-        "data_sha256": files.sha256_of(accepted), "temperature": calibration.get("temperature", 1.0),
+        "data_sha256": files.sha256_of(screened), "temperature": calibration.get("temperature", 1.0),
         "abstain_below": calibration.get("abstain_below", 0.0),
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }  # fmt: skip
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
 
 
-def _example(raw: Path, accepted: Path) -> bytes:
-    table = files.read_table(accepted)
+def _example(raw: Path, screened: Path) -> bytes:
+    table = files.read_table(screened)
     first = table[table["split"] == TEST].sort_values("id").iloc[0]
     return packaging.example(raw, str(first["path"]), str(first["id"]))
 

@@ -86,7 +86,7 @@ def report(
     params: ReportParams,
     raw: Path,
     backbone: Path,
-    accepted: Path,
+    screened: Path,
     validation: Path,
     strategy: Path,
     screening: Path,
@@ -100,7 +100,7 @@ def report(
 ) -> None:
     """Write the report of one run of the pipeline; the same inputs give the same bytes.
 
-    `raw` holds the images and `backbone` a card.json; `accepted` and `predictions` are Parquet, the others the
+    `raw` holds the images and `backbone` a card.json; `screened` and `predictions` are Parquet, the others the
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
     found = Found(
@@ -109,7 +109,7 @@ def report(
             "head": train_head, "tuned": fine_tune, "judged": evaluation,
             "rivals": baselines, "inspected": inspection,
         }.items()},
-        images=files.read_table(accepted),
+        images=files.read_table(screened),
         answers=files.read_table(predictions),
     )  # fmt: skip
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)

@@ -37,14 +37,14 @@ def train_head(
     seed: int,
     compute: ComputeParams,
     lineage: Lineage,
-    accepted: Path,
+    screened: Path,
     features: Path,
     strategy: Path,
     head: Path,
     history: Path,
 ) -> None:
     """Fit the path on train at the strategy's cut, choose on val, refit on both; write the head and its history."""
-    table = files.read_table(accepted)
+    table = files.read_table(screened)
     table = table[table["split"] != UNLABELLED]
     classes = sorted(table["label"].unique())
     cut = files.read_json(strategy)["cut"]

@@ -30,7 +30,7 @@ class Inputs:
     root: Path
 
     def __getattr__(self, name: str) -> Path:
-        ends = {"raw": "", "backbone": "", "accepted": ".parquet", "predictions": ".parquet"}
+        ends = {"raw": "", "backbone": "", "screened": ".parquet", "predictions": ".parquet"}
         return self.root / f"{name}{ends.get(name, '.json')}"
 
     def change(self, name: str, **values: Any) -> None:
@@ -39,19 +39,19 @@ class Inputs:
 
     def card(self, params: DescribeParams = UNSTATED) -> Path:
         """Write the model card; return where it is."""
-        names = ("backbone", "accepted", "validation", "strategy", "fine_tune", "evaluation")
+        names = ("backbone", "screened", "validation", "strategy", "fine_tune", "evaluation")
         describe(params, *(getattr(self, name) for name in names), model_card=self.root / "model_card.md")
         return self.root / "model_card.md"
 
     def images(self) -> pd.DataFrame:
-        return pd.read_parquet(self.accepted)
+        return pd.read_parquet(self.screened)
 
     def page(self, params: ReportParams = PARAMS) -> Path:
         """Write the report; return where it is."""
         names = (
             "raw",
             "backbone",
-            "accepted",
+            "screened",
             "validation",
             "strategy",
             "screening",
@@ -184,7 +184,7 @@ def inspected() -> dict[str, Any]:
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
     inputs, n = Inputs(root), len(classes)
     images = write_images(inputs.raw, classes)
-    images.to_parquet(inputs.accepted)
+    images.to_parquet(inputs.screened)
     predicted(images, classes, wrong).to_parquet(inputs.predictions)
     confusion = (np.eye(n, dtype=int) * SPLITS["test"]).tolist()
     confusion[0][0] -= wrong
@@ -267,7 +267,10 @@ JUDGED = {
     "accuracy": {"value": 0.941, "low": 0.892, "high": 0.968, "method": "Wilson"},
     "balanced_accuracy": {"value": 0.934, "low": 0.891, "high": 0.969, "method": "bootstrap"},
 }
-COMPARISON = {"n": 153, "difference": 0.0196, "low": -0.0065, "high": 0.0458, "mcnemar_p": 0.25, "won": 4, "lost": 1}
+COMPARISON = {
+    "n": 153, "difference": 0.0196, "low": -0.0065, "high": 0.0458, "mcnemar_p": 0.25, "only_a": 4, "only_b": 1,
+    "confidence": 0.95,
+}  # fmt: skip
 FIRST = Outcome(
     verdict=PROMOTED,
     headline="version 4 of garden is the new champion",

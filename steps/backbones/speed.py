@@ -78,13 +78,6 @@ def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
     )
 
 
-def gemm_peak(dtype: torch.dtype, threads: int) -> float:
-    """Return the floating-point operations a second of a large matrix product: what this machine has to give."""
-    torch.set_num_threads(threads)
-    left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-    return rate(lambda: left @ right, 2 * 1024**3)
-
-
 def speeds(network: nn.Module, pixels: torch.Tensor, modes: tuple[Mode, ...], threads: list[int]) -> Iterator[Speed]:
     """Yield the speed of each mode at each number of threads on a batch [n, 3, h, w]."""
     wanted = Forward(network, [""], PLAIN, len(pixels))(pixels)[""]

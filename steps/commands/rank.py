@@ -49,11 +49,11 @@ def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) ->
     The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE.
     """
     files_of = _weights(weights, names)
-    accepted = artefacts.paths(root, "choose_strategy")["accepted"]
-    if not accepted.exists():
-        raise RequestError(f"{accepted.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
+    screened = artefacts.paths(root, "choose_strategy")["screened"]
+    if not screened.exists():
+        raise RequestError(f"{screened.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
     raw, seed = artefacts.paths(root, "extract_features")["raw"], params.read(root)["seed"]
-    rows = ranking(raw, files.read_table(accepted), names, files_of, most, seed)
+    rows = ranking(raw, files.read_table(screened), names, files_of, most, seed)
     return rows, verdict(rows)
 
 

@@ -9,7 +9,7 @@ from steps.images.manifest import TEST, TRAIN
 from steps.training.choice import FINE_TUNED, HEAD
 
 NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
-Judged = Mapping[str, Any]  # one model on one split, as `metrics.judge` returns it
+Judged = Mapping[str, Any]  # one model on one split, as `judgement.judge` returns it
 
 
 def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[dict[str, Any]]:

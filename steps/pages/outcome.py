@@ -17,7 +17,7 @@ PARTS = {"<!-- outcome -->": "outcome.html", "<!-- reasons -->": "reasons.html"}
 class Outcome:
     """What promotion decided, in words, and where to read on.
 
-    `judged` is what `metrics.judge` found of the challenger; `comparison` the challenger less the champion on the
+    `judged` is what `judgement.judge` found of the challenger; `comparison` the challenger less the champion on the
     same test images (difference, low, high, n, mcnemar_p), None where nothing was compared. `looks` says how
     often the test images were looked at (sentence; state: within budget, over budget, exhausted). `links` are pairs of
     text and address.

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincinv
 from scipy.stats import binomtest
-from scipy.stats import bootstrap as resample
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -54,34 +53,3 @@ def poisson_ends(low: float, high: float, successes: float, n: float, confidence
     if 0 < n - successes <= few:
         high = max(high, 1 - float(gammaincinv(n - successes, 1 - confidence)) / n)
     return low, high
-
-
-def bootstrap(
-    per_image: Floats,
-    targets: Ints,
-    by_class: bool,
-    confidence: float,
-    draws: int,
-    generator: np.random.Generator,
-) -> dict[str, Any]:
-    """Return the mean of a per-image value [n] with its percentile bootstrap interval.
-
-    `by_class` averages the class means (balanced accuracy from correctness); otherwise every image counts alike.
-    Images are resampled within each class, so that no draw loses a class (Efron & Tibshirani 1993, ch. 13).
-    """
-    samples = [per_image[targets == label] for label in np.unique(targets)]
-    weights = np.array([1.0 if by_class else len(sample) for sample in samples])
-
-    def mean(*drawn: Floats, axis: int = -1) -> Floats:
-        means = np.stack([values.mean(axis=axis) for values in drawn], axis=-1)
-        return np.asarray(means @ (weights / weights.sum()))
-
-    value = float(mean(*samples))
-    # Values all alike would give an interval of width 0, and one image cannot be resampled: no interval beats a lie.
-    if min(map(len, samples)) < 2 or per_image.min() == per_image.max():
-        return {"value": value, "low": None, "high": None, "method": "bootstrap"}
-    found = resample(
-        samples, mean, n_resamples=draws, confidence_level=confidence, method="percentile",
-        vectorized=True, batch=100, rng=generator,
-    ).confidence_interval  # fmt: skip
-    return {"value": value, "low": float(found.low), "high": float(found.high), "method": "bootstrap"}

@@ -24,7 +24,7 @@ from flows.tune import fastest
 from steps.backbones import models
 from steps.backbones.backbone import build
 from steps.backbones.forward import Mode
-from steps.backbones.speed import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, gemm_peak, sample, speeds
+from steps.backbones.speed import BFLOAT16, COMPILED, EAGER, FOLDED, decode_rate, rate, sample, speeds
 from steps.embedded.digits import write_digits
 from steps.images import decoding
 from steps.images.preprocessing import preprocess
@@ -35,6 +35,13 @@ from tests.conftest import Project, make_project
 EPOCHS = (10, 3)
 THREADS = 2
 console = Console()
+
+
+def gemm_peak(dtype: torch.dtype, threads: int) -> float:
+    """Return the floating-point operations a second of a large matrix product: what this machine has to give."""
+    torch.set_num_threads(threads)
+    left, right = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    return rate(lambda: left @ right, 2 * 1024**3)
 
 
 @dataclass(frozen=True)

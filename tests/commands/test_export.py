@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from flows.export import lines
 from sklearn.linear_model import LogisticRegression
 
-from flows.export import lines
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
 from steps.commands.export import ACCEPTED, RAW, export

@@ -47,7 +47,7 @@ class World:
         out = self.root / to
         baselines(
             params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=LINEAGE,
-            raw=self.root / "raw", accepted=self.root / "accepted.parquet",
+            raw=self.root / "raw", screened=self.root / "screened.parquet",
             preprocessing=self.root / "preprocessing.json", card=self.root / "backbone" / models.CARD,
             predictions=out / "baselines.parquet", history=out / "baselines.json",
         )  # fmt: skip
@@ -55,7 +55,7 @@ class World:
 
     @property
     def table(self) -> pd.DataFrame:
-        return files.read_table(self.root / "accepted.parquet")
+        return files.read_table(self.root / "screened.parquet")
 
     def bytes_of(self, to: str) -> list[bytes]:
         return [(self.root / to / name).read_bytes() for name in ("baselines.parquet", "baselines.json")]
@@ -78,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     table.loc[(table["label"] == "1") & (table.index % 8 == 0), "weight"] = 0.0
-    files.write_table(root / "accepted.parquet", table)
+    files.write_table(root / "screened.parquet", table)
     card, _ = origins.embedded()
     models.write_card(root / "backbone", card)
     files.write_json(root / "preprocessing.json", card.preprocessing.to_dict())

@@ -40,8 +40,8 @@ class Inputs:
     table: pd.DataFrame
 
     def run(self, params: ChooseStrategyParams = PARAMS, seed: int = 0) -> dict[str, Any]:
-        files.write_table(self.root / "accepted.parquet", self.table)
-        names = ("accepted.parquet", "validation.json", "backbone", "features.safetensors", "strategy.json")
+        files.write_table(self.root / "screened.parquet", self.table)
+        names = ("screened.parquet", "validation.json", "backbone", "features.safetensors", "strategy.json")
         choose_strategy(params, seed, COMPUTE, *(self.root / name for name in names))
         return dict(json.loads((self.root / "strategy.json").read_text()))
 

@@ -51,7 +51,7 @@ class World:
 
     def evaluate(self, **changes: Any) -> dict[str, Any]:
         """Run the stage; return what it wrote."""
-        names = ("raw", "accepted.parquet", "preprocessing.json", "backbone", "head", "head.json", "fine_tuned",
+        names = ("raw", "screened.parquet", "preprocessing.json", "backbone", "head", "head.json", "fine_tuned",
                  "fine_tuned.json", "features.safetensors", "baselines.parquet", "baselines.json", "evaluation.json",
                  "predictions.parquet")  # fmt: skip
         evaluate(params(**changes), 3, COMPUTE, *(self.root / name for name in names))
@@ -85,7 +85,7 @@ def write_world(root: Path) -> World:
          "height": 8, "brightness": number / 120, "format": "PNG", "camera": "ab"[number % 8 // 4]}
         for number, path in enumerate(paths)
     ])  # fmt: skip
-    files.write_table(root / "accepted.parquet", table)
+    files.write_table(root / "screened.parquet", table)
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))
@@ -98,11 +98,11 @@ def write_world(root: Path) -> World:
     ids = images.part("train", "val", "test")["id"].tolist()
     files.write_features(root / "features.safetensors", ids, {"": torch.cat(found).numpy()})
     files.write_json(root / "strategy.json", {"cut": ""})
-    names = ("accepted.parquet", "features.safetensors", "strategy.json", "head", "head.json")
+    names = ("screened.parquet", "features.safetensors", "strategy.json", "head", "head.json")
     head = TrainHeadParams(kind="linear", inverse_regularisation=(1e-3, 1e-2))
-    files.write_table(root / "accepted.parquet", table[table["split"] != "test"])
+    files.write_table(root / "screened.parquet", table[table["split"] != "test"])
     train_head(head, 0, COMPUTE, Lineage("train_head", "d" * 64, "", {}, {}), *(root / name for name in names))
-    files.write_table(root / "accepted.parquet", table)
+    files.write_table(root / "screened.parquet", table)
     model = Grafted(network, models.load_head(root / "head", refitted=False))
     files.write_tensors(root / "fine_tuned" / models.WEIGHTS, model.state_dict())
     files.write_json(root / "fine_tuned" / models.FACTS, {"classes": CLASSES, "cut": ""})

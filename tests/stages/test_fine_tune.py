@@ -67,7 +67,7 @@ class World:
         files.write_json(self.root / "strategy.json", {"cut": "", "blocks": blocks, "pretrained": pretrained})
         fine_tune(
             params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=lineage(digest),
-            raw=self.root / "raw", accepted=self.root / "accepted.parquet",
+            raw=self.root / "raw", screened=self.root / "screened.parquet",
             preprocessing=self.root / "preprocessing.json", backbone=self.root / "backbone", head=self.root / "head",
             strategy=self.root / "strategy.json", fine_tuned=out / "fine_tuned", history=out / "history.json",
         )  # fmt: skip
@@ -81,7 +81,7 @@ def write_world(root: Path) -> World:
          "split": "val" if number % 4 == 3 else "train", "weight": 1.0}
         for number, path in enumerate(sorted((root / "raw").rglob("*.png")))
     ]  # fmt: skip
-    files.write_table(root / "accepted.parquet", pd.DataFrame(rows))
+    files.write_table(root / "screened.parquet", pd.DataFrame(rows))
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))
@@ -207,10 +207,10 @@ def test_an_image_goes_through_the_frozen_part_once_for_each_time_it_looks_diffe
 
 def test_kept_activations_train_the_weights_that_computing_them_anew_would(world: World) -> None:
     """One batch holds all images, so that cached and fresh activations come from the very same forward pass."""
-    table = files.read_table(world.root / "accepted.parquet")
+    table = files.read_table(world.root / "screened.parquet")
     few = pd.concat([table[table["split"] == "val"], table[table["split"] == "train"].iloc[::4]])
     assert (few["split"] == "train").sum() == 8
-    files.write_table(world.root / "accepted.parquet", few)
+    files.write_table(world.root / "screened.parquet", few)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("steps.images.dataset.Images.order", lambda self, *_: list(range(len(self.part("train")))))
         still = {"augmentation": "crop", "least_area": 1.0, "horizontal_flip": False, "epochs": 2}
@@ -255,9 +255,9 @@ def test_batch_norm_statistics_follow_the_policy_in_learning_blocks_and_stand_st
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_how_the_classes_were_balanced_is_told_and_what_an_epoch_shows_follows(world: World, balance: str) -> None:
-    table = files.read_table(world.root / "accepted.parquet")
+    table = files.read_table(world.root / "screened.parquet")
     rare = table.index[(table["label"] == "0") & (table["split"] == "train")][2:]
-    files.write_table(world.root / "accepted.parquet", table.drop(index=rare))
+    files.write_table(world.root / "screened.parquet", table.drop(index=rare))
     counts = table.drop(index=rare).query("split == 'train'")["label"].value_counts().to_dict()
     world.fine_tune(epochs=1, balance=balance)
     told = files.read_json(world.root / "out/history.json")["balance"]

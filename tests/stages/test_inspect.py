@@ -39,7 +39,7 @@ class World:
         files.write_table(root / f"{to}.parquet", self.table if table is None else table)
         inspect(
             replace(PARAMS, **changes), 0, ComputeParams(threads=1, batch_size=8), raw=root / "raw",
-            accepted=root / f"{to}.parquet", preprocessing=root / "preprocessing.json", backbone=root / "backbone",
+            screened=root / f"{to}.parquet", preprocessing=root / "preprocessing.json", backbone=root / "backbone",
             features=root / "features.safetensors", head=root / "head", fine_tuned=root / "fine_tuned",
             evaluation=root / "evaluation.json", predictions=root / "predictions.parquet",
             inspection=out / "inspect.json", label_next=out / "label_next.csv",
@@ -50,7 +50,7 @@ class World:
 
     @property
     def table(self) -> pd.DataFrame:
-        return files.read_table(self.root / "accepted.parquet")
+        return files.read_table(self.root / "screened.parquet")
 
     def choose(self, model: str) -> None:
         files.write_json(self.root / "evaluation.json", {"chosen": model, "classes": CLASSES})
@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     table = pd.DataFrame(rows)
     truth = np.searchsorted(CLASSES, table["label"].tolist())
     table["label"] = table["label"].where(table["split"] != "unlabelled", "")
-    files.write_table(root / "accepted.parquet", table)
+    files.write_table(root / "screened.parquet", table)
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))

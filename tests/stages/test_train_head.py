@@ -33,7 +33,7 @@ class Made:
 
     def run(self, kind: str, cut: str) -> Path:
         files.write_json(self.root / "strategy.json", {"cut": cut})
-        names = ("accepted.parquet", "features.safetensors", "strategy.json", "head", "history.json")
+        names = ("screened.parquet", "features.safetensors", "strategy.json", "head", "history.json")
         params = TrainHeadParams(kind=kind, inverse_regularisation=(0.01, 1.0))
         train_head(params, 0, COMPUTE, LINEAGE, *(self.root / name for name in names))
         return self.root / "head"
@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     files.write_features(root / "features.safetensors", ids, cuts)
     split = np.where(np.arange(48) % 4 == 0, "val", "train")
     table = pd.DataFrame({"id": ids, "label": [f"class {k}" for k in targets], "split": split, "weight": 1.0})
-    files.write_table(root / "accepted.parquet", table)
+    files.write_table(root / "screened.parquet", table)
     return Made(root, images, targets)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import bootstrap
 
 from steps.backbones import models
 from steps.backbones.inference import predict_probabilities
@@ -29,7 +29,7 @@ from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams
 from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
-from steps.training.metrics import bootstrap, proportion
+from steps.training.metrics import proportion
 from steps.training.strategy import FROM_SCRATCH, HEAD_ONLY, LATER_BLOCKS, STRATEGIES
 
 HOME = Path(__file__).parents[2]
@@ -63,8 +63,6 @@ TASKS = (
     Task("cifar10-mini, 100 a class", "cifar10-mini", 100),
 )
 
-Truth = npt.NDArray[np.bool_]
-
 
 class Bench:
     """A project's folder in which the stages of dvc.yaml run on one data set, without DVC."""
@@ -76,7 +74,7 @@ class Bench:
             shutil.rmtree(root, ignore_errors=True)
             self._set_up(images, threads)
             (root / "done").touch()
-        self.table = self._path("choose_strategy", "accepted")
+        self.table = self._path("choose_strategy", "screened")
         self.whole = root / "whole.parquet"
         if not self.whole.exists():
             shutil.copy(self.table, self.whole)
@@ -216,9 +214,12 @@ def _rest(bench: Bench, task: Task, seed: int, row: dict[str, Any]) -> Iterator[
 def compare(one: Sequence[int], other: Sequence[int]) -> dict[str, Any]:
     """Return by how much `one` is more accurate than `other` on the same images, with a paired bootstrap interval."""
     difference = np.array(one, float) - np.array(other, float)
-    alike = np.zeros(len(difference), dtype=np.int64)
-    found = bootstrap(difference, alike, False, CONFIDENCE, DRAWS, numpy_generator(0, "strategies"))
-    return found if found["low"] is not None else {**found, "low": found["value"], "high": found["value"]}
+    value, rng = float(difference.mean()), numpy_generator(0, "strategies")
+    if difference.min() == difference.max():
+        return {"value": value, "low": value, "high": value}
+    low, high = bootstrap([difference], np.mean, n_resamples=DRAWS, confidence_level=CONFIDENCE, method="percentile",
+                          batch=100, rng=rng).confidence_interval  # fmt: skip
+    return {"value": value, "low": float(low), "high": float(high)}
 
 
 def verdict(difference: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2, norm
 from sklearn.metrics import balanced_accuracy_score
 
-from steps.training.metrics import balanced_accuracy, bootstrap, proportion, scores
+from steps.training.metrics import balanced_accuracy, proportion, scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -125,54 +125,3 @@ def test_scores_stand_where_a_class_does_not_occur() -> None:
     assert found == {
         "accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2), "n": 2,
     }  # fmt: skip
-
-
-def bootstrap_by_hand(values: Floats, targets: Any, by_class: bool, draws: int, seed: int) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        means, sizes = [], []
-        for label in np.unique(targets):
-            of_class = values[targets == label]
-            means.append(of_class[rng.integers(0, len(of_class), len(of_class))].mean())
-            sizes.append(len(of_class))
-        found.append(np.mean(means) if by_class else np.average(means, weights=sizes))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
-
-
-@pytest.mark.parametrize("by_class", [True, False])
-def test_the_bootstrap_resamples_within_classes_and_reads_off_percentiles(by_class: bool) -> None:
-    rng = np.random.default_rng(1)
-    targets = np.repeat([0, 1, 2], [20, 50, 130])
-    values = rng.gamma(2.0, size=200) * (1 + targets)
-    found = bootstrap(values, targets, by_class, 0.95, 4000, np.random.default_rng(2))
-    low, high = bootstrap_by_hand(values, targets, by_class, 4000, seed=3)
-    means = [values[targets == label].mean() for label in range(3)]
-    assert found["value"] == pytest.approx(np.mean(means) if by_class else values.mean())
-    assert found["low"] == pytest.approx(low, abs=0.05 * (high - low))
-    assert found["high"] == pytest.approx(high, abs=0.05 * (high - low))
-    assert found["method"] == "bootstrap"
-
-
-def test_the_bootstrap_draws_its_luck_from_the_generator_alone() -> None:
-    targets, probabilities = random_predictions(60, 1)
-    values = probabilities[:, 0]
-
-    def drawn(seed: int) -> dict[str, Any]:
-        return bootstrap(values, targets, True, 0.9, 300, np.random.default_rng(seed))
-
-    assert drawn(5) == drawn(5)
-    assert drawn(5) != drawn(6)
-
-
-def test_a_class_of_one_image_leaves_the_value_and_no_interval() -> None:
-    found = bootstrap(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1]), True, 0.95, 200, np.random.default_rng(0))
-    assert found == {"value": 0.75, "low": None, "high": None, "method": "bootstrap"}
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
-def test_values_all_alike_leave_the_value_and_no_interval_of_width_zero(value: float) -> None:
-    targets = np.repeat([0, 1], 20)
-    found = bootstrap(np.full(40, value), targets, True, 0.95, 200, np.random.default_rng(0))
-    assert found == {"value": pytest.approx(value), "low": None, "high": None, "method": "bootstrap"}
