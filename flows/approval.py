@@ -37,7 +37,7 @@ def tell(report: Report) -> None:
         create_markdown_artifact(key=ARTIFACT, markdown=str(report.summary), description=report.promotion.verdict)
 
 
-def settle(root: Path, report: Report) -> Report:
+def wait_for_answer(root: Path, report: Report) -> Report:
     """Wait for a person's answer where a deployed run has proposed a version and params.yaml says how long.
 
     Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile; where

@@ -29,10 +29,10 @@ def incoming(root: Path) -> Iterator[Path]:
         folder.rename(root / ARRIVED)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    settle(root)
+    put_in_place(root)
 
 
-def settle(root: Path) -> None:
+def put_in_place(root: Path) -> None:
     """Put in place what has arrived, if anything has; RequestError where it cannot be, with the old put back."""
     arrived = root / ARRIVED
     if not arrived.is_dir():

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.approval import settle, tell
+from flows.approval import wait_for_answer, tell
 from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
@@ -83,7 +83,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
             return report
         report = finish(graph, report)
     tell(report)
-    return settle(home, report)
+    return wait_for_answer(home, report)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.arrival import settle
+from flows.arrival import put_in_place
 from flows.graph import Graph
 from steps.errors import RequestError
 from steps.images.manifest import LISTINGS, SHARDS
@@ -23,7 +23,7 @@ FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 def refresh(root: Path) -> Graph:
     """Mirror the source into data/raw, tell DVC, and return the graph; RequestError where there are no images."""
-    settle(root)  # what a killed `use` had prepared
+    put_in_place(root)  # what a killed `use` had prepared
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.arrival import incoming, settle
+from flows.arrival import incoming, put_in_place
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.backbones import models
@@ -29,7 +29,7 @@ def use(
     backbone that is set; `packed` is as `Source` has it. Raises RequestError, with nothing changed, where one of them
     does not exist or does not fit.
     """
-    settle(root)
+    put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:

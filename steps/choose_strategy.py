@@ -18,10 +18,11 @@ from steps.evaluation.learning_curve import next_doubling
 from steps.images.manifest import TRAIN
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.features import WHOLE, feature_cuts, read_features
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability
 from steps.training.linear_probe import Labelled
-from steps.training.strategy import FROM_SCRATCH, STRATEGIES, WHOLE, Evidence, Plan, Rules, choose, expected
+from steps.training.strategy import FROM_SCRATCH, STRATEGIES, Evidence, Plan, Rules, choose, expected
 from steps.training.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
@@ -73,7 +74,7 @@ def choose_strategy(
     card = models.read_card(backbone)
     table = files.read_table(screened)
     table = table[table["split"] == TRAIN].drop_duplicates("id")
-    cuts = files.feature_cuts(features)
+    cuts = feature_cuts(features)
     blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE))
     configure(compute)
 
@@ -107,9 +108,7 @@ def choose_strategy(
 
 
 def _at(features: Path, cut: str, sample: Divided) -> Labelled:
-    ids, rows = files.read_features(features, cut)
-    position = {identity: i for i, identity in enumerate(ids)}
-    return _labelled(np.asarray(rows[[position[identity] for identity in sample.table["id"]]]), sample)
+    return _labelled(read_features(features, cut).of(sample.table["id"]), sample)
 
 
 def _labelled(rows: transferability.Floats, sample: Divided) -> Labelled:

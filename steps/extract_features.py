@@ -16,6 +16,7 @@ from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.features import write_features
 from steps.runtime.progress import track
 
 log = logging.getLogger("regraft")
@@ -62,7 +63,7 @@ def extract_features(
     _compute(forward, stores, _pixels(raw, missing, spec, compute), spec, missing["id"].tolist())
     log.info("extract_features: %d of %d images computed, the others known", len(missing), len(ids))
 
-    files.write_features(features, ids, {cut: store.rows(ids) for cut, store in stores.items()})
+    write_features(features, ids, {cut: store.rows(ids) for cut, store in stores.items()})
 
 
 def _stores(

@@ -26,6 +26,7 @@ from steps.pages.figures_inspect import feature_map, worse_pictures
 from steps.pages.rendering import inline_svg, picture
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.features import Features, read_features
 from steps.runtime.seeding import derive, torch_generator
 from steps.training.choice import HEAD
 
@@ -64,8 +65,7 @@ class Known:
     """Every image of the project with its row of cached features, at the cut where the head was trained."""
 
     table: pd.DataFrame
-    features: Floats
-    place: dict[str, int]
+    features: Features
 
     def part(self, *splits: str) -> pd.DataFrame:
         """Return the rows of these splits, one an image (copies under other names are left out), sorted by path."""
@@ -73,7 +73,7 @@ class Known:
 
     def of(self, part: pd.DataFrame) -> Floats:
         """Return the features of these rows, [n, d]."""
-        return np.asarray(self.features[[self.place[identity] for identity in part["id"]]])
+        return self.features.of(part["id"])
 
 
 def inspect(
@@ -98,8 +98,7 @@ def inspect(
     was chosen: those are the features that cost nothing to look at. The activation pictures are the chosen model's.
     """
     judged, table = files.read_json(evaluation), files.read_table(screened)
-    ids, rows = files.read_features(features, models.cut_of(head))
-    known = Known(table, rows, {identity: i for i, identity in enumerate(ids)})
+    known = Known(table, read_features(features, models.cut_of(head)))
     chosen, classes = judged["chosen"], judged["classes"]
     answers = files.read_table(predictions)
     answers = answers[(answers["model"] == chosen) & (answers["split"] == TEST)]

@@ -21,6 +21,7 @@ from steps.pages.album import Album
 from steps.pages.rendering import render
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.features import read_features
 from steps.runtime.seeding import derive
 from steps.training.linear_probe import Labelled
 
@@ -101,7 +102,7 @@ def screen(
     Raises DataError where a finding that is set to fail was made.
     """
     images = files.read_table(accepted)
-    rows = _rows(images, features)
+    rows = read_features(features).of(images["id"])
     factors = importance.read(weights, images).where(images["split"] == TRAIN, 1.0)
     kept = named(images, decided.obeyed_before(decisions), KEEP)
     configure(compute)
@@ -129,13 +130,6 @@ def screen(
         raise DataError(refusal(broken))
     weight = (images["weight"] * factors).where(~images["path"].isin(dropped), 0.0)
     files.write_table(screened, images.assign(weight=weight))
-
-
-def _rows(images: pd.DataFrame, features: Path) -> Floats:
-    """Return the features in the order of the images."""
-    ids, rows = files.read_features(features)
-    position = {identity: i for i, identity in enumerate(ids)}
-    return rows[[position[identity] for identity in images["id"]]]
 
 
 def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement: float) -> Found:

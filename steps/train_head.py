@@ -11,6 +11,7 @@ from steps.backbones import models
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.features import Features, read_features
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training.head_training import KINDS, Fitted, fit_head
@@ -48,11 +49,10 @@ def train_head(
     table = table[table["split"] != UNLABELLED]
     classes = sorted(table["label"].unique())
     cut = files.read_json(strategy)["cut"]
-    ids, rows = files.read_features(features, cut)
+    known = read_features(features, cut)
     configure(compute)
 
-    position = {identity: i for i, identity in enumerate(ids)}
-    train, val = (_select(table, split, classes, position, rows) for split in (TRAIN, VAL))
+    train, val = (_select(table, split, classes, known) for split in (TRAIN, VAL))
     found = fit_head(
         params.kind, train, val, len(classes), params.inverse_regularisation, derive(seed, "train_head") % 2**32
     )
@@ -64,16 +64,10 @@ def train_head(
     })  # fmt: skip
 
 
-def _select(
-    table: pd.DataFrame,
-    split: str,
-    classes: list[str],
-    position: dict[str, int],
-    rows: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
-) -> Labelled:
+def _select(table: pd.DataFrame, split: str, classes: list[str], known: Features) -> Labelled:
     part = table[table["split"] == split]
     return Labelled(
-        features=rows[[position[identity] for identity in part["id"]]],
+        features=known.of(part["id"]),
         targets=np.searchsorted(classes, part["label"].tolist()),
         weights=part["weight"].to_numpy(np.float64),
     )

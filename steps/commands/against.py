@@ -25,6 +25,7 @@ from steps.pages.album import Album
 from steps.pages.rendering import render
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.features import WHOLE, read_features
 from steps.runtime.progress import track
 from steps.runtime.seeding import derive, numpy_generator
 from steps.screen import BUDGET, SIDE, ScreenParams
@@ -32,7 +33,6 @@ from steps.screen import BUDGET, SIDE, ScreenParams
 MOST = 5000  # images of either side, picked by a hash: more would say the same in more time
 IMPORTANCE = Path("data", "importance.csv")
 LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
-WHOLE = ""  # the cut at which images are compared
 PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
 Found = dict[str, Any]
 Floats = npt.NDArray[np.floating[Any]]
@@ -106,9 +106,7 @@ def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
     table = files.read_table(trained.screened)
     table = table[(table["split"] == TRAIN) & (table["weight"] > 0)].drop_duplicates("id")
     table = table.iloc[np.argsort(table["id"].map(uniform))[:MOST]]
-    ids, rows = files.read_features(trained.features, WHOLE)
-    position = {identity: i for i, identity in enumerate(ids)}
-    return table.reset_index(drop=True), rows[[position[identity] for identity in table["id"]]]
+    return table.reset_index(drop=True), read_features(trained.features).of(table["id"])
 
 
 def _look(

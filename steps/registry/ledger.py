@@ -137,15 +137,15 @@ def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) ->
     `turn` appends at most one entry and returns whether it counted, or True where there was nothing to decide.
     A turn that lost its slot is called again with the winner's entry in the chain: it decides anew.
     """
-    chain = settle(mlflow, model)
+    chain = restore_alias(mlflow, model)
     for _ in range(ATTEMPTS):
         if turn(chain):
-            return settle(mlflow, model, chain)
+            return restore_alias(mlflow, model, chain)
         chain = whole(read(mlflow, model, chain))
     raise RegistryError(f"{ATTEMPTS} decisions about {model} came first, one after another; run again")
 
 
-def settle(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Chain:
+def restore_alias(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Chain:
     """Make the alias `champion` say what the last entry says, whoever moved it or was killed before moving it.
 
     Setting and then reading again means that whoever sets last has seen the last entry. An alias that had followed
@@ -196,7 +196,7 @@ def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
         return chain
     package = versions.digest(mlflow, model, champion)
     append(mlflow, model, chain, ADOPT, champion, champion, ["was champion before there was a ledger"], package=package)
-    return settle(mlflow, model)
+    return restore_alias(mlflow, model)
 
 
 def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chain) -> bool:

@@ -16,6 +16,7 @@ from steps.backbones import models
 from steps.backbones.heads import State
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime import files
+from steps.runtime.features import read_features
 from steps.runtime.seeding import derive
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.head_training import fit_head, probabilities
@@ -53,11 +54,9 @@ class Cached:
 
     def part(self, table: pd.DataFrame, split: str) -> Labelled:
         """Return one split of `table`, sorted by path."""
-        ids, rows = files.read_features(self.features, models.cut_of(self.head))
-        position = {identity: i for i, identity in enumerate(ids)}
         part = table[table["split"] == split].sort_values("path")
         return Labelled(
-            np.asarray(rows[[position[identity] for identity in part["id"]]]),
+            read_features(self.features, models.cut_of(self.head)).of(part["id"]),
             np.searchsorted(self.classes, part["label"].tolist()), part["weight"].to_numpy(np.float64),
         )  # fmt: skip
 

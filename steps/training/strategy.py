@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steps.runtime.features import WHOLE
+
 HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING = "head_only", "later_blocks", "early_features", "everything"
 FROM_SCRATCH = "from_scratch"  # the architecture alone, from random weights
 STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING, FROM_SCRATCH)
-WHOLE = ""  # the cut behind the last block
 
 Estimate = Mapping[str, Any]  # value, low, high: a paired difference with its interval
 

@@ -29,6 +29,7 @@ from steps.embedded.digits import write_digits
 from steps.images import decoding
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
+from steps.runtime.features import read_features
 from tests.bench.pipeline import Run, add_images, phase, plain, run, set_params
 from tests.conftest import Project, make_project
 
@@ -129,7 +130,7 @@ def against_the_loop(project: Project, loop: dict[str, float], cold: Run, mode: 
     cached = phase(project, "fine_tune")
     _, pixels, network = sample(project.root, 32)
     (speed,) = speeds(network, pixels, (mode,), [THREADS])
-    count = len(files.read_features(project / "data/features.safetensors")[0])
+    count = len(read_features(project / "data/features.safetensors")[0])
     yield Line(
         "extraction",
         count / extraction,

@@ -23,6 +23,7 @@ from steps.images.manifest import Row
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import write_features
 from tests.stages.test_screen import PARAMS
 
 MODE = Mode(precision="float32", channels_last=True, fold_norms=True, compiled=False, device="cpu")
@@ -51,7 +52,7 @@ class Bench:
         forward = Forward(models.load_backbone(self.trained.backbone)[1], [""], MODE, len(rows))
         read = [decoding.read_image(self.trained.raw, row.path, row.id) for row in rows]
         features = forward(torch.stack([preprocess(picture, card.preprocessing) for picture in read]))
-        files.write_features(self.trained.features, [row.id for row in rows], features)
+        write_features(self.trained.features, [row.id for row in rows], features)
 
     def lay(self, name: str, numbers: Any, change: Change) -> Path:
         (self.root / name / "deep").mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.approval import Approval, settle, tell
+from flows.approval import Approval, wait_for_answer, tell
 from flows.finish import Report
 from flows.project import running
 from steps.promotion.promote import Promotion
@@ -35,7 +35,7 @@ def test_an_answer_waits_for_the_run_that_holds_the_project(project: Path, monke
     monkeypatch.setattr("flows.approval.answered", lambda _, report, __: report)
     with ThreadPoolExecutor(1) as pool:
         with running(project):
-            settled = pool.submit(settle, project, REPORT)
+            settled = pool.submit(wait_for_answer, project, REPORT)
             with pytest.raises(FutureTimeout):
                 settled.result(timeout=0.3)
             assert made == [], "it decided while another run held the project"
@@ -44,12 +44,12 @@ def test_an_answer_waits_for_the_run_that_holds_the_project(project: Path, monke
 
 
 def in_a_flow(api: str, root: Path, linger: float = 0) -> tuple[Any, float]:
-    """Tell and settle a proposal in a flow run; return its final state and the seconds that it took."""
+    """Show a proposal and wait for its answer in a flow run; return its final state and the seconds that it took."""
 
     @flow(name="settling", persist_result=False)
     def settling() -> Report:
         tell(REPORT)
-        settled = settle(root, REPORT)
+        settled = wait_for_answer(root, REPORT)
         time.sleep(linger)
         return settled
 

@@ -62,7 +62,7 @@ def set_to(root: Path, images: str, packed: bool | None = False) -> None:
 
 def next_run(root: Path) -> dict[str, bytes]:
     """Mirror as the next run does; return what it would ingest, by path."""
-    arrival.settle(root)
+    arrival.put_in_place(root)
     source = read_source(root)
     if source:
         mirror(source, root / RAW, root / MEMORY)

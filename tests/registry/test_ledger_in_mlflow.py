@@ -105,7 +105,7 @@ def test_a_kill_at_any_write_leaves_the_old_or_the_new_champion(
             mortal.stdin.write(f"{len(exits) + 1}\n")
             exits.append(int(mortal.stdout.readline()))
             alias = versions.alias_version(mlflow, MODEL, versions.CHAMPION)
-            chain = ledger.settle(mlflow, MODEL)
+            chain = ledger.restore_alias(mlflow, MODEL)
             seen.append((alias, chain.champion))
             assert versions.alias_version(mlflow, MODEL, versions.CHAMPION) == chain.champion
             assert not chain.faults and not chain.void
@@ -129,9 +129,9 @@ def test_what_is_changed_in_the_registry_is_found_and_stops_every_decision(
     text = mlflow.get_model_version(name, "2").tags[ledger.TEXT]
     mlflow.set_model_version_tag(name, "2", ledger.TEXT, text.replace("better", "worse"))
     with pytest.raises(RegistryError, match="entry 2: its signature does not verify"):
-        ledger.settle(mlflow, MODEL)
+        ledger.restore_alias(mlflow, MODEL)
     mlflow.set_model_version_tag(name, "2", ledger.TEXT, text)
-    assert ledger.settle(mlflow, MODEL).champion == "3"
+    assert ledger.restore_alias(mlflow, MODEL).champion == "3"
     mlflow.delete_model_version(name, "2")
     with pytest.raises(RegistryError, match="entry 2 is missing: deleted"):
-        ledger.settle(mlflow, MODEL)
+        ledger.restore_alias(mlflow, MODEL)

@@ -18,6 +18,7 @@ from steps.images.manifest import Row
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import write_features
 
 PARAMS = ChooseStrategyParams(
     strategy="auto", folds=4, most_images=1000, inverse_regularisation=(1e-2, 0.1), least_labels=30, settled=0.03,
@@ -65,7 +66,7 @@ def make(tmp_path: Path) -> Callable[..., Inputs]:
         rng, centres = np.random.default_rng(0), np.eye(len(classes), 6)
         targets = np.searchsorted(classes, table["label"].tolist())
         cuts = {cut: size * centres[targets] + rng.normal(size=(len(table), 6)) for cut, size in apart.items()}
-        files.write_features(tmp_path / "features.safetensors", table["id"].tolist(), cuts)
+        write_features(tmp_path / "features.safetensors", table["id"].tolist(), cuts)
         validation = {"observed": {"source_divergence": {"features.0": 0.1, "features.1": 0.2, "features.2": None}}}
         files.write_json(tmp_path / "validation.json", validation)
         card = models.Card("mine", "glyphnet", 10, "", "here", "none", SPEC, None, {})

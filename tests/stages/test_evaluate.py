@@ -27,6 +27,7 @@ from steps.images.dataset import Images
 from steps.registry import look_ledger, tracking
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import read_features, write_features
 from steps.runtime.params import bind
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
@@ -96,7 +97,7 @@ def write_world(root: Path) -> World:
     with torch.inference_mode():
         found = [network(pixels) for pixels, _, _ in images.batches("train", "val", "test")]
     ids = images.part("train", "val", "test")["id"].tolist()
-    files.write_features(root / "features.safetensors", ids, {"": torch.cat(found).numpy()})
+    write_features(root / "features.safetensors", ids, {"": torch.cat(found).numpy()})
     files.write_json(root / "strategy.json", {"cut": ""})
     names = ("screened.parquet", "features.safetensors", "strategy.json", "head", "head.json")
     head = TrainHeadParams(kind="linear", inverse_regularisation=(1e-3, 1e-2))
@@ -195,7 +196,7 @@ def test_where_the_baselines_had_a_part_of_the_labels_so_has_the_head(world: Wor
     found = world.evaluate()["transfer"]
     path.write_bytes(whole)
     table = bounded(world.table, 6)
-    ids, rows = files.read_features(world.root / "features.safetensors")
+    ids, rows = read_features(world.root / "features.safetensors")
     position = {identity: i for i, identity in enumerate(ids)}
     parts = [table[table["split"] == split].sort_values("path") for split in ("train", "test")]
     assert len(parts[0]) == 6

@@ -23,6 +23,7 @@ from steps.images import decoding
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import read_features
 from tests.conftest import write_images
 
 PLAIN = ExtractFeaturesParams(
@@ -96,7 +97,7 @@ def test_features_are_what_the_backbone_makes_of_each_image(
 ) -> None:
     table = bench.table()
     bench.extract(table, params)
-    ids, rows = files.read_features(bench.root / "features")
+    ids, rows = read_features(bench.root / "features")
     wanted = reference(bench, table)
     assert ids == sorted(table["id"])
     assert rows.shape == wanted.shape == (27, 512)
@@ -192,14 +193,14 @@ def test_a_decoder_that_reads_other_pixels_uses_no_row_of_the_first(
 def test_several_cuts_come_from_one_pass_and_the_whole_is_the_same_as_alone(bench: Bench) -> None:
     table = bench.table()
     bench.extract(table)
-    _, alone = files.read_features(bench.root / "features")
+    _, alone = read_features(bench.root / "features")
     alone = np.array(alone)
     assert bench.extract(table, replace(SHIPPED, cuts=3))[0] == 27
     assert len(bench.stores()) == 3
-    _, whole = files.read_features(bench.root / "features")
+    _, whole = read_features(bench.root / "features")
     assert np.array_equal(alone, whole)
     for cut, width in (("features.1", 64), ("features.0", 32)):
-        ids, rows = files.read_features(bench.root / "features", cut)
+        ids, rows = read_features(bench.root / "features", cut)
         assert (len(ids), rows.shape) == (27, (27, width))
     assert bench.extract(table, replace(SHIPPED, cuts=2))[0] == 0
 

@@ -18,6 +18,7 @@ from steps.images.preprocessing import preprocess
 from steps.inspect import InspectParams, inspect
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import read_features, write_features
 from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images
 
@@ -76,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     pixels = [preprocess(read_image(root / "raw", row["path"], row["id"]), card.preprocessing) for row in rows]
     with torch.inference_mode():
         features = models.assemble(card, state)[0](torch.stack(pixels)).flatten(1).numpy()
-    files.write_features(root / "features.safetensors", table["id"].tolist(), {"": features})
+    write_features(root / "features.safetensors", table["id"].tolist(), {"": features})
 
     known = (table["split"] == "train").to_numpy()
     head = fit(Labelled(features[known], truth[known], np.ones(known.sum())), 3, 0.1)
@@ -132,7 +133,7 @@ def test_the_wrong_answers_are_shown_the_surest_first_and_the_right_ones_are_rig
 def test_neighbours_are_the_nearest_training_images_with_their_labels(world: World, found: Any) -> None:
     told, _ = found
     train = world.table[world.table["split"] == "train"].set_index("path")["label"]
-    ids, rows = files.read_features(world.root / "features.safetensors")
+    ids, rows = read_features(world.root / "features.safetensors")
     centred = dict(zip(ids, rows - rows[[ids.index(i) for i in world.table["id"][world.table["split"] == "train"]]]
                        .mean(axis=0), strict=True))  # fmt: skip
     for row in told["wrong"]:

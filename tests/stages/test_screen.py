@@ -15,6 +15,7 @@ from steps.errors import DataError
 from steps.images.manifest import Row
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import read_features, write_features
 from steps.screen import ScreenParams, ScreenSeverity, screen
 
 PARAMS = ScreenParams(
@@ -52,7 +53,7 @@ class Screened:
         features[COPY[1]] = (features[COPY[1]][0], features[COPY[0]][1] + 0.001)
         files.write_table(self.root / "accepted.parquet", pd.DataFrame(rows, columns=Row._fields))
         ids, vectors = zip(*sorted(features.values(), key=lambda pair: pair[0]), strict=True)
-        files.write_features(self.root / "features.safetensors", list(ids), {"": np.array(vectors, np.float32)})
+        write_features(self.root / "features.safetensors", list(ids), {"": np.array(vectors, np.float32)})
         self.decide()
         files.write_text(self.root / "importance.csv", "image,weight\n")
 
@@ -65,8 +66,8 @@ class Screened:
             for number, (path, label) in enumerate(zip(table["path"], table["label"], strict=True))
         ]
         files.write_table(self.root / "accepted.parquet", table)
-        ids, rows = files.read_features(self.root / "features.safetensors")
-        files.write_features(self.root / "features.safetensors", ids, {"": 10 * np.array(rows)})
+        ids, rows = read_features(self.root / "features.safetensors")
+        write_features(self.root / "features.safetensors", ids, {"": 10 * np.array(rows)})
         return wrong
 
     def decide(self, *lines: str) -> None:

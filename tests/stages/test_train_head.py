@@ -14,6 +14,7 @@ from steps.backbones.backbone import Grafted, cut_at, digest, without_top
 from steps.backbones.glyphnet import glyphnet
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
+from steps.runtime.features import write_features
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
 from steps.training.head_training import KINDS
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     ids = [f"{i:064x}" for i in range(48)]
     with torch.inference_mode():
         cuts = {cut: backbone(cut)(images).flatten(1).numpy() for cut in ("", CUT)}
-    files.write_features(root / "features.safetensors", ids, cuts)
+    write_features(root / "features.safetensors", ids, cuts)
     split = np.where(np.arange(48) % 4 == 0, "val", "train")
     table = pd.DataFrame({"id": ids, "label": [f"class {k}" for k in targets], "split": split, "weight": 1.0})
     files.write_table(root / "screened.parquet", table)
