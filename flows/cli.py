@@ -285,9 +285,9 @@ def serve(
 
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
-    from steps.serving.bodies import Limits
+    from steps.serving.bodies import ServiceLimits
 
-    limits = Limits(
+    limits = ServiceLimits(
         body=int(body * 2**20), bodies=int(max(body, bodies) * 2**20), pixels=pixels * 10**6,
         request_pixels=request_pixels * 10**6, rows=rows, connections=connections, waiting=waiting,
         workers=workers or os.cpu_count() or 1, patience=patience, deadline=deadline,

@@ -17,7 +17,7 @@ SHOWN = 10  # images of a kind in the text; --json has them all
 
 
 @dataclass(frozen=True)
-class Difference:
+class DataDifference:
     """Two versions compared by the images' bytes: a file that was renamed is the same image.
 
     The lists hold one dict an image (id, path, and label and split as text or as [old, new] where they differ).
@@ -35,12 +35,12 @@ class Difference:
     balance: dict[str, dict[str, list[list[float]]]]
 
 
-def between(root: Path, old: str, new: str) -> Difference:
+def between(root: Path, old: str, new: str) -> DataDifference:
     """Compare the manifests of two revisions; `workspace` is the one that lies here. RequestError as `read_at`."""
     return compare(old, new, _manifest(root, old), _manifest(root, new))
 
 
-def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Difference:
+def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> DataDifference:
     """Compare two manifests (id, path, label, split; one row a file)."""
     was, now = _by_image(before), _by_image(after)
     both = [(was[key], now[key]) for key in was if key in now]
@@ -49,7 +49,7 @@ def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Di
         pairs = [(one, two) for one, two in both if one[field] != two[field]]
         return [{**two, field: [one[field], two[field]]} for one, two in pairs]
 
-    return Difference(
+    return DataDifference(
         old, new, (len(was), len(now)),
         added=[now[key] for key in now if key not in was],
         removed=[was[key] for key in was if key not in now],
@@ -58,7 +58,7 @@ def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Di
     )  # fmt: skip
 
 
-def lines(found: Difference) -> Iterator[str]:
+def lines(found: DataDifference) -> Iterator[str]:
     """Yield the difference as text for a person."""
     yield f"{found.old} -> {found.new}: {found.images[0]} images, then {found.images[1]}"
     for kind in ("added", "removed", "relabelled", "moved", "renamed"):

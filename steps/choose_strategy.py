@@ -22,7 +22,7 @@ from steps.runtime.features import WHOLE, feature_cuts, read_features
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability
 from steps.training.linear_probe import Labelled
-from steps.training.strategy import FROM_SCRATCH, STRATEGIES, Evidence, Plan, Rules, choose, expected
+from steps.training.strategy import FROM_SCRATCH, STRATEGIES, Evidence, Plan, StrategyRules, choose, expected
 from steps.training.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
@@ -132,9 +132,9 @@ class _Comparison:
         return balanced_difference(gain, one.targets, self.sample, self.confidence, DRAWS, generator)
 
 
-def _rules(params: ChooseStrategyParams) -> Rules:
+def _rules(params: ChooseStrategyParams) -> StrategyRules:
     names = ("strategy", "least_labels", "settled", "headroom", "later_share", "budget_flops")
-    return Rules(**{name: getattr(params, name) for name in names})
+    return StrategyRules(**{name: getattr(params, name) for name in names})
 
 
 def _size(curve: list[tuple[float, Held]], sample: Divided, evidence: Evidence) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _similarity(
     ]  # fmt: skip
 
 
-def _cost(evidence: Evidence, plan: Plan, rules: Rules) -> dict[str, Any]:
+def _cost(evidence: Evidence, plan: Plan, rules: StrategyRules) -> dict[str, Any]:
     return {"image_flops": sum(evidence.blocks.values()), "strategies": expected(evidence, plan, rules)}
 
 

@@ -23,7 +23,7 @@ from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
 from steps.training.batches import Boundary, augmentation, mixing, refuse_single_images, tracked
-from steps.training.fine_tuning import DECAYS, OPTIMISERS, Schedule, fine_tune_model, from_scratch
+from steps.training.fine_tuning import DECAYS, OPTIMISERS, Recipe, fine_tune_model, from_scratch
 from steps.training.presets import PRESETS
 
 NONE = "none"
@@ -174,7 +174,7 @@ def _grafted(backbone: Path, head: Path, cut: str, count: int, bn_policy: str) -
 
 
 def _train(
-    model: Grafted, images: Images, params: FineTuneParams, schedule: Schedule, seed: int, lineage: Lineage
+    model: Grafted, images: Images, params: FineTuneParams, schedule: Recipe, seed: int, lineage: Lineage
 ) -> dict[str, Any]:
     model.to(memory_format=torch.channels_last)
     frozen, rest = model.halves()
@@ -201,9 +201,9 @@ def _train(
         )
 
 
-def _schedule(params: FineTuneParams, model: Grafted) -> Schedule:
-    values = {field.name: getattr(params, field.name) for field in fields(Schedule)}
-    return Schedule(**(values if model.trainable else {**values, "epochs": 0}))
+def _schedule(params: FineTuneParams, model: Grafted) -> Recipe:
+    values = {field.name: getattr(params, field.name) for field in fields(Recipe)}
+    return Recipe(**(values if model.trainable else {**values, "epochs": 0}))
 
 
 def _images(raw: Path, screened: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:

@@ -12,7 +12,7 @@ import pandas as pd
 from steps.checks import decisions as decided
 from steps.checks import duplicates, expectations, importance, label_errors
 from steps.checks.curation import KEEP, named
-from steps.checks.oddities import Limits, odd
+from steps.checks.oddities import OddityLimits, odd
 from steps.checks.rules import SEVERITIES, refusal, screen_rules
 from steps.checks.selection import ALPHA
 from steps.errors import DataError
@@ -110,7 +110,7 @@ def screen(
     found = {
         **_label_errors(images, rows, derive(seed, "screen") % 2**32, params.least_agreement),
         "like": _like(images, rows, ~kept.to_numpy(), params.like),
-        "odd": odd(images, rows, Limits(params.dark, params.bright, params.flat, params.blurred, params.unlike)),
+        "odd": odd(images, rows, OddityLimits(params.dark, params.bright, params.flat, params.blurred, params.unlike)),
     }
     found = _without(found, set(images["path"][kept]))
     dropped = _dropped(found, params)

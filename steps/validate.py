@@ -14,7 +14,7 @@ from steps.checks import decisions as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.checks.observation import observe
-from steps.checks.rules import DECLARED, UNTOLD, Limits, Severity, refusal, rules, some, totals
+from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, refusal, rules, some, totals
 from steps.checks.thumbnails import confirmed
 from steps.errors import DataError, ParamsError
 from steps.images import preprocessing as pre
@@ -29,7 +29,7 @@ log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateParams(Limits):
+class ValidateParams(DataLimits):
     """Limits of the gate, and the preprocessing that the pipeline will apply: it must be the backbone's own."""
 
     copy_bits: int

@@ -11,7 +11,7 @@ NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
-class Limits:
+class OddityLimits:
     """From where on a picture is odd; `blurred` is relative to the median of the set, `unlike` to its spread."""
 
     dark: float
@@ -21,7 +21,7 @@ class Limits:
     unlike: float
 
 
-def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: Limits) -> list[dict[str, Any]]:
+def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: OddityLimits) -> list[dict[str, Any]]:
     """List odd images with their reasons in words, the most unlike first.
 
     `images` has the manifest's columns; `features` [n, d] are theirs, row by row.

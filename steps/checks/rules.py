@@ -137,7 +137,7 @@ class Severity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class DataLimits:
     """The numbers of the gate: images a class and split, ratios and shares, effects and distances."""
 
     min_train_per_class: int
@@ -151,7 +151,7 @@ class Limits:
     max_input_distance: float
 
 
-def rules(limits: Limits, severity: Severity) -> Sequence[Rule]:
+def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     """Return the gate of the pipeline; a rule that is switched off is not there."""
     every = (*_structure(), *_classes(limits, severity), *_copies(severity), *_selection(limits, severity),
              *_preprocessing(limits, severity))  # fmt: skip
@@ -174,7 +174,7 @@ def _structure() -> Sequence[Rule]:
     )  # fmt: skip
 
 
-def _classes(limits: Limits, severity: Severity) -> Sequence[Rule]:
+def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     add = "Add images of the class, or remove the class from the folder of images; or set"
     found = "in params.yaml to the number found, if that is 1 or more."
     return (
@@ -224,7 +224,7 @@ def _copies(severity: Severity) -> Sequence[Rule]:
     )  # fmt: skip
 
 
-def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
+def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     return (
         Rule("classes are as in the population", "population", "between", "effect",
              "how far class shares lie from validate.population_prior (Cohen's w; 0 where chance explains it)",
@@ -250,7 +250,7 @@ def _selection(limits: Limits, severity: Severity) -> Sequence[Rule]:
     )  # fmt: skip
 
 
-def _preprocessing(limits: Limits, severity: Severity) -> Sequence[Rule]:
+def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     return (
         Rule("same preprocessing as the backbone", "preprocessing", "preprocessing", "pipeline",
              "each field of validate.preprocessing against the backbone's card",

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from steps.images import pictures
 from steps.serving import answer_files
-from steps.serving.answering import Row, load
+from steps.serving.answering import Answer, load
 from steps.serving.answering import predict as predict_rows
 
 SHOWN = 200  # rows of the table on a terminal
@@ -40,7 +40,7 @@ def predict(
     return _summary(counts, served.number, output)
 
 
-def _counted(rows: Iterable[Row], counts: "Counter[str]") -> Iterator[Row]:
+def _counted(rows: Iterable[Answer], counts: "Counter[str]") -> Iterator[Answer]:
     for row in rows:
         counts["files"] += 1
         counts["errors"] += row.error is not None
@@ -48,7 +48,7 @@ def _counted(rows: Iterable[Row], counts: "Counter[str]") -> Iterator[Row]:
         yield row
 
 
-def _values(row: Row, classes: int) -> list[Any]:
+def _values(row: Answer, classes: int) -> list[Any]:
     named = row._asdict()
     nothing: list[float | None] = [None] * classes
     probabilities = row.probabilities or nothing

@@ -16,7 +16,7 @@ from steps.registry import ledger, tracking, versions
 from steps.registry.production import Named, Production, aliased
 from steps.runtime import params
 from steps.serving import champion
-from steps.serving.bodies import Limits
+from steps.serving.bodies import ServiceLimits
 from steps.serving.champion import Follower, Served
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ class Place(NamedTuple):
 
 
 def serve(
-    root: Path, alias: str, version: str | None, every: float, place: Place, limits: Limits, say: Callable[[str], None]
+    root: Path,
+    alias: str,
+    version: str | None,
+    every: float,
+    place: Place,
+    limits: ServiceLimits,
+    say: Callable[[str], None],
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; what is under way then is finished, as far as the grace goes.
 

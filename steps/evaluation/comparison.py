@@ -19,7 +19,7 @@ HELPS, HURTS = "helps", "hurts"
 
 
 @dataclass(frozen=True)
-class Rules:
+class VerdictRules:
     """How sure a verdict has to be: confidence of intervals, chance of seeing a real difference, bootstrap draws."""
 
     confidence: float
@@ -32,7 +32,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def needed(only_a: float, only_b: float, n: int, rules: Rules, design: float = 1.0) -> int | None:
+def needed(only_a: float, only_b: float, n: int, rules: VerdictRules, design: float = 1.0) -> int | None:
     """Return how many images would show this difference with the rules' power; None where none was seen.
 
     Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ; times the design effect
@@ -52,7 +52,7 @@ def compare(
     a: Floats,
     b: Floats,
     sample: Sample,
-    rules: Rules,
+    rules: VerdictRules,
     generator: np.random.Generator,
 ) -> dict[str, Any]:
     """Compare model a with model b by their probabilities [n, classes] on the same images."""
@@ -66,7 +66,7 @@ def compare(
 
 
 def compare_answers(
-    targets: Ints, a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator
+    targets: Ints, a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator
 ) -> dict[str, Any]:
     """Compare two models by whether each was right, image by image [n]; differences are a less b.
 
@@ -88,7 +88,7 @@ def balanced_difference(
     return _bounded(smoothed(gain * weights, sample, confidence, draws, rng, float(weights.max())))
 
 
-def _difference(gain: Floats, sample: Sample, rules: Rules, generator: np.random.Generator) -> Figure:
+def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np.random.Generator) -> Figure:
     return _bounded(smoothed(gain, sample, rules.confidence, rules.draws, generator))
 
 
@@ -97,7 +97,7 @@ def _bounded(found: Figure) -> Figure:
     return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
 
 
-def _verdict(a: Bools, b: Bools, sample: Sample, rules: Rules, generator: np.random.Generator) -> dict[str, Any]:
+def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator) -> dict[str, Any]:
     only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
     difference = _difference(gain, sample, rules, generator)
     p = mcnemar(only_a, only_b)
@@ -146,7 +146,7 @@ def transfer(
     model: Floats,
     baselines: Mapping[str, Sequence[Ints]],
     sample: Sample,
-    rules: Rules,
+    rules: VerdictRules,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Say whether transfer helped: the model's answers against each baseline's, the mean over a baseline's draws.
@@ -176,7 +176,7 @@ def transfer(
 
 
 def _against(
-    right: Bools, draws: list[Bools], sample: Sample, rules: Rules, generator: np.random.Generator
+    right: Bools, draws: list[Bools], sample: Sample, rules: VerdictRules, generator: np.random.Generator
 ) -> dict[str, Any]:
     mean = np.mean(draws, axis=0)
     difference = _difference(right - mean, sample, rules, generator)

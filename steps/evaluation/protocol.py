@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from steps.evaluation.comparison import Rules
+from steps.evaluation.comparison import VerdictRules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class EvaluateParams:
     slice_limits: dict  # type: ignore[type-arg]
 
     @property
-    def verdicts(self) -> Rules:
+    def verdicts(self) -> VerdictRules:
         """Return what a comparison of two models needs to know."""
-        return Rules(self.confidence, self.power, self.bootstrap_draws)
+        return VerdictRules(self.confidence, self.power, self.bootstrap_draws)
 
     def faults(self) -> Iterator[str]:
         """Yield values that make no interval, no prior or no limit."""

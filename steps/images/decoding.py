@@ -53,7 +53,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Facts(NamedTuple):
+class ImageFacts(NamedTuple):
     """What the manifest keeps of a picture; width, height and mode are as stored, the rest is of the upright RGB."""
 
     width: int
@@ -85,12 +85,12 @@ def of_pixels(pixels: light.Array) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def inspect(data: bytes) -> Facts:
+def inspect(data: bytes) -> ImageFacts:
     """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
     return examine(data)[0]
 
 
-def examine(data: bytes) -> tuple[Facts, Image.Image]:
+def examine(data: bytes) -> tuple[ImageFacts, Image.Image]:
     """Return what `inspect` says and what `decode` gives, of one decoding."""
     import imagehash  # brings SciPy; only ingest pays for it
 
@@ -98,7 +98,7 @@ def examine(data: bytes) -> tuple[Facts, Image.Image]:
     luma = image.convert("L")
     small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
     brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
-    facts = Facts(
+    facts = ImageFacts(
         *stored[:4], phash=str(imagehash.phash(image)), brightness=brightness, contrast=contrast,
         sharpness=light.sharpness(np.asarray(small)), taken=stored[4],
     )  # fmt: skip

@@ -16,7 +16,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class GateRules:
     """What a challenger has to earn; None switches a rule off. params.yaml says what each one means."""
 
     floor: float | None
@@ -60,7 +60,7 @@ class Rules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ChallengerFacts:
     """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
 
     `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less its opponent (b) on the
@@ -92,13 +92,13 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def decide(facts: Facts, rules: Rules) -> Verdict:
+def decide(facts: ChallengerFacts, rules: GateRules) -> Verdict:
     """Promote a challenger that breaks no rule."""
     refusals = [reason for rule in RULES for reason in rule(facts, rules)]
     return Verdict(False, tuple(refusals)) if refusals else Verdict(True, (_earned(facts, rules),))
 
 
-def _earned(facts: Facts, rules: Rules) -> str:
+def _earned(facts: ChallengerFacts, rules: GateRules) -> str:
     cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
     told = f"balanced accuracy {_figure(facts.challenger['balanced_accuracy'])}{cleared}"
     if facts.comparison is None:
@@ -106,7 +106,7 @@ def _earned(facts: Facts, rules: Rules) -> str:
     return f"{told}; {_difference(facts.comparison, facts.opponent)}"
 
 
-def _floor(facts: Facts, rules: Rules) -> Iterator[str]:
+def _floor(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     figure = facts.challenger["balanced_accuracy"]
     value = figure["value"] if rules.floor_by == VALUE else figure["low"]
     if rules.floor is None or (value is not None and value >= rules.floor):
@@ -117,7 +117,7 @@ def _floor(facts: Facts, rules: Rules) -> Iterator[str]:
     yield f"{what} is under the floor of {_share(rules.floor)} (promote.floor)"
 
 
-def _comparison(facts: Facts, rules: Rules) -> Iterator[str]:
+def _comparison(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     found = facts.comparison
     if found is None or rules.comparison is None or _holds(found, rules):
         return
@@ -127,7 +127,7 @@ def _comparison(facts: Facts, rules: Rules) -> Iterator[str]:
     yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
 
 
-def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
+def _holds(found: Mapping[str, Any], rules: GateRules) -> bool:
     """Say whether the interval of the difference shows what is asked; better asks for McNemar's exact test as well.
 
     Where images come in groups the interval knows of them and the test does not; where two differ alike on every
@@ -139,15 +139,17 @@ def _holds(found: Mapping[str, Any], rules: Rules) -> bool:
     return bool(least > rules.margin and found["mcnemar_p"] < 1 - found["confidence"])
 
 
-def _recalls(facts: Facts, rules: Rules) -> Iterator[str]:
+def _recalls(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     yield from _falls(facts, facts.recalls, "recall", rules.max_recall_drop, "promote.max_recall_drop")
 
 
-def _slice_changes(facts: Facts, rules: Rules) -> Iterator[str]:
+def _slice_changes(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     yield from _falls(facts, facts.slice_changes, "accuracy", rules.max_slice_drop, "promote.max_slice_drop")
 
 
-def _falls(facts: Facts, found: "Sequence[Change]", figure: str, limit: float | None, rule: str) -> Iterator[str]:
+def _falls(
+    facts: ChallengerFacts, found: "Sequence[Change]", figure: str, limit: float | None, rule: str
+) -> Iterator[str]:
     if facts.comparison is None or limit is None:
         return
     from steps.evaluation.falls import shown
@@ -160,7 +162,7 @@ def _falls(facts: Facts, found: "Sequence[Change]", figure: str, limit: float | 
         )
 
 
-def _slices(facts: Facts, rules: Rules) -> Iterator[str]:
+def _slices(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     breached = [one for one in facts.slices if one["breached"]]
     if rules.max_breached_slices is None or len(breached) <= rules.max_breached_slices:
         return
@@ -172,14 +174,14 @@ def _slices(facts: Facts, rules: Rules) -> Iterator[str]:
         )
 
 
-def _calibration(facts: Facts, rules: Rules) -> Iterator[str]:
+def _calibration(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     limit, found = rules.max_calibration_error, facts.calibration_error
     if limit is None or found is None or found["low"] <= limit:  # its value is above zero by mere chance
         return
     yield f"expected calibration error {_figure(found)}, at most {_share(limit)} (promote.max_calibration_error)"
 
 
-def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
+def _latency(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     limit, found = rules.max_latency_ratio, facts.latency_ratio
     if limit is not None and found is not None and found > limit:
         yield (
@@ -188,17 +190,17 @@ def _latency(facts: Facts, rules: Rules) -> Iterator[str]:
         )
 
 
-def _size(facts: Facts, rules: Rules) -> Iterator[str]:
+def _size(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     if rules.max_bytes is not None and facts.size is not None and facts.size > rules.max_bytes:
         yield f"its files hold {facts.size:,} bytes, at most {rules.max_bytes:,} (promote.max_bytes)"
 
 
-def _looks(facts: Facts, rules: Rules) -> Iterator[str]:
+def _looks(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     if rules.look_limit is not None and facts.looks:
         yield facts.looks
 
 
-def _warnings(facts: Facts, rules: Rules) -> Iterator[str]:
+def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     known = {check["name"] for check in facts.checks}
     for name in rules.blocking_warnings:
         if facts.checks and name != ALL and name not in known:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import RegistryError
-from steps.promotion.gate import Facts, Rules, Verdict, decide
+from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
 from steps.registry import comparisons, ledger, packages, tracking, versions
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
@@ -27,14 +27,14 @@ AUTO, REQUIRED = "auto", "required"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteParams(Rules):
+class PromoteParams(GateRules):
     """What a challenger has to earn, and whether a person has the last word."""
 
     approval: str
     wait_minutes: float
 
     def faults(self) -> Iterator[str]:
-        """Yield what `Rules` finds wrong, and an approval that is none."""
+        """Yield what `GateRules` finds wrong, and an approval that is none."""
         yield from super().faults()
         if self.approval not in (AUTO, REQUIRED):
             yield f"approval is {self.approval!r}; {AUTO} or {REQUIRED}"
@@ -239,7 +239,7 @@ def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict,
         lost = match.unanswered
     evaluation = case.evaluation
     calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
-    facts = Facts(
+    facts = ChallengerFacts(
         challenger=evaluation["test"][case.kind],
         comparison=match.paired.comparison if match else None,
         recalls=match.paired.recalls if match else (),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.promotion.gate import NON_INFERIOR, Facts, Rules, Verdict, decide
+from steps.promotion.gate import NON_INFERIOR, ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.paired import paired
 from steps.promotion.promote import PromoteParams
 from steps.promotion.rematch import weights_of
@@ -51,7 +51,7 @@ def smaller(
     rng = numpy_generator(document["seed"], "export", package.digest)
     judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
     found = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
-    facts = Facts(
+    facts = ChallengerFacts(
         challenger=judged, opponent=f"version {package.version}", comparison=found.comparison, recalls=found.recalls,
         slice_changes=found.slices, slices=_slices(evaluate, part, right), size=file.stat().st_size,
         calibration_error=judged["calibration_error"], looks=_exhausted(before, judged, asked),
@@ -78,7 +78,7 @@ def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]
     return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
 
 
-def _exhausted(looked: int, judged: dict[str, Any], rules: Rules) -> str | None:
+def _exhausted(looked: int, judged: dict[str, Any], rules: GateRules) -> str | None:
     by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
     standing = Standing(looked, by_luck, rules.look_budget, rules.look_limit)
     return standing.sentence if standing.exhausted else None

@@ -26,7 +26,7 @@ from steps.serving.champion import Served
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
 
-class Row(NamedTuple):
+class Answer(NamedTuple):
     """One file's answer; where there is none, `error` says why and the fields of the answer are None."""
 
     path: str
@@ -49,7 +49,7 @@ def load(root: Path, version: str | None) -> Served:
     return champion.load(mlflow, name, *chosen(mlflow, name, root, version or versions.CHAMPION))
 
 
-def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Row]:
+def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Answer]:
     """Yield a row for each file, in order, in flat memory; a file that is no picture has its reason in its row."""
     import PIL
     import torch
@@ -61,10 +61,10 @@ def predict(root: Path, served: Served, found: Sequence[Named], threads: int | N
         yield from track(rows, len(found), "predicting")
 
 
-def _row(served: Served, store: AnswerStore, one: Named) -> Row:
-    def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Row:
+def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
+    def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Answer:
         told = answer or {}
-        return Row(
+        return Answer(
             one.name, identity, told.get("label"), told.get("probability"), told.get("abstain"),
             served.number, served.digest, error, told.get("probabilities"),
         )  # fmt: skip

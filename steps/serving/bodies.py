@@ -12,7 +12,7 @@ AGAIN = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What one request, and all that are under way together, may ask for."""
 
     body: int  # bytes of one request
@@ -30,7 +30,7 @@ class Limits:
 class Bodies:
     """Reads bodies, and counts what they hold. For one event loop's thread."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServiceLimits) -> None:
         self.limits, self.held, self.reading = limits, 0, 0
 
     @asynccontextmanager

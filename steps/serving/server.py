@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from steps.serving.bodies import Limits
+from steps.serving.bodies import ServiceLimits
 
 DETAIL = json.dumps({"detail": "too many connections are open already"})
 FULL = (
@@ -59,7 +59,7 @@ class Connection(H11Protocol):
             self.timeout_keep_alive_handler()
 
 
-def configured(app: FastAPI, limits: Limits, grace: int, **more: Any) -> uvicorn.Config:
+def configured(app: FastAPI, limits: ServiceLimits, grace: int, **more: Any) -> uvicorn.Config:
     """Return what `uvicorn.Server` takes; `grace` is the seconds that requests under way get when it is stopped."""
 
     class Bounded(Connection):

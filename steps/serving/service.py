@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
 from steps.serving import invocations
-from steps.serving.bodies import AGAIN, Bodies, Limits
+from steps.serving.bodies import AGAIN, Bodies, ServiceLimits
 from steps.serving.champion import Follower, Served
 from steps.serving.gauges import Gauges
 
@@ -46,7 +46,7 @@ Work = Callable[[Served, Asked], dict[str, Any]]
 class Service:
     """The routes over one follower. Not shared between event loops."""
 
-    def __init__(self, follower: Follower, limits: Limits) -> None:
+    def __init__(self, follower: Follower, limits: ServiceLimits) -> None:
         self.follower, self.limits, self.gauges, self.bodies = follower, limits, Gauges(), Bodies(limits)
         self.pool = ThreadPoolExecutor(limits.workers, "answer")
         self.seated: set[Future[dict[str, Any]]] = set()  # those in a thread's hands, and those that wait for one

@@ -28,7 +28,7 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Recipe:
     """How long, how fast and how restrained; `params.yaml` says what each value does."""
 
     optimiser: str  # one of OPTIMISERS
@@ -46,7 +46,7 @@ class Schedule:
     ema: float
 
 
-def from_scratch(schedule: Schedule) -> Schedule:
+def from_scratch(schedule: Recipe) -> Recipe:
     """Return the schedule as random weights need it: every part at the head's rate, none waiting or held back."""
     warmup = max(schedule.warmup_epochs, int(WARMUP_SHARE * schedule.epochs))
     return replace(
@@ -67,7 +67,7 @@ def fine_tune_model(
     model: Grafted,
     train: Loader,
     val: Loader,
-    schedule: Schedule,
+    schedule: Recipe,
     network: nn.Module | None = None,
     resume: Progress | None = None,
     on_epoch: Callable[[Progress], None] = lambda _: None,
@@ -114,7 +114,7 @@ def _one_epoch(
     network: nn.Module,
     batches: Iterable[Batch],
     optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
+    schedule: Recipe,
     learning: dict[str, nn.Parameter],
     moving: State,
     origin: State,
@@ -137,7 +137,7 @@ def _one_epoch(
     return total / seen
 
 
-def _groups(model: Grafted, schedule: Schedule) -> list[dict[str, Any]]:
+def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, Any]]:
     """Return all groups that will ever learn, so that no resume meets another number of them.
 
     Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
@@ -179,7 +179,7 @@ def _active(trainable: tuple[str, ...], every: int, epoch: int) -> tuple[str, ..
     return trainable[len(trainable) - count :]
 
 
-def _factor(schedule: Schedule, epoch: int) -> float:
+def _factor(schedule: Recipe, epoch: int) -> float:
     """Return the share of the peak rates in this epoch: a straight rise, then the decay."""
     if epoch <= schedule.warmup_epochs:
         return epoch / (schedule.warmup_epochs + 1)

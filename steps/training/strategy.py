@@ -19,7 +19,7 @@ Estimate = Mapping[str, Any]  # value, low, high: a paired difference with its i
 
 
 @dataclass(frozen=True)
-class Rules:
+class StrategyRules:
     """Where the axes are divided; see params.yaml."""
 
     strategy: str
@@ -53,7 +53,7 @@ class Plan:
     reasons: tuple[str, ...]
 
 
-def choose(evidence: Evidence, rules: Rules) -> Plan:
+def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
     """Return the strategy that the rules make of the evidence, or the one they name, within the budget."""
     large, size = _size(evidence, rules)
     cut, similarity = _similarity(evidence)
@@ -68,7 +68,7 @@ def choose(evidence: Evidence, rules: Rules) -> Plan:
     return _within_budget(plan, evidence, rules)
 
 
-def _size(evidence: Evidence, rules: Rules) -> tuple[bool, str]:
+def _size(evidence: Evidence, rules: StrategyRules) -> tuple[bool, str]:
     n, gain = evidence.labels_per_class, evidence.last_doubling["value"]
     enough, settled = n >= rules.least_labels, gain <= rules.settled
     words = (
@@ -101,7 +101,7 @@ def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:
     return False, f"the weights are not shown to be worth anything: {told}{advice}"
 
 
-def _quadrant(evidence: Evidence, rules: Rules, large: bool, different: bool, worthless: bool) -> str:
+def _quadrant(evidence: Evidence, rules: StrategyRules, large: bool, different: bool, worthless: bool) -> str:
     if large and worthless and evidence.error > rules.headroom:
         return FROM_SCRATCH
     if different:
@@ -109,7 +109,7 @@ def _quadrant(evidence: Evidence, rules: Rules, large: bool, different: bool, wo
     return LATER_BLOCKS if large and evidence.error > rules.headroom else HEAD_ONLY
 
 
-def _why_not(evidence: Evidence, rules: Rules, large: bool, strategy: str) -> Iterator[str]:
+def _why_not(evidence: Evidence, rules: StrategyRules, large: bool, strategy: str) -> Iterator[str]:
     error, limit = f"{100 * evidence.error:.1f} %", f"{100 * rules.headroom:g} %"
     if strategy == HEAD_ONLY and large:
         yield f"the head errs on {error}, not more than {limit}: too little is left for fine-tuning to win"
@@ -117,7 +117,9 @@ def _why_not(evidence: Evidence, rules: Rules, large: bool, strategy: str) -> It
         yield f"the head errs on {error}, more than {limit}: there is something left for training to win"
 
 
-def _plan(strategy: str, cut: str | None, large: bool, evidence: Evidence, rules: Rules, why: tuple[str, ...]) -> Plan:
+def _plan(
+    strategy: str, cut: str | None, large: bool, evidence: Evidence, rules: StrategyRules, why: tuple[str, ...]
+) -> Plan:
     names = list(evidence.blocks)
     if strategy == EARLY_FEATURES:
         cut = cut or max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"], default=WHOLE)
@@ -132,7 +134,7 @@ def later(depth: int, share: float) -> int:
     return max(1, min(depth - 1, round(share * depth)))
 
 
-def _within_budget(plan: Plan, evidence: Evidence, rules: Rules) -> Plan:
+def _within_budget(plan: Plan, evidence: Evidence, rules: StrategyRules) -> Plan:
     budget = rules.budget_flops
     cost = epoch_flops(evidence, plan.cut, plan.blocks)
     if budget is None or plan.blocks == 0 or cost <= budget:
@@ -157,7 +159,7 @@ def epoch_flops(evidence: Evidence, cut: str, blocks: int) -> float:
     return evidence.images * (sum(costs[:depth]) + 2 * sum(costs[depth - blocks : depth]))
 
 
-def expected(evidence: Evidence, plan: Plan, rules: Rules) -> Sequence[dict[str, Any]]:
+def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> Sequence[dict[str, Any]]:
     """Return what an epoch of each strategy would cost, the chosen one marked."""
     rows = []
     for strategy in STRATEGIES:

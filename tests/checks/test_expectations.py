@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from steps.checks import expectations
-from steps.checks.rules import Limits, Rule, Severity, refusal, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, Rule, Severity, refusal, rules, screen_rules, shift_rules
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:
@@ -190,7 +190,7 @@ BREAKING = {
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }  # fmt: skip
-LIMITS = Limits(
+LIMITS = DataLimits(
     min_train_per_class=3, min_val_per_class=3, min_test_per_class=3, max_imbalance=6.5, quarantine_limit=0.1,
     max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
 )  # fmt: skip

@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from steps.checks.oddities import Limits, distance_to_others, fence, odd
+from steps.checks.oddities import OddityLimits, distance_to_others, fence, odd
 
-LIMITS = Limits(dark=0.05, bright=0.95, flat=0.02, blurred=0.05, unlike=2.2)
+LIMITS = OddityLimits(dark=0.05, bright=0.95, flat=0.02, blurred=0.05, unlike=2.2)
 Floats = npt.NDArray[np.float64]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from steps.backbones import models
-from steps.checks.rules import Limits, Rule, Severity, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, Rule, Severity, rules, screen_rules, shift_rules
 from steps.checks.witnesses import LEAST
 from steps.commands import origins
 from steps.errors import DataError, RegraftError
@@ -566,9 +566,9 @@ def test_what_cannot_be_read_says_what_to_do_and_is_read_then(case: Unread, tmp_
     assert world.run(gate=case.of_the_gate) == (0, "")
 
 
-def limits() -> Limits:
+def limits() -> DataLimits:
     bound = stage.values(validate, params.read(PROJECT))["params"]
-    return Limits(**{name: getattr(bound, name) for name in Limits.__dataclass_fields__})
+    return DataLimits(**{name: getattr(bound, name) for name in DataLimits.__dataclass_fields__})
 
 
 def every_rule() -> list[Rule]:

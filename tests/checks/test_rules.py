@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.checks.rules import NATS, POINTS, SHARE, TIMES, Limits, Rule, Severity, rules, screen_rules, torn, totals
+from steps.checks.rules import NATS, POINTS, SHARE, TIMES, DataLimits, Rule, Severity, rules, screen_rules, torn, totals
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
 
-LIMITS = Limits(
+LIMITS = DataLimits(
     min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
     max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
 )  # fmt: skip

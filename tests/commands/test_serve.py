@@ -22,12 +22,12 @@ from PIL import Image
 from flows import cli
 from steps.commands.serve import Place, _bound, _follower, serve
 from steps.errors import RequestError
-from steps.serving.bodies import Limits
+from steps.serving.bodies import ServiceLimits
 from steps.serving.champion import Follower
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 
-ANY = Limits(
+ANY = ServiceLimits(
     body=1, bodies=1, pixels=1, request_pixels=1, rows=1, connections=1, waiting=1, workers=1, patience=1, deadline=1
 )
 

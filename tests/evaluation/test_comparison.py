@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from steps.evaluation.comparison import Rules, compare, compare_answers, mcnemar, needed, per_class, transfer
+from steps.evaluation.comparison import VerdictRules, compare, compare_answers, mcnemar, needed, per_class, transfer
 from steps.evaluation.intervals import sampled
 
-RULES = Rules(0.95, 0.8, 1000)
+RULES = VerdictRules(0.95, 0.8, 1000)
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 

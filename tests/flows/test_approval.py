@@ -12,7 +12,7 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.approval import Approval, wait_for_answer, tell
+from flows.approval import Approval, tell, wait_for_answer
 from flows.finish import Report
 from flows.project import running
 from steps.promotion.promote import Promotion

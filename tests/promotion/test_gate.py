@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.evaluation.falls import Change
-from steps.promotion.gate import Facts, Rules, decide
+from steps.promotion.gate import ChallengerFacts, GateRules, decide
 
-OFF = Rules(
+OFF = GateRules(
     floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_slice_drop=None,
     max_breached_slices=None, max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1,
     look_limit=None, blocking_warnings=(),
@@ -38,7 +38,7 @@ def error(low: float) -> dict[str, Any]:
 FELL = Change(part="class cat", n=40, won=2, lost=22, effective=40)
 DIMMED = Change(part="slice source = night", n=40, won=2, lost=22, effective=40)
 WARNED = {"name": "imbalance", "passed": False, "what": "largest over smallest class"}
-GOOD = Facts(challenger=judged(0.9, 0.8, 0.95))
+GOOD = ChallengerFacts(challenger=judged(0.9, 0.8, 0.95))
 RIVAL = replace(GOOD, comparison=against(0.0, p=1.0))
 CASES = [
     (replace(GOOD), {"floor": 0.9}, None),
@@ -93,7 +93,7 @@ CASES = [
 
 @pytest.mark.parametrize(("facts", "rules", "refusal"), CASES)
 def test_each_rule_speaks_where_it_is_broken_and_only_there(
-    facts: Facts, rules: dict[str, Any], refusal: str | None
+    facts: ChallengerFacts, rules: dict[str, Any], refusal: str | None
 ) -> None:
     assert decide(facts, OFF).promote, "a rule that is off was asked"
     found = decide(facts, replace(OFF, **rules))
@@ -106,7 +106,7 @@ def test_a_refusal_lists_every_reason() -> None:
     facts = replace(GOOD, recalls=[FELL], slice_changes=[DIMMED], size=11, calibration_error=error(0.2),
                     latency_ratio=3.0, looks="too often (promote.look_limit)",
                     slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
-    rules = Rules(
+    rules = GateRules(
         floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_slice_drop=0.0,
         max_breached_slices=0, max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1,
         look_limit=1, blocking_warnings=("all",),
@@ -137,7 +137,7 @@ def test_what_earned_promotion_is_said_with_its_figures() -> None:
 
 shares = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])
 facts_of = st.builds(
-    Facts,
+    ChallengerFacts,
     challenger=st.one_of(st.builds(judged, shares), st.builds(judged, shares, shares, st.just(0.95))),
     comparison=st.one_of(
         st.none(),
@@ -164,7 +164,7 @@ some_rules = st.fixed_dictionaries({}, optional=limits)
 
 @given(facts_of, some_rules, st.sampled_from(sorted(limits)), st.data())
 def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
-    facts: Facts, rules: dict[str, Any], added: str, data: st.DataObject
+    facts: ChallengerFacts, rules: dict[str, Any], added: str, data: st.DataObject
 ) -> None:
     without = replace(OFF, **{name: value for name, value in rules.items() if name != added})
     more = replace(without, **{added: data.draw(limits[added])})

@@ -29,7 +29,7 @@ from steps.errors import RegistryError
 from steps.registry import tracking, versions
 from steps.registry.production import Production, aliased
 from steps.serving import champion
-from steps.serving.bodies import Limits
+from steps.serving.bodies import ServiceLimits
 from steps.serving.champion import Follower, Served
 from steps.serving.server import configured
 from steps.serving.service import Service, application
@@ -53,7 +53,7 @@ def until(there: Callable[[], bool]) -> None:
 @contextmanager
 def serving(follower: Follower, **limits: Any) -> Iterator[str]:
     """Run the app in a thread; yield its address."""
-    port, kept = free_port(), Limits(**{**LIMITS, **limits})
+    port, kept = free_port(), ServiceLimits(**{**LIMITS, **limits})
     server = uvicorn.Server(configured(application(Service(follower, kept)), kept, 60, port=port))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -373,7 +373,7 @@ def test_a_request_whose_time_is_over_is_given_up_between_two_pictures(follower:
 
 
 def test_when_the_grace_is_over_who_waits_is_told_and_what_is_computed_is_left(follower: Follower, slow: Slow) -> None:
-    kept = Limits(**{**LIMITS, "workers": 1})
+    kept = ServiceLimits(**{**LIMITS, "workers": 1})
     service, port = Service(follower, kept), free_port()
     server = uvicorn.Server(configured(application(service), kept, 0, port=port))
     thread = threading.Thread(target=server.run)

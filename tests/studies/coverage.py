@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 N, CONFIDENCE, DRAWS, BINS = 153, 0.95, 400, 10
 LARGE = 400_000  # images from which the truth is read off
 EXAGGERATED = 0.5  # temperature of the model that is sure of itself
-RULES = comparison.Rules(CONFIDENCE, 0.8, DRAWS)
+RULES = comparison.VerdictRules(CONFIDENCE, 0.8, DRAWS)
 
 
 @dataclass(frozen=True)

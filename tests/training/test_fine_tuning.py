@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steps.backbones.backbone import Grafted, digest
 from steps.images.dataset import Batch
-from steps.training.fine_tuning import Progress, Schedule, fine_tune_model, validation_scores
+from steps.training.fine_tuning import Progress, Recipe, fine_tune_model, validation_scores
 
-SCHEDULE = Schedule(
+SCHEDULE = Recipe(
     optimiser="adamw", decay="cosine", epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05,
     backbone_rate=0.02, block_decay=1.0, weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
 )  # fmt: skip
@@ -72,7 +72,7 @@ def flipped(epoch: int) -> Iterable[Batch]:
     return batches(TRAIN[0], 1 - TRAIN[1])
 
 
-def run(model: Grafted, train: Any, schedule: Schedule) -> tuple[dict[str, Any], list[str]]:
+def run(model: Grafted, train: Any, schedule: Recipe) -> tuple[dict[str, Any], list[str]]:
     """Fine-tune, and note the fingerprint of the whole model whenever it is validated."""
     prints: list[str] = []
 
@@ -234,7 +234,7 @@ def test_training_leaves_the_network_it_was_copied_from_alone() -> None:
 # What may be switched on
 
 
-def rates(schedule: Schedule, model: Grafted) -> list[list[float]]:
+def rates(schedule: Recipe, model: Grafted) -> list[list[float]]:
     seen: list[list[float]] = []
     hook = register_optimizer_step_pre_hook(lambda o, *_: seen.append([g["lr"] for g in o.param_groups]))
     try:

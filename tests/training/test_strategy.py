@@ -13,14 +13,14 @@ from steps.training.strategy import (
     LATER_BLOCKS,
     STRATEGIES,
     Evidence,
-    Rules,
+    StrategyRules,
     choose,
     epoch_flops,
     expected,
     later,
 )
 
-RULES = Rules(strategy="auto", least_labels=50, settled=0.02, headroom=0.05, later_share=0.5, budget_flops=None)
+RULES = StrategyRules(strategy="auto", least_labels=50, settled=0.02, headroom=0.05, later_share=0.5, budget_flops=None)
 BLOCKS = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
 
 
