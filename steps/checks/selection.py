@@ -150,13 +150,14 @@ def _predicts(
     truth, classes = targets[~half], int(targets.max()) + 1
     hits = np.bincount(truth, minlength=classes)
     permuted = generator.permuted(np.tile(truth, (PERMUTATIONS, 1)), axis=1)
-    reached, *by_chance = _balanced_accuracies(np.stack([truth, *permuted]), answers, hits)
-    p = (1 + sum(other >= reached - 1e-12 for other in by_chance)) / (1 + PERMUTATIONS)
+    right = (permuted == answers) / hits[permuted] / (hits > 0).sum()
+    reached = _balanced_accuracy(truth, answers, hits)
+    p = (1 + int((right.sum(axis=1) >= reached - 1e-12).sum())) / (1 + PERMUTATIONS)
     chance = 1 / classes
     return {"balanced_accuracy": reached, "effect": max(0.0, (reached - chance) / (1 - chance)), "p": p}
 
 
-def _balanced_accuracies(truths: npt.NDArray[np.integer[Any]], answers: Any, hits: Any) -> list[float]:
-    """Return the balanced accuracy of one set of answers [n] against each row of truths [m, n], [m]."""
-    right = (truths == answers) / hits[truths] / (hits > 0).sum()
-    return [float(value) for value in right.sum(axis=1)]
+def _balanced_accuracy(truth: npt.NDArray[np.integer[Any]], answers: Any, hits: Any) -> float:
+    """Return the mean recall over the classes that occur; `hits` counts the images of each class in `truth`."""
+    right = np.bincount(truth[truth == answers], minlength=len(hits))
+    return float((right[hits > 0] / hits[hits > 0]).mean())

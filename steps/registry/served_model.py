@@ -1,6 +1,6 @@
 """The registered model: pictures in, label and probabilities out, with the very preprocessing of training.
 
-This file and all it imports from `steps` travel with each version under a module name of their own (`package.py`),
+This file and all it imports from `steps` travel with each version under a module name of their own (`packaging.py`),
 so a champion of last year goes on running last year's code.
 """
 
