@@ -24,7 +24,7 @@ POLL = 5  # seconds between two looks whether somebody has answered
 
 
 class Approval(RunInput):
-    """What Prefect's form asks of the person who resumes the run."""
+    """The form that Prefect shows to the person who resumes the run."""
 
     approve: bool = Field(description="Promote the version?")
     by: str = Field(min_length=1, description="Who decides")

@@ -60,7 +60,7 @@ def _old(new: Path) -> Path:
 
 
 def _put(new: Path, place: Path) -> None:
-    """Let a piece take its place; the old one stays beside `new`, until all is done.
+    """Move a piece into place; the old one stays beside `new` until everything has been moved.
 
     Never by writing into an old folder: DVC may have linked its files into the cache. A file is written anew: that of
     the parameters may lie on another file system than the data.

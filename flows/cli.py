@@ -266,7 +266,7 @@ def serve(
     every: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks at the ledger, or at another alias.")
     ] = 1.0,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: one a processor.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that compute; 0: one per processor.")] = 0,
     waiting: Annotated[int, typer.Option(min=1, help="Requests under way, at most; one more gets a 503.")] = 64,
     connections: Annotated[int, typer.Option(min=1, help="Open connections, at most.")] = 512,
     body: Annotated[float, typer.Option(min=0.001, help="MiB of a request, at most.")] = 20.0,

@@ -20,7 +20,7 @@ SHOWN = 10  # images of a kind in the text; --json has them all
 class DataDifference:
     """Two versions compared by the images' bytes: a file that was renamed is the same image.
 
-    The lists hold one dict an image (id, path, and label and split as text or as [old, new] where they differ).
+    The lists hold one dict per image (id, path, and label and split as text or as [old, new] where they differ).
     `balance`: split -> label -> [count, share of the split] in the old and in the new version.
     """
 
@@ -41,7 +41,7 @@ def between(root: Path, old: str, new: str) -> DataDifference:
 
 
 def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> DataDifference:
-    """Compare two manifests (id, path, label, split; one row a file)."""
+    """Compare two manifests (id, path, label, split; one row per file)."""
     was, now = _by_image(before), _by_image(after)
     both = [(was[key], now[key]) for key in was if key in now]
 

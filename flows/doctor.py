@@ -92,7 +92,7 @@ def _packages(root: Path) -> Findings:
 
 
 def unlike(lock: str) -> list[str]:
-    """Say which packages are missing, or installed in another version than a lock's text pins."""
+    """List packages that are missing, or installed in a version other than the one the lock pins."""
     return [
         f"{name} {_installed(name) or 'is missing'} (locked: {version})"
         for name, version in _locked(lock)
@@ -184,7 +184,7 @@ def _backbone(root: Path) -> Findings:
 
 
 def _params(root: Path) -> Findings:
-    """Bind every section as the stages will: the one check that has to import them, and torch with them."""
+    """Bind every section as the stages will: the only check that has to import them, and torch with them."""
     import yaml
 
     from steps.commands.export import ExportParams
@@ -199,7 +199,7 @@ def _params(root: Path) -> Findings:
 
 
 def _keys(_: Path) -> Findings:
-    """Say what signs here and what is believed here; keys are named by the first digits of their SHA-256."""
+    """Describe the signing key and the trusted keys, each by the first digits of its SHA-256."""
     private, public = signing.key_path(), signing.public_path()
     named = signing.is_named(signing.ENVIRONMENT) or signing.is_named(signing.PUBLIC)
     if not (named or private.exists() or public.exists()):
@@ -241,7 +241,7 @@ def _prefect(_: Path) -> Findings:
 
 
 def _silence(url: str, who: tuple[str, str] | None = None) -> str:
-    """Say why a server does not answer; "" where it does. User and password, also of the address, go as a header."""
+    """Return why a server does not answer, "" if it does. User and password (of the address, too) go in a header."""
     import httpx
 
     try:

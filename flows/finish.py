@@ -51,7 +51,7 @@ def finish(graph: Graph, report: Report) -> Report:
 
 
 def answered(root: Path, report: Report, decision: Decision) -> Report:
-    """Let the outcome say what a person has answered since."""
+    """Update the outcome with the answer that a person has given since."""
     if report.promotion is None:
         return report
     promotion = replace(
@@ -62,7 +62,7 @@ def answered(root: Path, report: Report, decision: Decision) -> Report:
 
 
 def _looks(root: Path) -> Looks:
-    """Say how often the test images were looked at, and how much that matters."""
+    """Return how often the test images were evaluated, and whether the budget allows it."""
     from steps.registry import look_ledger as looks
 
     found = looks.standing(root)
@@ -115,7 +115,7 @@ def _state(root: Path) -> str | None:
 
 
 def headline(promotion: Promotion) -> str:
-    """Say in one sentence what the run came to."""
+    """Return the run's result in one sentence."""
     name, challenger = promotion.model_name, promotion.challenger
     if promotion.changed:
         before = f" in place of version {promotion.previous}" if promotion.previous else ""
@@ -148,7 +148,7 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
 
 
 def _verdict(promotion: Promotion) -> str:
-    """Say what became of the challenger; one that was champion before is not promoted anew."""
+    """Describe what happened to the challenger; a version that was champion before is not promoted again."""
     from steps.pages.outcome import PROMOTED, PROPOSED, REFUSED, REMAINS
 
     if promotion.changed:

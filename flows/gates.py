@@ -64,7 +64,7 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
 
 
 def differences(found: dict[str, Any]) -> list[str]:
-    """Say in words what the comparison found: how well the two are told apart, by which measures, and where to look."""
+    """Describe the comparison: how separable the two sets are, by which measures, and where to look."""
     auc = found["auc"]
     sure = "" if auc["low"] is None else f" ({auc['low']:.3f} to {auc['high']:.3f})"
     moved = [row for row in found["measures"] if row["significant"]]
@@ -81,14 +81,14 @@ def differences(found: dict[str, Any]) -> list[str]:
 
 
 def _spoke(graph: Graph, name: str) -> bool:
-    """Say whether the gate's report is of the present data: made by a fresh stage, or by the one that refused."""
+    """Return whether the gate's report is about the present data: from a fresh stage, or from the one that refused."""
     upstream = [up for up in graph.stages[name].upstream if up in graph.stages]
     report = graph.root / GATES[name]
     return report.is_file() and all(graph.is_fresh(up) for up in upstream)
 
 
 def lines(reports: dict[str, Any]) -> list[str]:
-    """Say each rule in one line: how it came out, its name, what was seen, and the limit where that is a figure."""
+    """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
     from steps.checks.expectations import AS_IT_SHOULD_BE
 
     rules = [rule for report in reports.values() for rule in report["rules"]]

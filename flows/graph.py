@@ -115,12 +115,12 @@ class Graph:
         return next(s for s in self._repo.index.stages if getattr(s, "name", None) == name)
 
     def is_fresh(self, name: str) -> bool:
-        """Say whether nothing that the stage depends on, and none of its outputs, differs from dvc.lock."""
+        """Return whether all dependencies and outputs of the stage match dvc.lock."""
         with self._locked(name):
             return not self._find(name).changed()
 
     def clear(self, name: str) -> "Snapshot":
-        """Remove the declared outputs; return what the stage depends on, as it stands now.
+        """Remove the declared outputs; return the present state of the stage's dependencies.
 
         First, so that a retry starts clean, and because an output may be a link into the cache: to write through it
         would damage the cached copy.
@@ -151,7 +151,7 @@ class Graph:
             stage.dump(update_pipeline=False)
 
     def reproduce(self, name: str) -> None:
-        """Let DVC run one stage in a subprocess (`isolate: true`)."""
+        """Run one stage through DVC in a subprocess (`isolate: true`)."""
         from dvc.exceptions import DvcException
 
         try:
@@ -160,7 +160,7 @@ class Graph:
             raise GraphError(f"{name}: {_sentence(error)}") from None
 
     def add(self, path: str) -> None:
-        """Track a file or folder of input data (`dvc add`); nothing happens where DVC has it as it stands."""
+        """Track a file or folder of input data (`dvc add`); does nothing if DVC already has this content."""
         from dvc.exceptions import DvcException
 
         with self._locked(path):
@@ -175,7 +175,7 @@ class Graph:
 
 
 def read_at(root: Path, path: str, revision: str) -> bytes:
-    """Return a tracked file's bytes as a git revision has them, from DVC's cache or else its remote.
+    """Return a tracked file's bytes at a git revision, from DVC's cache or its remote.
 
     Raises RequestError where there is no such revision, where it tracks no such file, or where the bytes are gone.
     """
@@ -244,7 +244,7 @@ def _under(places: Sequence[str], paths: Iterable[str]) -> list[str]:
 
 
 def _mend_rwlock(root: Path) -> None:
-    """Remove DVC's list of who reads and writes what where a kill has left half of it: DVC would refuse for ever."""
+    """Remove DVC's list of readers and writers if a kill left half of it; DVC would refuse all work until then."""
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
         json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A project's folder: what it keeps to itself, and the lock that spans a run."""
+"""A project's folder: its private state, and the lock held for the length of a run."""
 
 import difflib
 import os

@@ -127,7 +127,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _environment(tree: Path, held: Evidence) -> tuple[str, ...]:
-    """Say where packages and machine are not those of then: what the lock pins, and what was signed."""
+    """List differences in packages and machine from the original run: against the lock, and against what was signed."""
     now, then = circumstances.hardware(), held.circumstance(circumstances.HARDWARE)
     machine = [f"the machine: {now} (then: {then})"] if now != then else []
     return (*unlike((tree / "requirements.lock").read_text(encoding="utf-8")), *machine)
@@ -147,7 +147,7 @@ def _run(tree: Path) -> None:
 
 
 def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
-    """Run DVC; of its standard output only the names of stages are told, what it and the stages say to stderr, all.
+    """Run DVC; of its standard output only stage names are passed on, of stderr everything.
 
     stderr is this process's own: nothing here can fail to pass it on.
     """
@@ -194,5 +194,5 @@ def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | Non
 
 
 def _is(path: Path, digest: str | None) -> bool:
-    """Say whether a file is still the one that the signed dvc.lock names."""
+    """Return whether a file still is the one that the signed dvc.lock names."""
     return path.is_file() and files.md5_of(path) == digest

@@ -88,7 +88,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
 
 @contextmanager
 def server_starting() -> Iterator[None]:
-    """Let Prefect's temporary server start while the block runs: 10 s of another processor. None where one is named.
+    """Start Prefect's temporary server while the block runs (10 s on another processor); None if an address is set.
 
     Where it fails, the flow asks for it again, and tells. An error in the block is told at once, and stops the server.
     """

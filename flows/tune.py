@@ -57,7 +57,7 @@ def fastest(found: list[Speed], images: int) -> Speed:
 
 
 def described(speed: Speed) -> str:
-    """Say in words which way it is."""
+    """Describe the mode in words."""
     mode = speed.mode
     parts = [mode.precision, "channels last" if mode.channels_last else "channels first"]
     parts += ["norms folded"] * mode.fold_norms + [f"compiled in {speed.first_seconds:.0f} s"] * mode.compiled

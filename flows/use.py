@@ -98,7 +98,7 @@ def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, 
 
 
 def _check_pin(folder: Path, card: models.Card) -> None:
-    """Refuse other weights under the same name: the first use of a name pins what it means.
+    """Refuse other weights under the same name: the first use of a name pins its weights.
 
     The name is that of the backbone and where it came from: torchvision's weights entry, the name of a local file
     without its folder, or the version in the registry.

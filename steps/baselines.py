@@ -85,7 +85,7 @@ def baselines(
     predictions: Path,
     history: Path,
 ) -> None:
-    """Write every baseline's answers for the test split, and what it reached on validation.
+    """Write every baseline's answers for the test split, and its validation figures.
 
     `card` is the backbone's card.json: it names the architecture, and no weights are read. A run of the same lineage
     that was killed goes on after the last whole epoch of the network that it was training. Raises ParamsError where a
@@ -143,7 +143,7 @@ class _Attempt:
     place: int
 
     def lineage(self, of_stage: Lineage) -> Lineage:
-        """Return who this training is among those of the stage: each keeps a checkpoint of its own."""
+        """Return the name of this training within the stage: each has a checkpoint of its own."""
         return replace(of_stage, stage=f"{of_stage.stage}_{self.draw}_{self.place}")
 
 

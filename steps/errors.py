@@ -1,4 +1,4 @@
-"""Every fault that a user can mend, and the exit code that `regraft` turns it into."""
+"""The errors that a user can fix, and the exit code of each."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Ingest: a folder of pictures becomes a manifest, one row an image. It judges nothing; `validate` does."""
+"""Ingest: a folder of pictures becomes a manifest, one row per image. It judges nothing; `validate` does."""
 
 import hashlib
 import logging

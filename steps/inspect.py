@@ -68,7 +68,7 @@ class Known:
     features: Features
 
     def part(self, *splits: str) -> pd.DataFrame:
-        """Return the rows of these splits, one an image (copies under other names are left out), sorted by path."""
+        """Return the rows of these splits, one per image (copies under other names are left out), sorted by path."""
         return self.table[self.table["split"].isin(splits)].sort_values("path").drop_duplicates("id")
 
     def of(self, part: pd.DataFrame) -> Floats:

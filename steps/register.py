@@ -39,7 +39,7 @@ class RegisterParams:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model about to be registered: what it is, what made it, and what it can do."""
+    """A model about to be registered: its network, its lineage and its figures."""
 
     kind: str
     network: Grafted

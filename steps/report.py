@@ -47,7 +47,7 @@ Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the stages found: the variables of the templates under these names. A chapter's owner adds what it needs."""
+    """The stages' results: the templates' variables, under these names. A chapter adds what it needs."""
 
     card: dict[str, Any]
     checks: dict[str, Any]

@@ -133,7 +133,7 @@ def screen(
 
 
 def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement: float) -> Found:
-    """Look for label errors in train and val; to mend test labels where a model disagrees would flatter the model."""
+    """Find label errors in train and val; fixing test labels where a model disagrees would flatter the model."""
     part = (images["split"].isin([TRAIN, VAL]) & (images["weight"] > 0)).to_numpy()
     classes, targets = np.unique(images["label"][part].astype(str), return_inverse=True)
     data = Labelled(rows[part], targets, images["weight"][part].to_numpy(np.float64))

@@ -122,7 +122,7 @@ def validate(
 
 
 def sound(images: pd.DataFrame) -> bool:
-    """Say whether the table is a manifest at all; where it is not, its own rules say why and no other can be asked."""
+    """Return whether the table is a manifest at all; if not, its own rules say why and no others can be checked."""
     return (
         tuple(images.columns) == Row._fields and images["path"].is_unique and set(images["split"]) <= set(SPLITS)
         and bool(images["id"].str.fullmatch("[0-9a-f]{64}").all())
@@ -130,7 +130,7 @@ def sound(images: pd.DataFrame) -> bool:
 
 
 def _tell(told: dict[str, Any]) -> None:
-    """Say which decisions came too late, and what `drop_leaking` has cost each split."""
+    """Log decisions that name absent images, and how many images `drop_leaking` removed from each split."""
     if gone := told["decisions"]["absent"]:
         log.warning("data/decisions.csv: no such image (any more), passed over: %s", some(gone))
     if left_out := told["left_out"]:
@@ -139,7 +139,7 @@ def _tell(told: dict[str, Any]) -> None:
 
 
 def _tell_wanted(findings: Sequence[dict[str, Any]]) -> None:
-    """Say which other preprocessing the weights recognise, if any."""
+    """Log which other preprocessing the weights recognise, if any."""
     for finding in findings:
         if finding["account"] not in (DECLARED, UNTOLD):
             log.warning("%s: %s (Checks in data/reports/report.html shows it after the run)",

@@ -266,7 +266,7 @@ class Grafted(nn.Module):
         return self.head(self.backbone(images).flatten(1))  # type: ignore[no-any-return]
 
     def activate(self, active: Iterable[str]) -> None:
-        """Let the head and these of the trainable blocks learn from now on; the others wait, frozen."""
+        """Make the head and these trainable blocks learn from now on; the others stay frozen."""
         learns = self._tensors(active)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name in learns)
@@ -317,7 +317,7 @@ class Grafted(nn.Module):
         return [m for name, m in self.backbone.named_modules() if name in owners and isinstance(m, BATCH_NORMS)]
 
     def norms_follow(self, *policies: str) -> bool:
-        """Say whether there are BatchNorms that make statistics of training images, under one of these policies."""
+        """Return whether any BatchNorm computes statistics of training images under one of these policies."""
         return self.bn_policy in policies and bool(self.batch_norms())
 
     def _tensors(self, chosen: Iterable[str]) -> set[str]:

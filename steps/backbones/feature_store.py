@@ -32,7 +32,7 @@ class FeatureStore:
         digest = digest_of(dict(key))
         self.path, self._key = folder / digest[:32] / "rows", bytes.fromhex(digest)
         self.width, self._length = width, ID + 4 * width + SEAL
-        self._places: dict[bytes, int] = {}  # id -> offset of its record; 200 bytes an image
+        self._places: dict[bytes, int] = {}  # id -> offset of its record; 200 bytes per image
         self._seen = 0
         files.write_json(self.path.with_name("key.json"), dict(key))  # for people
         self.path.touch()

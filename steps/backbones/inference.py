@@ -1,4 +1,4 @@
-"""From a preprocessed batch to probabilities: the one way, for early stopping, evaluation and serving alike."""
+"""From a preprocessed batch to probabilities: one implementation for early stopping, evaluation and serving."""
 
 from typing import Any
 

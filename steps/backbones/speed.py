@@ -1,6 +1,6 @@
 """Measure how fast this machine decodes and computes: behind `regraft tune` and `make bench`. Decides nothing.
 
-Figures are images a second, the median of several rounds; what is compared was measured in one process.
+Figures are images per second, the median of several rounds; what is compared was measured in one process.
 """
 
 import statistics
@@ -71,7 +71,7 @@ def rate(work: Callable[[], object], count: int) -> float:
 
 
 def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
-    """Return images a second from bytes to preprocessed tensor, by this many threads."""
+    """Return images per second from bytes to preprocessed tensor, by this many threads."""
     torch.set_num_threads(1)
     return rate(
         lambda: list(decoding.parallel(lambda one: preprocess(decoding.decode(one), spec), data, threads)), len(data)
@@ -95,7 +95,7 @@ def speeds(network: nn.Module, pixels: torch.Tensor, modes: tuple[Mode, ...], th
 def batch_rates(
     network: nn.Module, pixels: torch.Tensor, mode: Mode, threads: int, sizes: tuple[int, ...]
 ) -> Iterator[tuple[int, float]]:
-    """Yield each batch size with the images a second of one way of computing; few images are taken repeatedly."""
+    """Yield each batch size with the images per second of one way of computing; few images are taken repeatedly."""
     for size in sizes:
         configure(ComputeParams(threads=threads, batch_size=size))
         torch.compiler.reset()

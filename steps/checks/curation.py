@@ -163,7 +163,7 @@ def obeyed(images: pd.DataFrame, decisions: Sequence[Decision]) -> pd.DataFrame:
 
 
 def named(images: pd.DataFrame, decisions: Sequence[Decision], word: str) -> "pd.Series[bool]":
-    """Say of each image whether a decision of this kind names it, by id or by path."""
+    """Return for each image whether a decision of this kind names it, by id or by path."""
     names = {d.image for d in decisions if d.decision == word}
     return images["id"].isin(names) | images["path"].isin(names)
 

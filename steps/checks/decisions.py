@@ -1,4 +1,4 @@
-"""data/decisions.csv: the one file under data/ that a person writes, and the CSV in which they are asked."""
+"""data/decisions.csv, which people write, and the CSV of suspects on which they decide."""
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ def read(path: Path, images: pd.DataFrame, rejected: Collection[str] = ()) -> li
 
 
 def obeyed_before(path: Path) -> list[Decision]:
-    """Return the decisions as they stand, for a stage behind the one that has held them against the manifest."""
+    """Return the decisions unchecked, for stages after the one that checked them against the manifest."""
     return [decision for decision in _lines(path).values() if any(decision)]
 
 
@@ -50,7 +50,7 @@ def _refuse(path: Path, found: list[str]) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV as it stands, by the line in which they begin; DataError where it is none.
+    """Yield the rows of a CSV with the line in which each begins; DataError if the file is not CSV.
 
     A library that guesses would take a comma too many for an index. Strict, or a stray quote would swallow the rest.
     """

@@ -19,7 +19,7 @@ AS_IT_SHOULD_BE = "as it should be"  # said where there is no figure
 
 
 def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Path) -> list[dict[str, Any]]:
-    """Run every rule over its table and write Data Docs under `docs`; return one plain result a rule, in order."""
+    """Run every rule over its table and write Data Docs under `docs`; return one plain result per rule, in order."""
     import great_expectations as gx  # 3 s: only the gate pays for it
 
     for name in ("great_expectations", "great_expectations.data_context.types.base"):
@@ -83,7 +83,7 @@ def _expectation(rule: Rule) -> Any:
 
 
 def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: Any) -> str:
-    """Say what was found: the range or that all is well, else the offenders by name."""
+    """Describe the result: the range or that all is well, otherwise the offenders by name."""
     rule = next(r for r in rules if r.name == name)
     if failure := _failure(result.exception_info):
         return f"could not be checked: {failure}"

@@ -56,7 +56,7 @@ class Rule:
 
     @property
     def limit(self) -> str:
-        """Say the limit in words, with every digit that it was given."""
+        """Return the limit in words, with every digit as given."""
         if self.kind == "between":
             if self.low is None and self.high == 0:
                 return "none"
@@ -71,7 +71,7 @@ class Rule:
         return words[self.kind]
 
     def number(self, value: float) -> str:
-        """Say a value of `column` for a reader, without its unit: a share in per cent, a count with its thousands.
+        """Format a value of `column` without its unit: a share in per cent, a count with thousands separators.
 
         Rounded, but never onto the other side of a limit: what breaks a rule is not said to be what the rule allows.
         """
@@ -81,7 +81,7 @@ class Rule:
         return next((text for text in (usual, *finer) if self._is_true(text, value)), f"{scaled:,}")
 
     def shown(self, value: float) -> str:
-        """Say a value of `column` with its unit."""
+        """Format a value of `column` with its unit."""
         return self._with_unit(self.number(value), value)
 
     def _scaled(self, value: float) -> float:
@@ -91,7 +91,7 @@ class Rule:
         return f"{self._scaled(bound):,.15g}"  # 100 * 0.07 is 7.000000000000001
 
     def _is_true(self, text: str, value: float) -> bool:
-        """Say whether a text lies on the side of each limit, as that is written, on which its value lies."""
+        """Return whether a rounded text lies on the same side of each (printed) limit as the value itself."""
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         return all(_side(_parsed(text), _parsed(self._exact(bound))) == _side(value, bound) for bound in bounds)
 
@@ -114,7 +114,7 @@ def _side(value: float, bound: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Severity:
-    """What each kind of broken rule does: fail (the data is rejected), warn (it is said) or off (not looked at)."""
+    """What a broken rule of each kind does: fail (the data is rejected), warn (reported) or off (not checked)."""
 
     minimum: str
     imbalance: str
@@ -138,7 +138,7 @@ class Severity:
 
 @dataclass(frozen=True, kw_only=True)
 class DataLimits:
-    """The numbers of the gate: images a class and split, ratios and shares, effects and distances."""
+    """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
     min_train_per_class: int
     min_val_per_class: int
@@ -325,13 +325,13 @@ def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: in
 
 
 def torn(keys: "pd.Series[Any]", values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Say of each row whether its key comes with more than one value; an empty key is none."""
+    """Return for each row whether its key occurs with more than one value; empty keys are ignored."""
     pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
     return keys.isin(pairs["key"][pairs["key"].duplicated()]) & (keys != "")
 
 
 def refusal(broken: Sequence[dict[str, Any]]) -> str:
-    """Say what is wrong, where, the limit and the remedy, rule by rule."""
+    """Describe each broken rule: what is wrong, where, the limit and the remedy."""
     lines = [f"the data was rejected: {len(broken)} rule{'s' if len(broken) > 1 else ''} broken"]
     for rule in broken:
         lines += [

@@ -57,7 +57,7 @@ def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
-    """Count each source's images and classes; p is the chance that so many images would share one class by luck."""
+    """Count each source's images and classes; p is the probability that so many images share one class by chance."""
     of_class = images["label"].value_counts()
     rows = []
     for source, part in images[images["source"] != ""].groupby("source"):
@@ -70,7 +70,7 @@ def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
-    """Say of each source and month how its share in training differs from its share in validation and test.
+    """Compare each source's and month's share in training with its share in validation and test.
 
     `effect` is the absolute difference of the shares, p is Fisher's exact test of the two by two table. Values of
     fewer than `LEAST` images are left out, and so is a column with one value: nobody is missing there.
@@ -91,7 +91,7 @@ def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def groups(images: pd.DataFrame) -> dict[str, Any]:
-    """Say how many groups (patients, cameras ...) stand behind the training images, and how evenly.
+    """Return how many groups (patients, cameras ...) the training images come from, and how evenly.
 
     A group never straddles splits, so training cannot lack a part of one; it can consist of few. `effective` is
     exp of the entropy of their shares. Empty where no image has a group.

@@ -1,4 +1,4 @@
-"""Domain shift: do two sets of images come from one world? Where they can be told apart, they do not.
+"""Domain shift: two sets of images that a classifier can separate do not come from the same distribution.
 
 The classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv 1610.06545) on frozen features, and beside it a plain
 test of each measure of the manifest, corrected by Holm's method.
@@ -33,7 +33,7 @@ TAKEN = "taken"
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How well the sides are told apart: AUC with its interval, the p of no difference, and what each image says.
+    """How separable the sides are: AUC with its interval, the p-value of no difference, and each image's score.
 
     `odds` [n + m] are log-odds of being of the second side, by a classifier that has not seen the image.
     """
@@ -105,7 +105,7 @@ def auc(first: Scores, second: Scores) -> dict[str, Any]:
 
 
 def _chance(data: Labelled, seed: int) -> float:
-    """Return how often so good an answer about a held-out half would come by luck, were there no difference."""
+    """Return the p-value of so good a separation of a held-out half if there were no difference."""
     halves = StratifiedKFold(2, shuffle=True, random_state=seed)
     learnt, asked = next(halves.split(data.features, data.targets))
     head = fit(Labelled(data.features[learnt], data.targets[learnt], data.weights[learnt]), 2, C)

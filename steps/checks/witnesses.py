@@ -281,7 +281,7 @@ def answer(
 
 
 def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) -> Finding:
-    """Weigh the witnesses of one question: what one says and another denies cannot be told."""
+    """Combine the witnesses of one question: where they contradict each other, the answer is "cannot be told"."""
     names = [*accounts]
     if not names and question == STATISTICS:
         return Finding(question, DECLARED, "they are those of the source, as the card knows it")

@@ -58,7 +58,7 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
 def _probabilities(
     package: packages.Package, root: Path, part: "pd.DataFrame", classes: list[str]
 ) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return what a version answers, [n, classes + 1]; what it gives to classes that are gone falls into a last column.
+    """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
 
     So does all of an image that it cannot read: a wrong answer, as the gate of promotion counts it.
     """
@@ -93,7 +93,7 @@ def _differing(part: "pd.DataFrame", classes: list[str], told: list[Any]) -> lis
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Say a comparison in words."""
+    """Return a comparison as lines of text."""
     a, b, n = found["a"], found["b"], found["n"]
     said = [
         f"version {a} against version {b} on {n:,} test images: {found['sentence']}",

@@ -18,7 +18,7 @@ def plain(chain: Chain, faults: Sequence[str], at: datetime | None) -> dict[str,
 
 
 def lines(chain: Chain, faults: Sequence[str], at: datetime | None) -> list[str]:
-    """Return the ledger as lines of text, oldest first; with `at`, the one line about that moment."""
+    """Return the ledger as lines of text, oldest first; with `at`, one line about that moment."""
     problems = [f"tampered with: {fault}" for fault in faults]
     if at:
         then = chain.at(at)

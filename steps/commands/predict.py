@@ -56,7 +56,7 @@ def _values(row: Answer, classes: int) -> list[Any]:
 
 
 def _print_json(columns: Sequence[str], rows: Iterable[Sequence[Any]], file: TextIO) -> None:
-    """Print an array, one row a line, as they come."""
+    """Print an array, one row per line, as they come."""
     lead = "[\n"
     for row in rows:
         file.write(lead + json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False))

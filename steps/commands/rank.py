@@ -34,7 +34,7 @@ PATH = (1e-3, 1e-2, 0.1, 1.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone's out-of-fold answers, its scores, and the milliseconds an image takes it here (forward pass)."""
+    """A backbone's out-of-fold answers, its scores, and milliseconds per image on this machine (forward pass)."""
 
     name: str
     held: Held
@@ -130,7 +130,7 @@ def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str,
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Say in one sentence which backbones may be the best."""
+    """Return one sentence: which backbones may be the best."""
     best, *others = [row["backbone"] for row in rows if not row["told_apart_from_best"]]
     if not others:
         return f"{best} is the best of these on your images" if len(rows) > 1 else f"{best} is the only one"
@@ -146,7 +146,7 @@ def show(rows: Sequence[dict[str, Any]], verdict: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms an image")
+    table = Table("backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms per image")
     for row in rows:
         table.add_row(
             row["backbone"], _share(row["balanced_accuracy"], ".1f"),

@@ -72,7 +72,7 @@ def serve(
 
 
 def _ready(served: Served, host: str, port: int) -> str:
-    """Say who answers, and where. `serve` itself holds no version: the first would stay in memory for good."""
+    """Announce version and address. `serve` itself holds no version: the first would stay in memory for good."""
     return f"version {served.number} ({served.digest[:12]}) answers on http://{_in_url(host)}:{port}/predict"
 
 

@@ -93,7 +93,7 @@ def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np
 
 
 def _bounded(found: Figure) -> Figure:
-    """Let the interval of a difference of shares end at -1 and 1."""
+    """Clip the interval of a difference of shares to -1 and 1."""
     return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
 
 
@@ -121,7 +121,7 @@ def verdict_of(difference: Figure, p: float, confidence: float) -> str:
 def sentence(
     verdict: str, difference: Figure, wanted: int | None, n: int, names: Sequence[str] = (), draws: int = 1
 ) -> str:
-    """Say a verdict in words; `names` replace *better* and *worse*."""
+    """Return a verdict in words; `names` replace *better* and *worse*."""
     better, worse = names or (BETTER, WORSE)
     low, high = (100 * difference[end] for end in ("low", "high"))
     if verdict == BETTER:
@@ -149,7 +149,7 @@ def transfer(
     rules: VerdictRules,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Say whether transfer helped: the model's answers against each baseline's, the mean over a baseline's draws.
+    """Return whether transfer helped: the model against each baseline, averaged over the baseline's draws.
 
     `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
     or against the strongest of the others where scratch was left out. An image's difference is the mean over the

@@ -1,4 +1,4 @@
-"""Parts of the test images on which one model is worse than another: which falls are more than luck?"""
+"""Parts of the test images on which one model is worse than another: which falls are more than chance?"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Change:
 
 
 def changes(parts: Iterable[tuple[str, Bools]], a: Bools, b: Bools, cluster: Ints) -> list[Change]:
-    """Return what became of each part, given as its name and members [n]; `a` and `b` say who was right [n]."""
+    """Return the change on each part (its name and members [n]); `a` and `b` are the models' correctness [n]."""
     gain = a.astype(float) - b
     return [
         Change(
@@ -65,7 +65,7 @@ def shown(found: Sequence[Change], limit: float, level: float) -> list[tuple[Cha
 
 
 def chance(one: Change, limit: float) -> float:
-    """Return the one-sided p-value of a fall by at most `limit`: the larger of two, because each errs somewhere.
+    """Return the one-sided p-value of a fall by at most `limit`: the larger of two tests, as each errs somewhere.
 
     Tango's score test knows the limit, and is too sure of itself on a few images (Tango 1998, Stat. Med. 17:891);
     McNemar's exact test is not, and asks only whether there was a fall at all (McNemar 1947).

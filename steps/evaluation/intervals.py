@@ -131,7 +131,7 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
 
     Each class's share has the posterior that `macro_f1` draws from, but its prior shrinks with clusters; mean and
     variance of theirs are those of a beta distribution, whose quantiles are the interval. Limits of each class, added
-    in squares (MOVER), hold the truth in 88 % of the sets with five images a class at p = 0.98.
+    in squares (MOVER), hold the truth in 88 % of the sets with five images per class at p = 0.98.
     """
     labels, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     seen, count = np.bincount(place, right), len(labels)
@@ -191,7 +191,7 @@ def groups_of(part: "pd.DataFrame") -> npt.NDArray[Any] | None:
 
 
 def sampled(targets: Ints, groups: Ints | None = None) -> Sample:
-    """Return how to resample images of these classes [n] and groups [n]: within classes wherever that can be.
+    """Return how to resample images of these classes [n] and groups [n]: within classes where possible.
 
     Images of one group are drawn together, because they err together. A group of several classes, or a class of one
     cluster, leaves a single stratum.
@@ -344,8 +344,8 @@ def macro_f1(
     The shares of each row of the confusion matrix are drawn from their posterior, the class sizes kept; the prior is
     one wrong answer in all, spread over the matrix, which for two classes is Jeffreys' (Goutte and Gaussier 2005, ECIR,
     "A probabilistic interpretation of precision, recall and F-score"). A posterior of n images has the variance of
-    n + 1, where an unbiased one has that of n - 1: with five images a class it would cover 88 %. So each row counts two
-    images less, and where clusters err together, as many less again as the design effect of F1 says; the prior does not
+    n + 1, where an unbiased one has that of n - 1: with five images per class it would cover 88 %. So each row counts
+    two images less, and where clusters err together, as many less again as the design effect of F1 says; the prior does not
     shrink with them, or a few clusters without a mistake would pass for certain. F1 bends: what was
     seen lies about as far below the truth as the draws lie below what was seen, so the interval moves up by twice that.
     """

@@ -21,7 +21,7 @@ THIRDS = ("low", "middle", "high")
 
 @dataclass(frozen=True)
 class Slice:
-    """One part of the images: `name` is what a limit calls it (column=value), `shown` what a reader is told."""
+    """One part of the images: `name` as limits use it (column=value), `shown` as readers see it."""
 
     column: str
     name: str

@@ -75,7 +75,7 @@ def scans(data: bytes) -> int:
 
 
 def _without_notes(data: bytes, keep_exif: bool) -> bytes:
-    """Return a JPEG without comments and applications' segments, a PNG without what it may lack; others as they are.
+    """Return a JPEG without comments and application segments, a PNG without optional chunks; others unchanged.
 
     `keep_exif` keeps the first EXIF.
     """

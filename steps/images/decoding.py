@@ -1,4 +1,4 @@
-"""The canonical decoder: the one way from the bytes of an image file to RGB pixels, and the loaders built on it.
+"""The canonical decoder: the only way from an image file's bytes to RGB pixels, and the loaders built on it.
 
 Ingest, training, evaluation and serving all come through `decode`; a second way would be a second truth.
 """
@@ -164,7 +164,7 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 
 
 def _taken(image: Image.Image) -> str:
-    """Return when the picture was taken, in the camera's local time as ISO 8601; empty where it is not told."""
+    """Return when the picture was taken, in the camera's local time as ISO 8601; empty if unknown."""
     try:
         told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
         return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
@@ -234,7 +234,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; UndecodableError for what is no regular file (a pipe would wait for ever) or absurdly long.
+    """Read a file; UndecodableError if it is not a regular file (a pipe would block) or absurdly long.
 
     Raises OSError where it is not there or may not be read.
     """

@@ -1,4 +1,4 @@
-"""The manifest: one row an image file, and the rule that gives each image its split for life."""
+"""The manifest: one row per image file, and the rule that assigns each image its split for good."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -41,7 +41,7 @@ class Rejected(NamedTuple):
 
 
 def uniform(key: str) -> float:
-    """Map a key to [0, 1) by its SHA-256: the same key gives the same number on every machine, for ever."""
+    """Map a key to [0, 1) by its SHA-256: the same key always gives the same number, on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 

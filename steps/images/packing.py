@@ -21,7 +21,7 @@ READERS = 4
 
 
 class Known(NamedTuple):
-    """A file as it was when it was read or written last; `digest` is of its bytes, for a shard of what it holds.
+    """A file when it was last read or written; `digest` is of its bytes, for a shard of its members.
 
     Files of the source go by their paths, shards by their names: a packed folder may be moved to where it belongs.
     """
@@ -119,7 +119,7 @@ def _write(path: Path, shape: Layout, places: range, sources: Mapping[str, Path]
 
 
 class _ChangedError(RequestError):
-    """A file of the source does not hold what it held when its digest was taken."""
+    """A file of the source changed after its digest was taken."""
 
 
 def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, origin: Path) -> None:

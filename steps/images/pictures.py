@@ -14,7 +14,7 @@ LISTINGS = (".csv", ".parquet")
 
 
 class Named(NamedTuple):
-    """A file, its path as it can be told (UTF-8), and why it is not read where it is not."""
+    """A file, its printable (UTF-8) path, and the reason if it is not read."""
 
     name: str
     path: Path

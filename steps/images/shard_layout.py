@@ -61,7 +61,7 @@ def digits_for(total: int) -> int:
 
 
 def pays(count: int, total: int) -> bool:
-    """Say whether so many images of so many bytes in all are better packed: many, and many to a shard.
+    """Return whether images of this number and total size are better packed: many, and many per shard.
 
     A shard has a 16th of `MEAN` bytes on average where the set has just outgrown its digits. To ask for so many images
     in that, and not in the shards of today, keeps a set that grows from changing its form back and forth.

@@ -137,7 +137,7 @@ def head_path(path: Sequence[Row], chosen: float) -> Figure:
 
 @styled
 def learning_curve(points: Sequence[Row]) -> Figure:
-    """Draw cross-validated balanced accuracy against labels a class, on a scale where each doubling is a step."""
+    """Draw cross-validated balanced accuracy against labels per class, on a scale where each doubling is a step."""
     figure = _figure(WIDTH, 190)
     axes = _axes(figure, 52, 14, WIDTH - 68, 132)
     found = _points(points, "labels_per_class", "balanced_accuracy")
@@ -145,7 +145,7 @@ def learning_curve(points: Sequence[Row]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks([x for x, _ in found], [f"{x:g}" for x, _ in found])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("labels a class")
+    axes.set_xlabel("labels per class")
     _mark(axes, found, found[-1][0], "all labels")
     _scale(axes, share=True)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of the chapter on calibration: does a probability mean what it says, and what does abstaining buy?"""
+"""Figures of the chapter on calibration: reliability of the probabilities, and what abstaining gains."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

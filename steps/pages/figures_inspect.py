@@ -19,7 +19,7 @@ OTHERS = "other classes"
 
 @styled
 def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) -> Figure:
-    """Draw images as marks, one kind a class, at places [n, 2]; those answered wrong have a ring.
+    """Draw images as markers, one kind per class, at positions [n, 2]; wrong answers are ringed.
 
     The axes carry no numbers: neither principal components nor t-SNE have a unit that a reader could use.
     """

@@ -33,7 +33,7 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
 
 
 def paired(answers: pd.DataFrame) -> dict[str, int]:
-    """Count the test images on which the two models differ: those fine-tuning mended and those it broke."""
+    """Count the test images on which the two models differ: those that fine-tuning fixed and those it broke."""
     test = answers[answers["split"] == TEST]
     right = {model: set(of["path"][of["predicted"] == of["label"]]) for model, of in test.groupby("model")}
     before, after = right[HEAD], right[FINE_TUNED]
@@ -93,7 +93,7 @@ def ends_of_scale(counts: Mapping[str, int], classes: Sequence[str], most: int) 
 
 
 def sampled(images: pd.DataFrame, classes: Sequence[str], most: int) -> dict[str, list[tuple[str, str]]]:
-    """Pick (path, id) of up to `most` training images a class, in order of content hash: nobody's choice."""
+    """Pick (path, id) of up to `most` training images per class, in order of content hash: nobody's choice."""
     train = images[images["split"] == TRAIN].sort_values(["id", "path"])
     picked: dict[str, list[tuple[str, str]]] = {label: [] for label in classes}
     for label, path, identity in zip(train["label"], train["path"], train["id"], strict=True):

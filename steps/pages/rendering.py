@@ -159,12 +159,12 @@ def chance(p: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """Let a sentence begin with a capital; the rest stays as it is."""
+    """Capitalise a sentence's first letter; the rest stays unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def markdown(text: str) -> Markup:
-    """Let a text stand in Markdown, a table's cell included, as it is: nothing in it becomes markup."""
+    """Escape a text for Markdown, table cells included, so that nothing in it becomes markup."""
     return Markup(re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split())))  # noqa: S704  # escaped right here
 
 

@@ -1,4 +1,4 @@
-"""What registry, run and package hold about one version: what of it is proven by a signature, and who contradicts it.
+"""The evidence about one version in registry, run and package: what a signature proves, and what contradicts it.
 
 Whoever can write to MLflow's store can write tags and artifacts of a run. The package of a version is signed, and with
 it the circumstances of its registration; so those are what counts, and the run's own account is held against them.
@@ -36,7 +36,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What there is about one version. `told` are the run's own files by name; `doubt` says why there is no proof."""
+    """The evidence about one version. `told`: the run's own files by name; `doubt`: why there is no proof."""
 
     root: Path
     chain: Chain
@@ -55,11 +55,11 @@ class Evidence:
 
     @property
     def kept(self) -> dict[str, Path]:
-        """Return the files that bring the run back: the signed ones, or else the run's own, which nothing proves."""
+        """Return the files that reproduce the run: the signed ones, otherwise the run's own, which nothing proves."""
         return self.proof.kept if self.proof and self.proof.around else self.told
 
     def circumstance(self, tag: str) -> str | None:
-        """Return where, when or by whom the version was made: as signed, or else as its run says."""
+        """Return where, when or by whom the version was made: as signed, otherwise as its run says."""
         if self.around:
             return dict(self.around["tags"]).get(tag)
         return dict(self.run.data.tags).get(tag) if self.run else None
@@ -76,7 +76,7 @@ class Evidence:
         return {name: told[name] for name in IDENTITY} if whole else {}
 
     def lineage_is_proven(self) -> bool | None:
-        """Say whether the lineage hashes to the signed digest; None where there is none, or no signed dvc.lock."""
+        """Return whether the lineage hashes to the signed digest; None without a lineage or a signed dvc.lock."""
         lock = self.lock()
         if not (self.proof and self.around and lock and "lineage.json" in self.told):
             return None

@@ -128,7 +128,7 @@ def _comparison(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 
 def _holds(found: Mapping[str, Any], rules: GateRules) -> bool:
-    """Say whether the interval of the difference shows what is asked; better asks for McNemar's exact test as well.
+    """Return whether the interval of the difference meets the rule; "better" also requires McNemar's exact test.
 
     Where images come in groups the interval knows of them and the test does not; where two differ alike on every
     image, or on none, there may be no interval, and the test and the figure speak.
@@ -229,7 +229,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
 
 
 def _share(limit: float) -> str:
-    """Say a limit of params.yaml as it was set, 0.925 as 92.5 %."""
+    """Format a limit of params.yaml as it was set: 0.925 as 92.5 %."""
     return f"{100 * limit:.6g} %"
 
 

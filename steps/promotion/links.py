@@ -22,7 +22,7 @@ CARD = "card.json"  # of a backbone; its owner `backbones.models` loads torch
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain: what it is, what was found, whether a signature proves it, and what is missing there.
+    """One link of the chain: its name, what was found, whether a signature proves it, and what is missing.
 
     `contradictions`: where somebody says something else than what was signed.
     """
@@ -116,7 +116,7 @@ def _run(held: Evidence) -> Iterator[Link]:
 
 
 def _made(held: Evidence) -> Link:
-    """Tell of the run: when, where and by whom, and whether it says today what was signed."""
+    """Describe the run: when, where and by whom, and whether its record still matches what was signed."""
     made, by = held.circumstance(circumstances.HARDWARE), held.circumstance(circumstances.BY)
     gaps = [] if made else ["it does not say where and by whom it was made (an older regraft)"]
     if held.proof and held.around is None:
@@ -156,7 +156,7 @@ def _commit(held: Evidence) -> Link:
 
 
 def lost_changes(held: Evidence) -> list[str]:
-    """Say why the uncommitted changes of a version cannot be brought back, if that is so."""
+    """Return why the uncommitted changes of a version cannot be restored, if they cannot."""
     state = held.circumstance(circumstances.CHANGES)
     if state == circumstances.UNKNOWN:
         return ["whether the tree was clean is unknown: git failed while it was registered"]
@@ -224,7 +224,7 @@ def place_of(store: Path, digest: str) -> Path:
 
 
 def _missing(store: Path, root: Path, path: str, digest: str) -> Iterator[str]:
-    """Yield what of a tracked file or folder DVC's cache lacks; whether the project's folder has it is said, too."""
+    """Yield what DVC's cache lacks of a tracked file or folder, and whether the workspace has it."""
     listed = place_of(store, digest)
     if not listed.is_file():
         here = f"{path} in the workspace may be another" if (root / path).exists() else "nor in the workspace"

@@ -125,7 +125,7 @@ class Case:
 
     @cached_property
     def looks(self) -> str | None:
-        """Say why the test images may decide nothing more, if that is so; asked before the champion looks at them."""
+        """Return why the test images may decide no more, if so; asked before the champion is evaluated on them."""
         if self.rules.look_limit is None:
             return None
         from steps.registry import look_ledger as looks  # SciPy takes its time
@@ -185,7 +185,7 @@ def confirming(promotion: Promotion) -> Promotion:
 
 
 def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
-    """Let alias and tags in MLflow say what was decided; the ledger is what counts."""
+    """Write the decision to the alias and tags in MLflow, for display; the ledger is authoritative."""
     if versions.alias_version(mlflow, case.name, versions.CHALLENGER) != case.challenger:
         mlflow.set_registered_model_alias(case.name, versions.CHALLENGER, case.challenger)
     if found.new and found.comparison is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a person decides: about which version, who is champion then, and why."""
+    """A person's decision: about which version, which version is champion afterwards, and why."""
 
     version: str
     champion: str | None
@@ -76,7 +76,7 @@ def _proposal(chain: Chain, version: str) -> Decision:
 
 
 def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
-    """Put an earlier champion (default: the one before) back into production; return the entry.
+    """Restore an earlier champion (default: the previous one); return the entry.
 
     Raises RequestError where there is none, or where `to` was never champion.
     """
@@ -114,7 +114,7 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> 
 
 
 def _proven(mlflow: "MlflowClient", name: str, chain: Chain, version: str) -> str:
-    """Return the digest of a version's package: there, as it was signed, and the one that was decided about before."""
+    """Return the digest of a version's package; checks that it exists, is as signed, and is the one decided on."""
     if not versions.has_version(mlflow, name, version):
         raise RequestError(f"version {version} of {name} is no longer in the registry, or its files are gone")
     return packages.verify(mlflow, name, version, chain.package_of(version))

@@ -100,7 +100,7 @@ def _unanswered(champion: Package, paths: list[str]) -> list[str]:
 
 
 def weights_of(package: Package) -> str:
-    """Return the digest of a package's weights: who it is in the ledger of looks."""
+    """Return the digest of a package's weights: its key in the ledger of looks."""
     from steps.backbones.backbone import digest
 
     return digest(package.model.unwrap_python_model().model.state_dict())

@@ -39,7 +39,7 @@ class Verdict:
 
 
 def differences(order: Sequence[str], was: Lock, now: Lock) -> list[Difference]:
-    """Compare two locks stage by stage. What only follows from an earlier stage's output is not told again."""
+    """Compare two locks stage by stage. What merely follows from an earlier stage's output is not repeated."""
     made = {out["path"] for stage in now.values() for out in stage.get("outs", ())}
     return [found for name in order for found in _of_stage(name, was.get(name), now.get(name), made)]
 

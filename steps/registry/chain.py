@@ -1,4 +1,4 @@
-"""The ledger of decisions, pure: entries that each name the digest of the one before, and what follows from them.
+"""The ledger of decisions, pure: entries, each with the digest of the previous one, and what follows from them.
 
 Two that decide at once write two entries naming one predecessor. The lower slot counts, the other is void: that is
 the compare-and-swap which MLflow's aliases (last writer wins) do not offer.
@@ -194,7 +194,7 @@ def _missing(first: int, last: int) -> str:
 
 
 def silences(chain: Chain, exported: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return what is wrong with an export that says too little (None: there is none), and what it leaves unlooked at.
+    """Return what is wrong with an export that is too short (None: there is none), and what it leaves unchecked.
 
     One that ends early may be of a time before others decided; an empty one is of no time.
     """

@@ -123,5 +123,5 @@ def committed(root: Path, path: Path) -> bytes | None:
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    """Say whether the repository holds a commit."""
+    """Return whether the repository holds a commit."""
     return bool(_git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"))

@@ -132,7 +132,7 @@ def _unless_lost(write: Callable[[], T]) -> T | None:
 
 
 def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) -> Chain:
-    """Call `turn` with the chain as it stands until it says that it is through, then let the aliases follow.
+    """Call `turn` with the present chain until it is done, then update the aliases.
 
     `turn` appends at most one entry and returns whether it counted, or True where there was nothing to decide.
     A turn that lost its slot is called again with the winner's entry in the chain: it decides anew.
@@ -185,7 +185,7 @@ def _follow(mlflow: "MlflowClient", model: str, chain: Chain, found: str | None)
 
 
 def _written(write: Callable[[], object]) -> bool:
-    """Say whether a write went through; False where it lost a race with others."""
+    """Return whether a write succeeded; False if it lost a race."""
     return _unless_lost(lambda: (write(),)) is not None
 
 

@@ -72,7 +72,7 @@ def standing(root: Path) -> Standing:
 
 
 def exhausted(root: Path) -> str | None:
-    """Say why the test images may decide nothing more, if that is so. RequestError where they are not here."""
+    """Return why the test images may decide no more, if so. RequestError if they are missing."""
     if not (root / "data/screened.parquet").is_file():
         raise RequestError("data/screened.parquet is not here: nothing says how often its test images were looked at; "
                            "`dvc pull`, or `regraft run`")  # fmt: skip

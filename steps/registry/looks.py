@@ -1,4 +1,4 @@
-"""Looks at the test images, pure: who has been judged on which of them, and how much luck that can have bought.
+"""Looks at the test images, pure: which model was evaluated on which, and how much of its score may be chance.
 
 A look is a distinct pair of model and image. Each entry names the images that no entry before it named, and a bit for
 every image named so far; so a set of a hundred thousand images costs its names once and a few bytes a night.
@@ -80,7 +80,7 @@ class Looks:
             yield model, [names[place] for place in np.flatnonzero(seen)]
 
     def has(self, model: str, images: Iterable[str]) -> bool:
-        """Say whether this model has been judged on every one of these images."""
+        """Return whether this model has been evaluated on all of these images."""
         seen = self.seen.get(model, np.zeros(0, dtype=np.bool_))
         return all((place := self.names.get(short(i), len(seen))) < len(seen) and seen[place] for i in images)
 
@@ -127,7 +127,7 @@ def digest_of(payload: str) -> str:
 
 
 def read(slots: Sequence[Slot], payloads: dict[int, str], verify: Verify) -> Looks:
-    """Walk the slots as the ledger of decisions is walked, and gather who has looked at what."""
+    """Walk the slots as the ledger of decisions is walked, and collect who has looked at what."""
     found, at = walk_entries(slots, verify, parse), {slot.number: slot for slot in slots}
     names: dict[str, int] = {}
     seen: dict[str, npt.NDArray[np.bool_]] = {}
@@ -195,17 +195,17 @@ class Standing:
 
     @property
     def over_budget(self) -> bool:
-        """Say whether a reader has to be warned."""
+        """Return whether a reader has to be warned."""
         return self.count > self.budget
 
     @property
     def exhausted(self) -> bool:
-        """Say whether these images may decide nothing more."""
+        """Return whether these images may decide no more."""
         return self.limit is not None and self.count > self.limit
 
     @property
     def sentence(self) -> str:
-        """Say it in words."""
+        """Return it in words."""
         times = f"{self.count:,} {'model was' if self.count == 1 else 'models were'} judged on these test images"
         told = times if self.count < 2 else (
             f"{times}; the best of so many looks better than it is by up to {100 * self.optimism:.1f} points on average"

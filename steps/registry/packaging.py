@@ -77,7 +77,7 @@ def save(
 
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
-    """Let MLflow run the model's script once, as it does when saving; leave no trace in this process."""
+    """Allow MLflow to run the model's script once while saving; leave no trace in this process."""
     scratch = package.parents[1]  # of the script, too
     try:
         with unpacked.importing(scratch):

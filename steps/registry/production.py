@@ -34,7 +34,7 @@ class Production:
         self._known, self._chain = ledger.exported(root), Chain((), (), (), True)
 
     def named(self) -> Named:
-        """Ask who is champion now. Raises RegistryError where the ledger was tampered with, or nobody answers."""
+        """Return the present champion. Raises RegistryError if the ledger was tampered with or cannot be reached."""
         chain = ledger.read(self._mlflow, self._name, self._chain)
         if chain is not self._chain:
             ledger.whole(chain, self._known)

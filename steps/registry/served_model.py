@@ -56,7 +56,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model = models.rebuild(facts["architecture"], facts["num_classes"], self.spec.crop, state, facts["cut"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
-        """Map a frame with a column `image` to one answer a row: label, its probability, all of them (calibrated).
+        """Map a frame with a column `image` to one answer per row: label, its probability, all of them (calibrated).
 
         A row holds what `inputs.picture` takes. `abstain` is True where the probability is below the limit that
         evaluation set. Raises MlflowException, a 400 to a client, naming every row that is no image; its type, unlike

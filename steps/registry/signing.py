@@ -32,18 +32,18 @@ BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?",
 
 
 def key_path() -> Path:
-    """Return the file of the private key: the one named by REGRAFT_KEY, or the project's own."""
+    """Return the file of the private key: REGRAFT_KEY, or the project's own."""
     named = os.environ.get(ENVIRONMENT)
     return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pem"
 
 
 def is_named(variable: str) -> bool:
-    """Say whether a variable of the environment names a file; one that is set and empty names none."""
+    """Return whether an environment variable names a file; an empty one does not."""
     return bool(os.environ.get(variable))
 
 
 def public_path() -> Path:
-    """Return the file of the public keys: the one named by REGRAFT_PUBLIC_KEY, or the project's own."""
+    """Return the file of the public keys: REGRAFT_PUBLIC_KEY, or the project's own."""
     named = os.environ.get(PUBLIC)
     return Path(named).expanduser() if named else project_root() / ".regraft" / "key.pub"
 
@@ -94,7 +94,7 @@ def sign_folder(folder: Path) -> None:
 
 
 def fault(folder: Path) -> str | None:
-    """Say what is wrong with a signed folder: which files were changed, are missing, or were never listed.
+    """List what is wrong with a signed folder: files that were changed, are missing, or were never listed.
 
     None: every file but those of `UNSIGNED` is, byte by byte, what a trusted key signed, and so is the signature.
     Raises IntegrityError where there is no key to verify with.
@@ -108,7 +108,7 @@ def fault(folder: Path) -> str | None:
 
 
 def _precise(told: str | None) -> bool:
-    """Say whether a fault names files: of several keys the one that made the signature knows them."""
+    """Return whether a fault names files: of several keys, only the one that made the signature can."""
     return told is not None and not told.startswith(SIGNATURE)
 
 
@@ -130,7 +130,7 @@ def _fault_by(public: bytes, folder: Path) -> str | None:
 
 
 def _canonical(signature: Path) -> bool:
-    """Say whether a bundle is written as it was: readers of JSON and base64 pass over much that makes no difference."""
+    """Return whether a bundle is in its canonical form: readers of JSON and base64 ignore many differences."""
     from sigstore_models.bundle.v1 import Bundle
 
     text = signature.read_text(encoding="utf-8")

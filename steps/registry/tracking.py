@@ -31,7 +31,7 @@ def tracking_uri() -> str:
 
 
 class Client:
-    """MLflow's client, asked as ever; what it does not answer is a RegistryError, as `answering` makes them."""
+    """MLflow's client, whose failures become RegistryErrors, as in `answering`."""
 
     def __init__(self, mlflow: "MlflowClient") -> None:
         self._mlflow = mlflow
@@ -76,7 +76,7 @@ def unless_absent(ask: Callable[[], Any], *codes: str) -> Any:
 
 
 def _refusal(error: Exception) -> RegistryError:
-    """Say who refuses what, and what to do where that is known."""
+    """Describe what the server refuses, and what to do if that is known."""
     from requests import RequestException
 
     where, told = f"MLflow at {tracking_uri()}", str(error).split("\n")[0][:500]

@@ -32,7 +32,7 @@ class Unpacked:
 
     @contextmanager
     def importing(self, code: Path) -> Iterator[None]:
-        """Let the packages in the folder `code`, inside this one, be imported; see `importing`.
+        """Allow the packages in the folder `code`, inside this one, to be imported; see `importing`.
 
         One whose name, which holds its digest, is loaded already is shared, and the folder it came from is held, too.
         Modules of such a name that no folder of ours vouches for are forgotten first: they were never verified.
@@ -51,7 +51,7 @@ class Unpacked:
 
 @contextmanager
 def importing(folder: Path) -> Iterator[None]:
-    """Let MLflow import code of `folder`; afterwards Python's path is what it was, the load failed or not.
+    """Allow MLflow to import code of `folder`; Python's path is restored afterwards, even if the load fails.
 
     The path is that of all threads: what another thread imports meanwhile is looked for in `folder` first. That is
     why it is there for the import alone (what a module imports later of its own package, Python finds by the package,

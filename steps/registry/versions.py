@@ -67,13 +67,13 @@ def digest(mlflow: "MlflowClient", name: str, version: str) -> str | None:
 
 
 def has_version(mlflow: "MlflowClient", name: str, version: str) -> bool:
-    """Say whether a version is registered, ready, and has its files. Raises RegistryError as `listing` does."""
+    """Return whether a version is registered, ready, and has its files. Raises RegistryError as `listing` does."""
     found = registered(mlflow, name, version)
     return found is not None and found.status == "READY" and "MLmodel" in _listing(mlflow, found)
 
 
 def holds(mlflow: "MlflowClient", name: str, version: str, path: str) -> bool:
-    """Say whether a file or folder lies at the top of a version's files. Raises RegistryError as `listing` does."""
+    """Return whether a file or folder lies at the top of a version's files. Raises RegistryError as `listing` does."""
     return path in listing(mlflow, name, version)
 
 
@@ -203,7 +203,7 @@ def point_alias(mlflow: "MlflowClient", name: str, alias: str, version: str | No
 def tag_verdict(
     mlflow: "MlflowClient", name: str, version: str, verdict: str, reasons: Sequence[str], opponent: str | None
 ) -> None:
-    """Write on a version, for who looks at MLflow's pages, what was last decided about it."""
+    """Tag a version with its last verdict, for readers of MLflow's UI."""
     against = f"version {opponent}" if opponent else "no champion"
     tags = {"verdict": verdict, "reasons": "\n".join(reasons), "compared_with": against}
     for tag, value in tags.items():
@@ -211,7 +211,7 @@ def tag_verdict(
 
 
 def lost_race(error: RegistryError) -> bool:
-    """Say whether this is what a database says where several processes write at once; if so, wait a moment.
+    """Return whether a database reports concurrent writers; if so, wait a moment first.
 
     MLflow turns the errors of its database into one type, so their words are all there is to go by: all of them, not
     only the line that a person is told.

@@ -108,12 +108,12 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def passed_over(name: str) -> bool:
-    """Say whether a file or folder of this name is hidden or a system's litter, and no business of ours."""
+    """Return whether a file or folder of this name is hidden or left by the system, and ignored."""
     return name.startswith(".") or name in LITTER
 
 
 def speakable(path: str) -> bool:
-    """Say whether a path is UTF-8: tables and DVC cannot hold another."""
+    """Return whether a path is UTF-8: tables and DVC can hold no other."""
     try:
         path.encode()
     except UnicodeEncodeError:

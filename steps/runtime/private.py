@@ -67,7 +67,7 @@ def _elsewhere() -> Path:
 
 
 def _exchangeable(place: Path) -> bool:
-    """Say whether all users may rename what lies in this folder, or in one above it."""
+    """Return whether all users may rename what lies in this folder, or in one above it."""
     modes = [above.stat().st_mode for above in (place, *place.parents)]
     return any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in modes)
 

@@ -1,4 +1,4 @@
-"""Order-free luck: each stage derives its own generators, because the stage before it may have been fresh."""
+"""Random generators that do not depend on which stages ran: each stage derives its own from `seed`."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""A stage's signature is its command line: the one place that turns a `cmd` of dvc.yaml into a call, and back.
+"""A stage's signature is its command line: the only place that turns a `cmd` of dvc.yaml into a call.
 
 Both drivers come through `call`: `dvc repro` by way of `main` in a subprocess, `regraft run` in its own process.
 """
@@ -31,7 +31,7 @@ PREFIX = "python -m steps."
 
 @dataclass(frozen=True)
 class Lineage:
-    """Who a stage's result is: a digest over its code, values and inputs, and nothing of when or where it ran."""
+    """The identity of a stage's result: a digest of its code, params and inputs, but not of when or where it ran."""
 
     stage: str
     digest: str

@@ -76,7 +76,7 @@ def load(mlflow: "MlflowClient", name: str, number: str, decided: str | None = N
 
 
 def warm(served: Served) -> Served:
-    """Let a version answer once, before anybody waits for it; RegistryError where it cannot."""
+    """Run a version once before requests reach it; RegistryError if it fails."""
     stream = io.BytesIO()
     Image.new("RGB", (256, 256), (127, 127, 127)).save(stream, "PNG")
     answer = served.answer(stream.getvalue())
@@ -96,7 +96,7 @@ class Follower:
     """
 
     def __init__(self, first: Served, find: Callable[[], Named], load: Callable[[str], Served], every: float) -> None:
-        """Begin with a loaded version; `find` names the one to serve, and is asked every so many seconds."""
+        """Start with a loaded version; `find`, called every so many seconds, names the one to serve."""
         self._find, self._load, self._every = find, load, every
         self._failed: tuple[str, float, str] = ("", 0.0, "")  # a version, when to try it again, what was wrong
         self.current, self.since, self.problem = first, time.time(), ""

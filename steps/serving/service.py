@@ -60,12 +60,12 @@ class Service:
         return await self._timed("/invocations", request, self._invoke)
 
     async def health(self) -> dict[str, Any]:
-        """Say who answers and, where an old version goes on answering, why; 200 as long as anybody does."""
+        """Report which version answers and, if it is an old one, why; 200 as long as any does."""
         problem = self.follower.problem
         return {"status": "degraded" if problem else "ok", "problem": problem or None, **await self.version()}
 
     async def version(self) -> dict[str, Any]:
-        """Say which version answers, since when (seconds since 1970), and its classes."""
+        """Report which version answers, since when (seconds since 1970), and its classes."""
         served = self.follower.current
         return {"version": served.name, "since": round(self.follower.since, 3), "classes": served.classes}
 
@@ -80,7 +80,7 @@ class Service:
         return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
 
     def stop(self) -> None:
-        """Look no more for who is champion, and begin nothing that has not begun; waits for nobody."""
+        """Stop following the champion and drop queued work; does not wait for running requests."""
         self.follower.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
@@ -100,7 +100,7 @@ class Service:
             self.gauges.observe(route, status, time.perf_counter() - start)
 
     async def _admitted(self, request: Request, work: Work) -> dict[str, Any]:
-        """Answer once the body is here: a seat is for those who have asked, not for those who may."""
+        """Answer once the body has arrived: only complete requests take a seat."""
         kind = _kind(request)
         self._refuse_where_full()
         async with self.bodies.body(request) as body:
@@ -182,7 +182,7 @@ class Service:
 
 @contextmanager
 def _about(name: str) -> Iterator[None]:
-    """Let a refusal name the row that it is about."""
+    """Name the row in a refusal."""
     try:
         yield
     except UndecodableError as error:
@@ -211,7 +211,7 @@ def _parsed(body: bytes) -> Any:
 
 
 async def _not_so(request: Request, error: Exception) -> Response:
-    """Say what a route wants where it was asked with another method: a browser that opens /predict sends GET."""
+    """Describe what a route expects when called with another method: a browser that opens /predict sends GET."""
     wanted = (getattr(error, "headers", None) or {}).get("Allow", "")
     path = request.url.path
     how = f"; {WAYS[path]}" if path in WAYS else ""

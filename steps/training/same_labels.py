@@ -37,7 +37,7 @@ class Learnt:
 
     @property
     def words(self) -> str:
-        """Say from how many labels both sides learned."""
+        """Return from how many labels both sides learned, in words."""
         if self.labels == self.labels_of:
             return f"both from {self.labels:,} labels"
         return f"both from {self.labels:,} of the {self.labels_of:,} labels (baselines.most_images)"

@@ -91,7 +91,7 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
 
 
 def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:
-    """Say whether the weights are shown to be worth nothing: features no better than a picture's coarsest pattern."""
+    """Return whether the weights are shown to be worthless: features no better than a picture's coarsest pattern."""
     told = f"the best cut differs from a linear model on the perceptual hash by {_points(evidence.worth)}"
     if evidence.worth["low"] > 0:
         return False, f"the weights are worth something: {told}"
