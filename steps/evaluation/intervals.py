@@ -345,9 +345,9 @@ def macro_f1(
     one wrong answer in all, spread over the matrix, which for two classes is Jeffreys' (Goutte and Gaussier 2005, ECIR,
     "A probabilistic interpretation of precision, recall and F-score"). A posterior of n images has the variance of
     n + 1, where an unbiased one has that of n - 1: with five images per class it would cover 88 %. So each row counts
-    two images less, and where clusters err together, as many less again as the design effect of F1 says; the prior does not
-    shrink with them, or a few clusters without a mistake would pass for certain. F1 bends: what was
-    seen lies about as far below the truth as the draws lie below what was seen, so the interval moves up by twice that.
+    two images less, and where clusters err together, as many less again as the design effect of F1 says; the prior
+    does not shrink with them, or a few clusters without a mistake would pass for certain. F1 bends: what was seen
+    lies about as far below the truth as the draws lie below what was seen, so the interval moves up by twice that.
     """
     matrix = np.bincount(classes * targets + predicted, minlength=classes**2).reshape(classes, classes)
     sizes, present = matrix.sum(axis=1), matrix.sum(axis=1) > 0
