@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paired:
-    """One model (a) against another (b), as `core.gate.Facts` has it."""
+    """One model (a) against another (b), as `gate.ChallengerFacts` has it."""
 
     comparison: dict[str, Any]
     recalls: "list[Change]"

@@ -59,7 +59,7 @@ class Promotion:
     run_id: str
     judged: dict[str, Any]  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two by `core.comparison`, where one was decided on
+    comparison: Mapping[str, Any] | None  # of the two by `evaluation.comparison`, where one was decided on
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
