@@ -19,7 +19,7 @@ FAMILIES = (  # what weights are commonly trained with, where values run from 0 
     ("Inception", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 )
-ON_GRID = 0.999  # share of the values on the grid
+NEARLY_ALL = 0.999  # share of the values that lie on the grid
 
 Source = Mapping[str, list[float]]  # mean and std per channel of a source's inputs, in [0, 1]
 
@@ -133,7 +133,7 @@ def divergence(mean: torch.Tensor, std: torch.Tensor, of_mean: torch.Tensor, of_
 def done(accounts: Mapping[str, Account]) -> str:
     """Return what was done to the pictures: the account under which the values are whole grey levels, or none."""
     shares = {name: account.on_grid for name, account in accounts.items()}
-    if shares[DECLARED] >= ON_GRID:
+    if shares[DECLARED] >= NEARLY_ALL:
         return DECLARED
     best = max(shares, key=lambda name: shares[name])
-    return best if shares[best] >= ON_GRID else "something else (another mean or std?)"
+    return best if shares[best] >= NEARLY_ALL else "something else (another mean or std?)"
