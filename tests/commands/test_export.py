@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from flows.export import lines
 from sklearn.linear_model import LogisticRegression
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
-from steps.commands.export import ACCEPTED, RAW, export
+from steps.commands.export import ACCEPTED, RAW, export, lines
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, preprocess

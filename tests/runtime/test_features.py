@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from steps.errors import IntegrityError
-from steps.runtime import files
+from steps.runtime import features, files
 from steps.runtime.features import feature_cuts, read_features, write_features
 
 
@@ -68,7 +68,7 @@ def rows_like(values: Any) -> Any:
 
 def test_more_rows_than_one_stretch_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_features(tmp_path / "one", ids_of(11), {"": rows_of(11, 3)})
-    monkeypatch.setattr(files, "STRETCH", 4)
+    monkeypatch.setattr(features, "STRETCH", 4)
     write_features(tmp_path / "two", ids_of(11), {"": rows_of(11, 3)})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 

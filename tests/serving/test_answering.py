@@ -42,7 +42,7 @@ def served(project: Registered) -> Served:
     return prediction.load(project.root, None)
 
 
-def rows(project: Registered, served: Served, *paths: Path) -> list[prediction.Row]:
+def rows(project: Registered, served: Served, *paths: Path) -> list[prediction.Answer]:
     return list(prediction.predict(project.root, served, pictures.find([str(path) for path in paths]), threads=2))
 
 
