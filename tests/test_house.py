@@ -16,7 +16,7 @@ STAGES = {
 ROOMS = [path for path in sorted((ROOT / "steps").iterdir()) if (path / "__init__.py").exists()]
 PRODUCT = [path for folder in ("steps", "flows") for path in sorted((ROOT / folder).rglob("*.py"))]
 
-UNTYPED = 212  # to become under 40; it may only fall
+UNTYPED = 211  # to become under 40; it may only fall
 
 
 def modules(folder: Path) -> list[str]:
