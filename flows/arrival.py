@@ -1,4 +1,4 @@
-"""What `regraft use` replaces together: prepared beside the data, put in place by renames, all of it or nothing."""
+"""Atomic replacement of data, params, backbone and source for `regraft use`: a staging folder, then renames."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def incoming(root: Path) -> Iterator[Path]:
 
 
 def put_in_place(root: Path) -> None:
-    """Put in place what has arrived, if anything has; RequestError where it cannot be, with the old put back."""
+    """Put a complete arrival in place, if there is one; RequestError if that fails, with the old state restored."""
     arrived = root / ARRIVED
     if not arrived.is_dir():
         return

@@ -24,7 +24,7 @@ DENSE = 0.5  # of the parameters in fully connected layers, from which transfer 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: its state, what was found, and what to do where it is not good."""
+    """One check: its state, what was found, and the fix if it is not good."""
 
     what: str
     state: str
@@ -44,7 +44,7 @@ Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
 
 
 def examine(root: Path) -> list[Finding]:
-    """Look at everything; a check that cannot even run is a fault like any other."""
+    """Run every check; one that cannot even run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
         ("packages", _packages), ("git", _git), ("DVC remote", _remote), ("images", _images), ("backbone", _backbone),
@@ -77,7 +77,7 @@ def _python(_: Path) -> Findings:
 
 
 def _packages(root: Path) -> Findings:
-    """Compare what is installed with requirements.lock."""
+    """Compare the installed packages with requirements.lock."""
     lock = root / "requirements.lock"
     if not lock.is_file():
         yield Finding("packages", FAULT, "there is no requirements.lock", "restore it from git; stages depend on it")

@@ -1,4 +1,4 @@
-"""What comes after the graph: promotion, which asks the registry of now, and the page that tells the outcome."""
+"""After the graph: promotion, which depends on the registry's present state, and the page with the outcome."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 @dataclass
 class Report:
-    """What a run did: stage -> Fresh or Ran, and the outcome of promotion (None where only targets were asked for)."""
+    """The result of a run: stage -> Fresh or Ran, and the outcome of promotion (None if only targets were run)."""
 
     stages: dict[str, str] = field(default_factory=dict)
     promotion: Promotion | None = None
@@ -71,7 +71,7 @@ def _looks(root: Path) -> Looks:
 
 
 def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
-    """Remember what was decided, and say it on the page and in Markdown."""
+    """Store the decision, and write it into the page and into Markdown."""
     from steps.pages.outcome import markdown, write_outcome
 
     files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
@@ -128,7 +128,7 @@ def headline(promotion: Promotion) -> str:
 
 
 def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
-    """Gather what a person wants to know first: what was decided, why, and how often the test set was looked at."""
+    """Collect what a reader wants to know first: the decision, its reasons, and how often the test set was used."""
     from steps.pages.outcome import Outcome
 
     return Outcome(

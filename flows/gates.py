@@ -1,4 +1,4 @@
-"""`regraft validate`: the gates alone. What they found is returned, also where they refuse."""
+"""`regraft validate`: the gates alone. Their reports are returned even if they refuse."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +12,7 @@ GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/scr
 
 
 def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
-    """Bring the gates up to date; return gate -> its report, and the refusal where there is one.
+    """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
 
     A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
     """
@@ -28,7 +28,7 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
 
 
 def checked(reference: Path) -> Path:
-    """Return the folder to compare with, before anything runs; RequestError where it is none or holds nothing."""
+    """Return the folder to compare with, before anything runs; RequestError if it is not a folder or is empty."""
     from flows.sources import Source, contents
 
     folder = reference.expanduser().resolve()
@@ -39,7 +39,7 @@ def checked(reference: Path) -> Path:
 
 
 def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
-    """Compare the training images with a folder of what production sees; return the report, and the refusal if any.
+    """Compare the training images with a folder of production images; return the report, and the refusal if any.
 
     The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
     none or holds too few images, or where no weights could make training stand for it.

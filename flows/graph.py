@@ -47,7 +47,7 @@ class Stage:
 
 
 class Graph:
-    """The stages of a project, in dependency order, and what can be done with each."""
+    """The stages of a project, in dependency order, and the operations on each."""
 
     def __init__(self, root: Path) -> None:
         from dvc.exceptions import DvcException
@@ -218,7 +218,7 @@ Snapshot = dict[str, Any]
 
 
 def _snapshot(stage: Any) -> Snapshot:
-    """Return what the stage depends on: path (or params file) -> its hash or values."""
+    """Return the stage's dependencies: path (or params file) -> its hash or values."""
     return {str(dependency): dependency.hash_info.value for dependency in stage.deps}
 
 

@@ -83,7 +83,7 @@ def refuse_unknown(names: Sequence[str], stages: Sequence[str]) -> None:
 
 @contextmanager
 def editing_params(root: Path) -> Iterator[Any]:
-    """Yield params.yaml to be changed in place; comments, quotes, order and what is null stay as they are."""
+    """Yield params.yaml for editing in place; comments, quotes, order and nulls are preserved."""
     import io
 
     from ruamel.yaml import YAML

@@ -1,4 +1,4 @@
-"""`regraft replay`: make a registered version again from what its run kept, apart from everything, and compare."""
+"""`regraft replay`: reproduce a registered version from its run's files, in isolation, and compare."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "REGRAFT_PUBLIC_KEY", "PY
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay came to, and where this environment and machine are not those of then."""
+    """The result of a replay, and how this environment and machine differ from the original ones."""
 
     version: str
     verdict: Verdict
@@ -74,7 +74,7 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
 
 
 def _refuse(held: Evidence, store: Path) -> None:
-    """Refuse a version that nothing vouches for, whose run was changed since, or that lacks what a replay begins with.
+    """Refuse a version that no signature covers, whose run was changed, or that lacks files a replay needs.
 
     A commit and a patch are code: those that the run names are held against the signed ones before any of it runs.
     """

@@ -32,7 +32,7 @@ log = logging.getLogger("regraft")
 
 
 def may_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Retry what may heal by itself. Wrong data and wrong params do not."""
+    """Retry transient failures. Wrong data and wrong params are not transient."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, DataError | ParamsError | RequestError)
 

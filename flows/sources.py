@@ -22,7 +22,7 @@ FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
 def refresh(root: Path) -> Graph:
-    """Mirror the source into data/raw, tell DVC, and return the graph; RequestError where there are no images."""
+    """Mirror the source into data/raw, update DVC, and return the graph; RequestError if there are no images."""
     put_in_place(root)  # what a killed `use` had prepared
     source = read_source(root)
     if source is not None:
@@ -59,7 +59,7 @@ def write_source(root: Path, path: Path | None, packed: bool | None) -> None:
 
 
 def read_source(root: Path) -> Source | None:
-    """Return the images' source, None where there is none to mirror. RequestError where it has gone."""
+    """Return the images' source, None if there is none to mirror. RequestError if it no longer exists."""
     recorded = root / SOURCE
     if not recorded.exists():
         return None
@@ -76,7 +76,7 @@ def read_source(root: Path) -> Source | None:
 
 
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
-    """Make `raw` hold what the source holds; return how many files (or shards) were written and how many removed.
+    """Make `raw` match the source; return how many files (or shards) were written and how many removed.
 
     The source is never touched. Files alike in size and time are taken for equal, as rsync does; `memory` is where
     packing keeps them. What is stale goes last: where a file cannot be read or written, the old images are still there.

@@ -66,7 +66,7 @@ def described(speed: Speed) -> str:
 
 
 def _values(best: Speed, eager: Speed) -> dict[str, dict[str, Any]]:
-    """Return what to write: extraction's best way, and the eager one of the processor, on which fine-tuning runs."""
+    """Return the values to write: extraction's best mode, and the processor's best eager mode, for fine-tuning."""
     return {"compute": {"threads": best.threads if best.mode.device == "cpu" else eager.threads},
             "extract_features": dict(vars(best.mode)), "fine_tune": {"precision": eager.mode.precision}}  # fmt: skip
 

@@ -115,7 +115,7 @@ def _check_pin(folder: Path, card: models.Card) -> None:
 
 
 def _write_params(root: Path, card: models.Card, flip: bool) -> None:
-    """Write what depends on the backbone into params.yaml, keeping its comments."""
+    """Write the params that depend on the backbone into params.yaml, keeping its comments."""
     with editing_params(root) as document:
         section = document["validate"]["preprocessing"]
         for name, value in card.preprocessing.to_dict().items():

@@ -52,7 +52,7 @@ class BaselinesParams:
     horizontal_flip: bool
 
     def faults(self) -> Iterator[str]:
-        """Yield what cannot be meant."""
+        """Yield each value out of range."""
         for name, least, most in (
             ("most_images", 10, 1_000_000), ("side", 1, 64), ("epochs", 1, 1000), ("patience", 1, 1000),
             ("draws", 1, 20), ("small_set", 0, 1_000_000), ("least_area", 0.05, 1),
@@ -67,7 +67,7 @@ class BaselinesParams:
 
 @dataclass(frozen=True)
 class Found:
-    """What one baseline came to: its facts for a reader, and its test probabilities [n, classes], one a draw."""
+    """One baseline's result: its facts for a reader, and its test probabilities [n, classes], one per draw."""
 
     facts: dict[str, Any]
     answers: list[Floats]

@@ -45,7 +45,7 @@ class ChooseStrategyParams:
     confidence: float
 
     def faults(self) -> Iterator[str]:
-        """Yield what cannot be meant."""
+        """Yield each value out of range."""
         if self.strategy not in ("auto", *STRATEGIES):
             yield f"strategy is {self.strategy!r}; one of auto, {', '.join(STRATEGIES)}"
         if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
@@ -70,7 +70,7 @@ def choose_strategy(
     features: Path,
     strategy: Path,
 ) -> None:
-    """Write the chosen strategy, its reasons in words, the measurements behind it and what each would cost."""
+    """Write the chosen strategy, its reasons in words, the measurements behind it and the cost of each strategy."""
     card = models.read_card(backbone)
     table = files.read_table(screened)
     table = table[table["split"] == TRAIN].drop_duplicates("id")

@@ -19,14 +19,14 @@ WEAKEST = 3  # classes that the card names
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeParams:
-    """What only people know; where it is empty, the card says that nobody has stated it."""
+    """Facts that only people know; if empty, the card says that nobody has stated them."""
 
     licence: str
     intended_use: str
     out_of_scope: str
 
     def faults(self) -> Iterator[str]:
-        """Yield what would be no licence's name."""
+        """Yield each name that is no licence."""
         if " " in self.licence:
             yield f"licence is {self.licence!r}; one word as Hugging Face spells it, such as apache-2.0, or other"
 

@@ -60,7 +60,7 @@ class GraphError(RegraftError):
 
 
 class RegistryError(RegraftError):
-    """The model registry does not hold what the receipt speaks of, or cannot be reached.
+    """The model registry lacks the versions of the receipt, or cannot be reached.
 
     `code` is MLflow's own word for a refusal, "" where there is none: only RESOURCE_DOES_NOT_EXIST says that something
     is not there; an outage, or a password that is wrong, says nothing about that.

@@ -144,7 +144,7 @@ def judge_all(
 
 
 def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray[np.int64]]]:
-    """Return what each baseline answered to the test images, as class indices, one array a draw."""
+    """Return each baseline's answers on the test images, as class indices, one array per draw."""
     part = images.part(TEST)
     rivals: dict[str, list[npt.NDArray[np.int64]]] = {}
     for (name, _), rows in answers[answers["split"] == TEST].groupby(["model", "draw"], sort=True):

@@ -29,7 +29,7 @@ class ExtractFeaturesParams(Mode):
     cuts: int
 
     def faults(self) -> Iterator[str]:
-        """Yield what is not offered."""
+        """Yield each unsupported value."""
         yield from super().faults()
         if not 1 <= self.cuts <= 8:
             yield f"cuts is {self.cuts}; 1 to 8"

@@ -51,7 +51,7 @@ class InspectParams:
     label_pictures: int
 
     def faults(self) -> Iterator[str]:
-        """Yield what cannot be meant."""
+        """Yield each value out of range."""
         for name, least, most in (
             ("answers", 1, 48), ("neighbours", 1, 10), ("thumbnail", 32, 512), ("most_points", LEAST_MAPPED, 5000),
             ("perplexity", 2, 100), ("robustness_images", 0, 1000), ("label_next", 1, 5000), ("label_pictures", 0, 100),

@@ -33,7 +33,7 @@ class ReportParams:
     thumbnail: int  # longer side, pixels
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong with the values."""
+        """Yield each fault of the values."""
         if self.sample_images < 1:
             yield f"sample_images is {self.sample_images}; at least 1"
         if self.wrong_answers < 1:
@@ -122,7 +122,7 @@ def report(
 
 
 def _test(found: Found) -> dict[str, Any]:
-    """Gather what the chapters of the test split say, and the names that all chapters use."""
+    """Collect the content of the test split's chapters, and the names that all chapters use."""
     chosen, test = found.judged["chosen"], found.test
     return {
         "names": NAMES, "chosen": chosen, "chosen_name": NAMES[chosen], "classes": found.classes, "test": test,
@@ -187,7 +187,7 @@ def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
 
 
 def _drawings(found: Found) -> Iterator[Drawing]:
-    """Yield each figure of the page with its name and the words that stand for it where it cannot be seen."""
+    """Yield each figure of the page with its name and alternative text."""
     yield from _of_test(found)
     yield from figures_calibration.drawn(found.judged.get("calibration", {}).get(found.judged["chosen"]))
     yield from _of_training(found)

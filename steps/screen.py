@@ -33,7 +33,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenSeverity:
-    """What a finding does: fail | warn | off."""
+    """The severity of a finding: fail | warn | off."""
 
     label_errors: str
     like_images: str
@@ -48,7 +48,7 @@ class ScreenSeverity:
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenParams:
-    """From where on an image is a suspect, and the remedies that are wanted."""
+    """The limits beyond which an image is a suspect, and the remedies that are enabled."""
 
     max_label_errors: float
     least_agreement: float
@@ -66,7 +66,7 @@ class ScreenParams:
     severity: ScreenSeverity
 
     def faults(self) -> Iterator[str]:
-        """Yield limits that could not be meant."""
+        """Yield each limit out of range."""
         for name in ("max_label_errors", "least_agreement", "like", "dark", "bright", "flat", "blurred"):
             if not 0 <= getattr(self, name) <= 1:
                 yield f"{name} is {getattr(self, name)}; 0 to 1"
@@ -95,7 +95,7 @@ def screen(
     suspects: Path,
     docs: Path,
 ) -> None:
-    """Write what looks wrong (JSON, a page with pictures, a CSV to decide in) and the images that go on.
+    """Write the suspects (JSON, a page with pictures, a CSV for decisions) and the images that go on.
 
     `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, `weights` (importance)
     multiply those of training images, nothing else changes. The rules look at what the remedies leave.
@@ -160,7 +160,7 @@ def _like(images: pd.DataFrame, rows: Floats, asked: npt.NDArray[np.bool_], near
 
 
 def _without(found: Found, kept: set[str]) -> Found:
-    """Leave out what a person has looked at and found right."""
+    """Leave out findings that a person has confirmed as right."""
     return {
         **found,
         **{kind: [row for row in found[kind] if row["path"] not in kept] for kind in ("label_errors", "odd")},
@@ -175,7 +175,7 @@ def _dropped(found: Found, params: ScreenParams) -> list[str]:
 
 
 def _left(found: Found, dropped: Sequence[str]) -> Found:
-    """Return what was found less what the remedies have settled."""
+    """Return the findings that the remedies have not settled."""
     rows = [row for row in found["label_errors"] if row["path"] not in dropped]
     return {**found, "label_errors": rows, "like": duplicates.without(found["like"], dropped)}
 

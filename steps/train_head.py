@@ -20,7 +20,7 @@ from steps.training.linear_probe import Labelled
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHeadParams:
-    """What kind of head, and the strengths to try; validation log-loss picks one."""
+    """The kind of head, and the strengths to try; validation log-loss picks one."""
 
     kind: str
     inverse_regularisation: tuple[float, ...]

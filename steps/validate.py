@@ -77,7 +77,7 @@ def validate(
     validation: Path,
     docs: Path,
 ) -> None:
-    """Obey the decisions; check manifest, copies, selection and preprocessing; write the verdict, then what passed.
+    """Apply the decisions; check manifest, copies, selection and preprocessing; write the verdict, then the images.
 
     `validation` (tracked) and `docs` (not tracked: GX's pages carry the time) are written before the verdict falls,
     so that a refusal can be read. Raises DataError listing every broken rule with its remedy.
@@ -193,7 +193,7 @@ def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
 def _observed(
     images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, seed: int, compute: ComputeParams
 ) -> dict[str, Any]:
-    """Return what a sample shows of the preprocessing, as `observe` has it; nothing without training images."""
+    """Return the observed preprocessing of a sample (see `observe`); empty without training images."""
     labelled = images[images["split"] != UNLABELLED]
     if not (labelled["split"] == TRAIN).any():
         return {}
@@ -203,7 +203,7 @@ def _observed(
 
 
 def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return the tables that the rules look at, by name."""
+    """Return the tables that the rules check, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
     per_class = [
@@ -239,7 +239,7 @@ def _quarantined(quarantine: Path) -> pd.DataFrame:
 
 
 def _where(labelled: pd.DataFrame, told: dict[str, Any], rejected: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the files behind the rules that look at counts of them, by the rule's name."""
+    """Return the files behind the rules on counts of files, by the rule's name."""
     alone = [row["source"] for row in told["sources"] if row["significant"]]
     return {
         "files can be decoded": sorted(rejected["path"]),

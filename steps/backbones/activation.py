@@ -1,4 +1,4 @@
-"""Where a network looks: the places of a picture that speak for its answer.
+"""Class activation: the regions of a picture that support the network's answer.
 
 Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), as captum computes it: the last map of features, each channel
 weighted by the mean gradient of the answer's logit, summed, and cut off below zero.
@@ -13,7 +13,7 @@ STRONGEST = 0.7  # of the colour at the hottest place: the picture stays visible
 
 
 def last_map(model: Grafted, side: int) -> str | None:
-    """Return the last block whose output is a map [n, c, h, w] with more than one place; None where there is none.
+    """Return the last block whose output is a map [n, c, h, w] of more than one position; None if there is none.
 
     A vision transformer ends in tokens, which are no map, though it begins with one; a map smaller than two by two
     has no places to tell apart.

@@ -145,7 +145,7 @@ def _output_of(network: nn.Module, side: int) -> torch.Tensor:
 
 
 class _Chain(fx.Tracer):
-    """Traces a backbone as a chain of its blocks; what is inside a block is left alone."""
+    """Traces a backbone as a chain of its blocks; a block's inside is not traced."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(autowrap_functions=(pooled,))  # a cut network is traced again when it is halved
@@ -173,7 +173,7 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
 
 
 def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Return what comes before the block `second` and what follows, sharing tensors."""
+    """Return the parts before the block `second` and from it on, sharing tensors."""
     parts = []
     for keep_first in (True, False):
         graph = _Chain(names).trace(backbone.eval())
@@ -307,7 +307,7 @@ class Grafted(nn.Module):
         return {name: tensor for name, tensor in self.backbone.state_dict().items() if name not in moving}
 
     def moving_state(self) -> dict[str, torch.Tensor]:
-        """Return what training may change, by name in this network: the head and tensors of trainable blocks."""
+        """Return the tensors that training may change, by name: the head's and those of trainable blocks."""
         frozen = {f"backbone.{name}" for name in self.frozen_state()}
         return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
 

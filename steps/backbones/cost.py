@@ -1,4 +1,4 @@
-"""What a network costs: floating-point operations of each block, counted on shapes, without computing anything."""
+"""A network's cost: floating-point operations per block, counted on shapes, without computing anything."""
 
 import torch
 from torch import nn

@@ -54,14 +54,14 @@ class FeatureStore:
             file.write(records)
 
     def rows(self, ids: Sequence[str]) -> "StoredRows":
-        """Return the rows of these ids, in their order; IntegrityError where one is not there."""
+        """Return the rows of these ids, in their order; IntegrityError if one is missing."""
         lost = self.missing(ids)
         if lost:
             raise IntegrityError(f"{len(lost)} rows of {self.path} cannot be read back; is the disk full or failing?")
         return StoredRows(self.path, [self._places[bytes.fromhex(identity)] for identity in ids], self.width)
 
     def _look(self) -> None:
-        """Take note of the sound records that were appended since the last look."""
+        """Index the intact records that were appended since the last read."""
         size = max(1, STRETCH // self._length) * self._length
         with self.path.open("rb") as file:
             while len(stretch := os.pread(file.fileno(), size, self._seen)) >= self._length:

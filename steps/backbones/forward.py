@@ -29,7 +29,7 @@ class Mode:
     device: str
 
     def faults(self) -> Iterator[str]:
-        """Yield what is not offered."""
+        """Yield each unsupported value."""
         if self.precision not in PRECISIONS:
             yield f"precision is {self.precision!r}; one of {', '.join(PRECISIONS)}"
         if self.device not in DEVICES:
@@ -37,7 +37,7 @@ class Mode:
 
 
 def cut_names(backbone: nn.Module, count: int) -> list[str]:
-    """Return `count` depths to tap, fewer where there are fewer blocks: "" for the whole, then block names inwards.
+    """Return `count` depths to tap, fewer if there are fewer blocks: "" for the whole, then block names inwards.
 
     They part the blocks evenly: of 9 blocks, 3 cuts are the whole, the end of the 6th and the end of the 3rd.
     """

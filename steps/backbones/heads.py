@@ -40,7 +40,7 @@ class Neighbours(nn.Module):
 
 
 class Mlp(nn.Module):
-    """One hidden layer; differentiable through and through, so fine-tuning goes on from it as from a linear head."""
+    """One hidden layer; differentiable, so fine-tuning continues from it as from a linear head."""
 
     def __init__(self, width: int, hidden: int, classes: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ WEIGHTS, CARD, FACTS = "weights.safetensors", "card.json", "model.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to know of a backbone besides its weights; `sha256` pins those."""
+    """The facts about a backbone besides its weights; `sha256` pins those."""
 
     name: str
     architecture: str
@@ -93,7 +93,7 @@ def _pinned(folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
 
 
 def untrained(card: Card) -> nn.Module:
-    """Return the network whose tensors the card's file holds, randomly initialised: the whole, or what a cut left."""
+    """Return the network of the card's tensors, randomly initialised: the whole, or up to its cut."""
     network = build(card.architecture, card.num_classes, card.preprocessing.crop)
     return network if card.cut is None else cut_at(without_top(network)[0], card.cut)[0]
 

@@ -1,4 +1,4 @@
-"""Fixed pictures that tell whether decoder, preprocessing and backbone still compute what they once did.
+"""Fixed pictures that show whether decoder, preprocessing and backbone still compute the same.
 
 One for each way on which a file becomes RGB pixels: a change of one of them alone is seen too.
 """
@@ -68,7 +68,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def probe(forward: Forward, spec: Preprocessing) -> dict[str, tuple[str, int]]:
-    """Return for each cut the digest of what becomes of the fixed pictures, one batch, and the features' width.
+    """Return for each cut the digest of the fixed pictures' features (one batch) and their width.
 
     A version number would have to be raised by hand when a library or a line of code changes results; this cannot be
     forgotten.

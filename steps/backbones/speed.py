@@ -41,7 +41,7 @@ class Speed:
     deviation: float
 
     def seconds(self, images: int) -> float:
-        """Return what so many images take, with the time of the compiler where there is one."""
+        """Return the seconds for this many images, compilation included."""
         return images / self.per_second + (self.first_seconds if self.mode.compiled else 0.0)
 
 

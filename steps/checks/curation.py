@@ -1,4 +1,4 @@
-"""What a person decided about single images: keep, relabel or drop. Wrong decisions are listed, all at once.
+"""People's decisions about single images: keep, relabel or drop. Wrong decisions are listed, all at once.
 
 A decision may outlive its image: one about an image that has gone is told and counted, and nothing else. A name that
 looks like a slip of the pen is a fault, for what it means is not done.
@@ -30,7 +30,7 @@ class Decision(NamedTuple):
 
 
 def faults(decisions: Mapping[int, Decision], images: pd.DataFrame, rejected: Collection[str] = ()) -> Iterator[str]:
-    """Yield what is wrong with decisions by their line: a misspelt image, unknown word or label, one image twice.
+    """Yield the faults in decisions by line: a misspelt image, an unknown word or label, an image named twice.
 
     `rejected` are the paths in quarantine. A line of empty fields says nothing.
     """

@@ -107,7 +107,7 @@ def _group(images: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def leaking_copies(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the paths, sorted, that have to go so that no group stands in two splits: see `PRECEDENCE`.
+    """Return the paths, sorted, to drop so that no group lies in two splits: see `PRECEDENCE`.
 
     All of a group counts as one picture, also those that are alike by way of a third.
     """
@@ -120,6 +120,6 @@ def _giving_way(images: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def without(found: Sequence[dict[str, Any]], gone: Collection[str]) -> list[dict[str, Any]]:
-    """Return the groups less the images at these paths; what is left of a group is one while it has two images."""
+    """Return the groups without the images at these paths; a group remains while it has two images."""
     left = ([image for image in group["images"] if image["path"] not in gone] for group in found)
     return [_group(images) for images in left if len(images) > 1]

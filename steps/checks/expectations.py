@@ -123,7 +123,7 @@ def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> l
 
 
 def _failure(info: Mapping[str, Any]) -> str:
-    """Return what went wrong in GX: it keeps one record, or one for each metric that could not be computed."""
+    """Return GX's error messages: it keeps one record, or one per metric that could not be computed."""
     records = [info] if "raised_exception" in info else list(info.values())
     return next((str(record["exception_message"]) for record in records if record["raised_exception"]), "")
 

@@ -1,4 +1,4 @@
-"""data/importance.csv: what each training image counts for, as `regraft validate --against FOLDER --reweight` wrote it.
+"""data/importance.csv: each training image's weight, written by `regraft validate --against FOLDER --reweight`.
 
 In git, like data/decisions.csv: a weight that changes a model has an author and a date. With the header alone, all
 count 1.

@@ -25,7 +25,7 @@ SHOWN = 4  # pictures that a page shows as the file has them and as an account w
 
 
 def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> dict[str, Any]:
-    """Return what a sample of the training and validation images shows, ready for JSON.
+    """Return the observations on a sample of training and validation images, ready for JSON.
 
     `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: the findings of
     `witnesses.judge`, with the evidence behind them and the fields that what is named `wants`; empty unless `ask`, and

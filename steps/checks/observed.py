@@ -26,7 +26,7 @@ Source = Mapping[str, list[float]]  # mean and std per channel of a source's inp
 
 @dataclass(frozen=True)
 class Account:
-    """How well one account of what was done to the pictures fits."""
+    """How well one account of the preprocessing fits."""
 
     on_grid: float  # share of the values that stand on a whole grey level
     inputs: float  # nats from the source's inputs, as `input_distance` has it
@@ -55,7 +55,7 @@ def other_families(spec: Preprocessing, source: Source | None = None) -> dict[st
 
 
 def _ends(spec: Preprocessing) -> torch.Tensor:
-    """Return what black and white become, [2, 3]: specifications that agree on it differ in words alone."""
+    """Return the values of black and white, [2, 3]: specifications that agree on both are equivalent."""
     mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
     return torch.stack([(end - mean) / std for end in spec.value_range])
 

@@ -159,7 +159,7 @@ def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
 
 
 def _structure() -> Sequence[Rule]:
-    """Return what always has to hold: without it nothing else means anything."""
+    """Return the rules that always have to hold: without them no other means anything."""
     again = "Run `regraft validate`: it reads the images again and writes data/manifest.parquet anew."
     return (
         Rule("the manifest is whole", "images", "columns", "id", "the columns of the manifest", again,
@@ -279,7 +279,7 @@ def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
 
 
 def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Sequence[Rule]:
-    """Return what the features have to show: a share of the labels at most, and the severities of the two kinds."""
+    """Return the rules on features: the largest share of wrong labels, and the severities of the two kinds."""
     sheet = "Look at data/reports/screen.html. For each image that is"
     other = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
     found = (
@@ -302,7 +302,7 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
 
 
 def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
-    """Return what a comparison with a reference has to show."""
+    """Return the rules on a comparison with a reference."""
     found = Rule(
         "training looks like the reference", "shift", "between", "auc",
         "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
@@ -315,7 +315,7 @@ def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
 
 
 def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: int) -> dict[str, Any]:
-    """Summarise counts of images into the figures that the rules over totals look at."""
+    """Summarise counts of images into the figures that the rules on totals use."""
     train = counts.get(TRAIN, {})
     return {
         "classes": len({label for split in (TRAIN, VAL, TEST) for label in counts.get(split, {})}),

@@ -42,7 +42,7 @@ Vote = Literal["for", "against", "silent"]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network made of n pictures: what its witnesses are asked about.
+    """A network's outputs on n pictures, for the witnesses.
 
     `moments` holds mean and mean square per picture and channel at each BatchNorm, float32 [n, 2, channels];
     `source` the statistics that these keep, float32 [2, channels]: mean and standard deviation. `norms` names the
@@ -116,7 +116,7 @@ def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, fl
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one witness says of one account beside the declared preprocessing.
+    """One witness's evidence on one account against the declared preprocessing.
 
     `declared` and `figure` are what it measures under each, lower is nearer to the source: for BatchNorm the divergence
     in nats, for the top the mean log-probability of its classes (`_flatness`). `t` tests the difference over
@@ -166,7 +166,7 @@ def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def by_norms(declared: Seen, accounts: Mapping[str, Seen]) -> list[Evidence]:
-    """Return what BatchNorm says of each account; nothing where there is no BatchNorm, or too few images."""
+    """Return BatchNorm's evidence on each account; none without BatchNorm or with too few images."""
     if not declared.norms or len(declared.moments) < LEAST:
         return []
     ours = _left_out(declared)
@@ -200,7 +200,7 @@ def _left_out(seen: Seen) -> torch.Tensor:
 def by_top(
     declared: Seen, accounts: Mapping[str, Seen], coloured: bool, without_order: Callable[[str], Seen]
 ) -> list[Evidence]:
-    """Return what the top says of each account; nothing where there is no top, or too few images.
+    """Return the top's evidence on each account; none without a top or with too few images.
 
     `without_order` returns what the network makes of the pictures under an account with their tiles `shuffled`. Grey
     pictures are unlike any source of coloured ones: there the top may say how it answers, and accuses nobody.
@@ -267,7 +267,7 @@ def answer(
     coloured: bool,
     seen: Callable[[Preprocessing, bool], Seen],
 ) -> tuple[Finding, list[Evidence]]:
-    """Put one question to both witnesses; return the finding, and what each said of each account.
+    """Ask both witnesses one question; return the finding, and the evidence on each account.
 
     `seen` returns what the network makes of the pictures, prepared in a way, perhaps with their tiles `shuffled`.
     """

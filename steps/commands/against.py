@@ -92,7 +92,7 @@ def against(
 
 
 def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> None:
-    """Write what each training image counts for from now on; training images that were not compared keep 1."""
+    """Write each training image's new weight; training images that were not compared keep 1."""
     if weighed.covered < LEAST_COVERED:
         raise RequestError(
             f"training holds about {weighed.covered:.0%} of what the reference shows, and weights need "

@@ -27,7 +27,7 @@ class Audit:
         return {"version": self.version, "links": links, "faults": self.faults, "silent": list(self.silent)}
 
     def lines(self) -> list[str]:
-        """Return text for a person: every link with its mark, what is wrong with it beneath, and the sums."""
+        """Return text for a person: every link with its mark, its problems beneath, and the totals."""
         width = max(len(link.what) for link in self.links)
         told = []
         for link in self.links:

@@ -133,7 +133,7 @@ def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000, cut
 
 
 def preprocessing_of(entry: Any) -> Preprocessing:
-    """Return what the transforms of a torchvision weights entry do, field by field."""
+    """Return the transforms of a torchvision weights entry, field by field."""
     preset = entry.transforms()
     return Preprocessing(
         resize=preset.resize_size[0], crop=preset.crop_size[0], interpolation=preset.interpolation.value,

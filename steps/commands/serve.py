@@ -44,7 +44,7 @@ def serve(
     limits: ServiceLimits,
     say: Callable[[str], None],
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; what is under way then is finished, as far as the grace goes.
+    """Answer requests until SIGTERM or SIGINT; running requests then have the grace period to finish.
 
     Raises RequestError where the version or alias does not exist or the address is taken, RegistryError where the
     version cannot be loaded or is not what was signed.
@@ -115,7 +115,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _taking(host: str, port: int) -> Iterator[None]:
-    """Turn what the system says against an address into a RequestError."""
+    """Turn the system's refusal of an address into a RequestError."""
     try:
         yield
     except UnicodeError:  # a name with an empty or overlong part, before anybody is asked

@@ -14,7 +14,7 @@ PINNED = re.compile(r"^([a-zA-Z0-9._-]+)==([^\s;]+)(?: ; (.*?))? \\$", re.MULTIL
 
 
 def bill_of_materials(facts: Mapping[str, Any], weights: str, code: str, lock: str) -> str:
-    """Return what a model is made of, as CycloneDX JSON: backbone, data, code and libraries.
+    """Return a model's components as CycloneDX JSON: backbone, data, code and libraries.
 
     `facts` are those of model.json; materials that they do not name are left out. `weights` and `code` are SHA-256 of
     the model's tensors and of the code that serves it, `lock` the text of requirements.lock. The training code is

@@ -17,7 +17,7 @@ Verify = Callable[[str, str], bool]  # text, signature -> whether a trusted key 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about `version`, and which version is champion after it; all of it is signed."""
+    """A decision about `version`, and which version is champion afterwards; all of it is signed."""
 
     kind: str
     version: str
@@ -42,7 +42,7 @@ class Decision:
 
 
 def parse(text: str) -> Decision:
-    """Read a decision's canonical JSON. Raises ValueError where it is not exactly that."""
+    """Parse a decision's canonical JSON. Raises ValueError if it is not exactly canonical."""
     try:
         raw: dict[str, Any] = json.loads(text)
         decision = Decision(**{**raw, "reasons": tuple(raw["reasons"])})
@@ -65,7 +65,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Chain:
-    """What a walk over the slots found: the entries that count, those that lost their slot, and what is wrong."""
+    """The result of a walk over the slots: the entries that count, those that lost their slot, and the faults."""
 
     entries: tuple[tuple[int, Decision], ...]
     void: tuple[int, ...]
@@ -119,7 +119,7 @@ class Chain:
 
 
 class Entry(Protocol):
-    """What a slot of any chained ledger holds."""
+    """The content of a slot of any chained ledger."""
 
     @property
     def predecessor(self) -> str:

@@ -48,7 +48,7 @@ class Circumstances:
 
 
 def gather(root: Path) -> Circumstances:
-    """Look around: commit, uncommitted changes, login, processor, Prefect run; params.yaml and dvc.lock as they are.
+    """Collect commit, uncommitted changes, login, processor, Prefect run, and the present params.yaml and dvc.lock.
 
     dvc.lock holds the stages before `register` as they were committed to DVC; of `register` itself it cannot know.
     """
@@ -98,7 +98,7 @@ def changes(root: Path) -> bytes:
 
 
 def _must(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
-    """Return what git prints; GraphError where it fails."""
+    """Return git's output; GraphError if git fails."""
     found = _git(root, *arguments, given=given, environment=environment)
     if found is None:
         raise GraphError(f"git {arguments[0]} failed")
@@ -106,7 +106,7 @@ def _must(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[
 
 
 def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes | None:
-    """Return what git prints; None where it fails: no git, no repository, no commit, a broken object, two minutes."""
+    """Return git's output; None if it fails: no git, no repository, no commit, a broken object, two minutes."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, env={**os.environ, **(environment or {})}, input=given, capture_output=True,
@@ -118,7 +118,7 @@ def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[s
 
 
 def committed(root: Path, path: Path) -> bytes | None:
-    """Return a file of the project as HEAD holds it; None where it holds none, or there is no git."""
+    """Return a file of the project at HEAD; None if HEAD has none, or without git."""
     return _git(root, "show", f"HEAD:./{path.as_posix()}")
 
 

@@ -24,7 +24,7 @@ def keep(mlflow: "MlflowClient", name: str, version: str, question: str, compari
 
 
 def recall(mlflow: "MlflowClient", name: str, version: str, question: str) -> Mapping[str, Any] | None:
-    """Return the comparison that answered this question; None where there is none, or it is not what was signed."""
+    """Return the comparison recorded for this question; None if there is none, or if it is not as signed."""
     tags = mlflow.get_model_version(name, version).tags
     text = tags.get(TAG + question, "")
     if not text or not signing.verifier()(text, tags.get(SIGNATURE + question, "")):

@@ -40,7 +40,7 @@ def name_of(model: str) -> str:
 
 
 def read(mlflow: "MlflowClient", model: str, since: Chain | None = None) -> Chain:
-    """Read and verify the ledger of a model; an empty chain where there is none.
+    """Read and verify the ledger of a model; an empty chain if there is none.
 
     With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for; where
     nothing did, that very chain is returned, and nothing is read or hashed again.
@@ -85,7 +85,7 @@ def take(
 
 
 def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
-    """Return the chain where nothing is wrong with it; RegistryError names every fault."""
+    """Return the chain if it has no faults; otherwise RegistryError names all of them."""
     faults = [*chain.faults, *differences(chain, exported)]
     if faults:
         raise RegistryError(
@@ -122,7 +122,7 @@ def append(
 
 
 def _unless_lost(write: Callable[[], T]) -> T | None:
-    """Return what a write returns; None where it lost a race with others, and wrote nothing."""
+    """Return the write's result; None if it lost a race and wrote nothing."""
     try:
         return write()
     except RegistryError as error:
@@ -146,7 +146,7 @@ def decide(mlflow: "MlflowClient", model: str, turn: Callable[[Chain], bool]) ->
 
 
 def restore_alias(mlflow: "MlflowClient", model: str, chain: Chain | None = None) -> Chain:
-    """Make the alias `champion` say what the last entry says, whoever moved it or was killed before moving it.
+    """Restore the alias `champion` to the last entry, whoever moved it or was killed before moving it.
 
     Setting and then reading again means that whoever sets last has seen the last entry. An alias that had followed
     its entry and points elsewhere now was moved by hand: that becomes an entry of its own.
@@ -200,7 +200,7 @@ def _adopt(mlflow: "MlflowClient", model: str, chain: Chain) -> Chain:
 
 
 def _is_still(mlflow: "MlflowClient", model: str, found: str | None, chain: Chain) -> bool:
-    """Look again and again: another process may be about to set the alias, and nobody is accused for being slow."""
+    """Poll the alias: give a slow process time to finish before calling it tampering."""
     for _ in range(PATIENCE):
         time.sleep(1)
         same_alias = versions.alias_version(mlflow, model, CHAMPION) == found

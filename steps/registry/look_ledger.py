@@ -88,7 +88,7 @@ def read(mlflow: "MlflowClient", name: str) -> Looks:
 
 
 def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
-    """Return the looks where nothing is wrong with them; RegistryError names every fault."""
+    """Return the looks if they have no faults; otherwise RegistryError names all of them."""
     if faults := (*found.faults, *faults):
         raise RegistryError(
             "the ledger of looks was tampered with:\n  "
@@ -147,7 +147,7 @@ def _append(mlflow: "MlflowClient", found: Looks, model: str, images: list[str])
 
 
 def _exported(root: Path) -> list[Kept]:
-    """Return the lines of the last export; RegistryError where one is none."""
+    """Return the lines of the last export; RegistryError if one is not a look."""
     path = root / EXPORT
     try:
         return [Kept(**json.loads(line)) for line in path.read_bytes().splitlines()] if path.is_file() else []

@@ -43,7 +43,7 @@ class Look:
 
 
 def parse(text: str) -> Look:
-    """Read a look's canonical JSON. Raises ValueError where it is not exactly that."""
+    """Parse a look's canonical JSON. Raises ValueError if it is not exactly canonical."""
     try:
         raw: dict[str, Any] = json.loads(text)
         look = Look(**raw)
@@ -171,7 +171,7 @@ def _told(text: str) -> str:
 
 
 def optimism(count: int, n: int, p: float) -> float:
-    """Return by how much the best of `count` models of true accuracy `p` is expected to look better than it is.
+    """Return the expected overestimate of the best of `count` models of true accuracy `p`.
 
     The expected maximum of k independent binomial shares of n images, less p: the mean of a variable from 0 to n is
     the sum of its upper tails, and the maximum's distribution is F to the power of k (David and Nagaraja 2003, Order
@@ -186,7 +186,7 @@ def optimism(count: int, n: int, p: float) -> float:
 
 @dataclass(frozen=True)
 class Standing:
-    """How often the present test images were looked at, and what that means."""
+    """How often the present test images were used, and the consequence."""
 
     count: int
     optimism: float  # share of the images, upper figure

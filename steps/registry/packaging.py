@@ -40,7 +40,7 @@ def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, A
 def save(
     folder: Path, model: Path, digest: str, example: bytes, beside: Mapping[str, bytes] = MappingProxyType({})
 ) -> None:
-    """Save the MLflow model of what `write_model` wrote into the new `folder`, signed; loads without this repository.
+    """Save the output of `write_model` as a signed MLflow model in the new `folder`; it loads without this repository.
 
     `beside`: path -> bytes of what is signed with it and is no part of its digest.
     Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the

@@ -1,4 +1,4 @@
-"""Which version is in production: what the signed ledger says. The alias only shows it: anyone can move it."""
+"""The version in production, by the signed ledger. The alias only displays it: anyone can move it."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ class Named(NamedTuple):
 
 
 class Production:
-    """The champion by the ledger. Asked again and again, it asks the registry only for what is new.
+    """The champion by the ledger. Repeated calls ask the registry only for new entries.
 
     Once read, an entry has to stay: a ledger whose end is cut off later, or that lacks what data/ledger.jsonl holds, is
     refused as a damaged one is.
@@ -51,7 +51,7 @@ class Production:
         )
 
     def champion(self) -> str:
-        """Return the champion, with a warning where the alias says otherwise; RequestError where there is none."""
+        """Return the champion, with a warning if the alias differs; RequestError if there is none."""
         number, remark = self.named()
         if number is None:
             raise RequestError(f"{remark}; `regraft run` makes one, --version takes another version")
@@ -80,6 +80,6 @@ def chosen(mlflow: "MlflowClient", name: str, root: Path, which: str) -> tuple[s
 
 
 def aliased(mlflow: "MlflowClient", name: str, alias: str) -> Named:
-    """Return the version that an alias names; RegistryError where nobody answers."""
+    """Return the version that an alias names; RegistryError if the registry does not answer."""
     number = versions.alias_version(mlflow, name, alias)
     return Named(number, "" if number else f"the alias {alias} names no version any more")

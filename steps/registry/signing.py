@@ -183,7 +183,7 @@ def _read_public(path: Path) -> tuple[bytes, ...]:
 
 
 def _signer() -> "EllipticCurvePrivateKey":
-    """Return the private key, made where there is none and nothing says that there should be; publish its public half.
+    """Return the private key, created if there is none and none is expected; publish its public half.
 
     Raises IntegrityError on a machine that only verifies, and where nobody here would believe the signature.
     """

@@ -63,7 +63,7 @@ def answering() -> Iterator[None]:
 
 
 def unless_absent(ask: Callable[[], Any], *codes: str) -> Any:
-    """Return an answer of MLflow's; None where it is that there is no such thing. Every other refusal is raised.
+    """Return MLflow's answer; None if it says that there is no such thing. Every other refusal is raised.
 
     `codes`: other words of MLflow's that mean the same in answer to this very question.
     """
@@ -137,7 +137,7 @@ def find_run(mlflow: "MlflowClient", experiment_id: str, digest: str) -> str | N
 
 
 def run(mlflow: "MlflowClient", run_id: str) -> Any:
-    """Return a run, None where there is none under this id. RegistryError where MLflow does not say."""
+    """Return a run, None if there is none with this id. RegistryError if MLflow does not answer."""
     return unless_absent(lambda: mlflow.get_run(run_id)) if run_id else None
 
 

@@ -25,7 +25,7 @@ class Unpacked:
     """A private folder. `remove`, or the end of this object, removes it and takes its modules out of Python's list."""
 
     def __init__(self) -> None:
-        """Make the folder; RegistryError where there is no place for it."""
+        """Create the folder; RegistryError if there is no place for it."""
         self.folder, owner = private.make()
         self._shared: list[Unpacked] = []
         self.remove = weakref.finalize(self, _remove, self.folder, owner)

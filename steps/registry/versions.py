@@ -33,7 +33,7 @@ def ensure_model(
 
 
 def model(mlflow: "MlflowClient", name: str) -> Any:
-    """Return a registered model, None where there is none. RegistryError where MLflow does not say."""
+    """Return a registered model, None if there is none. RegistryError if MLflow does not answer."""
     return unless_absent(lambda: mlflow.get_registered_model(name))
 
 
@@ -87,7 +87,7 @@ def listing(mlflow: "MlflowClient", name: str, version: str) -> list[str]:
 
 
 def registered(mlflow: "MlflowClient", name: str, version: str) -> Any:
-    """Return what MLflow holds of a version, None where there is none. RegistryError where MLflow does not say."""
+    """Return MLflow's record of a version, None if there is none. RegistryError if MLflow does not answer."""
     if not version.isdecimal():
         return None
     return _in_model(mlflow, name, lambda: mlflow.get_model_version(name, version))
@@ -105,7 +105,7 @@ def _listing(mlflow: "MlflowClient", version: Any, folder: str | None = None) ->
 
 
 def size(mlflow: "MlflowClient", name: str, version: str) -> int:
-    """Return the bytes of a version's files, save those that only bring its run back."""
+    """Return the size in bytes of a version's files, except those that only restore its run."""
     model = str(mlflow.get_model_version(name, version).source).removeprefix("models:/")
     total, waiting = 0, [None]
     while waiting:
@@ -147,7 +147,7 @@ def create_version(
 
 
 def alias_version(mlflow: "MlflowClient", name: str, alias: str) -> str | None:
-    """Return the version that an alias points to; None where it points nowhere, or there is no such model.
+    """Return the version that an alias points to; None if there is no such alias or model.
 
     Raises RegistryError where MLflow does not say: an outage is no registry without a champion.
     """
@@ -179,7 +179,7 @@ def resolve(mlflow: "MlflowClient", address: str) -> tuple[str, str]:
 
 
 def fetch(mlflow: "MlflowClient", name: str, version: str, path: str, folder: Path) -> Path:
-    """Copy one folder of a version's files into `folder`; return where it is.
+    """Copy one folder of a version's files into `folder`; return its path.
 
     Raises RequestError where it has none, RegistryError where MLflow does not hand it out.
     """

@@ -1,1 +1,1 @@
-"""What every stage stands on: its signature as a command line, params, files, compute, progress, seeding."""
+"""The base of every stage: its signature as a command line, params, files, compute, progress, seeding."""

@@ -1,4 +1,4 @@
-"""Where the graph's artefacts lie: dvc.yaml says it, once, and nobody says it again."""
+"""Paths of the graph's artefacts, read from dvc.yaml, which alone defines them."""
 
 import shlex
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 
 def declared(root: Path, stage: str) -> dict[str, Any]:
-    """Return what dvc.yaml says of a stage."""
+    """Return a stage's entry in dvc.yaml."""
     return dict(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage])
 
 

@@ -14,7 +14,7 @@ class ComputeParams:
     batch_size: int
 
     def faults(self) -> Iterator[str]:
-        """Yield what no machine can do."""
+        """Yield each value that no machine supports."""
         if not 1 <= self.threads <= 256:
             yield f"threads is {self.threads}; 1 to 256"
         if not 1 <= self.batch_size <= 4096:

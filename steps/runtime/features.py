@@ -95,6 +95,6 @@ def read_features(path: Path, cut: str = WHOLE) -> Features:
 
 
 def _features_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return what a safetensors file holds, and where its tensors begin."""
+    """Return a safetensors file's entries, and the offset of its tensors."""
     (length,) = struct.unpack("<Q", file.read(8))
     return json.loads(file.read(length)), 8 + length

@@ -31,7 +31,7 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def bind(kind: type[T], values: Any, where: str) -> T:
-    """Make a `kind` (a frozen dataclass or a scalar) of what stands under `where`; ParamsError lists all faults."""
+    """Build a `kind` (a frozen dataclass or a scalar) from the values under `where`; ParamsError lists all faults."""
     faults = list(faults_of(kind, values, where))
     if faults:
         raise ParamsError(faults)

@@ -1,4 +1,4 @@
-"""Private folders for what will be run: nobody else writes into them, or puts another folder in the place of one."""
+"""Private folders for code that will be run: nobody else can write into one, or replace it."""
 
 import fcntl
 import os

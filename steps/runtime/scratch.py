@@ -23,7 +23,7 @@ def project_cache(name: str) -> Path:
 
 
 class Scratch:
-    """A write-once mapping from key to tensor in an unnamed file; the kernel keeps in memory what fits."""
+    """A write-once mapping from key to tensor in an unnamed file; the kernel's cache keeps what fits in memory."""
 
     def __init__(self) -> None:
         self._folder = project_cache("scratch")

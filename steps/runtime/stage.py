@@ -65,7 +65,7 @@ def run(cmd: str, root: Path) -> None:
 
 
 def parse(cmd: str) -> tuple[Function, dict[str, str]]:
-    """Take a `cmd` apart: the stage's function, and path argument -> path. GraphError where it is no stage's."""
+    """Parse a `cmd`: the stage's function, and path argument -> path. GraphError if it is not a stage's."""
     if not cmd.startswith(PREFIX):
         raise GraphError(f"{cmd!r} does not start with {PREFIX!r}")
     name, *arguments = shlex.split(cmd.removeprefix(PREFIX))
@@ -91,7 +91,7 @@ def call(function: Function, paths: dict[str, str], root: Path) -> None:
 
 
 def check_params(root: Path, cmds: Iterable[str], others: Mapping[str, Any]) -> None:
-    """Check all of `params.yaml` before anything runs: what the stages of `cmds` bind, and the sections of `others`.
+    """Check all of `params.yaml` before anything runs: the sections of the stages of `cmds`, and of `others`.
 
     Raises ParamsError with every fault of every section.
     """

@@ -35,7 +35,7 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Values]) -> None:
 
 
 def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Values]) -> None:
-    """Write CSV with a header; what is None is empty."""
+    """Write CSV with a header; None becomes an empty field."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)

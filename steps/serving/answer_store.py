@@ -1,4 +1,4 @@
-"""What a version has answered before, by the picture's SHA-256. A cache: deleting it changes time, never bytes."""
+"""A version's earlier answers, by the picture's SHA-256. A cache: deleting it changes time, never bytes."""
 
 import json
 import sqlite3

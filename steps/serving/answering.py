@@ -27,7 +27,7 @@ READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
 
 class Answer(NamedTuple):
-    """One file's answer; where there is none, `error` says why and the fields of the answer are None."""
+    """One file's answer; if there is none, `error` gives the reason and the other fields are None."""
 
     path: str
     sha256: str | None

@@ -13,7 +13,7 @@ AGAIN = {"Retry-After": "1"}
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """What one request, and all that are under way together, may ask for."""
+    """Limits on one request, and on all running requests together."""
 
     body: int  # bytes of one request
     bodies: int  # bytes of all requests, those that are still coming in included

@@ -54,7 +54,7 @@ class Served:
 
     @property
     def name(self) -> dict[str, str]:
-        """Return what an answer says of the version that gave it."""
+        """Return the fields of an answer that identify the version."""
         return {"number": self.number, "digest": self.digest}
 
     def answer(self, picture: bytes) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Served:
 
 
 def load(mlflow: "MlflowClient", name: str, number: str, decided: str | None = None) -> Served:
-    """Load a version; RegistryError where it is not what was registered, signed and decided, or does not answer."""
+    """Load a version; RegistryError if it is not as registered, signed and decided, or fails to answer."""
     return warm(Served(packages.load(mlflow, name, number, decided)))
 
 
@@ -103,11 +103,11 @@ class Follower:
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start polling."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -115,7 +115,7 @@ class Follower:
             self.look()
 
     def look(self) -> None:
-        """Look once; nothing that goes wrong here touches the version that answers."""
+        """Poll once; a failure here leaves the serving version untouched."""
         try:
             number, remark = self._find()
             problem = remark if number is None else self._followed(number) or remark
@@ -126,7 +126,7 @@ class Follower:
         self.problem = problem
 
     def _followed(self, number: str) -> str:
-        """Swap where another version is named; return what hinders."""
+        """Swap if another version is named; return the reason if that fails."""
         if number == self.current.number:
             return ""
         failed, again, told = self._failed

@@ -1,4 +1,4 @@
-"""What an exported model is: one module from cropped pixels to calibrated answers."""
+"""The exported model: one module from cropped pixels to calibrated answers."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from steps.images.preprocessing import Preprocessing, normalise
 
 
 class Exported(nn.Module):
-    """A grafted network with what stands before and after it: normalisation and temperature.
+    """A grafted network with normalisation before it and temperature after it.
 
     Decoding and resizing stay outside: no runtime resizes as Pillow does, and another filter moves the answers.
     """

@@ -1,4 +1,4 @@
-"""What a service tells of itself: percentiles of its latest answers, and Prometheus' counters."""
+"""A service's measurements: percentiles of its latest answers, and Prometheus counters."""
 
 from collections import Counter as Count
 from collections import deque

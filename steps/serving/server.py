@@ -21,7 +21,7 @@ FULL = (
 
 
 class Connection(H11Protocol):
-    """A connection that is closed where it is one too many, or where no request comes of it in time."""
+    """A connection that is closed if there are too many, or if no request arrives in time."""
 
     patience: float
     most: int
@@ -60,7 +60,7 @@ class Connection(H11Protocol):
 
 
 def configured(app: FastAPI, limits: ServiceLimits, grace: int, **more: Any) -> uvicorn.Config:
-    """Return what `uvicorn.Server` takes; `grace` is the seconds that requests under way get when it is stopped."""
+    """Return `uvicorn.Server`'s configuration; `grace`: seconds for running requests when it is stopped."""
 
     class Bounded(Connection):
         patience, most = limits.patience, limits.connections

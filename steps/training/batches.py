@@ -116,7 +116,7 @@ def augmentation(spec: Preprocessing, kind: str, least_area: float, horizontal_f
 
 
 def mixing(kind: str, alpha: float, classes: int) -> Callable[[Batch], Batch]:
-    """Return what blends each image of a batch with another, and their targets and weights with them.
+    """Return a function that blends each image of a batch with another, with their targets and weights.
 
     "mixup" averages the pixels (Zhang et al. 2018), "cutmix" pastes a rectangle (Yun et al. 2019), "none" does nothing.
     """

@@ -1,4 +1,4 @@
-"""Where a training stage stands, kept after every epoch: a killed run goes on from there, to the same weights.
+"""Checkpoints after every epoch: a killed run continues from the last one, to the same weights.
 
 One safetensors file per stage in the project's ignored cache, named after the lineage digest: what other code, values
 or inputs have left behind is never found. A stage that ends removes its own, so that a run that is forced computes.

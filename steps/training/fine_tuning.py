@@ -56,7 +56,7 @@ def from_scratch(schedule: Recipe) -> Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands after an epoch: the rows so far, which was best, and every tensor to go on from."""
+    """The state after an epoch: the rows so far, which was best, and every tensor needed to continue."""
 
     rows: list[dict[str, Any]]
     best: int
@@ -256,7 +256,7 @@ def _averaged(moving: State, average: State) -> Iterator[None]:
 
 
 def _collected(optimiser: torch.optim.Optimizer, **states: State) -> State:
-    """Return copies of all tensors that training goes on from, under flat names."""
+    """Return copies of all tensors needed to continue training, under flat names."""
     found = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
     for index, values in optimiser.state_dict()["state"].items():
         found |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}

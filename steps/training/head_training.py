@@ -119,7 +119,7 @@ def _joined(one: Labelled, other: Labelled) -> Labelled:
 
 
 def probabilities(state: State, data: Labelled) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return what the head makes of the features, [n, classes]."""
+    """Return the head's probabilities for the features, float64 [n, classes]."""
     with torch.inference_mode():
         logits = rebuild(state)(torch.from_numpy(np.asarray(data.features, dtype=np.float32)))
         return torch.softmax(logits.double(), dim=1).numpy()

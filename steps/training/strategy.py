@@ -32,7 +32,7 @@ class StrategyRules:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured on the training split, by heads that had not seen the images they answer for."""
+    """Measurements on the training split, by heads that had not seen the images they answer for."""
 
     labels_per_class: int  # of the smallest class
     error: float  # 1 - balanced accuracy of the head on the whole backbone, from all labels
@@ -45,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained: a head behind `cut`, and the `blocks` nearest the output of what the cut leaves."""
+    """The plan: a head behind `cut`, and fine-tuning of the `blocks` nearest the output before the cut."""
 
     strategy: str
     cut: str
@@ -79,7 +79,7 @@ def _size(evidence: Evidence, rules: StrategyRules) -> tuple[bool, str]:
 
 
 def _similarity(evidence: Evidence) -> tuple[str | None, str]:
-    """Return the earlier cut that is shown to be better than the whole backbone, None where there is none."""
+    """Return the earlier cut that is shown to be better than the whole backbone, None if there is none."""
     if not evidence.earlier:
         return None, "similarity was not measured: the features were extracted at one cut only"
     best = max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"])
@@ -160,7 +160,7 @@ def epoch_flops(evidence: Evidence, cut: str, blocks: int) -> float:
 
 
 def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> Sequence[dict[str, Any]]:
-    """Return what an epoch of each strategy would cost, the chosen one marked."""
+    """Return the cost of an epoch of each strategy, the chosen one marked."""
     rows = []
     for strategy in STRATEGIES:
         other = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())

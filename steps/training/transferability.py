@@ -145,7 +145,7 @@ def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
 
 
 def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], share: float = 1.0, draw: int = 0) -> Held:
-    """Fit a linear head in every fold; return its answers for what that fold held out.
+    """Fit a linear head in every fold; return its answers for the held-out images.
 
     `share` of each class's training images is used: they must come in an order that means nothing. `draw` counts the
     parts of that size, so that draws 0 and 1 of a half have no image in common where a class has two or more. Of the
