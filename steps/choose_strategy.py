@@ -19,6 +19,7 @@ from steps.images.manifest import TRAIN
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import WHOLE, feature_cuts, read_features
+from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability
 from steps.training.linear_probe import Labelled
@@ -125,7 +126,7 @@ class _Comparison:
     sample: Sample
     seed: int
 
-    def better(self, one: Held, other: Held, name: str) -> dict[str, Any]:
+    def better(self, one: Held, other: Held, name: str) -> Figure:
         """Return by how much the balanced accuracy of `one` exceeds that of `other` on the same images."""
         generator = numpy_generator(self.seed, "choose_strategy", name)
         gain = one.correct - other.correct
@@ -148,7 +149,7 @@ def _size(curve: list[tuple[float, Held]], sample: Divided, evidence: Evidence) 
 
 def _forecast(
     curve: list[tuple[float, Held]], data: Labelled, sample: Divided, params: ChooseStrategyParams, seed: int
-) -> dict[str, Any]:
+) -> Figure:
     """Forecast from every quarter and every half of the labels, where the curve shows the first of each."""
     correct = [
         np.stack([first.correct, *(_probe(data, sample, params, share, k).correct for k in range(1, round(1 / share)))])

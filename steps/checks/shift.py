@@ -19,6 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
 from steps.checks.selection import PERMUTATIONS, with_holm
+from steps.runtime.figure import Figure
 from steps.training.linear_probe import Labelled, fit
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -38,7 +39,7 @@ class TwoSample:
     `odds` [n + m] are log-odds of being of the second side, by a classifier that has not seen the image.
     """
 
-    auc: dict[str, Any]
+    auc: Figure
     p: float
     odds: Scores
 
@@ -88,7 +89,7 @@ def importance(first: Scores, second: Scores, most: float) -> Importance:
     return Importance(weights, float(weights.sum() ** 2 / (weights**2).sum()), min(1.0, float(ratios.mean())))
 
 
-def auc(first: Scores, second: Scores) -> dict[str, Any]:
+def auc(first: Scores, second: Scores) -> Figure:
     """Return the chance that a score of the second side is above one of the first, with DeLong's interval (1988).
 
     No interval where all scores of one side are above the other's: the estimate of its width would be 0.
@@ -97,11 +98,10 @@ def auc(first: Scores, second: Scores) -> dict[str, Any]:
 
     with np.errstate(divide="ignore", invalid="ignore"):  # of its test, where nothing varies
         found = rank_compare_2indep(second, first, use_t=False)
-    value: dict[str, Any] = {"value": float(found.prob1), "low": None, "high": None, "method": "DeLong"}
-    if found.var_prob > 0:
-        low, high = found.conf_int(alpha=1 - CONFIDENCE)
-        value |= {"low": max(0.0, float(low)), "high": min(1.0, float(high))}
-    return value
+    if not found.var_prob > 0:
+        return Figure(float(found.prob1), None, None, "DeLong")
+    low, high = found.conf_int(alpha=1 - CONFIDENCE)
+    return Figure(float(found.prob1), max(0.0, float(low)), min(1.0, float(high)), "DeLong")
 
 
 def _chance(data: Labelled, seed: int) -> float:

@@ -73,7 +73,7 @@ def against(
     rng = numpy_generator(seed, "against")
     mine, theirs = np.split(told.odds, [len(training)])
     weighed = shift.importance(mine, theirs, params.max_importance)
-    excess = told.auc["value"] if told.p < ALPHA else 0.5
+    excess = told.auc.known if told.p < ALPHA else 0.5
     rules = shift_rules(params.max_shift_auc, params.severity.domain_shift)
     found = {
         "reference": len(seen), "training": len(training), "left_out": len(names) - len(seen) - len(rejected),

@@ -125,7 +125,7 @@ def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str,
         "backbone": one.name, "images": len(task.targets), "balanced_accuracy": reached,
         "log_loss": one.held.scores()["log_loss"], "logme": one.logme, "h_score": one.h_score,
         "milliseconds_per_image": one.milliseconds, "against_best": behind,
-        "told_apart_from_best": behind["high"] < 0,
+        "told_apart_from_best": behind.below(0),
     }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from steps.evaluation.intervals import Figure, Ints, Sample, figure, mean_of_losses, share, smoothed
+from steps.evaluation.intervals import Ints, Sample, mean_of_losses, share, smoothed
+from steps.runtime.figure import Figure
 from steps.training.metrics import proportion
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -68,7 +69,7 @@ def calibration_error(probabilities: Floats, targets: Ints, bins: int, sample: S
     value = float(np.abs(gaps).sum() / len(targets))
     reach = np.sqrt(2 / np.pi) * spread.sum() + norm.ppf(confidence) * np.sqrt((1 - 2 / np.pi) * (spread**2).sum())
     low, high = value - float(reach) / len(targets), value + float(reach) / len(targets)
-    return figure(value, max(0.0, low), min(1.0, high), TRIANGLE)
+    return Figure(value, max(0.0, low), min(1.0, high), TRIANGLE)
 
 
 def _gaps(probabilities: Floats, targets: Ints, parts: Bins, sample: Sample) -> tuple[Floats, Floats]:
@@ -104,7 +105,7 @@ def change_of_error(
     low, value, high = (
         float(sums.sum() / len(targets)) for sums in (np.minimum(at[-1], at[1]), at[0], np.maximum(at[-1], at[1]))
     )
-    return figure(value, low, high, "box bound")
+    return Figure(value, low, high, "box bound")
 
 
 def reliability(

@@ -1,7 +1,7 @@
 """Model against model on the same images: the difference, how sure it is, and what would settle it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
 from steps.evaluation.calibration import losses
-from steps.evaluation.intervals import Figure, Sample, design_effect, smoothed
+from steps.evaluation.intervals import Sample, design_effect, smoothed
+from steps.runtime.figure import Figure
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -94,7 +95,8 @@ def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np
 
 def _bounded(found: Figure) -> Figure:
     """Clip the interval of a difference of shares to -1 and 1."""
-    return {**found, "low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
+    low, high = found.ends
+    return replace(found, low=max(-1.0, low), high=min(1.0, high))
 
 
 def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator) -> dict[str, Any]:
@@ -104,8 +106,8 @@ def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator:
     wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
     verdict = verdict_of(difference, p, rules.confidence)
     return {
-        "difference": difference["value"], "low": difference["low"], "high": difference["high"],
-        "method": difference["method"], "only_a": only_a, "only_b": only_b, "mcnemar_p": p, "verdict": verdict,
+        "difference": difference.value, "low": difference.low, "high": difference.high,
+        "method": difference.method, "only_a": only_a, "only_b": only_b, "mcnemar_p": p, "verdict": verdict,
         "needed_n": wanted if verdict == NO_EVIDENCE else None,
         "sentence": sentence(verdict, difference, wanted, len(a)),
     }  # fmt: skip
@@ -113,9 +115,9 @@ def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator:
 
 def verdict_of(difference: Figure, p: float, confidence: float) -> str:
     """Return better, worse or no evidence: the interval and the exact test have to agree."""
-    if p < 1 - confidence and difference["low"] > 0:
+    if p < 1 - confidence and difference.above(0):
         return BETTER
-    return WORSE if p < 1 - confidence and difference["high"] < 0 else NO_EVIDENCE
+    return WORSE if p < 1 - confidence and difference.below(0) else NO_EVIDENCE
 
 
 def sentence(
@@ -123,7 +125,7 @@ def sentence(
 ) -> str:
     """Return a verdict in words; `names` replace *better* and *worse*."""
     better, worse = names or (BETTER, WORSE)
-    low, high = (100 * difference[end] for end in ("low", "high"))
+    low, high = (100 * end for end in difference.ends)
     if verdict == BETTER:
         return f"{better} by {low:.1f} to {high:.1f} points"
     if verdict == WORSE:
@@ -182,13 +184,13 @@ def _against(
     difference = _difference(right - mean, sample, rules, generator)
     tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
     p = max(mcnemar(*table) for table in tables)
-    sign, design = np.sign(difference["value"]), design_effect(right - mean, sample.cluster)
+    sign, design = np.sign(difference.known), design_effect(right - mean, sample.cluster)
     asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
     wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
     verdict = verdict_of(difference, p, rules.confidence)
     return {
-        "accuracy": float(mean.mean()), "difference": difference["value"], "low": difference["low"],
-        "high": difference["high"], "method": difference["method"], "mcnemar_p": p, "verdict": verdict,
+        "accuracy": float(mean.mean()), "difference": difference.value, "low": difference.low,
+        "high": difference.high, "method": difference.method, "mcnemar_p": p, "verdict": verdict,
         "needed_n": wanted if verdict == NO_EVIDENCE else None,
         "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
     }  # fmt: skip

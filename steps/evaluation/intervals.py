@@ -5,13 +5,14 @@ a share covers 81 % and of a log-loss 85 % when 95 % is claimed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, expit, stdtrit
 
+from steps.runtime.figure import Figure
 from steps.training.metrics import poisson_ends, proportion
 
 if TYPE_CHECKING:
@@ -20,17 +21,11 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
-Figure = dict[str, Any]  # value, low, high, method; an end that is not known is None
 
 WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
 CELLS = 20_000_000  # of a matrix of draws in memory at a time
 LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # images that a class counts for at least, however few it has
 ROUNDING = np.finfo(np.float64).eps  # a variance below this share of the squares is none
-
-
-def figure(value: float | None, low: float | None, high: float | None, method: str) -> Figure:
-    """Put a figure into the form that evaluation.json has."""
-    return {"value": value, "low": low, "high": high, "method": method}
 
 
 def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
@@ -46,7 +41,7 @@ def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
         return proportion(int(right.sum()), n, confidence)
     wilson = proportion_confint(value * effective, effective, 1 - confidence, "wilson")
     low, high = poisson_ends(float(wilson[0]), float(wilson[1]), value * effective, effective, confidence)
-    return figure(value, low, high, f"{WILSON}, as of {effective:.0f} images")
+    return Figure(value, low, high, f"{WILSON}, as of {effective:.0f} images")
 
 
 def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
@@ -143,7 +138,7 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
     variance = float((good * bad / (whole**2 * (whole + 1))).sum()) / count**2
     scale = mean * (1 - mean) / variance - 1
     low, high = betaincinv(mean * scale, (1 - mean) * scale, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return figure(value, min(value, float(low)), max(value, float(high)), POSTERIOR)
+    return Figure(value, min(value, float(low)), max(value, float(high)), POSTERIOR)
 
 
 def _weights(sizes: Ints, share_told: Floats) -> Floats:
@@ -217,7 +212,7 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
     """
     n, mean = len(values), float(values.mean())
     if np.ptp(values) == 0 or sample.clusters < 2:
-        return figure(mean, None, None, LOG_T)
+        return Figure(mean, None, None, LOG_T)
     parts = _summed((values - mean)[:, None] / n, sample)[:, 0]
     apart = np.concatenate([
         (parts[stratum] - parts[stratum].mean()) * np.sqrt(len(stratum) / (len(stratum) - 1))
@@ -230,7 +225,7 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
     more, one = mean + wrong / n, (wrong / n) ** 2
     low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + one) ** 0.5 / more
     high = float(more * np.exp(rise)) if np.log(more) + rise < np.log(most) else None
-    return figure(mean, float(low), high, LOG_T)
+    return Figure(mean, float(low), high, LOG_T)
 
 
 def _degrees(apart: Floats, means: int) -> float:
@@ -251,7 +246,7 @@ def smoothed(
     shift = resampled_sums(differences[:, None] / len(differences), sample, draws, generator)[:, 0]
     shift += unit / sample.clusters * (generator.poisson(1, draws) - generator.poisson(1, draws))
     low, high = np.quantile(shift, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return figure(float(differences.mean()), float(low), float(high), SMOOTHED)
+    return Figure(float(differences.mean()), float(low), float(high), SMOOTHED)
 
 
 def resampled_sums(values: Floats, sample: Sample, draws: int, generator: np.random.Generator) -> Floats:
@@ -294,7 +289,7 @@ def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float)
     """
     n, present = len(targets), np.unique(targets)
     if len(present) < 2:
-        return figure(None, None, None, "DeLong")
+        return Figure(None, None, None, "DeLong")
     influence = np.zeros(n)
     areas = []
     for label in present:
@@ -307,13 +302,13 @@ def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float)
     least = int(_clusters_of(targets, cluster)[present].min())
     if value >= 1 or least < 2 or variance <= ROUNDING * (influence**2).sum():
         # nothing to measure a spread by: as if the smallest class had been all of it
-        return {**proportion(round(value * least), least, confidence), "value": value}
+        return replace(proportion(round(value * least), least, confidence), value=value)
     if len(np.unique(cluster)) < n:
         degrees = max(1, min(degrees, _telling(right, cluster)))
     odds = np.log(value / (1 - value))
     half = stdtrit(degrees, 0.5 + confidence / 2) * np.sqrt(variance) / (value * (1 - value))
     low, high = expit([odds - half, odds + half])
-    return figure(value, float(low), float(high), "DeLong")
+    return Figure(value, float(low), float(high), "DeLong")
 
 
 def _placements(score: Floats, mine: Bools) -> Floats:
@@ -370,7 +365,7 @@ def macro_f1(
     shown = np.concatenate(found)
     bent = float(shown.mean() - _f1(expected, present)[0])
     low, high = np.quantile(shown, [0.5 - confidence / 2, 0.5 + confidence / 2]) - 2 * bent
-    return figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)
+    return Figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)
 
 
 def _influence_on_f1(targets: Ints, predicted: Ints, matrix: Ints) -> Floats:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.evaluation.intervals import Sample, resampled_sums
+from steps.runtime.figure import Figure
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -20,7 +21,7 @@ METHOD = "power law; images, labels and the curve's bend drawn anew"
 
 def next_doubling(
     correct: Sequence[Floats], targets: Ints, sample: Sample, confidence: float, draws: int, rng: np.random.Generator
-) -> dict[str, Any]:
+) -> Figure:
     """Return by how much balanced accuracy would rise with twice the labels, with its interval.
 
     `correct` says for each share of the labels, every share twice the one before, how right each image was answered,
@@ -32,7 +33,7 @@ def next_doubling(
     floor = 0.5 / len(targets)  # none of n wrong is not never wrong, and has no logarithm
     value = _gain(np.maximum(errors, floor))
     if np.bincount(targets)[np.unique(targets)].min() == 1:
-        return {"value": value, "low": None, "high": None, "method": METHOD}
+        return Figure(value, None, None, METHOD)
     unseen = rng.gamma(0.5, 1 / sample.clusters, (draws, 1))  # Jeffreys' half an error, which no bootstrap draws
     seen = np.log2(np.maximum(1 - _resampled(correct, targets, sample, draws, rng), 0) + unseen)
     spread, freedom = _spread_of_labels(correct, targets, floor)
@@ -43,7 +44,7 @@ def next_doubling(
     reached = curve[:, -1] + slope + scale * np.sqrt(0.5) * rng.standard_normal(draws)
     tail = (1 - confidence) / 2
     low, high = np.quantile(2 ** seen[:, -1] - 2**reached, [tail, 1 - tail])
-    return {"value": value, "low": float(low), "high": float(high), "method": METHOD}
+    return Figure(value, float(low), float(high), METHOD)
 
 
 def _balanced(right: Floats, targets: Ints) -> float:

@@ -91,5 +91,5 @@ def look(
         for (kind, strength), told in found.items()
     ]  # fmt: skip
     return {
-        "images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"]["value"])),
+        "images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"].value)),
     }  # fmt: skip

@@ -120,14 +120,14 @@ def judge_slices(
         {**_row(one, right, cluster, one.limit(limits), confidence), "p_adjusted": float(p)}
         for one, p in zip(judged, adjusted, strict=True)
     ]
-    return sorted(rows, key=lambda row: (row["accuracy"]["value"], row["column"], row["value"]))
+    return sorted(rows, key=lambda row: (row["accuracy"].value, row["column"], row["value"]))
 
 
 def _row(one: Slice, right: Bools, cluster: Ints, limit: float | None, confidence: float) -> dict[str, Any]:
     accuracy = share(right[one.members], cluster[one.members], confidence)
     return {
         "column": one.column, "value": one.shown, "n": int(one.members.sum()), "accuracy": accuracy, "limit": limit,
-        "breached": limit is not None and accuracy["value"] < limit,
+        "breached": limit is not None and accuracy.known < limit,
     }  # fmt: skip
 
 

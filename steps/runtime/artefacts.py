@@ -1,10 +1,29 @@
-"""Paths of the graph's artefacts, read from dvc.yaml, which alone defines them."""
+"""The graph's artefacts: their paths, which dvc.yaml alone defines, and JSON files read into their dataclasses."""
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+
+from steps.errors import GraphError
+
+T = TypeVar("T")
+
+
+def read(kind: type[T], path: Path) -> T:
+    """Read a JSON file that a stage wrote of a `kind` (a frozen dataclass), strictly.
+
+    Raises GraphError with every fault where the file is another kind's, or another release's.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True, extra="forbid")
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        which = f"{path.name} is no {kind.__name__} of this release; `regraft run` makes it anew"
+        raise GraphError("\n  ".join([f"{which}:", *faults])) from None
 
 
 def declared(root: Path, stage: str) -> dict[str, Any]:

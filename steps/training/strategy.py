@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from steps.runtime.features import WHOLE
+from steps.runtime.figure import Figure
 
 HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING = "head_only", "later_blocks", "early_features", "everything"
 FROM_SCRATCH = "from_scratch"  # the architecture alone, from random weights
 STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING, FROM_SCRATCH)
-
-Estimate = Mapping[str, Any]  # value, low, high: a paired difference with its interval
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Evidence:
 
     labels_per_class: int  # of the smallest class
     error: float  # 1 - balanced accuracy of the head on the whole backbone, from all labels
-    last_doubling: Estimate  # balanced accuracy: all labels less half of them
-    earlier: Mapping[str, Estimate]  # cut -> balanced accuracy there less that of the whole backbone
-    worth: Estimate  # balanced accuracy of the best cut less that of a linear model which knows no weights
+    last_doubling: Figure  # balanced accuracy: all labels less half of them
+    earlier: Mapping[str, Figure]  # cut -> balanced accuracy there less that of the whole backbone
+    worth: Figure  # balanced accuracy of the best cut less that of a linear model which knows no weights
     blocks: Mapping[str, float]  # every block that holds parameters, input side first -> FLOPs of its forward pass
     images: int  # a training epoch goes through
 
@@ -69,7 +68,7 @@ def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
 
 
 def _size(evidence: Evidence, rules: StrategyRules) -> tuple[bool, str]:
-    n, gain = evidence.labels_per_class, evidence.last_doubling["value"]
+    n, gain = evidence.labels_per_class, evidence.last_doubling.known
     enough, settled = n >= rules.least_labels, gain <= rules.settled
     words = (
         f"{n} labels in the smallest class (many: at least {rules.least_labels}), and the last doubling of labels "
@@ -82,10 +81,10 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
     """Return the earlier cut that is shown to be better than the whole backbone, None if there is none."""
     if not evidence.earlier:
         return None, "similarity was not measured: the features were extracted at one cut only"
-    best = max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"])
+    best = max(evidence.earlier, key=lambda name: evidence.earlier[name].known)
     against = evidence.earlier[best]
     told = f"the best earlier cut, {best}, differs from the whole backbone by {_points(against)}"
-    if against["low"] is not None and against["low"] > 0:
+    if against.above(0):
         return best, f"the task is different from the source: {told}, so the last blocks lose what it needs"
     return None, f"the task is similar to the source: {told}, so the last blocks serve it"
 
@@ -93,9 +92,9 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
 def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:
     """Return whether the weights are shown to be worthless: features no better than a picture's coarsest pattern."""
     told = f"the best cut differs from a linear model on the perceptual hash by {_points(evidence.worth)}"
-    if evidence.worth["low"] > 0:
+    if evidence.worth.above(0):
         return False, f"the weights are worth something: {told}"
-    if evidence.worth["high"] <= 0:
+    if evidence.worth.high is not None and evidence.worth.high <= 0:
         return True, f"the weights are worth nothing here: {told}"
     advice = "; from_scratch, by name, is worth a try" if large else ""
     return False, f"the weights are not shown to be worth anything: {told}{advice}"
@@ -122,7 +121,7 @@ def _plan(
 ) -> Plan:
     names = list(evidence.blocks)
     if strategy == EARLY_FEATURES:
-        cut = cut or max(evidence.earlier, key=lambda name: evidence.earlier[name]["value"], default=WHOLE)
+        cut = cut or max(evidence.earlier, key=lambda name: evidence.earlier[name].known, default=WHOLE)
         depth = names.index(cut) + 1 if cut else len(names)
         return Plan(strategy, cut, later(depth, rules.later_share) if large else 0, why)
     blocks = {HEAD_ONLY: 0, LATER_BLOCKS: later(len(names), rules.later_share)}  # of the others: all
@@ -170,8 +169,8 @@ def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> Sequence[d
     return rows
 
 
-def _points(difference: Estimate) -> str:
-    if difference["low"] is None:
-        return f"{100 * difference['value']:+.1f} points"
-    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+def _points(difference: Figure) -> str:
+    points = f"{100 * difference.known:+.1f} points"
+    if difference.low is None or difference.high is None:
+        return points
+    return f"{points} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
