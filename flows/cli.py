@@ -288,10 +288,17 @@ def serve(
     from steps.serving.bodies import ServiceLimits
 
     limits = ServiceLimits(
-        body=int(body * 2**20), bodies=int(max(body, bodies) * 2**20), pixels=pixels * 10**6,
-        request_pixels=request_pixels * 10**6, rows=rows, connections=connections, waiting=waiting,
-        workers=workers or os.cpu_count() or 1, patience=patience, deadline=deadline,
-    )  # fmt: skip
+        body=int(body * 2**20),
+        bodies=int(max(body, bodies) * 2**20),
+        pixels=pixels * 10**6,
+        request_pixels=request_pixels * 10**6,
+        rows=rows,
+        connections=connections,
+        waiting=waiting,
+        workers=workers or os.cpu_count() or 1,
+        patience=patience,
+        deadline=deadline,
+    )
     answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace), limits, typer.echo)
 
 

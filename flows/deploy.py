@@ -28,10 +28,13 @@ def serve(root: Path, cron: str, timezone: str) -> None:
         raise RequestError(f"--cron {cron!r} (--timezone {timezone!r}) is no schedule: {error}") from None
     _check_server(os.environ["PREFECT_API_URL"])
     retrain.serve(
-        name=DEPLOYMENT, schedule=schedule, parameters={"root": str(root)}, tags=["regraft"],
+        name=DEPLOYMENT,
+        schedule=schedule,
+        parameters={"root": str(root)},
+        tags=["regraft"],
         limit=1,  # runs of one project queue; its lock would refuse the second
         pause_on_shutdown=False,
-    )  # fmt: skip
+    )
 
 
 def _check_server(api: str) -> None:

@@ -50,12 +50,16 @@ def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Da
         return [{**two, field: [one[field], two[field]]} for one, two in pairs]
 
     return DataDifference(
-        old, new, (len(was), len(now)),
+        old,
+        new,
+        (len(was), len(now)),
         added=[now[key] for key in now if key not in was],
         removed=[was[key] for key in was if key not in now],
-        relabelled=changed("label"), moved=changed("split"), renamed=changed("path"),
+        relabelled=changed("label"),
+        moved=changed("split"),
+        renamed=changed("path"),
         balance=_balance(before, after),
-    )  # fmt: skip
+    )
 
 
 def lines(found: DataDifference) -> Iterator[str]:

@@ -47,9 +47,17 @@ def examine(root: Path) -> list[Finding]:
     """Run every check; one that cannot even run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
-        ("packages", _packages), ("git", _git), ("DVC remote", _remote), ("images", _images), ("backbone", _backbone),
-        ("params", _params), ("keys", _keys), ("MLflow", _mlflow), ("Prefect", _prefect), ("transfer", _transfer),
-    )  # fmt: skip
+        ("packages", _packages),
+        ("git", _git),
+        ("DVC remote", _remote),
+        ("images", _images),
+        ("backbone", _backbone),
+        ("params", _params),
+        ("keys", _keys),
+        ("MLflow", _mlflow),
+        ("Prefect", _prefect),
+        ("transfer", _transfer),
+    )
     found: list[Finding] = []
     for what, check in (*everywhere, *here) if (root / "dvc.yaml").exists() else everywhere:
         try:
@@ -126,8 +134,14 @@ def _project(root: Path) -> Findings:
 
 
 def _git(root: Path) -> Findings:
-    done = subprocess.run(["git", "status", "--porcelain", "--", "dvc.lock", "params.yaml"],
-                          cwd=root, capture_output=True, text=True, check=False, timeout=30)  # fmt: skip
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--", "dvc.lock", "params.yaml"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
     if done.returncode:
         yield Finding("git", WARNING, "no git repository", "`git init`: without it no run names its commit")
     elif done.stdout.strip():
@@ -141,8 +155,14 @@ def _remote(root: Path) -> Findings:
     if not (root / ".dvc").is_dir():
         yield Finding("DVC remote", FAULT, "DVC is not set up here", "`dvc init` (a clone of regraft has it)")
         return
-    done = subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], cwd=root, capture_output=True, text=True,
-                          check=False, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "remote", "list"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     if done.returncode:
         yield Finding("DVC remote", FAULT, done.stderr.strip() or "dvc does not run", "mend .dvc/config")
     elif not done.stdout.strip():

@@ -55,9 +55,13 @@ def answered(root: Path, report: Report, decision: Decision) -> Report:
     if report.promotion is None:
         return report
     promotion = replace(
-        report.promotion, champion=decision.champion, previous=decision.previous, reasons=decision.reasons,
-        changed=decision.champion != decision.previous, verdict=decision.kind,
-    )  # fmt: skip
+        report.promotion,
+        champion=decision.champion,
+        previous=decision.previous,
+        reasons=decision.reasons,
+        changed=decision.champion != decision.previous,
+        verdict=decision.kind,
+    )
     return _told(root, report, promotion, _looks(root))
 
 
@@ -107,11 +111,13 @@ def _state(root: Path) -> str | None:
         return None
     looked_at = [root / name for name in ("params.yaml", RECEIPT, *LOOKED_AT)]
     facts = database.stat()
-    return stage.digest_of({
-        "inputs": [files.sha256_of(path) for path in looked_at],
-        "database": [facts.st_size, facts.st_mtime_ns],
-        "models": sorted(path.relative_to(home).as_posix() for path in home.rglob("MLmodel")),
-    })  # fmt: skip
+    return stage.digest_of(
+        {
+            "inputs": [files.sha256_of(path) for path in looked_at],
+            "database": [facts.st_size, facts.st_mtime_ns],
+            "models": sorted(path.relative_to(home).as_posix() for path in home.rglob("MLmodel")),
+        }
+    )
 
 
 def headline(promotion: Promotion) -> str:

@@ -57,8 +57,15 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
     graph.close()
     places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
     mode = stage.values(extract, document)["params"]
-    found = compare(root, reference, [*contents(Source(reference))], Trained(**places), mode=mode,
-                    reweight=reweight, **stage.values(screen, document))  # fmt: skip
+    found = compare(
+        root,
+        reference,
+        [*contents(Source(reference))],
+        Trained(**places),
+        mode=mode,
+        reweight=reweight,
+        **stage.values(screen, document),
+    )
     broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
     return found, DataError(refusal(broken)) if broken else None
 
@@ -72,12 +79,14 @@ def differences(found: dict[str, Any]) -> list[str]:
         f"  {found['training']} training images against {found['reference']} of the reference"
         + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
         f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
-        *(f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
-          for row in moved),
+        *(
+            f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
+            for row in moved
+        ),
         f"  training holds about {found['covered']:.0%} of what the reference shows; reweighted (--reweight) "
         f"its images would be worth {found['effective']:.0f}",
         f"  page: {found['page']}",
-    ]  # fmt: skip
+    ]
 
 
 def _spoke(graph: Graph, name: str) -> bool:

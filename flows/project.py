@@ -13,9 +13,12 @@ from steps.runtime import files, params
 
 STATE = ".regraft"
 TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "GX_ANALYTICS_ENABLED": "false",
-}  # fmt: skip
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+}
 
 
 def enter(root: Path) -> Path:
@@ -30,11 +33,16 @@ def enter(root: Path) -> Path:
     state = root.resolve() / STATE
     with suppress(OSError):  # on a disk that is only read: `serve` needs no state
         state.mkdir(exist_ok=True)
-    defaults = {**TELEMETRY_OFF, "DVC_ROOT": str(root.resolve()), "PREFECT_HOME": str(state / "prefect"),
-                "TORCH_HOME": str(state / "torch"), "PREFECT_LOGGING_LEVEL": "CRITICAL",
-                # a busy or slow machine takes longer than the 20 s that Prefect grants its own server to start
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-                "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
+    defaults = {
+        **TELEMETRY_OFF,
+        "DVC_ROOT": str(root.resolve()),
+        "PREFECT_HOME": str(state / "prefect"),
+        "TORCH_HOME": str(state / "torch"),
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        # a busy or slow machine takes longer than the 20 s that Prefect grants its own server to start
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
     for name, value in {**defaults, **_caches(state)}.items():
         os.environ.setdefault(name, value)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()

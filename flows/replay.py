@@ -44,8 +44,12 @@ class Replay:
 
     def plain(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"version": self.version, "verdict": self.verdict.kind, "reasons": self.verdict.reasons,
-                "environment": self.environment}  # fmt: skip
+        return {
+            "version": self.version,
+            "verdict": self.verdict.kind,
+            "reasons": self.verdict.reasons,
+            "environment": self.environment,
+        }
 
     def lines(self) -> list[str]:
         """Return text for a person."""
@@ -107,8 +111,18 @@ def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
     _git(root, "worktree", "prune")
     try:
-        _git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", "--force", str(place),
-             str(held.circumstance(circumstances.COMMIT)))  # fmt: skip
+        _git(
+            root,
+            "-c",
+            "core.hooksPath=/dev/null",
+            "worktree",
+            "add",
+            "--quiet",
+            "--detach",
+            "--force",
+            str(place),
+            str(held.circumstance(circumstances.COMMIT)),
+        )
         if circumstances.PATCH in held.kept:
             _git(place, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
         tree = place / _git(root, "rev-parse", "--show-prefix").strip()

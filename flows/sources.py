@@ -170,10 +170,7 @@ def _listed(source: Source) -> Iterator[tuple[str, Path]]:
 
 def _copy(origin: Path, target: Path) -> bool:
     facts = origin.stat()
-    if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (
-        facts.st_size,
-        facts.st_mtime_ns,
-    ):
+    if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns):
         return False
     with files.replacing(target) as temporary:
         _clone(origin, temporary)

@@ -38,8 +38,10 @@ def tune(root: Path, compiled: bool, write: bool, say: Callable[[str], None]) ->
     best = fastest([speed for speed in found if speed.mode.device == device], images)
     for count, rate in batch_rates(network, pixels, best.mode, best.threads, BATCHES):
         say(f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}")
-    say(f"fastest for {images:,} images within {TOLERANCE:.0%} of plain float32: {described(best)}, "
-        f"{best.threads} threads")  # fmt: skip
+    say(
+        f"fastest for {images:,} images within {TOLERANCE:.0%} of plain float32: {described(best)}, "
+        f"{best.threads} threads"
+    )
     if write:
         _write(root, _values(best, fastest([speed for speed in found if speed.mode in EAGER], images)))
         say("params.yaml now says so; the features will be computed anew, and other threads train other weights")
@@ -67,8 +69,11 @@ def described(speed: Speed) -> str:
 
 def _values(best: Speed, eager: Speed) -> dict[str, dict[str, Any]]:
     """Return the values to write: extraction's best mode, and the processor's best eager mode, for fine-tuning."""
-    return {"compute": {"threads": best.threads if best.mode.device == "cpu" else eager.threads},
-            "extract_features": dict(vars(best.mode)), "fine_tune": {"precision": eager.mode.precision}}  # fmt: skip
+    return {
+        "compute": {"threads": best.threads if best.mode.device == "cpu" else eager.threads},
+        "extract_features": dict(vars(best.mode)),
+        "fine_tune": {"precision": eager.mode.precision},
+    }
 
 
 def _write(root: Path, changed: dict[str, dict[str, Any]]) -> None:

@@ -17,8 +17,18 @@ def ui(root: Path) -> None:
     An MLflow server that the user runs elsewhere (MLFLOW_TRACKING_URI) is named, not started.
     """
     store = os.environ["MLFLOW_TRACKING_URI"]
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(MLFLOW),
-              "--artifacts-destination", (root / ".regraft" / "mlartifacts").as_uri()]  # fmt: skip
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(MLFLOW),
+        "--artifacts-destination",
+        (root / ".regraft" / "mlartifacts").as_uri(),
+    ]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PREFECT)]
     elsewhere = store.startswith("http")
     print(_told(without_passwords(store) if elsewhere else f"http://127.0.0.1:{MLFLOW}"), flush=True)  # noqa: T201

@@ -54,9 +54,14 @@ class BaselinesParams:
     def faults(self) -> Iterator[str]:
         """Yield each value out of range."""
         for name, least, most in (
-            ("most_images", 10, 1_000_000), ("side", 1, 64), ("epochs", 1, 1000), ("patience", 1, 1000),
-            ("draws", 1, 20), ("small_set", 0, 1_000_000), ("least_area", 0.05, 1),
-        ):  # fmt: skip
+            ("most_images", 10, 1_000_000),
+            ("side", 1, 64),
+            ("epochs", 1, 1000),
+            ("patience", 1, 1000),
+            ("draws", 1, 20),
+            ("small_set", 0, 1_000_000),
+            ("least_area", 0.05, 1),
+        ):
             if not least <= getattr(self, name) <= most:
                 yield f"{name} is {getattr(self, name)}; {least} to {most}"
         if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
@@ -102,11 +107,19 @@ def baselines(
     if params.scratch:
         found[SCRATCH] = _scratch(images, models.read_card(card.parent), params, seed, lineage)
 
-    files.write_json(history, {
-        "classes": classes, "train": len(images.part(TRAIN)), "train_of": known, "most_images": params.most_images,
-        "val": len(images.part(VAL)), "test": len(images.part(TEST)), SCRATCH: None,
-        **{name: each.facts for name, each in found.items()},
-    })  # fmt: skip
+    files.write_json(
+        history,
+        {
+            "classes": classes,
+            "train": len(images.part(TRAIN)),
+            "train_of": known,
+            "most_images": params.most_images,
+            "val": len(images.part(VAL)),
+            "test": len(images.part(TEST)),
+            SCRATCH: None,
+            **{name: each.facts for name, each in found.items()},
+        },
+    )
     files.write_table(predictions, _rows(images, found))
     for attempt in _attempts(params, len(images.part(TRAIN))):
         checkpoints.remove(attempt.lineage(lineage))
@@ -192,10 +205,15 @@ class _Training:
         """Return the batches, which no frozen part has seen."""
         spec, classes = self.images.spec, len(self.images.classes)
         return Boundary(
-            images=self.images, frozen=nn.Identity(),
+            images=self.images,
+            frozen=nn.Identity(),
             augment=augmentation(spec, "crop", self.params.least_area, self.params.horizontal_flip),
-            mix=mixing("none", 1.0, classes), views=0, precision="float32", seed=self.seed, kept=self.kept,
-        )  # fmt: skip
+            mix=mixing("none", 1.0, classes),
+            views=0,
+            precision="float32",
+            seed=self.seed,
+            kept=self.kept,
+        )
 
 
 def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Grafted, dict[str, Any]]:
@@ -214,9 +232,12 @@ def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Gr
     best, n = outcome["epochs"][outcome["best_epoch"]], len(training.images.part(VAL))
     validation = {name.removeprefix("val_"): best[name] for name in best if name.startswith("val_")}
     return model, {
-        "draw": attempt.draw, "rate": rate, "epochs": len(outcome["epochs"]) - 1, "best_epoch": outcome["best_epoch"],
+        "draw": attempt.draw,
+        "rate": rate,
+        "epochs": len(outcome["epochs"]) - 1,
+        "best_epoch": outcome["best_epoch"],
         "validation": {**validation, "n": n},
-    }  # fmt: skip
+    }
 
 
 def _answers(networks: list[Grafted], images: Images) -> list[Floats]:
@@ -229,14 +250,19 @@ def _answers(networks: list[Grafted], images: Images) -> list[Floats]:
 
 def _rows(images: Images, found: dict[str, Found]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
-    return pd.concat([
-        part.assign(
-            model=name, draw=draw,
-            predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
-            probabilities=list(probabilities),
-        )
-        for name, each in found.items() for draw, probabilities in enumerate(each.answers)
-    ], ignore_index=True)  # fmt: skip
+    return pd.concat(
+        [
+            part.assign(
+                model=name,
+                draw=draw,
+                predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
+                probabilities=list(probabilities),
+            )
+            for name, each in found.items()
+            for draw, probabilities in enumerate(each.answers)
+        ],
+        ignore_index=True,
+    )
 
 
 if __name__ == "__main__":

@@ -52,9 +52,14 @@ class ChooseStrategyParams:
         if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
             yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
         for name, least, most in (
-            ("folds", 2, 20), ("most_images", 100, 1_000_000), ("least_labels", 1, 1_000_000), ("settled", 0, 1),
-            ("headroom", 0, 1), ("later_share", 0, 1), ("confidence", 0.5, 0.999),
-        ):  # fmt: skip
+            ("folds", 2, 20),
+            ("most_images", 100, 1_000_000),
+            ("least_labels", 1, 1_000_000),
+            ("settled", 0, 1),
+            ("headroom", 0, 1),
+            ("later_share", 0, 1),
+            ("confidence", 0.5, 0.999),
+        ):
             if not least <= getattr(self, name) <= most:
                 yield f"{name} is {getattr(self, name)}; {least} to {most}"
         if self.budget_flops is not None and self.budget_flops <= 0:
@@ -98,14 +103,23 @@ def choose_strategy(
     rules = _rules(params)
     plan = choose(evidence, rules)
 
-    files.write_json(strategy, {
-        "strategy": plan.strategy, "cut": plan.cut, "blocks": plan.blocks,
-        "pretrained": plan.strategy != FROM_SCRATCH, "reasons": list(plan.reasons),
-        "size": {**_size(curve, sample, evidence), "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed)},
-        "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
-        "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
-        "cost": _cost(evidence, plan, rules),
-    })  # fmt: skip
+    files.write_json(
+        strategy,
+        {
+            "strategy": plan.strategy,
+            "cut": plan.cut,
+            "blocks": plan.blocks,
+            "pretrained": plan.strategy != FROM_SCRATCH,
+            "reasons": list(plan.reasons),
+            "size": {
+                **_size(curve, sample, evidence),
+                "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed),
+            },
+            "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
+            "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
+            "cost": _cost(evidence, plan, rules),
+        },
+    )
 
 
 def _at(features: Path, cut: str, sample: Divided) -> Labelled:
@@ -166,13 +180,16 @@ def _similarity(
     last = list(evidence.blocks)[-1]
     return [
         {
-            "cut": cut, **found.scores(), "c": found.c, "against_whole": evidence.earlier.get(cut),
+            "cut": cut,
+            **found.scores(),
+            "c": found.c,
+            "against_whole": evidence.earlier.get(cut),
             "logme": transferability.logme(at[cut].features, sample.targets),
             "h_score": transferability.h_score(at[cut].features, sample.targets),
             "source_divergence": observed["source_divergence"][cut or last],
         }
         for cut, found in held.items()
-    ]  # fmt: skip
+    ]
 
 
 def _cost(evidence: Evidence, plan: Plan, rules: StrategyRules) -> dict[str, Any]:

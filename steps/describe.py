@@ -51,13 +51,22 @@ def describe(
     data = digest_of(sorted(files.read_table(screened)["id"]))
     test = judged["test"][judged["chosen"]]
     body = render(
-        "model_card.md", params=params, judged=judged, checks=checks, test=test, names=findings.NAMES, data=data,
-        chosen=judged["chosen"], classes=judged["classes"],
-        card=files.read_json(backbone / "card.json"), plan=files.read_json(strategy), tuned=files.read_json(fine_tune),
+        "model_card.md",
+        params=params,
+        judged=judged,
+        checks=checks,
+        test=test,
+        names=findings.NAMES,
+        data=data,
+        chosen=judged["chosen"],
+        classes=judged["classes"],
+        card=files.read_json(backbone / "card.json"),
+        plan=files.read_json(strategy),
+        tuned=files.read_json(fine_tune),
         counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
         figures=findings.figures(judged["test"]),
         weakest=findings.hardest_first(test)[:WEAKEST],
-    )  # fmt: skip
+    )
     facts = _facts(params, judged, data)
 
     files.write_text(model_card, str(ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{body}")))
@@ -69,19 +78,27 @@ def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelC
 
     results = [
         EvalResult(
-            task_type="image-classification", dataset_type="imagefolder", dataset_name="test split",
-            dataset_split="test", dataset_revision=data, metric_type=name, metric_value=figure["value"],
+            task_type="image-classification",
+            dataset_type="imagefolder",
+            dataset_name="test split",
+            dataset_split="test",
+            dataset_revision=data,
+            metric_type=name,
+            metric_value=figure["value"],
             metric_args={**{end: figure[end] for end in ("low", "high", "method")}, "confidence": judged["confidence"]},
         )
         for name, figure in findings.figures({judged["chosen"]: judged["test"][judged["chosen"]]}).items()
         for figure in figure.values()
         if figure["value"] is not None
-    ]  # fmt: skip
+    ]
     return ModelCardData(
-        license=params.licence or None, library_name="regraft", pipeline_tag="image-classification",
+        license=params.licence or None,
+        library_name="regraft",
+        pipeline_tag="image-classification",
         tags=["image-classification", "transfer-learning", "regraft"],
-        model_name=f"{findings.NAMES[judged['chosen']]} on {judged['backbone']}", eval_results=results,
-    )  # fmt: skip
+        model_name=f"{findings.NAMES[judged['chosen']]} on {judged['backbone']}",
+        eval_results=results,
+    )
 
 
 if __name__ == "__main__":

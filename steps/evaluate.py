@@ -56,10 +56,7 @@ def evaluate(
     ParamsError for a slice that the manifest does not know, RegistryError where the ledger of looks was tampered with.
     """
     classes = files.read_json(head / models.FACTS)["classes"]
-    networks = {
-        HEAD: models.load_head_model(backbone, head),
-        FINE_TUNED: models.load_fine_tuned(backbone, fine_tuned),
-    }
+    networks = {HEAD: models.load_head_model(backbone, head), FINE_TUNED: models.load_fine_tuned(backbone, fine_tuned)}
     unrefitted = Grafted(networks[HEAD].backbone, models.load_head(head, refitted=False)).eval()
     table = files.read_table(screened)
     _check_columns(params, table)
@@ -85,18 +82,29 @@ def evaluate(
     learnt = same_labels(alike, probabilities[FINE_TUNED], cached, rivals)
     judged["transfer"] = _transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images))
 
-    files.write_json(evaluation, {
-        "chosen": choice.chosen, "reason": choice.reason, "classes": classes,
-        "backbone": models.read_card(backbone).name, "confidence": params.confidence,
-        "validation": validation, "weights": weights, **judged,
-    })  # fmt: skip
+    files.write_json(
+        evaluation,
+        {
+            "chosen": choice.chosen,
+            "reason": choice.reason,
+            "classes": classes,
+            "backbone": models.read_card(backbone).name,
+            "confidence": params.confidence,
+            "validation": validation,
+            "weights": weights,
+            **judged,
+        },
+    )
     files.write_table(predictions, _rows(images, probabilities))
 
 
 def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
     known = [*COLUMNS, *params.slice_columns]
-    faults = [f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
-              for name in params.slice_columns if name not in (*COLUMNS, *table.columns)]  # fmt: skip
+    faults = [
+        f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
+        for name in params.slice_columns
+        if name not in (*COLUMNS, *table.columns)
+    ]
     if not faults:
         faults = [f"evaluate.slice_limits: {told}" for told in unknown_limits(table, known, params.slice_limits)]
     if faults:
@@ -133,9 +141,14 @@ def judge_all(
             targets, answers, images.classes, params.confidence, params.bootstrap_draws, generator, groups
         )
         told["slices"][name] = judge_slices(
-            part, answers.argmax(axis=1) == targets, sample.cluster, columns, params.slice_least, params.slice_limits,
+            part,
+            answers.argmax(axis=1) == targets,
+            sample.cluster,
+            columns,
+            params.slice_least,
+            params.slice_limits,
             params.confidence,
-        )  # fmt: skip
+        )
         probabilities[name] = answers
     generator = numpy_generator(seed, "evaluate", "comparison")
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
@@ -162,8 +175,12 @@ def _transfer(
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(seed, "evaluate", "transfer")
     told = transfer(targets, learnt.answers, rivals, sample, params.verdicts, generator)
     said = f"{told['sentence']}, {learnt.words}" if told["verdict"] else told["sentence"]
-    facts = {"model": learnt.model, "accuracy": float((learnt.answers.argmax(axis=1) == targets).mean()),
-             "labels": learnt.labels, "labels_of": learnt.labels_of}  # fmt: skip
+    facts = {
+        "model": learnt.model,
+        "accuracy": float((learnt.answers.argmax(axis=1) == targets).mean()),
+        "labels": learnt.labels,
+        "labels_of": learnt.labels_of,
+    }
     return {**told, "sentence": said, **facts}
 
 

@@ -71,10 +71,14 @@ def _stores(
 ) -> dict[str, FeatureStore]:
     """Open the store of each cut under all that its features follow from."""
     key: dict[str, Any] = {
-        "backbone": card.sha256, "architecture": card.architecture, "preprocessing": spec.to_dict(),
-        "mode": {field.name: getattr(params, field.name) for field in fields(Mode)}, "compute": vars(compute),
-        "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability(),
-    }  # fmt: skip
+        "backbone": card.sha256,
+        "architecture": card.architecture,
+        "preprocessing": spec.to_dict(),
+        "mode": {field.name: getattr(params, field.name) for field in fields(Mode)},
+        "compute": vars(compute),
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
     folder = files.project_root() / FOLDER
     return {
         cut: FeatureStore(folder, {**key, "cut": cut, "probe": digest}, width)
@@ -87,8 +91,10 @@ def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) 
     items: Sequence[tuple[str, str]] = list(zip(table["path"], table["id"], strict=True))
     pixels = decoding.parallel(
         lambda item: centre_crop(resized(decoding.read_image(raw, *item), spec), spec),
-        items, compute.threads, ahead=2 * compute.batch_size,
-    )  # fmt: skip
+        items,
+        compute.threads,
+        ahead=2 * compute.batch_size,
+    )
     batches = decoding.batched(pixels, compute.batch_size)
     return track(batches, len(items), "extracting features", compute.batch_size)
 

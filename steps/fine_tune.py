@@ -69,14 +69,7 @@ class FineTuneParams:
 
     def faults(self) -> Iterator[str]:
         """Yield schedules that cannot be meant."""
-        at_least = {
-            "epochs": 1,
-            "patience": 1,
-            "unfreeze_every": 0,
-            "weight_decay": 0,
-            "l2_sp": 0,
-            "views": 0,
-        }
+        at_least = {"epochs": 1, "patience": 1, "unfreeze_every": 0, "weight_decay": 0, "l2_sp": 0, "views": 0}
         rules = {name: (getattr(self, name) >= least, f"at least {least}") for name, least in at_least.items()}
         rules |= {
             name: (getattr(self, name) in allowed, f"one of {', '.join(allowed)}") for name, allowed in CHOICES.items()
@@ -158,11 +151,13 @@ def fine_tune(
     facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
     files.write_json(fine_tuned / models.FACTS, facts)
     told = {
-        **outcome, "pretrained": plan["pretrained"], "schedule": asdict(schedule),
+        **outcome,
+        "pretrained": plan["pretrained"],
+        "schedule": asdict(schedule),
         "validation": _validation(outcome, len(images.part(VAL))),
         "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
         **_account(model, before, after),
-    }  # fmt: skip
+    }
     files.write_json(history, told)
     checkpoints.remove(lineage)
 

@@ -200,9 +200,16 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: In
         test_share = params.test_share if item.split == "" else 0.0
         item = item._replace(split=assign_split(item.group or identity, params.validation_share, test_share))
     return Row(
-        id=identity, path=item.path, label=item.label, split=item.split, bytes=len(data), group=item.group,
-        source=item.source, weight=item.weight, **facts._asdict(),
-    )  # fmt: skip
+        id=identity,
+        path=item.path,
+        label=item.label,
+        split=item.split,
+        bytes=len(data),
+        group=item.group,
+        source=item.source,
+        weight=item.weight,
+        **facts._asdict(),
+    )
 
 
 def _none_readable(rejected: list[Rejected]) -> str:

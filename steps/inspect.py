@@ -53,9 +53,15 @@ class InspectParams:
     def faults(self) -> Iterator[str]:
         """Yield each value out of range."""
         for name, least, most in (
-            ("answers", 1, 48), ("neighbours", 1, 10), ("thumbnail", 32, 512), ("most_points", LEAST_MAPPED, 5000),
-            ("perplexity", 2, 100), ("robustness_images", 0, 1000), ("label_next", 1, 5000), ("label_pictures", 0, 100),
-        ):  # fmt: skip
+            ("answers", 1, 48),
+            ("neighbours", 1, 10),
+            ("thumbnail", 32, 512),
+            ("most_points", LEAST_MAPPED, 5000),
+            ("perplexity", 2, 100),
+            ("robustness_images", 0, 1000),
+            ("label_next", 1, 5000),
+            ("label_pictures", 0, 100),
+        ):
             if not least <= getattr(self, name) <= most:
                 yield f"{name} is {getattr(self, name)}; {least} to {most}"
 
@@ -183,12 +189,15 @@ def _with_neighbours(rows: list[Row], known: Known, count: int, album: Album) ->
     order, cosines = nearest(known.of(train), known.of(pd.DataFrame(rows)), count)
     facts = train[["id", "path", "label"]].to_dict("records")
     return [
-        {**row, "neighbours": [
-            {**facts[i], "likeness": round(float(cosine), 4), "picture": _picture(album, facts[i])}
-            for i, cosine in zip(places, alike, strict=True)
-        ]}
+        {
+            **row,
+            "neighbours": [
+                {**facts[i], "likeness": round(float(cosine), 4), "picture": _picture(album, facts[i])}
+                for i, cosine in zip(places, alike, strict=True)
+            ],
+        }
         for row, places, alike in zip(rows, order, cosines, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> Row:
@@ -206,8 +215,13 @@ def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> Row
         f"inspect-{name}": inline_svg(feature_map(places, labels, rings), f"inspect-{name}", words.format(how))
         for name, (places, how) in views.items()
     }
-    facts = {"images": len(part), "of": len(known.part(TRAIN, TEST)), "clusters": int(found.clusters.max()) + 1,
-             "agreement": round(found.agreement, 4), "explained": round(found.explained, 4)}  # fmt: skip
+    facts = {
+        "images": len(part),
+        "of": len(known.part(TRAIN, TEST)),
+        "clusters": int(found.clusters.max()) + 1,
+        "agreement": round(found.agreement, 4),
+        "explained": round(found.explained, 4),
+    }
     return {"map": facts, "svg": svg}
 
 
@@ -246,10 +260,15 @@ def _advice(known: Known, head: torch.nn.Module, classes: list[str], params: Ins
     probabilities = np.concatenate([predict_probabilities(head, stretch) for stretch in stretches])
     facts = pool[["id", "path"]].to_dict("records")
     return [
-        {**facts[pick.row], "predicted": classes[int(probabilities[pick.row].argmax())],
-         "margin": round(pick.margin, 4), "stands_for": pick.stands_for, "rank": rank}
+        {
+            **facts[pick.row],
+            "predicted": classes[int(probabilities[pick.row].argmax())],
+            "margin": round(pick.margin, 4),
+            "stands_for": pick.stands_for,
+            "rank": rank,
+        }
         for rank, pick in enumerate(advice.next_labels(rows, probabilities, params.label_next, seed), 1)
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

@@ -66,11 +66,20 @@ def register(
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
     judged = files.read_json(evaluation)
     candidates = (
-        _candidate(HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing,
-                   screened, judged),
-        _candidate(FINE_TUNED, models.load_fine_tuned(backbone, fine_tuned), fine_tuned, fine_tune_history,
-                   backbone, preprocessing, screened, judged),
-    )  # fmt: skip
+        _candidate(
+            HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing, screened, judged
+        ),
+        _candidate(
+            FINE_TUNED,
+            models.load_fine_tuned(backbone, fine_tuned),
+            fine_tuned,
+            fine_tune_history,
+            backbone,
+            preprocessing,
+            screened,
+            judged,
+        ),
+    )
     example = _example(raw, screened)
 
     mlflow = tracking.client()
@@ -80,32 +89,45 @@ def register(
         c.kind: _register(mlflow, params, c, judged, example, around, evaluation, model_card) for c in candidates
     }
 
-    files.write_json(receipt, {
-        "model_name": params.model_name,
-        "chosen": judged["chosen"],
-        "versions": digests,
-        "runs": {candidate.kind: candidate.lineage.digest for candidate in candidates},
-    })  # fmt: skip
+    files.write_json(
+        receipt,
+        {
+            "model_name": params.model_name,
+            "chosen": judged["chosen"],
+            "versions": digests,
+            "runs": {candidate.kind: candidate.lineage.digest for candidate in candidates},
+        },
+    )
 
 
 def _candidate(
-    kind: str, network: Grafted, folder: Path, history: Path, backbone: Path, preprocessing: Path, screened: Path,
+    kind: str,
+    network: Grafted,
+    folder: Path,
+    history: Path,
+    backbone: Path,
+    preprocessing: Path,
+    screened: Path,
     judged: dict[str, Any],
-) -> Candidate:  # fmt: skip
-    made, card, told = (
-        files.read_json(folder / models.FACTS),
-        models.read_card(backbone),
-        files.read_json(history),
-    )
+) -> Candidate:
+    made, card, told = (files.read_json(folder / models.FACTS), models.read_card(backbone), files.read_json(history))
     calibration = judged.get("calibration", {}).get(kind, {})
     facts = {
-        "kind": kind, "architecture": card.architecture, "num_classes": card.num_classes, "backbone": card.name,
-        "backbone_sha256": card.sha256, "backbone_licence": card.licence, "cut": card.cut_after(made["cut"]),
-        "classes": made["classes"], "lineage": made["lineage"]["digest"], "code": made["lineage"]["code"],
-        "data_sha256": files.sha256_of(screened), "temperature": calibration.get("temperature", 1.0),
+        "kind": kind,
+        "architecture": card.architecture,
+        "num_classes": card.num_classes,
+        "backbone": card.name,
+        "backbone_sha256": card.sha256,
+        "backbone_licence": card.licence,
+        "cut": card.cut_after(made["cut"]),
+        "classes": made["classes"],
+        "lineage": made["lineage"]["digest"],
+        "code": made["lineage"]["code"],
+        "data_sha256": files.sha256_of(screened),
+        "temperature": calibration.get("temperature", 1.0),
         "abstain_below": calibration.get("abstain_below", 0.0),
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
-    }  # fmt: skip
+    }
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
 
 
@@ -132,16 +154,25 @@ def _register(
         experiment = tracking.experiment(mlflow, params.experiment)
         older = tracking.find_run(mlflow, experiment, candidate.lineage.digest) is not None
         run = tracking.log_run(
-            mlflow, experiment, candidate.lineage, candidate.epochs, (*candidate.artifacts, *artifacts),
-            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]}, around,
-        )  # fmt: skip
+            mlflow,
+            experiment,
+            candidate.lineage,
+            candidate.epochs,
+            (*candidate.artifacts, *artifacts),
+            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
+            around,
+        )
         if versions.find_version(mlflow, params.model_name, digest) is None:
             packaging.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
             versions.create_version(
-                mlflow, params.model_name, digest, run, Path(scratch) / "saved",
+                mlflow,
+                params.model_name,
+                digest,
+                run,
+                Path(scratch) / "saved",
                 {"kind": candidate.kind},
                 _test_metrics(judged["test"][candidate.kind]),
-            )  # fmt: skip
+            )
     return digest
 
 

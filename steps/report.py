@@ -104,18 +104,31 @@ def report(
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
     found = Found(
-        **{name: files.read_json(path) for name, path in {
-            "card": backbone / "card.json", "checks": validation, "screened": screening, "plan": strategy,
-            "head": train_head, "tuned": fine_tune, "judged": evaluation,
-            "rivals": baselines, "inspected": inspection,
-        }.items()},
+        **{
+            name: files.read_json(path)
+            for name, path in {
+                "card": backbone / "card.json",
+                "checks": validation,
+                "screened": screening,
+                "plan": strategy,
+                "head": train_head,
+                "tuned": fine_tune,
+                "judged": evaluation,
+                "rivals": baselines,
+                "inspected": inspection,
+            }.items()
+        },
         images=files.read_table(screened),
         answers=files.read_table(predictions),
-    )  # fmt: skip
+    )
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
     # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
-    context = {**_test(found), **_wrong_answers(found, album, params), **_data(found, album, params),
-               "accounts_shown": _accounts_shown(found, album)}  # fmt: skip
+    context = {
+        **_test(found),
+        **_wrong_answers(found, album, params),
+        **_data(found, album, params),
+        "accounts_shown": _accounts_shown(found, album),
+    }
     svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(found)}
 
     files.write_text(page, render("report.html", **vars(found), **context, svg=svg, most_classes=MOST_CLASSES))
@@ -125,13 +138,17 @@ def _test(found: Found) -> dict[str, Any]:
     """Collect the content of the test split's chapters, and the names that all chapters use."""
     chosen, test = found.judged["chosen"], found.test
     return {
-        "names": NAMES, "chosen": chosen, "chosen_name": NAMES[chosen], "classes": found.classes, "test": test,
+        "names": NAMES,
+        "chosen": chosen,
+        "chosen_name": NAMES[chosen],
+        "classes": found.classes,
+        "test": test,
         "figures": findings.figures(found.judged["test"]),
         "majority": findings.majority(test, found.commonest),
         "paired": findings.paired(found.answers),
         "hardest": findings.hardest_first(test),
         "confused": findings.confusions(test),
-    }  # fmt: skip
+    }
 
 
 def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
@@ -154,9 +171,17 @@ def _accounts_shown(found: Found, album: Album) -> list[tuple[str, list[tuple[Pi
     if all(finding["account"] != SWAPPED for finding in seen.get("wanted", [])):
         return []
     changes = {"as in the file": None, "red and blue exchanged": _exchanged}
-    pairs = [(row["path"], [(shown, words) for words, change in changes.items()
-                            if (shown := album.add(row["path"], row["id"], change))])
-             for row in seen["shown"]]  # fmt: skip
+    pairs = [
+        (
+            row["path"],
+            [
+                (shown, words)
+                for words, change in changes.items()
+                if (shown := album.add(row["path"], row["id"], change))
+            ],
+        )
+        for row in seen["shown"]
+    ]
     return [(path, pair) for path, pair in pairs if len(pair) == len(changes)]
 
 
@@ -197,11 +222,15 @@ def _of_test(found: Found) -> Iterator[Drawing]:
     judged, test = found.judged, found.test
     rivals = [row for row in judged.get("transfer", {}).get("baselines", []) if row["against"] in RIVALS]
     accuracies = [
-        *({"name": RIVALS[row["against"]], "chosen": False, "value": row["accuracy"], "low": None, "high": None}
-          for row in rivals),
-        *({"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
-          for model, name in NAMES.items()),
-    ]  # fmt: skip
+        *(
+            {"name": RIVALS[row["against"]], "chosen": False, "value": row["accuracy"], "low": None, "high": None}
+            for row in rivals
+        ),
+        *(
+            {"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
+            for model, name in NAMES.items()
+        ),
+    ]
     largest = findings.majority(test, found.commonest)
     figure = figures.accuracy_intervals(accuracies, largest["value"], f"always “{largest['label']}”")
     said = "; ".join(f"{row['name']} {percent(row['value'])}" for row in accuracies)

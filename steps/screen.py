@@ -121,8 +121,16 @@ def screen(
     checked = expectations.check({"features": facts}, rules, docs) if rules else []
     verdicts = [{**rule, "where": where[rule["name"]]} for rule in checked]
 
-    files.write_json(screening, {**found, "rules": verdicts, "kept": int(kept.sum()), "dropped": dropped,
-                                  "reweighted": int((factors != 1).sum())})  # fmt: skip
+    files.write_json(
+        screening,
+        {
+            **found,
+            "rules": verdicts,
+            "kept": int(kept.sum()),
+            "dropped": dropped,
+            "reweighted": int((factors != 1).sum()),
+        },
+    )
     files.write_text(sheet, _page(found, Album(raw, SIDE, BUDGET), params.most_shown))
     decided.write_questions(suspects, _questions(found))
     broken = [rule for rule in verdicts if not rule["passed"] and rule["severity"] == "fail"]
@@ -147,10 +155,14 @@ def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement
     noise = label_errors.noise(targets, answers)
     # A head that often errs by itself contradicts many a right label: what it says is shown, but accuses nobody.
     return {
-        "searched": len(searched), "agreement": round(agreement, 4), "credible": agreement >= least_agreement,
-        "wrong_share": round(noise.share, 4), "wrong_p": float(f"{noise.p:.3g}"),
-        "suspected": len(suspected), "label_errors": suspected,
-    }  # fmt: skip
+        "searched": len(searched),
+        "agreement": round(agreement, 4),
+        "credible": agreement >= least_agreement,
+        "wrong_share": round(noise.share, 4),
+        "wrong_p": float(f"{noise.p:.3g}"),
+        "suspected": len(suspected),
+        "label_errors": suspected,
+    }
 
 
 def _like(images: pd.DataFrame, rows: Floats, asked: npt.NDArray[np.bool_], nearness: float) -> list[Found]:
@@ -209,9 +221,13 @@ def _page(found: Found, album: Album, most: int) -> str:
         return [(row, album.add(row["path"], row["id"])) for row in rows[:most]]
 
     return render(
-        "screen.html", found=found, label_errors=shown(found["label_errors"]), odd=shown(found["odd"]),
-        like=[(group, shown(group["images"])) for group in found["like"][:most]], unlabelled=UNLABELLED,
-    )  # fmt: skip
+        "screen.html",
+        found=found,
+        label_errors=shown(found["label_errors"]),
+        odd=shown(found["odd"]),
+        like=[(group, shown(group["images"])) for group in found["like"][:most]],
+        unlabelled=UNLABELLED,
+    )
 
 
 def _questions(found: Found) -> Iterator[tuple[str, str]]:

@@ -58,10 +58,18 @@ def train_head(
     )
 
     _write(head, found, classes, cut, lineage)
-    files.write_json(history, {
-        "classes": classes, "n_train": len(train.targets), "n_val": len(val.targets),
-        "kind": params.kind, "path": found.path, "chosen_c": found.chosen_c, "validation": found.validation,
-    })  # fmt: skip
+    files.write_json(
+        history,
+        {
+            "classes": classes,
+            "n_train": len(train.targets),
+            "n_val": len(val.targets),
+            "kind": params.kind,
+            "path": found.path,
+            "chosen_c": found.chosen_c,
+            "validation": found.validation,
+        },
+    )
 
 
 def _select(table: pd.DataFrame, split: str, classes: list[str], known: Features) -> Labelled:

@@ -96,9 +96,11 @@ def validate(
         copies, dropped = _copies(images, judged, raw, params, compute)
         left_out = images["path"].isin(dropped)
         told |= {
-            "quarantined": len(rejected), "decisions": {**counted(judged), "absent": gone}, "dropped": dropped,
+            "quarantined": len(rejected),
+            "decisions": {**counted(judged), "absent": gone},
+            "dropped": dropped,
             "left_out": {split: int(count) for split, count in images["split"][left_out].value_counts().items()},
-        }  # fmt: skip
+        }
         _tell(told)
         images = images[~left_out].reset_index(drop=True)
         told |= _facts(images, copies, params, seed)
@@ -110,8 +112,10 @@ def validate(
     found = expectations.check(tables, asked, docs)
     if "labelled" in tables:
         where = _where(tables["labelled"], told, rejected)
-        found = [{**rule, "where": rule["where"] or ([] if rule["passed"] else where.get(rule["name"], []))}
-                 for rule in found]  # fmt: skip
+        found = [
+            {**rule, "where": rule["where"] or ([] if rule["passed"] else where.get(rule["name"], []))}
+            for rule in found
+        ]
     broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
 
     files.write_json(validation, {"accepted": not broken, "rules": found, **told})
@@ -124,9 +128,11 @@ def validate(
 def sound(images: pd.DataFrame) -> bool:
     """Return whether the table is a manifest at all; if not, its own rules say why and no others can be checked."""
     return (
-        tuple(images.columns) == Row._fields and images["path"].is_unique and set(images["split"]) <= set(SPLITS)
+        tuple(images.columns) == Row._fields
+        and images["path"].is_unique
+        and set(images["split"]) <= set(SPLITS)
         and bool(images["id"].str.fullmatch("[0-9a-f]{64}").all())
-    )  # fmt: skip
+    )
 
 
 def _tell(told: dict[str, Any]) -> None:
@@ -142,8 +148,9 @@ def _tell_wanted(findings: Sequence[dict[str, Any]]) -> None:
     """Log which other preprocessing the weights recognise, if any."""
     for finding in findings:
         if finding["account"] not in (DECLARED, UNTOLD):
-            log.warning("%s: %s (Checks in data/reports/report.html shows it after the run)",
-                        finding["account"], finding["why"])  # fmt: skip
+            log.warning(
+                "%s: %s (Checks in data/reports/report.html shows it after the run)", finding["account"], finding["why"]
+            )
 
 
 def _copies(
@@ -186,8 +193,9 @@ def _labelled(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
     if prior and sorted(map(str, prior)) != classes:
-        raise ParamsError([f"validate.population_prior names {', '.join(map(str, prior))}; "
-                           f"the classes are {', '.join(classes)}"])  # fmt: skip
+        raise ParamsError(
+            [f"validate.population_prior names {', '.join(map(str, prior))}; the classes are {', '.join(classes)}"]
+        )
 
 
 def _observed(

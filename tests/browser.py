@@ -16,8 +16,17 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import AXE, CHROMIUM, free_port, wait_for
 
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--hide-scrollbars")  # fmt: skip
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+)
 HEIGHTS = {390: 844, 1280: 800}  # a telephone's screen, and a small desk's
 
 

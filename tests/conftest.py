@@ -30,9 +30,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while t
 REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COPIED = (
-    "dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config", ".gitignore", "data/.gitignore",
-    "data/decisions.csv", "data/importance.csv",
-)  # fmt: skip
+    "dvc.yaml",
+    "params.yaml",
+    "requirements.lock",
+    ".dvcignore",
+    ".dvc/config",
+    ".gitignore",
+    "data/.gitignore",
+    "data/decisions.csv",
+    "data/importance.csv",
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = REPOSITORY / "tests/node_modules/axe-core/axe.min.js"
 # Minutes long: .ci/run does all of it, `make test` a part.
@@ -89,9 +96,14 @@ class Project:
         if self.warm and command[0] == "regraft":
             return self.warm.run(command, self.root, environment, timeout)
         return subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=self.root, env=environment, capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            [str(BIN / command[0]), *command[1:]],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def must(self, *command: str, timeout: float = 600, **extra: str) -> str:
         """Run a program that has to succeed; return what it printed."""
@@ -138,10 +150,15 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_", "DVC_"))}
     return {
-        **kept, "HOME": str(home), "DVC_SITE_CACHE_DIR": str(home / "dvc"), "DVC_NO_ANALYTICS": "1",
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull, "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
-    }  # fmt: skip
+        **kept,
+        "HOME": str(home),
+        "DVC_SITE_CACHE_DIR": str(home / "dvc"),
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
+    }
 
 
 def free_port() -> int:

@@ -114,23 +114,49 @@ def honest(classes: Sequence[str]) -> dict[str, Any]:
     }
     part = {"accuracy": share, "limit": None, "breached": False, "p_adjusted": 0.4, "n": 12}
     return {
-        "transfer": {"verdict": "helps", "sentence": row["sentence"], "against": "scratch",
-                     "baselines": [{**row, "against": name} for name in ("majority", "pixels", "scratch")]},
-        "comparisons": [{"a": "fine_tuned", "b": "head", "n": 12, **difference(0.01, -0.02, 0.05), "only_a": 2,
-                         "only_b": 1, "mcnemar_p": 1.0, "verdict": "no evidence", "needed_n": 900,
-                         "sentence": "no evidence yet (needs about 888 more test images)",
-                         "balanced_accuracy": difference(0.01, None, None), "log_loss": difference(-0.02, -0.1, 0.06)}],
-        "calibration": {"fine_tuned": {
-            "temperature": 1.43, "abstain_below": 0.62, "target_reached": True, "coverage": share,
-            "accuracy_answered": share, "curve": curve,
-            "before": {**of_time, "calibration_error": figure(0.08, 0.02, 0.12, "triangle bound")},
-            "after": {**of_time, "calibration_error": figure(0.03, 0.0, 0.07, "triangle bound")},
-            "change": {"log_loss": difference(-0.01, -0.03, 0.02),
-                       "calibration_error": difference(-0.05, -0.08, -0.01)},
-        }},
-        "slices": {"fine_tuned": [{**part, "column": "source", "value": label} for label in classes]
-                   + [{**part, "column": "brightness", "value": f"part {i}"} for i in range(15)]},
-    }  # fmt: skip
+        "transfer": {
+            "verdict": "helps",
+            "sentence": row["sentence"],
+            "against": "scratch",
+            "baselines": [{**row, "against": name} for name in ("majority", "pixels", "scratch")],
+        },
+        "comparisons": [
+            {
+                "a": "fine_tuned",
+                "b": "head",
+                "n": 12,
+                **difference(0.01, -0.02, 0.05),
+                "only_a": 2,
+                "only_b": 1,
+                "mcnemar_p": 1.0,
+                "verdict": "no evidence",
+                "needed_n": 900,
+                "sentence": "no evidence yet (needs about 888 more test images)",
+                "balanced_accuracy": difference(0.01, None, None),
+                "log_loss": difference(-0.02, -0.1, 0.06),
+            }
+        ],
+        "calibration": {
+            "fine_tuned": {
+                "temperature": 1.43,
+                "abstain_below": 0.62,
+                "target_reached": True,
+                "coverage": share,
+                "accuracy_answered": share,
+                "curve": curve,
+                "before": {**of_time, "calibration_error": figure(0.08, 0.02, 0.12, "triangle bound")},
+                "after": {**of_time, "calibration_error": figure(0.03, 0.0, 0.07, "triangle bound")},
+                "change": {
+                    "log_loss": difference(-0.01, -0.03, 0.02),
+                    "calibration_error": difference(-0.05, -0.08, -0.01),
+                },
+            }
+        },
+        "slices": {
+            "fine_tuned": [{**part, "column": "source", "value": label} for label in classes]
+            + [{**part, "column": "brightness", "value": f"part {i}"} for i in range(15)]
+        },
+    }
 
 
 def write_images(raw: Path, classes: Sequence[str]) -> pd.DataFrame:
@@ -167,18 +193,38 @@ def rivals(classes: Sequence[str]) -> dict[str, Any]:
     found = {"accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.7, "n": 6}
     run = {"draw": 0, "rate": 0.001, "epochs": 3, "best_epoch": 2, "validation": found}
     return {
-        "classes": classes, "train": 8, "train_of": 12, "val": 6, "test": 12,
+        "classes": classes,
+        "train": 8,
+        "train_of": 12,
+        "val": 6,
+        "test": 12,
         "majority": {"label": classes[0], "validation": found},
         "pixels": {"side": 16, "chosen_c": 0.01, "path": [], "validation": found},
-        "scratch": {"architecture": "convnet", "parameters": 1000, "rates": [run], "chosen_rate": 0.001,
-                    "draws": [run, {**run, "draw": 1}]},
-    }  # fmt: skip
+        "scratch": {
+            "architecture": "convnet",
+            "parameters": 1000,
+            "rates": [run],
+            "chosen_rate": 0.001,
+            "draws": [run, {**run, "draw": 1}],
+        },
+    }
 
 
 def inspected() -> dict[str, Any]:
     """Nothing to show; what a chapter makes of more is in test_report_inspect."""
-    return {"chosen": "fine_tuned", "block": None, "wrong": [], "wrong_total": 0, "right": [], "map": None, "svg": {},
-            "pool": 0, "asked": 0, "label_next": [], "robustness": None}  # fmt: skip
+    return {
+        "chosen": "fine_tuned",
+        "block": None,
+        "wrong": [],
+        "wrong_total": 0,
+        "right": [],
+        "map": None,
+        "svg": {},
+        "pool": 0,
+        "asked": 0,
+        "label_next": [],
+        "robustness": None,
+    }
 
 
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
@@ -192,16 +238,35 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
     scores = {"accuracy": 0.9, "balanced_accuracy": 0.8912, "log_loss": 0.3, "n": 2 * n}
     contents = {
         "backbone/card.json": {
-            "name": "tiny", "architecture": "convnet", "sha256": "ab" * 32, "source": "trained here",
-            "licence": "MIT", "num_classes": 10, "preprocessing": PREPROCESSING,
+            "name": "tiny",
+            "architecture": "convnet",
+            "sha256": "ab" * 32,
+            "source": "trained here",
+            "licence": "MIT",
+            "num_classes": 10,
+            "preprocessing": PREPROCESSING,
         },
         "validation.json": {
             "accepted": True,
             "rules": [
-                {"name": "enough to learn from", "passed": True, "severity": "fail", "observed": 4,
-                 "limit": "at least 3", "what": "training images", "remedy": "Add images."},
-                {"name": "classes are balanced", "passed": False, "severity": "warn", "observed": 2.5,
-                 "limit": "at most 2", "what": "largest over smallest", "remedy": "Collect more of the rare class."},
+                {
+                    "name": "enough to learn from",
+                    "passed": True,
+                    "severity": "fail",
+                    "observed": 4,
+                    "limit": "at least 3",
+                    "what": "training images",
+                    "remedy": "Add images.",
+                },
+                {
+                    "name": "classes are balanced",
+                    "passed": False,
+                    "severity": "warn",
+                    "observed": 2.5,
+                    "limit": "at most 2",
+                    "what": "largest over smallest",
+                    "remedy": "Collect more of the rare class.",
+                },
             ],
             "preprocessing": [
                 {"field": field, "pipeline": value, "backbone": value, "agree": True}
@@ -209,33 +274,73 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             ],
             "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
             "quarantined": 1,
-            "observed": {"done": "as declared", "accounts": [
-                {"account": "as declared", "on_grid": 1.0, "inputs": 0.02},
-                {"account": "scaled twice", "on_grid": 0.003, "inputs": 7604.1},
-            ], "wanted": [
-                {"question": "colour order", "account": "cannot be told", "why": "the pictures are grey",
-                 "evidence": []},
-                {"question": "mean and std", "account": "as declared", "why": "every other account fits worse",
-                 "evidence": [{"account": "mean and std of none", "witness": "BatchNorm", "declared": 0.05,
-                                  "figure": 0.25, "t": -30.2, "vote": "against"}]},
-            ], "shown": [{"path": path, "id": identity}
-                         for path, identity in images[["path", "id"]].head(2).itertuples(index=False)]},
+            "observed": {
+                "done": "as declared",
+                "accounts": [
+                    {"account": "as declared", "on_grid": 1.0, "inputs": 0.02},
+                    {"account": "scaled twice", "on_grid": 0.003, "inputs": 7604.1},
+                ],
+                "wanted": [
+                    {
+                        "question": "colour order",
+                        "account": "cannot be told",
+                        "why": "the pictures are grey",
+                        "evidence": [],
+                    },
+                    {
+                        "question": "mean and std",
+                        "account": "as declared",
+                        "why": "every other account fits worse",
+                        "evidence": [
+                            {
+                                "account": "mean and std of none",
+                                "witness": "BatchNorm",
+                                "declared": 0.05,
+                                "figure": 0.25,
+                                "t": -30.2,
+                                "vote": "against",
+                            }
+                        ],
+                    },
+                ],
+                "shown": [
+                    {"path": path, "id": identity}
+                    for path, identity in images[["path", "id"]].head(2).itertuples(index=False)
+                ],
+            },
         },
         "screening.json": {
-            "searched": 18, "agreement": 0.9, "wrong_share": 0.0, "wrong_p": 1.0, "suspected": 0, "label_errors": [],
-            "like": [], "odd": [], "rules": [], "dropped": [],
+            "searched": 18,
+            "agreement": 0.9,
+            "wrong_share": 0.0,
+            "wrong_p": 1.0,
+            "suspected": 0,
+            "label_errors": [],
+            "like": [],
+            "odd": [],
+            "rules": [],
+            "dropped": [],
         },
         "strategy.json": {
-            "strategy": "later_blocks", "cut": "", "blocks": 2, "reasons": ["the data is <b>large</b>"],
-            "size": {"curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)],
-                     "next_doubling": {"value": 0.031, "low": 0.012, "high": 0.05, "method": "power law"}},
+            "strategy": "later_blocks",
+            "cut": "",
+            "blocks": 2,
+            "reasons": ["the data is <b>large</b>"],
+            "size": {
+                "curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)],
+                "next_doubling": {"value": 0.031, "low": 0.012, "high": 0.05, "method": "power law"},
+            },
             "similarity": [
                 {"cut": cut, "balanced_accuracy": 0.8, "logme": 0.12, "h_score": 1.5, "source_divergence": divergence}
                 for cut, divergence in (("features.1", None), ("", 0.034))
             ],
         },
         "train_head.json": {
-            "kind": "linear", "classes": classes, "n_train": 4 * n, "n_val": 2 * n, "chosen_c": 0.1,
+            "kind": "linear",
+            "classes": classes,
+            "n_train": 4 * n,
+            "n_val": 2 * n,
+            "chosen_c": 0.1,
             "validation": scores,
             "path": [{"c": c, "val_balanced_accuracy": 0.8 + c / 10} for c in (0.01, 0.1, 1.0)],
         },
@@ -244,17 +349,26 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
                 {"epoch": 0, "train_loss": None, "val_balanced_accuracy": 0.89, "val_log_loss": 0.30},
                 {"epoch": 1, "train_loss": 0.4, "val_balanced_accuracy": 0.91, "val_log_loss": 0.25},
             ],
-            "best_epoch": 1, "trainable_blocks": ["top"], "frozen_blocks": ["stem", "middle"],
-            "trainable_parameters": 250, "frozen_parameters": 750, "frozen_digest_before": "cd" * 32,
+            "best_epoch": 1,
+            "trainable_blocks": ["top"],
+            "frozen_blocks": ["stem", "middle"],
+            "trainable_parameters": 250,
+            "frozen_parameters": 750,
+            "frozen_digest_before": "cd" * 32,
             "balance": {"by": "weights", "first_epoch": {}},
-            "frozen_digest_after": "cd" * 32, "validation": {**scores, "balanced_accuracy": 0.9134},
+            "frozen_digest_after": "cd" * 32,
+            "validation": {**scores, "balanced_accuracy": 0.9134},
         },
         "evaluation.json": {
-            "chosen": "fine_tuned", "reason": "it was better on validation", "classes": classes, "backbone": "tiny",
-            "validation": {"head": scores, "fine_tuned": scores}, "confidence": 0.95,
+            "chosen": "fine_tuned",
+            "reason": "it was better on validation",
+            "classes": classes,
+            "backbone": "tiny",
+            "validation": {"head": scores, "fine_tuned": scores},
+            "confidence": 0.95,
             "test": {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)},
         },
-    }  # fmt: skip
+    }
     contents |= {"baselines.json": rivals(classes), "inspection.json": inspected()}
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -268,9 +382,15 @@ JUDGED = {
     "balanced_accuracy": {"value": 0.934, "low": 0.891, "high": 0.969, "method": "bootstrap"},
 }
 COMPARISON = {
-    "n": 153, "difference": 0.0196, "low": -0.0065, "high": 0.0458, "mcnemar_p": 0.25, "only_a": 4, "only_b": 1,
+    "n": 153,
+    "difference": 0.0196,
+    "low": -0.0065,
+    "high": 0.0458,
+    "mcnemar_p": 0.25,
+    "only_a": 4,
+    "only_b": 1,
     "confidence": 0.95,
-}  # fmt: skip
+}
 FIRST = Outcome(
     verdict=PROMOTED,
     headline="version 4 of garden is the new champion",
@@ -286,8 +406,17 @@ FIRST = Outcome(
     links=(("Data Docs", "data_docs/index.html"), ("MLflow run", "http://localhost:5000/#/runs/1?a=1&b=2")),
 )
 REFUSAL = replace(
-    FIRST, verdict=REFUSED, headline="the <b>challenger</b> was not promoted", champion_version="3",
-    previous_version="3", comparison=COMPARISON, reasons=("too few images", "class a|b: recall *falls*"), links=(),
-    looks={"state": "over budget", "sentence": "27 models were judged on these test images; the best of so many looks "
-           "better than it is by up to 1.1 points on average. More than the budget of 20 (promote.look_budget)"},
-)  # fmt: skip
+    FIRST,
+    verdict=REFUSED,
+    headline="the <b>challenger</b> was not promoted",
+    champion_version="3",
+    previous_version="3",
+    comparison=COMPARISON,
+    reasons=("too few images", "class a|b: recall *falls*"),
+    links=(),
+    looks={
+        "state": "over budget",
+        "sentence": "27 models were judged on these test images; the best of so many looks "
+        "better than it is by up to 1.1 points on average. More than the budget of 20 (promote.look_budget)",
+    },
+)

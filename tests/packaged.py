@@ -41,11 +41,22 @@ def grafted() -> Grafted:
 def facts(**told: Any) -> dict[str, Any]:
     card = origins.embedded()[0]
     return {
-        "kind": "head", "architecture": card.architecture, "num_classes": card.num_classes, "cut": "",
-        "classes": CLASSES, "preprocessing": card.preprocessing.to_dict(), "temperature": 1.0, "abstain_below": 0.0,
-        "backbone": card.name, "backbone_sha256": card.sha256, "backbone_licence": card.licence, "lineage": "ab" * 32,
-        "code": "cd" * 32, "data_sha256": "ef" * 32, **told,
-    }  # fmt: skip
+        "kind": "head",
+        "architecture": card.architecture,
+        "num_classes": card.num_classes,
+        "cut": "",
+        "classes": CLASSES,
+        "preprocessing": card.preprocessing.to_dict(),
+        "temperature": 1.0,
+        "abstain_below": 0.0,
+        "backbone": card.name,
+        "backbone_sha256": card.sha256,
+        "backbone_licence": card.licence,
+        "lineage": "ab" * 32,
+        "code": "cd" * 32,
+        "data_sha256": "ef" * 32,
+        **told,
+    }
 
 
 def save(folder: Path, network: Grafted, **told: Any) -> tuple[Path, str]:
@@ -76,8 +87,11 @@ def environment(folder: Path, declared: Path) -> Path:
     asked = [*OURS, *UNDECLARED]
     found = subprocess.run(
         [str(folder / "bin/python"), "-c", f"import importlib.util as u; print([u.find_spec(n) for n in {asked}])"],
-        capture_output=True, text=True, check=True, cwd=folder,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
     assert found.stdout.strip() == str([None] * len(asked)), found.stdout
     return folder / "bin"
 

@@ -24,9 +24,13 @@ from tests.conftest import make_project, write_images
 
 CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35
 SPEC: dict[str, Any] = {
-    "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
-    "value_range": [0.0, 1.0], "mean": [0.5] * 3, "std": [0.5] * 3,
-}  # fmt: skip
+    "interpolation": "bilinear",
+    "antialias": True,
+    "colour_order": "RGB",
+    "value_range": [0.0, 1.0],
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+}
 
 
 @dataclass
@@ -51,8 +55,15 @@ class Registered:
         torch.manual_seed(seed)
         backbone, width = without_top(build(self.architecture, 10, self.side))
         network, scratch = Grafted(backbone, nn.Linear(width, len(CLASSES))).eval(), self.root / f"scratch-{seed}"
-        facts = {"architecture": self.architecture, "num_classes": 10, "cut": "", "classes": CLASSES,
-                 "preprocessing": self.spec, "temperature": 2.0, "abstain_below": ABSTAIN_BELOW}  # fmt: skip
+        facts = {
+            "architecture": self.architecture,
+            "num_classes": 10,
+            "cut": "",
+            "classes": CLASSES,
+            "preprocessing": self.spec,
+            "temperature": 2.0,
+            "abstain_below": ABSTAIN_BELOW,
+        }
         digest = package.write_model(scratch / "model", network.state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, self.pictures[0].read_bytes())
         mlflow = tracking.client()
@@ -68,9 +79,13 @@ class Registered:
         mlflow = tracking.client()
         package = versions.digest(mlflow, NAME, number)
         ledger.decide(
-            mlflow, NAME, lambda chain: chain.champion == number or ledger.append(
-                mlflow, NAME, chain, PROMOTE, number, number, ["a test wants it"], package=package),
-        )  # fmt: skip
+            mlflow,
+            NAME,
+            lambda chain: (
+                chain.champion == number
+                or ledger.append(mlflow, NAME, chain, PROMOTE, number, number, ["a test wants it"], package=package)
+            ),
+        )
 
     def point(self, number: str | None) -> None:
         """Move the alias champion by hand."""

@@ -91,7 +91,11 @@ def guarded_mlflow_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     secrets = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test"}
     with mlflow_server(folder, "--app-name", "basic-auth", **secrets) as address:
         name, password = "ada", "password-of-ada"
-        told = httpx.post(f"{address}/api/2.0/mlflow/users/create", auth=("root", "password-of-root"), timeout=60,
-                          json={"username": name, "password": password})  # fmt: skip
+        told = httpx.post(
+            f"{address}/api/2.0/mlflow/users/create",
+            auth=("root", "password-of-root"),
+            timeout=60,
+            json={"username": name, "password": password},
+        )
         told.raise_for_status()
         yield address, {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}

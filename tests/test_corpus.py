@@ -159,8 +159,13 @@ def test_damaged_files_never_stop_ingest_nor_cost_a_good_image(
     assert kept["brightness"].between(0, 1).all()
 
 
-SEGMENTS = {0xE1: b"Exif\0\0MM\0*\0\0\0\x08", 0xE2: b"MPF\0II*\0\x08\0\0\0", 0xED: b"Photoshop 3.0\x008BIM",
-            0xEE: b"", 0xFE: b""}  # fmt: skip
+SEGMENTS = {
+    0xE1: b"Exif\0\0MM\0*\0\0\0\x08",
+    0xE2: b"MPF\0II*\0\x08\0\0\0",
+    0xED: b"Photoshop 3.0\x008BIM",
+    0xEE: b"",
+    0xFE: b"",
+}
 
 
 @settings(max_examples=300)

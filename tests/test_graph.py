@@ -20,15 +20,29 @@ ROOT = Path(__file__).parents[1]
 GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = [
-    "ingest", "validate", "extract_features", "screen", "choose_strategy", "train_head", "fine_tune", "baselines",
-    "evaluate", "describe", "inspect", "register", "report",
-]  # fmt: skip
+    "ingest",
+    "validate",
+    "extract_features",
+    "screen",
+    "choose_strategy",
+    "train_head",
+    "fine_tune",
+    "baselines",
+    "evaluate",
+    "describe",
+    "inspect",
+    "register",
+    "report",
+]
 TRAINING = ["extract_features", "choose_strategy", "train_head", "fine_tune", "baselines"]
 UNTRACKED = "data/outcome/"  # what depends on the clock or the registry: written, never declared
 FINAL = {  # read by people and by `promote`
-    "data/reports/report.html", "data/reports/register.json", "data/reports/screen.html", "data/reports/suspects.csv",
+    "data/reports/report.html",
+    "data/reports/register.json",
+    "data/reports/screen.html",
+    "data/reports/suspects.csv",
     "data/reports/label_next.csv",
-}  # fmt: skip
+}
 # `register` ships these with every version.
 SHIPPED = {"register": "steps.registry.served_model"}
 

@@ -31,10 +31,13 @@ def trained(new_project: Callable[[Path], Project], tmp_path_factory: pytest.Tem
     project = new_project(tmp_path_factory.mktemp("trained") / "project")
     project.must("regraft", "use", "digits")
     for old, new in (
-        ("  epochs: 12 ", "  epochs: 2 "), ("  scratch: true ", "  scratch: false "),
-        ("bootstrap_draws: 2000", "bootstrap_draws: 200"), ("robustness_images: 100", "robustness_images: 0"),
-        ("comparison: superior ", "comparison: non_inferior "), ("  margin: 0.0 ", "  margin: 0.5 "),
-    ):  # fmt: skip
+        ("  epochs: 12 ", "  epochs: 2 "),
+        ("  scratch: true ", "  scratch: false "),
+        ("bootstrap_draws: 2000", "bootstrap_draws: 200"),
+        ("robustness_images: 100", "robustness_images: 0"),
+        ("comparison: superior ", "comparison: non_inferior "),
+        ("  margin: 0.0 ", "  margin: 0.5 "),
+    ):
         project.edit("params.yaml", old, new)
     who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "a project"]):
@@ -147,12 +150,16 @@ def test_a_replay_is_identical_and_leaves_the_project_as_it_was(served: Served) 
 
 
 READING = (
-    ("status",), ("history",), ("audit",), ("predict", "data/raw"), ("serve", "--port", "0"), ("export", "champion"),
-    ("compare", "1", "2"), ("replay", "1"),
-)  # fmt: skip
-DECIDING = (
-    ("run",), ("approve", "1", "--reason", "x"), ("rollback", "--reason", "x"),
-)  # fmt: skip
+    ("status",),
+    ("history",),
+    ("audit",),
+    ("predict", "data/raw"),
+    ("serve", "--port", "0"),
+    ("export", "champion"),
+    ("compare", "1", "2"),
+    ("replay", "1"),
+)
+DECIDING = (("run",), ("approve", "1", "--reason", "x"), ("rollback", "--reason", "x"))
 
 
 def test_a_wrong_password_is_said_by_every_command_and_decides_nothing(served: Served) -> None:

@@ -215,9 +215,13 @@ def test_no_pickle_in_a_registered_version(built: Project) -> None:
 def test_a_run_killed_in_the_middle_is_mended_by_the_next(built: Project) -> None:
     before, held = lock(built), registered(built)
     process = subprocess.Popen(
-        [str(BIN / "regraft"), "run", "--force"], cwd=built.root, env=dict(built.environment),
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [str(BIN / "regraft"), "run", "--force"],
+        cwd=built.root,
+        env=dict(built.environment),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("fine_tune"):

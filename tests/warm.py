@@ -25,9 +25,13 @@ class Warm:
         self, environment: Mapping[str, str], command: Sequence[str] = (sys.executable, "-m", "tests.warm")
     ) -> None:
         self.server = subprocess.Popen(
-            list(command), cwd=Path(__file__).parents[1], env=dict(environment),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,  # `select` sees what a buffer has not taken
-        )  # fmt: skip
+            list(command),
+            cwd=Path(__file__).parents[1],
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # `select` sees what a buffer has not taken
+        )
 
     def run(
         self, command: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float
@@ -36,9 +40,14 @@ class Warm:
         with TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             child = self._ask(
-                {"command": list(command), "cwd": str(cwd), "environment": dict(environment), "out": str(out),
-                 "err": str(err)}
-            )  # fmt: skip
+                {
+                    "command": list(command),
+                    "cwd": str(cwd),
+                    "environment": dict(environment),
+                    "out": str(out),
+                    "err": str(err),
+                }
+            )
             if not select.select([self.server.stdout], [], [], timeout)[0]:
                 os.kill(child, 9)
                 self._answer()
@@ -62,9 +71,10 @@ class Warm:
 def become(request: dict[str, Any]) -> None:
     """Make this process the one that was asked for, all but its imports."""
     for number, name, flags in (
-        (0, os.devnull, os.O_RDONLY), (1, request["out"], os.O_WRONLY | os.O_CREAT),
+        (0, os.devnull, os.O_RDONLY),
+        (1, request["out"], os.O_WRONLY | os.O_CREAT),
         (2, request["err"], os.O_WRONLY | os.O_CREAT),
-    ):  # fmt: skip
+    ):
         os.dup2(os.open(name, flags), number)
     os.environ.clear()
     os.environ.update(request["environment"])

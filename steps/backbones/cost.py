@@ -48,7 +48,11 @@ def dense_share(architecture: str, num_classes: int) -> float:
     as a convolution does.
     """
     backbone = _shapes_of(architecture, num_classes)
-    dense = {name for block in learnable(backbone) if block.startswith(("classifier", "fc")) for name in
-             blocks(backbone)[block]}  # fmt: skip
+    dense = {
+        name
+        for block in learnable(backbone)
+        if block.startswith(("classifier", "fc"))
+        for name in blocks(backbone)[block]
+    }
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
     return sum(size for name, size in sizes.items() if name in dense) / sum(sizes.values())

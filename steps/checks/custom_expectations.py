@@ -41,8 +41,12 @@ class TornKeys(TableMetricProvider):  # type: ignore[misc]  # GX is not checked
     ) -> Found:
         table, key = _table(execution_engine, metric_domain_kwargs), metric_value_kwargs["key"]
         bad = table[torn(table[key], table[metric_value_kwargs["column"]])]
-        return {"observed": str(bad[key].nunique()), "rows": bad.index.tolist(), "names": bad["path"].tolist(),
-                "of": len(table)}  # fmt: skip
+        return {
+            "observed": str(bad[key].nunique()),
+            "rows": bad.index.tolist(),
+            "names": bad["path"].tolist(),
+            "of": len(table),
+        }
 
 
 class DifferingFields(TableMetricProvider):  # type: ignore[misc]
@@ -66,11 +70,18 @@ class _Offenders(BatchExpectation):  # type: ignore[misc]
     def _validate(self, metrics: Found, **_: Any) -> Found:
         found = metrics[self.metric_dependencies[0]]
         count, names = len(found["rows"]), found["names"]
-        return {"success": not count, "result": {
-            "observed_value": found["observed"] or "none", "element_count": found["of"], "unexpected_count": count,
-            "unexpected_percent": 100 * count / max(1, found["of"]), "unexpected_index_list": found["rows"],
-            "unexpected_list": names, "partial_unexpected_list": names[:SAMPLED],
-        }}  # fmt: skip
+        return {
+            "success": not count,
+            "result": {
+                "observed_value": found["observed"] or "none",
+                "element_count": found["of"],
+                "unexpected_count": count,
+                "unexpected_percent": 100 * count / max(1, found["of"]),
+                "unexpected_index_list": found["rows"],
+                "unexpected_list": names,
+                "partial_unexpected_list": names[:SAMPLED],
+            },
+        }
 
     @classmethod
     @renderer(renderer_type=LegacyRendererType.PRESCRIPTIVE)  # type: ignore[untyped-decorator]

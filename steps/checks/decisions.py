@@ -36,10 +36,14 @@ def _lines(path: Path) -> Mapping[int, Decision]:
             f"{','.join(wanted)}"
         )
     fields = len(wanted)
-    _refuse(path, [
-        f"line {line}: {len(row)} fields for {', '.join(wanted)}; a comma within one of them needs quotes around it"
-        for line, row in rows.items() if len(row) > fields
-    ])  # fmt: skip
+    _refuse(
+        path,
+        [
+            f"line {line}: {len(row)} fields for {', '.join(wanted)}; a comma within one of them needs quotes around it"
+            for line, row in rows.items()
+            if len(row) > fields
+        ],
+    )
     return {line: Decision(*(row + [""] * fields)[:fields]) for line, row in rows.items()}
 
 

@@ -35,9 +35,7 @@ def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Pat
         of_table = [rule for rule in rules if rule.table == name]
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[_expectation(r) for r in of_table]))
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-        checkpoint = gx.Checkpoint(
-            name=name, validation_definitions=[validation], actions=[], result_format="COMPLETE",
-        )  # fmt: skip
+        checkpoint = gx.Checkpoint(name=name, validation_definitions=[validation], actions=[], result_format="COMPLETE")
         outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
         for result in next(iter(outcome.run_results.values())).results:
             rule = result.expectation_config.meta["rule"]

@@ -40,9 +40,12 @@ def suspects(targets: Ints, probabilities: Floats) -> Ints:
     from cleanlab.filter import find_label_issues
 
     found = find_label_issues(
-        np.asarray(targets, dtype=np.int64), probabilities, filter_by="prune_by_noise_rate",
-        return_indices_ranked_by="self_confidence", n_jobs=1,
-    )  # fmt: skip
+        np.asarray(targets, dtype=np.int64),
+        probabilities,
+        filter_by="prune_by_noise_rate",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
     return np.asarray(found, dtype=np.int64)
 
 

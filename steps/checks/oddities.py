@@ -32,10 +32,10 @@ def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: O
         f"dark: mean luma under {limits.dark:g}": images["brightness"] < limits.dark,
         f"bright: mean luma over {limits.bright:g}": images["brightness"] > limits.bright,
         f"flat: contrast under {limits.flat:g}": images["contrast"] < limits.flat,
-        f"blurred: sharpness under {limits.blurred:g} of the median":
-            images["sharpness"] < limits.blurred * images["sharpness"].median(),
+        f"blurred: sharpness under {limits.blurred:g} of the median": images["sharpness"]
+        < limits.blurred * images["sharpness"].median(),
         f"unlike the others: over {far:.2f} times the usual distance": unlike > far,
-    }  # fmt: skip
+    }
     told = pd.DataFrame(reasons, index=images.index)
     rows = [
         {**image, "distance": round(float(distance), 4), "reasons": [reason for reason in told if found[reason]]}

@@ -64,8 +64,15 @@ def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
         label = part["label"].mode()[0]
         alone = bool(part["label"].nunique() == 1 and len(part) >= LEAST)
         p = hypergeom(len(images), int(of_class[label]), len(part)).pmf(len(part)) if alone else 1.0
-        rows.append({"source": str(source), "images": len(part), "classes": int(part["label"].nunique()),
-                     "only": str(label) if alone else "", "p": float(p)})  # fmt: skip
+        rows.append(
+            {
+                "source": str(source),
+                "images": len(part),
+                "classes": int(part["label"].nunique()),
+                "only": str(label) if alone else "",
+                "p": float(p),
+            }
+        )
     return with_holm(rows)
 
 
@@ -84,9 +91,17 @@ def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
             table = [[int((here & side).sum()), int((~here & side).sum())] for side in (training, ~training)]
             if min(map(sum, table)) > 0:
                 inside, outside = (row[0] / sum(row) for row in table)
-                rows.append({"column": name, "value": str(value), "images": int(here.sum()), "training": inside,
-                             "elsewhere": outside, "effect": round(abs(inside - outside), 4),
-                             "p": float(fisher_exact(table).pvalue)})  # fmt: skip
+                rows.append(
+                    {
+                        "column": name,
+                        "value": str(value),
+                        "images": int(here.sum()),
+                        "training": inside,
+                        "elsewhere": outside,
+                        "effect": round(abs(inside - outside), 4),
+                        "p": float(fisher_exact(table).pvalue),
+                    }
+                )
     return with_holm(rows)
 
 
@@ -99,8 +114,12 @@ def groups(images: pd.DataFrame) -> dict[str, Any]:
     counts = images["group"][(images["split"] == TRAIN) & (images["group"] != "")].value_counts()
     if counts.empty:
         return {}
-    return {"groups": len(counts), "effective": effective_number(counts.tolist()),
-            "largest": str(counts.index[0]), "largest_share": float(counts.iloc[0] / counts.sum())}  # fmt: skip
+    return {
+        "groups": len(counts),
+        "effective": effective_number(counts.tolist()),
+        "largest": str(counts.index[0]),
+        "largest_share": float(counts.iloc[0] / counts.sum()),
+    }
 
 
 def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:

@@ -69,8 +69,11 @@ def watch(network: nn.Module, batches: Iterable[torch.Tensor], has_top: bool) ->
         moments = torch.stack([values.mean(2), values.square().mean(2)])
         kept.setdefault(name, []).append(moments.permute(2, 0, 1))
 
-    norms = {name: module for name, module in network.named_modules()
-             if isinstance(module, BATCH_NORMS) and module.track_running_stats}  # fmt: skip
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, BATCH_NORMS) and module.track_running_stats
+    }
     handles = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
     try:
         with torch.inference_mode():
@@ -273,10 +276,7 @@ def answer(
     """
     ours, theirs = seen(declared, False), {name: seen(spec, False) for name, spec in accounts.items()}
     specs = {DECLARED: declared, **accounts}
-    evidence = [
-        *by_norms(ours, theirs),
-        *by_top(ours, theirs, coloured, lambda name: seen(specs[name], True)),
-    ]
+    evidence = [*by_norms(ours, theirs), *by_top(ours, theirs, coloured, lambda name: seen(specs[name], True))]
     return judge(question, accounts, evidence), evidence
 
 
@@ -290,8 +290,10 @@ def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) 
     votes = {name: {one.vote for one in evidence if one.account == name} for name in names}
     far = {one.account for one in evidence if one.witness == NORMS and one.figure > NEAR}
     accusers = [one for one in evidence if one.vote == "for" and one.account not in far]
-    best = [min((one for one in accusers if one.witness == witness), key=lambda one: one.figure)
-            for witness in dict.fromkeys(one.witness for one in accusers)]  # fmt: skip
+    best = [
+        min((one for one in accusers if one.witness == witness), key=lambda one: one.figure)
+        for witness in dict.fromkeys(one.witness for one in accusers)
+    ]
     if len({one.account for one in best}) > 1 or any("against" in votes[one.account] for one in best):
         return Finding(question, UNTOLD, "the witnesses disagree")
     if best:

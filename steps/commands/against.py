@@ -50,9 +50,16 @@ class Trained:
 
 
 def against(
-    root: Path, reference: Path, names: Sequence[str], trained: Trained,
-    params: ScreenParams, mode: Mode, seed: int, compute: ComputeParams, reweight: bool = False,
-) -> Found:  # fmt: skip
+    root: Path,
+    reference: Path,
+    names: Sequence[str],
+    trained: Trained,
+    params: ScreenParams,
+    mode: Mode,
+    seed: int,
+    compute: ComputeParams,
+    reweight: bool = False,
+) -> Found:
     """Compare the training images with the unlabelled ones called `names` under `reference`; write the page.
 
     Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome; with
@@ -76,14 +83,19 @@ def against(
     excess = told.auc.known if told.p < ALPHA else 0.5
     rules = shift_rules(params.max_shift_auc, params.severity.domain_shift)
     found = {
-        "reference": len(seen), "training": len(training), "left_out": len(names) - len(seen) - len(rejected),
-        "unreadable": [row._asdict() for row in rejected], "auc": told.auc, "p": told.p,
-        "effective": round(weighed.effective, 1), "covered": round(weighed.covered, 3),
+        "reference": len(seen),
+        "training": len(training),
+        "left_out": len(names) - len(seen) - len(rejected),
+        "unreadable": [row._asdict() for row in rejected],
+        "auc": told.auc,
+        "p": told.p,
+        "effective": round(weighed.effective, 1),
+        "covered": round(weighed.covered, 3),
         "measures": covariates(training, seen, rng),
         "strange": _strangest(seen, theirs),
         "unseen": _strangest(training, -mine),
         "rules": expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else [],
-    }  # fmt: skip
+    }
 
     if reweight:
         _reweight(root, training, weighed)
@@ -154,6 +166,9 @@ def _page(found: Found, reference: Path, raw: Path, most: int) -> str:
         return [(row, album.add(row["path"], row["id"])) for row in rows[:most]]
 
     return render(
-        "against.html", found=found, strange=shown(found["strange"], reference), unseen=shown(found["unseen"], raw),
+        "against.html",
+        found=found,
+        strange=shown(found["strange"], reference),
+        unseen=shown(found["unseen"], raw),
         confidence=CONFIDENCE,
-    )  # fmt: skip
+    )

@@ -99,9 +99,11 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"version {a} against version {b} on {n:,} test images: {found['sentence']}",
         f"  accuracy {100 * found['difference']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
         f"{found['method']} {found['confidence']:.0%}); McNemar's exact p = {found['mcnemar_p']:.3g}",
-        *(f"  {what} {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-          for what, row in (("balanced accuracy", found["balanced_accuracy"]), ("log-loss", found["log_loss"]))),
-    ]  # fmt: skip
+        *(
+            f"  {what} {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            for what, row in (("balanced accuracy", found["balanced_accuracy"]), ("log-loss", found["log_loss"]))
+        ),
+    ]
     for row in found["per_class"]:
         recalls = f"{100 * row['recall_a']:.1f} % against {100 * row['recall_b']:.1f} % of {row['n']}"
         said += [f"  {row['label']}: {recalls}; only {a} right {row['only_a']}, only {b} right {row['only_b']}"]

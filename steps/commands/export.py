@@ -152,6 +152,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     if "verdict" in found:
         told.append(f"  {found['verdict']}")
     else:
-        told.append(f"  answers as the version does: probabilities within {found['difference']:.1g} "
-                    f"on {found['images']} test images")  # fmt: skip
+        told.append(
+            f"  answers as the version does: probabilities within {found['difference']:.1g} "
+            f"on {found['images']} test images"
+        )
     return told

@@ -109,37 +109,55 @@ def _model_of(mlflow: "MlflowClient", name: str, version: str) -> Iterator[Path]
         return
     with tempfile.TemporaryDirectory() as scratch:
         yield versions.fetch(mlflow, name, version, MODEL, Path(scratch))
-    log.warning("version %s of %s is not signed by regraft: from now on the digest of its weights is the guard",
-                version, name)  # fmt: skip
+    log.warning(
+        "version %s of %s is not signed by regraft: from now on the digest of its weights is the guard", version, name
+    )
 
 
 def _card_of_version(name: str, version: str, facts: dict[str, Any]) -> Card:
     told = {key: facts[key] for key in ("kind", "backbone", "backbone_sha256", "classes", "lineage")}
     return Card(
-        name=name, architecture=facts["architecture"], num_classes=facts["num_classes"], sha256="",
-        source=f"models:/{name}/{version}", licence=f"that of {facts['backbone']}, on which it was grafted",
-        preprocessing=models.read_preprocessing_dict(facts["preprocessing"]), input_statistics=None, notes=told,
+        name=name,
+        architecture=facts["architecture"],
+        num_classes=facts["num_classes"],
+        sha256="",
+        source=f"models:/{name}/{version}",
+        licence=f"that of {facts['backbone']}, on which it was grafted",
+        preprocessing=models.read_preprocessing_dict(facts["preprocessing"]),
+        input_statistics=None,
+        notes=told,
         cut=facts["cut"],
-    )  # fmt: skip
+    )
 
 
 def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000, cut: str | None = None) -> Card:
     return Card(
-        name=name, architecture=name, num_classes=classes, sha256="", source=source,
+        name=name,
+        architecture=name,
+        num_classes=classes,
+        sha256="",
+        source=source,
         licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
-        preprocessing=preprocessing_of(entry), input_statistics=None,
-        notes={"preprocessing_of": str(entry), "url": url}, cut=cut,
-    )  # fmt: skip
+        preprocessing=preprocessing_of(entry),
+        input_statistics=None,
+        notes={"preprocessing_of": str(entry), "url": url},
+        cut=cut,
+    )
 
 
 def preprocessing_of(entry: Any) -> Preprocessing:
     """Return the transforms of a torchvision weights entry, field by field."""
     preset = entry.transforms()
     return Preprocessing(
-        resize=preset.resize_size[0], crop=preset.crop_size[0], interpolation=preset.interpolation.value,
-        antialias=bool(preset.antialias), colour_order="RGB", value_range=(0.0, 1.0),
-        mean=tuple(map(float, preset.mean)), std=tuple(map(float, preset.std)),
-    )  # fmt: skip
+        resize=preset.resize_size[0],
+        crop=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
+        antialias=bool(preset.antialias),
+        colour_order="RGB",
+        value_range=(0.0, 1.0),
+        mean=tuple(map(float, preset.mean)),
+        std=tuple(map(float, preset.std)),
+    )
 
 
 def _download(name: str, entry: Any) -> State:

@@ -122,11 +122,16 @@ def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str,
     behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, rng)
     reached = mean_of_shares(one.held.correct > 0, task.targets, sample.cluster, CONFIDENCE)
     return {
-        "backbone": one.name, "images": len(task.targets), "balanced_accuracy": reached,
-        "log_loss": one.held.scores()["log_loss"], "logme": one.logme, "h_score": one.h_score,
-        "milliseconds_per_image": one.milliseconds, "against_best": behind,
+        "backbone": one.name,
+        "images": len(task.targets),
+        "balanced_accuracy": reached,
+        "log_loss": one.held.scores()["log_loss"],
+        "logme": one.logme,
+        "h_score": one.h_score,
+        "milliseconds_per_image": one.milliseconds,
+        "against_best": behind,
         "told_apart_from_best": behind.below(0),
-    }  # fmt: skip
+    }
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
@@ -149,11 +154,14 @@ def show(rows: Sequence[dict[str, Any]], verdict: str) -> None:
     table = Table("backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms per image")
     for row in rows:
         table.add_row(
-            row["backbone"], _share(row["balanced_accuracy"], ".1f"),
+            row["backbone"],
+            _share(row["balanced_accuracy"], ".1f"),
             "" if row is rows[0] else _share(row["against_best"], "+.1f"),
-            f"{row['log_loss']:.3f}", f"{row['logme']:.3f}", f"{row['h_score']:.2f}",
+            f"{row['log_loss']:.3f}",
+            f"{row['logme']:.3f}",
+            f"{row['h_score']:.2f}",
             f"{row['milliseconds_per_image']:.1f}",
-        )  # fmt: skip
+        )
     console = Console()
     console.print(table)
     console.print(verdict, highlight=False)

@@ -61,9 +61,11 @@ def compare(
     change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
     unit = float(np.abs(change).mean())
     return {
-        "a": names[0], "b": names[1], **compare_answers(targets, right_a, right_b, sample, rules, generator),
+        "a": names[0],
+        "b": names[1],
+        **compare_answers(targets, right_a, right_b, sample, rules, generator),
         "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, unit),
-    }  # fmt: skip
+    }
 
 
 def compare_answers(
@@ -76,9 +78,11 @@ def compare_answers(
     """
     gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.draws)
     return {
-        "n": len(targets), "confidence": confidence, **_verdict(a, b, sample, rules, generator),
+        "n": len(targets),
+        "confidence": confidence,
+        **_verdict(a, b, sample, rules, generator),
         "balanced_accuracy": balanced_difference(gain, targets, sample, confidence, draws, generator),
-    }  # fmt: skip
+    }
 
 
 def balanced_difference(
@@ -106,11 +110,17 @@ def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator:
     wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
     verdict = verdict_of(difference, p, rules.confidence)
     return {
-        "difference": difference.value, "low": difference.low, "high": difference.high,
-        "method": difference.method, "only_a": only_a, "only_b": only_b, "mcnemar_p": p, "verdict": verdict,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "method": difference.method,
+        "only_a": only_a,
+        "only_b": only_b,
+        "mcnemar_p": p,
+        "verdict": verdict,
         "needed_n": wanted if verdict == NO_EVIDENCE else None,
         "sentence": sentence(verdict, difference, wanted, len(a)),
-    }  # fmt: skip
+    }
 
 
 def verdict_of(difference: Figure, p: float, confidence: float) -> str:
@@ -160,11 +170,7 @@ def transfer(
     """
     right = model.argmax(axis=1) == targets
     rows = [
-        {
-            "against": name,
-            "draws": len(each),
-            **_against(right, [a == targets for a in each], sample, rules, rng),
-        }
+        {"against": name, "draws": len(each), **_against(right, [a == targets for a in each], sample, rules, rng)}
         for name, each in baselines.items()
     ]
     if not rows:
@@ -172,9 +178,11 @@ def transfer(
     decisive = next((row for row in rows if row["against"] == "scratch"), max(rows, key=lambda row: row["accuracy"]))
     words = {BETTER: HELPS, WORSE: HURTS, NO_EVIDENCE: NO_EVIDENCE}
     return {
-        "verdict": words[decisive["verdict"]], "sentence": decisive["sentence"], "against": decisive["against"],
+        "verdict": words[decisive["verdict"]],
+        "sentence": decisive["sentence"],
+        "against": decisive["against"],
         "baselines": rows,
-    }  # fmt: skip
+    }
 
 
 def _against(
@@ -189,11 +197,16 @@ def _against(
     wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
     verdict = verdict_of(difference, p, rules.confidence)
     return {
-        "accuracy": float(mean.mean()), "difference": difference.value, "low": difference.low,
-        "high": difference.high, "method": difference.method, "mcnemar_p": p, "verdict": verdict,
+        "accuracy": float(mean.mean()),
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "method": difference.method,
+        "mcnemar_p": p,
+        "verdict": verdict,
         "needed_n": wanted if verdict == NO_EVIDENCE else None,
         "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
-    }  # fmt: skip
+    }
 
 
 def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -203,9 +216,15 @@ def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list
         mine = targets == i
         only_a, only_b = int((a & ~b & mine).sum()), int((b & ~a & mine).sum())
         if mine.any():
-            rows.append({
-                "label": label, "n": int(mine.sum()), "recall_a": float(a[mine].mean()),
-                "recall_b": float(b[mine].mean()), "only_a": only_a, "only_b": only_b,
-                "mcnemar_p": mcnemar(only_a, only_b),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "label": label,
+                    "n": int(mine.sum()),
+                    "recall_a": float(a[mine].mean()),
+                    "recall_b": float(b[mine].mean()),
+                    "only_a": only_a,
+                    "only_b": only_b,
+                    "mcnemar_p": mcnemar(only_a, only_b),
+                }
+            )
     return rows

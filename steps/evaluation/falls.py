@@ -37,11 +37,14 @@ def changes(parts: Iterable[tuple[str, Bools]], a: Bools, b: Bools, cluster: Int
     gain = a.astype(float) - b
     return [
         Change(
-            part=name, n=int(members.sum()), won=int((gain[members] > 0).sum()), lost=int((gain[members] < 0).sum()),
+            part=name,
+            n=int(members.sum()),
+            won=int((gain[members] > 0).sum()),
+            lost=int((gain[members] < 0).sum()),
             effective=_effective(gain[members], cluster[members]),
         )
         for name, members in parts
-    ]  # fmt: skip
+    ]
 
 
 def _effective(gain: Floats, cluster: Ints) -> float:

@@ -42,9 +42,12 @@ def lay_out(features: Floats, targets: Ints, perplexity: float, seed: int) -> Fe
         flat = TSNE(2, perplexity=nearby, init="pca", random_state=seed).fit_transform(placed)
         clusters = KMeans(len(np.unique(targets)), n_init=STARTS, random_state=seed).fit_predict(placed)
     return FeatureMap(
-        pca=placed[:, :2], tsne=flat, explained=float(axes.explained_variance_ratio_[:2].sum()), clusters=clusters,
+        pca=placed[:, :2],
+        tsne=flat,
+        explained=float(axes.explained_variance_ratio_[:2].sum()),
+        clusters=clusters,
         agreement=float(adjusted_mutual_info_score(targets, clusters)),
-    )  # fmt: skip
+    )
 
 
 def nearest(known: Floats, asked: Floats, count: int) -> tuple[Ints, Floats]:

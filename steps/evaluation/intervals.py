@@ -214,10 +214,12 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
     if np.ptp(values) == 0 or sample.clusters < 2:
         return Figure(mean, None, None, LOG_T)
     parts = _summed((values - mean)[:, None] / n, sample)[:, 0]
-    apart = np.concatenate([
-        (parts[stratum] - parts[stratum].mean()) * np.sqrt(len(stratum) / (len(stratum) - 1))
-        for stratum in sample.strata
-    ])  # fmt: skip
+    apart = np.concatenate(
+        [
+            (parts[stratum] - parts[stratum].mean()) * np.sqrt(len(stratum) / (len(stratum) - 1))
+            for stratum in sample.strata
+        ]
+    )
     variance, reach = (
         float((apart**2).sum()),
         float(stdtrit(_degrees(apart, len(sample.strata)), 0.5 + confidence / 2)),
@@ -326,13 +328,7 @@ def _below(scores: Floats, others: Floats) -> Floats:
 
 
 def macro_f1(
-    targets: Ints,
-    predicted: Ints,
-    classes: int,
-    cluster: Ints,
-    confidence: float,
-    draws: int,
-    rng: np.random.Generator,
+    targets: Ints, predicted: Ints, classes: int, cluster: Ints, confidence: float, draws: int, rng: np.random.Generator
 ) -> Figure:
     """Return the mean F1 over the classes that occur, with its interval.
 

@@ -86,10 +86,12 @@ def look(
         for strength in STRENGTHS
     }
     rows: list[dict[str, Any]] = [
-        {"kind": kind, "strength": strength, "agreement": float((told == usual).mean()),
-         "accuracy": share(told == targets, cluster, confidence)}
+        {
+            "kind": kind,
+            "strength": strength,
+            "agreement": float((told == usual).mean()),
+            "accuracy": share(told == targets, cluster, confidence),
+        }
         for (kind, strength), told in found.items()
-    ]  # fmt: skip
-    return {
-        "images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"].value)),
-    }  # fmt: skip
+    ]
+    return {"images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"].value))}

@@ -111,9 +111,10 @@ def judge_slices(
     of its slices: a lower one breaches. All images are no slice, unless a limit asks for it.
     """
     judged = [
-        one for one in slices_of(images, columns)
+        one
+        for one in slices_of(images, columns)
         if one.members.sum() >= least and (not one.members.all() or one.limit(limits) is not None)
-    ]  # fmt: skip
+    ]
     chances = [_chance(right, one.members, cluster, confidence) for one in judged]
     adjusted = multipletests(chances, method="holm")[1] if chances else []
     rows = [
@@ -126,9 +127,13 @@ def judge_slices(
 def _row(one: Slice, right: Bools, cluster: Ints, limit: float | None, confidence: float) -> dict[str, Any]:
     accuracy = share(right[one.members], cluster[one.members], confidence)
     return {
-        "column": one.column, "value": one.shown, "n": int(one.members.sum()), "accuracy": accuracy, "limit": limit,
+        "column": one.column,
+        "value": one.shown,
+        "n": int(one.members.sum()),
+        "accuracy": accuracy,
+        "limit": limit,
         "breached": limit is not None and accuracy.known < limit,
-    }  # fmt: skip
+    }
 
 
 def _chance(right: Bools, members: Bools, cluster: Ints, confidence: float) -> float:

@@ -27,9 +27,21 @@ NOTES = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those with a length after them, and the end of the image
 # Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
 DECODE_ERRORS = (
-    OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ZeroDivisionError,
-    OverflowError, MemoryError, AttributeError, RuntimeError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    ZeroDivisionError,
+    OverflowError,
+    MemoryError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 T = TypeVar("T")
 

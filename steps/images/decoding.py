@@ -42,10 +42,14 @@ BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST
 )
 WHITE_IS_ZERO = 0
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 MATTE = (255, 255, 255)  # what shows through transparent pixels
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs and odd EXIF: the limits above decide
 
@@ -99,9 +103,13 @@ def examine(data: bytes) -> tuple[ImageFacts, Image.Image]:
     small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
     brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
     facts = ImageFacts(
-        *stored[:4], phash=str(imagehash.phash(image)), brightness=brightness, contrast=contrast,
-        sharpness=light.sharpness(np.asarray(small)), taken=stored[4],
-    )  # fmt: skip
+        *stored[:4],
+        phash=str(imagehash.phash(image)),
+        brightness=brightness,
+        contrast=contrast,
+        sharpness=light.sharpness(np.asarray(small)),
+        taken=stored[4],
+    )
     return facts, image
 
 

@@ -240,9 +240,16 @@ def accuracy_intervals(rows: Sequence[Row], baseline: float, baseline_name: str)
 def _dashed(axes: Axes, share: float, name: str) -> None:
     axes.axvline(share, color=COLOURS["second"], lw=1.2, ls=(0, (4, 3)))
     axes.annotate(
-        name, (share, 0), (0, -26), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-        color=COLOURS["second"], fontsize=10, va="center", ha="left" if share < sum(axes.get_xlim()) / 2 else "right",
-    )  # fmt: skip
+        name,
+        (share, 0),
+        (0, -26),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        color=COLOURS["second"],
+        fontsize=10,
+        va="center",
+        ha="left" if share < sum(axes.get_xlim()) / 2 else "right",
+    )
 
 
 def _dot(axes: Axes, place: int, row: Row) -> None:
@@ -251,9 +258,14 @@ def _dot(axes: Axes, place: int, row: Row) -> None:
         axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
     axes.plot(row["value"], place, "o", color=colour, ms=8, clip_on=False)
     axes.annotate(
-        _percent(row["value"]), (1, place), (10, 0), xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points", va="center", weight=weight,
-    )  # fmt: skip
+        _percent(row["value"]),
+        (1, place),
+        (10, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        va="center",
+        weight=weight,
+    )
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -281,9 +293,14 @@ def _mark(axes: Axes, points: Sequence[tuple[float, float]], chosen: float, name
         if x == chosen:
             axes.plot(x, y, "o", color=COLOURS["accent"], ms=10)
             axes.annotate(
-                f"{name}: {_percent(y)}", (x, y), (0, 11), textcoords="offset points", ha=align, weight="bold",
+                f"{name}: {_percent(y)}",
+                (x, y),
+                (0, 11),
+                textcoords="offset points",
+                ha=align,
+                weight="bold",
                 bbox={"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+            )
 
 
 def _percent(share: float) -> str:

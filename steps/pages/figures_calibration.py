@@ -16,17 +16,9 @@ def drawn(found: Found | None) -> Iterator[tuple[str, Figure, str]]:
     if found is None:
         return
     figure = reliability(found["before"]["reliability"], found["after"]["reliability"])
-    yield (
-        "calibration_reliability",
-        figure,
-        "Share of right answers by the probability given, before and after",
-    )
+    yield ("calibration_reliability", figure, "Share of right answers by the probability given, before and after")
     figure = coverage_risk(found["curve"], found["coverage"]["value"])
-    yield (
-        "calibration_risk",
-        figure,
-        "Share of wrong answers by the share of images answered, surest first",
-    )
+    yield ("calibration_risk", figure, "Share of wrong answers by the share of images answered, surest first")
 
 
 @styled

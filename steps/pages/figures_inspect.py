@@ -46,10 +46,13 @@ def worse_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     `rows` as `robustness.look` gives them, the unchanged pictures first.
     """
     drawn = [
-        {"name": ", ".join(filter(None, (row["kind"], row["strength"]))), "chosen": not row["strength"],
-         **row["accuracy"]}
+        {
+            "name": ", ".join(filter(None, (row["kind"], row["strength"]))),
+            "chosen": not row["strength"],
+            **row["accuracy"],
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     words = "; ".join(f"{row['name']} {row['value']:.0%}" for row in drawn)
     figure = accuracy_intervals(drawn, drawn[0]["value"], drawn[0]["name"])
     return figure, f"Accuracy on validation images as they are and made worse: {words}"

@@ -24,11 +24,15 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
     columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
     rows = [
         {
-            "id": identity, "path": path, "label": label, "predicted": predicted,
-            "of_predicted": float(chances[place[predicted]]), "of_label": float(chances[place[label]]),
+            "id": identity,
+            "path": path,
+            "label": label,
+            "predicted": predicted,
+            "of_predicted": float(chances[place[predicted]]),
+            "of_label": float(chances[place[label]]),
         }
         for identity, path, label, predicted, chances in zip(*columns, strict=True)
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: (-row["of_predicted"], row["path"]))
 
 

@@ -144,9 +144,7 @@ def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version:
     return Evidence(root, chain, name, version, dict(found.tags), run, told, proof, doubt)
 
 
-def _proof(
-    mlflow: "MlflowClient", chain: Chain, name: str, version: str, folder: Path
-) -> tuple[Proof | None, str]:  # fmt: skip
+def _proof(mlflow: "MlflowClient", chain: Chain, name: str, version: str, folder: Path) -> tuple[Proof | None, str]:
     """Verify the package, also against the ledger, before a file of it is read; return why not where it fails."""
     try:
         with packages.verified(mlflow, name, version, chain.package_of(version)) as package:

@@ -145,9 +145,11 @@ def _commit(held: Evidence) -> Link:
     if not commit:
         told = "the project was in no git commit: nothing restores its code"
         return Link("commit", "none", (told,), signed=signed)
-    gaps = [] if circumstances.has_commit(held.root, commit) else [
-        f"commit {commit[:12]} is not in this repository: fetch it"
-    ]  # fmt: skip
+    gaps = (
+        []
+        if circumstances.has_commit(held.root, commit)
+        else [f"commit {commit[:12]} is not in this repository: fetch it"]
+    )
     gaps += lost_changes(held)
     state, patch = held.circumstance(circumstances.CHANGES), held.kept.get(circumstances.PATCH)
     dirty = "" if state == circumstances.NONE else ", with uncommitted changes"

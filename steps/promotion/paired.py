@@ -49,8 +49,10 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     return Paired(
         {
             **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure.value, "low": figure.low, "high": figure.high,
+            "difference": figure.value,
+            "low": figure.low,
+            "high": figure.high,
         },
         changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
         changes(slices, a, b, sample.cluster),
-    )  # fmt: skip
+    )

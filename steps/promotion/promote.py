@@ -81,9 +81,16 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         outcomes.append(_answer(mlflow, case, chain))
         found = outcomes[-1]
         return not found.new or ledger.append(
-            mlflow, name, chain, found.kind, challenger, found.champion, found.reasons, found.question,
+            mlflow,
+            name,
+            chain,
+            found.kind,
+            challenger,
+            found.champion,
+            found.reasons,
+            found.question,
             package=found.package,
-        )  # fmt: skip
+        )
 
     ledger.reconcile(mlflow, name, root)
     chain = ledger.decide(mlflow, name, turn)
@@ -91,11 +98,17 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     found = outcomes[-1]
     _project(mlflow, case, found)
     return Promotion(
-        model_name=name, champion=found.champion, challenger=challenger, previous=found.previous,
-        changed=found.champion != found.previous, reasons=found.reasons,
-        run_id=str(mlflow.get_model_version(name, challenger).run_id), judged=case.evaluation["test"][case.kind],
-        verdict=found.kind, comparison=found.comparison,
-    )  # fmt: skip
+        model_name=name,
+        champion=found.champion,
+        challenger=challenger,
+        previous=found.previous,
+        changed=found.champion != found.previous,
+        reasons=found.reasons,
+        run_id=str(mlflow.get_model_version(name, challenger).run_id),
+        judged=case.evaluation["test"][case.kind],
+        verdict=found.kind,
+        comparison=found.comparison,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,11 +130,17 @@ class Case:
     def question(self, champion: str | None) -> str:
         """Return the digest of all that the answer follows from; no clock: measured time is evidence, not question."""
         document = params.read(self.root)
-        return digest_of({
-            "champion": champion, "rules": self.rules.rules(), "kind": self.kind, "seed": document["seed"],
-            "evaluate": document["evaluate"], "exhausted": self.looks is not None,
-            "files": {path: _digest(self.root / path) for path in LOOKED_AT},
-        })  # fmt: skip
+        return digest_of(
+            {
+                "champion": champion,
+                "rules": self.rules.rules(),
+                "kind": self.kind,
+                "seed": document["seed"],
+                "evaluate": document["evaluate"],
+                "exhausted": self.looks is not None,
+                "files": {path: _digest(self.root / path) for path in LOOKED_AT},
+            }
+        )
 
     @cached_property
     def looks(self) -> str | None:

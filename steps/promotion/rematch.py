@@ -58,8 +58,9 @@ def rematch(
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")
     right = (
-        (mine["predicted"] == mine["label"]).to_numpy(), np.array(theirs, dtype=object) == mine["label"].to_numpy()
-    )  # fmt: skip
+        (mine["predicted"] == mine["label"]).to_numpy(),
+        np.array(theirs, dtype=object) == mine["label"].to_numpy(),
+    )
     ratio = None
     if timed:
         ratio = latency_ratio(packages.load(mlflow, name, challenger), champion, frame_of(raw, answered[:TIMED]))

@@ -52,10 +52,16 @@ def smaller(
     judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
     found = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
     facts = ChallengerFacts(
-        challenger=judged, opponent=f"version {package.version}", comparison=found.comparison, recalls=found.recalls,
-        slice_changes=found.slices, slices=_slices(evaluate, part, right), size=file.stat().st_size,
-        calibration_error=judged["calibration_error"], looks=_exhausted(before, judged, asked),
-    )  # fmt: skip
+        challenger=judged,
+        opponent=f"version {package.version}",
+        comparison=found.comparison,
+        recalls=found.recalls,
+        slice_changes=found.slices,
+        slices=_slices(evaluate, part, right),
+        size=file.stat().st_size,
+        calibration_error=judged["calibration_error"],
+        looks=_exhausted(before, judged, asked),
+    )
     return decide(facts, asked), found.comparison
 
 

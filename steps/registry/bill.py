@@ -41,11 +41,14 @@ def _card(facts: Mapping[str, Any]) -> dict[str, Any]:
     datasets = {"datasets": [{"ref": "data"}]} if "data_sha256" in facts else {}
     return {
         "modelParameters": {
-            "approach": {"type": "supervised"}, "task": "image classification",
-            "modelArchitecture": facts["architecture"], **datasets,
-            "inputs": [{"format": "image"}], "outputs": [{"format": f"one of {len(facts['classes'])} classes"}],
+            "approach": {"type": "supervised"},
+            "task": "image classification",
+            "modelArchitecture": facts["architecture"],
+            **datasets,
+            "inputs": [{"format": "image"}],
+            "outputs": [{"format": f"one of {len(facts['classes'])} classes"}],
         }
-    }  # fmt: skip
+    }
 
 
 def _component(
@@ -57,11 +60,13 @@ def _component(
 
     types = {"code": ComponentType.APPLICATION, "data": ComponentType.DATA}
     return Component(
-        type=types.get(kind, ComponentType.MACHINE_LEARNING_MODEL), name=name, bom_ref=kind,
+        type=types.get(kind, ComponentType.MACHINE_LEARNING_MODEL),
+        name=name,
+        bom_ref=kind,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
         licenses=[DisjunctiveLicense(name=licence)] if licence else [],
         properties=[Property(name=key, value=value) for key, value in told.items() if value],
-    )  # fmt: skip
+    )
 
 
 def _backbone(facts: Mapping[str, Any]) -> "Component":
@@ -76,9 +81,12 @@ def _libraries(lock: str) -> "list[Component]":
 
     return [
         Component(
-            type=ComponentType.LIBRARY, name=name, version=version, bom_ref=f"pkg:pypi/{name}@{version}",
+            type=ComponentType.LIBRARY,
+            name=name,
+            version=version,
+            bom_ref=f"pkg:pypi/{name}@{version}",
             purl=PackageURL("pypi", None, name, version),
             properties=[Property(name="regraft:where", value=marker)] if marker else [],
         )
         for name, version, marker in PINNED.findall(lock)
-    ]  # fmt: skip
+    ]

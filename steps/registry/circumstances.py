@@ -16,12 +16,22 @@ from steps.errors import GraphError
 log = logging.getLogger("regraft")
 # What results follow from, as far as git holds it; the data itself is DVC's.
 SOURCES = (
-    "steps", "dvc.yaml", "params.yaml", "requirements.lock", "data/*.dvc", "data/decisions.csv", "data/importance.csv",
+    "steps",
+    "dvc.yaml",
+    "params.yaml",
+    "requirements.lock",
+    "data/*.dvc",
+    "data/decisions.csv",
+    "data/importance.csv",
     ".dvc/config",
-)  # fmt: skip
+)
 COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
-    "mlflow.source.git.commit", "regraft.changes", "mlflow.user", "regraft.hardware", "regraft.prefect_run",
-)  # fmt: skip
+    "mlflow.source.git.commit",
+    "regraft.changes",
+    "mlflow.user",
+    "regraft.hardware",
+    "regraft.prefect_run",
+)
 TAGS = (COMMIT, CHANGES, BY, HARDWARE, PREFECT)
 FOLDER, PATCH, LOCK, PARAMS = "circumstances", "changes.patch", "dvc.lock", "params.yaml"
 NAMES = (PATCH, LOCK, PARAMS)
@@ -86,9 +96,10 @@ def changes(root: Path) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "objects").mkdir()
         apart = {
-            "GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": f"{scratch}/objects",
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": f"{scratch}/objects",
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
-        }  # fmt: skip
+        }
         _must(root, "read-tree", "HEAD", environment=apart)
         listed = _must(
             root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *SOURCES, environment=apart
@@ -109,9 +120,14 @@ def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[s
     """Return git's output; None if it fails: no git, no repository, no commit, a broken object, two minutes."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=root, env={**os.environ, **(environment or {})}, input=given, capture_output=True,
-            check=False, timeout=120,
-        )  # fmt: skip
+            ["git", *arguments],
+            cwd=root,
+            env={**os.environ, **(environment or {})},
+            input=given,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

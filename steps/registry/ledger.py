@@ -105,18 +105,33 @@ def package_of(mlflow: "MlflowClient", model: str, version: str) -> str | None:
 
 
 def append(
-    mlflow: "MlflowClient", model: str, chain: Chain, kind: str, version: str, champion: str | None,
-    reasons: Sequence[str], question: str = "", by: str = "", package: str | None = None,
-) -> bool:  # fmt: skip
+    mlflow: "MlflowClient",
+    model: str,
+    chain: Chain,
+    kind: str,
+    version: str,
+    champion: str | None,
+    reasons: Sequence[str],
+    question: str = "",
+    by: str = "",
+    package: str | None = None,
+) -> bool:
     """Sign a decision that follows `chain` and take the next slot; say whether it counts (False: another was first).
 
     `package`: the digest of the version's package, as it was verified; default: what an earlier entry says of it.
     """
     decision = Decision(
-        kind=kind, version=version, champion=champion, previous=chain.champion, reasons=tuple(reasons),
-        question=question, by=by or getpass.getuser(), at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        predecessor=chain.head, package=package or chain.package_of(version),
-    )  # fmt: skip
+        kind=kind,
+        version=version,
+        champion=champion,
+        previous=chain.champion,
+        reasons=tuple(reasons),
+        question=question,
+        by=by or getpass.getuser(),
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        predecessor=chain.head,
+        package=package or chain.package_of(version),
+    )
     made = take(mlflow, name_of(model), TOLD, f"models:/{model}/{version}", decision.text())
     return made is not None and any(slot == made for slot, _ in read(mlflow, model, chain).entries)
 

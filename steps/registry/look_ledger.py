@@ -74,8 +74,10 @@ def standing(root: Path) -> Standing:
 def exhausted(root: Path) -> str | None:
     """Return why the test images may decide no more, if so. RequestError if they are missing."""
     if not (root / "data/screened.parquet").is_file():
-        raise RequestError("data/screened.parquet is not here: nothing says how often its test images were looked at; "
-                           "`dvc pull`, or `regraft run`")  # fmt: skip
+        raise RequestError(
+            "data/screened.parquet is not here: nothing says how often its test images were looked at; "
+            "`dvc pull`, or `regraft run`"
+        )
     found = standing(root)
     return found.sentence if found.exhausted else None
 
@@ -140,9 +142,13 @@ def _append(mlflow: "MlflowClient", found: Looks, model: str, images: list[str])
     payload = packed(images, found.names)
     pieces = {f"{IMAGES}{place:010}": payload[place : place + PIECE] for place in range(0, len(payload), PIECE)}
     look = Look(
-        model=model, payload=digest_of(payload), images=len(images), by=getpass.getuser(),
-        at=datetime.now(UTC).isoformat(timespec="milliseconds"), predecessor=found.head,
-    )  # fmt: skip
+        model=model,
+        payload=digest_of(payload),
+        images=len(images),
+        by=getpass.getuser(),
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        predecessor=found.head,
+    )
     ledger.take(mlflow, NAME, TOLD, SOURCE, look.text(), pieces)
 
 

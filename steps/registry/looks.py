@@ -207,9 +207,8 @@ class Standing:
     def sentence(self) -> str:
         """Return it in words."""
         times = f"{self.count:,} {'model was' if self.count == 1 else 'models were'} judged on these test images"
-        told = times if self.count < 2 else (
-            f"{times}; the best of so many looks better than it is by up to {100 * self.optimism:.1f} points on average"
-        )  # fmt: skip
+        bias = f"the best of so many looks better than it is by up to {100 * self.optimism:.1f} points on average"
+        told = times if self.count < 2 else f"{times}; {bias}"
         if self.exhausted:
             return f"{told}. More than {self.limit:,} (promote.look_limit): they decide nothing until fresh ones come"
         return f"{told}. More than the budget of {self.budget:,} (promote.look_budget)" if self.over_budget else told

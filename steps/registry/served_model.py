@@ -29,14 +29,16 @@ BATCH = 32
 SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"  # MLflow's scoring server sets it
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
-    outputs=Schema([
-        ColSpec(DataType.string, "label"),
-        ColSpec(DataType.double, "probability"),
-        ColSpec(Array(DataType.double), "probabilities"),  # in the order of the classes in model.json
-        ColSpec(DataType.boolean, "abstain"),
-        ColSpec(DataType.string, "version"),
-    ]),
-)  # fmt: skip
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Array(DataType.double), "probabilities"),  # in the order of the classes in model.json
+            ColSpec(DataType.boolean, "abstain"),
+            ColSpec(DataType.string, "version"),
+        ]
+    ),
+)
 
 
 class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -85,10 +87,12 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def _answers(self, rows: list[list[float]]) -> pd.DataFrame:
         best = [max(range(len(row)), key=row.__getitem__) for row in rows]
         probability = [row[i] for row, i in zip(rows, best, strict=True)]
-        return pd.DataFrame({
-            "label": [self.classes[i] for i in best],
-            "probability": probability,
-            "probabilities": rows,
-            "abstain": [value < self.abstain_below for value in probability],
-            "version": self.version,
-        })  # fmt: skip
+        return pd.DataFrame(
+            {
+                "label": [self.classes[i] for i in best],
+                "probability": probability,
+                "probabilities": rows,
+                "abstain": [value < self.abstain_below for value in probability],
+                "version": self.version,
+            }
+        )

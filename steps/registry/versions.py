@@ -120,9 +120,14 @@ def size(mlflow: "MlflowClient", name: str, version: str) -> int:
 
 
 def create_version(
-    mlflow: "MlflowClient", name: str, digest: str, run_id: str, folder: Path, tags: Mapping[str, str],
+    mlflow: "MlflowClient",
+    name: str,
+    digest: str,
+    run_id: str,
+    folder: Path,
+    tags: Mapping[str, str],
     metrics: Mapping[str, float],
-) -> str:  # fmt: skip
+) -> str:
     """Upload a saved MLflow model and register it; return its version.
 
     The version, with its lineage tag, is created last: a kill before leaves files that nothing points to.
@@ -137,8 +142,7 @@ def create_version(
     mlflow.finalize_logged_model(logged.model_id, "READY")
     if metrics:
         mlflow.log_batch(
-            run_id,
-            [Metric(k, v, int(run.info.start_time), 0, model_id=logged.model_id) for k, v in metrics.items()],
+            run_id, [Metric(k, v, int(run.info.start_time), 0, model_id=logged.model_id) for k, v in metrics.items()]
         )
     version = mlflow.create_model_version(
         name, f"models:/{logged.model_id}", run_id, tags={LINEAGE: digest, **tags}, model_id=logged.model_id

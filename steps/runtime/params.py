@@ -118,8 +118,15 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null",
-             list: "a list", dict: "a mapping"}  # fmt: skip
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        types.NoneType: "null",
+        list: "a list",
+        dict: "a mapping",
+    }
     if isinstance(kind, types.UnionType):
         return " or ".join(_name(option) for option in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:

@@ -46,11 +46,12 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Values]) -
     from pyarrow.parquet import ParquetWriter
 
     types = {"probability": pa.float64(), "abstain": pa.bool_()}
-    schema = pa.schema([
-        (name, types.get(name, pa.float64() if name.startswith("probability_") else pa.string())) for name in columns
-    ])  # fmt: skip
+    schema = pa.schema(
+        [(name, types.get(name, pa.float64() if name.startswith("probability_") else pa.string())) for name in columns]
+    )
     with ParquetWriter(path, schema, compression="zstd") as writer:
         for group in batched(rows, GROUP):
             values = [list(column) for column in zip(*group, strict=True)]
-            writer.write_table(pa.Table.from_arrays([pa.array(v, t) for v, t in zip(values, schema.types, strict=True)],
-                                                    schema=schema))  # fmt: skip
+            writer.write_table(
+                pa.Table.from_arrays([pa.array(v, t) for v, t in zip(values, schema.types, strict=True)], schema=schema)
+            )

@@ -65,9 +65,16 @@ def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
     def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Answer:
         told = answer or {}
         return Answer(
-            one.name, identity, told.get("label"), told.get("probability"), told.get("abstain"),
-            served.number, served.digest, error, told.get("probabilities"),
-        )  # fmt: skip
+            one.name,
+            identity,
+            told.get("label"),
+            told.get("probability"),
+            told.get("abstain"),
+            served.number,
+            served.digest,
+            error,
+            told.get("probabilities"),
+        )
 
     if one.fault:
         return row(error=one.fault)

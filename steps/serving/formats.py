@@ -54,9 +54,16 @@ def _write_onnx(target: Path, module: nn.Module, example: torch.Tensor) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with ticks
         torch.onnx.export(
-            module, (example,), target, input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False,
-            dynamic_shapes=_free(), external_data=False,
-        )  # fmt: skip
+            module,
+            (example,),
+            target,
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=_free(),
+            external_data=False,
+        )
     _forget_paths(target)
 
 

@@ -23,9 +23,12 @@ class Gauges:
             "regraft_requests", "Requests by route and status.", ("route", "status"), registry=self._prometheus
         )
         self._answered = Histogram(
-            "regraft_answer_seconds", "From the first byte to the answer.", ("route",), buckets=BUCKETS,
+            "regraft_answer_seconds",
+            "From the first byte to the answer.",
+            ("route",),
+            buckets=BUCKETS,
             registry=self._prometheus,
-        )  # fmt: skip
+        )
         self._version = Gauge("regraft_version", "The registry's number of the version.", registry=self._prometheus)
         self._degraded = Gauge("regraft_degraded", "1 while an old version answers.", registry=self._prometheus)
 

@@ -66,6 +66,12 @@ def configured(app: FastAPI, limits: ServiceLimits, grace: int, **more: Any) -> 
         patience, most = limits.patience, limits.connections
 
     return uvicorn.Config(
-        app, http=Bounded, ws="none", log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=grace, **more,
-    )  # fmt: skip
+        app,
+        http=Bounded,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+        **more,
+    )

@@ -232,7 +232,12 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(405, _not_so)
     for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():
         app.add_api_route(path, route, methods=["POST"], response_model=None)
-    for path, told in {"/health": service.health, "/ping": service.health, "/version": service.version,
-                       "/latency": service.latency, "/metrics": service.metrics}.items():  # fmt: skip
+    for path, told in {
+        "/health": service.health,
+        "/ping": service.health,
+        "/version": service.version,
+        "/latency": service.latency,
+        "/metrics": service.metrics,
+    }.items():
         app.add_api_route(path, told, methods=["GET"], response_model=None)
     return app

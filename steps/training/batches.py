@@ -83,10 +83,12 @@ class Boundary:
 def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
     """Raise ParamsError where every batch would be one image, and BatchNorm has to make statistics of it."""
     if compute.batch_size < 2 and model.norms_follow("train", "adapt"):
-        raise ParamsError([
-            f"compute.batch_size is {compute.batch_size}; at least 2 where BatchNorm learns, which can make no "
-            "statistics of one image (training from scratch, or fine_tune.bn_policy other than frozen)"
-        ])  # fmt: skip
+        raise ParamsError(
+            [
+                f"compute.batch_size is {compute.batch_size}; at least 2 where BatchNorm learns, which can make no "
+                "statistics of one image (training from scratch, or fine_tune.bn_policy other than frozen)"
+            ]
+        )
 
 
 def tracked(batches: Iterable[Batch], images: Images, model: Grafted, what: str) -> Iterator[Batch]:
@@ -106,10 +108,7 @@ def augmentation(spec: Preprocessing, kind: str, least_area: float, horizontal_f
     if kind == "none":
         return v2.Lambda(lambda pixels: centre_crop(pixels, spec))
     crop = v2.RandomResizedCrop(
-        spec.crop,
-        scale=(least_area, 1.0),
-        interpolation=v2.InterpolationMode(spec.interpolation),
-        antialias=True,
+        spec.crop, scale=(least_area, 1.0), interpolation=v2.InterpolationMode(spec.interpolation), antialias=True
     )
     steps = [crop, v2.RandomHorizontalFlip(0.5 if horizontal_flip else 0.0)]
     return v2.Compose([v2.TrivialAugmentWide(), *steps] if kind == "trivial" else steps)

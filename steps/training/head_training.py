@@ -27,8 +27,12 @@ def prototype(data: Labelled, classes: int, c: float, seed: int) -> State:  # no
     Distances are in units of each feature's deviation within its class (Snell et al. 2017, arXiv 1703.05175, eq. 8).
     """
     weights = data.weights[:, None]
-    means = np.stack([np.average(data.features[data.targets == k], axis=0, weights=data.weights[data.targets == k])
-                      for k in range(classes)])  # fmt: skip
+    means = np.stack(
+        [
+            np.average(data.features[data.targets == k], axis=0, weights=data.weights[data.targets == k])
+            for k in range(classes)
+        ]
+    )
     spread = np.sqrt((weights * (data.features - means[data.targets]) ** 2).sum(axis=0) / weights.sum())
     spread[spread < 1e-8] = np.inf  # a dead feature has no say
     weight = c * means / spread**2
@@ -47,8 +51,12 @@ def knn(data: Labelled, classes: int, c: float, seed: int) -> State:
     votes = np.eye(classes)[targets] * (weights / np.maximum(share[targets], 1e-12))[:, None] * share.mean()
     centre = np.average(data.features, axis=0, weights=data.weights)
     known = F.normalize(torch.from_numpy((data.features[kept] - centre).astype(np.float32)), dim=1)
-    return {"known": known, "votes": torch.from_numpy(votes.astype(np.float32)),
-            "centre": torch.from_numpy(centre.astype(np.float32)), "sharpness": torch.tensor(float(c))}  # fmt: skip
+    return {
+        "known": known,
+        "votes": torch.from_numpy(votes.astype(np.float32)),
+        "centre": torch.from_numpy(centre.astype(np.float32)),
+        "sharpness": torch.tensor(float(c)),
+    }
 
 
 def mlp(data: Labelled, classes: int, c: float, seed: int) -> State:

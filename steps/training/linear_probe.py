@@ -61,12 +61,7 @@ def fit_probe(train: Labelled, val: Labelled, classes: int, inverse_regularisati
     """
     fitted = fit_path(train, classes, inverse_regularisation)
     path = [
-        {
-            "c": float(c),
-            "converged": head.converged,
-            **_prefixed("val", head, val),
-            **_prefixed("train", head, train),
-        }
+        {"c": float(c), "converged": head.converged, **_prefixed("val", head, val), **_prefixed("train", head, train)}
         for c, head in zip(inverse_regularisation, fitted, strict=True)
     ]
     best = min(range(len(path)), key=lambda i: path[i]["val_log_loss"])

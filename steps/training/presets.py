@@ -19,11 +19,22 @@ def bit_hyperrule(images: int, batch_size: int) -> dict[str, Any]:
     steps = next(steps for fewer, steps in STEPS if images < fewer)
     epochs, rate = math.ceil(steps / math.ceil(images / batch_size)), RATE * batch_size / BATCH
     return {
-        "optimiser": "sgd", "decay": "steps", "epochs": epochs, "patience": epochs, "warmup_epochs": 0,
-        "unfreeze_every": 0, "head_rate": rate, "backbone_rate": rate, "block_decay": 1.0, "weight_decay": 0.0,
-        "l2_sp": 0.0, "label_smoothing": 0.0, "ema": 0.0, "mix": "mixup" if images >= MIXED_FROM else "none",
+        "optimiser": "sgd",
+        "decay": "steps",
+        "epochs": epochs,
+        "patience": epochs,
+        "warmup_epochs": 0,
+        "unfreeze_every": 0,
+        "head_rate": rate,
+        "backbone_rate": rate,
+        "block_decay": 1.0,
+        "weight_decay": 0.0,
+        "l2_sp": 0.0,
+        "label_smoothing": 0.0,
+        "ema": 0.0,
+        "mix": "mixup" if images >= MIXED_FROM else "none",
         "mix_alpha": 0.1,
-    }  # fmt: skip
+    }
 
 
 PRESETS = {BIT: bit_hyperrule}

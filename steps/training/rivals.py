@@ -48,8 +48,20 @@ def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def schedule(rate: float, epochs: int, patience: int) -> Recipe:
     """Return how a network learns from random weights: every part of it at the same rate, after a short warm-up."""
-    return from_scratch(Recipe(
-        optimiser="adamw", decay="cosine", epochs=epochs, patience=patience, warmup_epochs=0, unfreeze_every=0,
-        head_rate=rate, backbone_rate=rate, block_decay=1.0, weight_decay=WEIGHT_DECAY, l2_sp=0.0,
-        label_smoothing=0.0, ema=0.0,
-    ))  # fmt: skip
+    return from_scratch(
+        Recipe(
+            optimiser="adamw",
+            decay="cosine",
+            epochs=epochs,
+            patience=patience,
+            warmup_epochs=0,
+            unfreeze_every=0,
+            head_rate=rate,
+            backbone_rate=rate,
+            block_decay=1.0,
+            weight_decay=WEIGHT_DECAY,
+            l2_sp=0.0,
+            label_smoothing=0.0,
+            ema=0.0,
+        )
+    )

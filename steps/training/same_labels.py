@@ -57,8 +57,9 @@ class Cached:
         part = table[table["split"] == split].sort_values("path")
         return Labelled(
             read_features(self.features, models.cut_of(self.head)).of(part["id"]),
-            np.searchsorted(self.classes, part["label"].tolist()), part["weight"].to_numpy(np.float64),
-        )  # fmt: skip
+            np.searchsorted(self.classes, part["label"].tolist()),
+            part["weight"].to_numpy(np.float64),
+        )
 
     def refit(self, history: dict[str, Any], most: int, seed: int) -> State:
         """Fit the head as `train_head` did, with the strength that it chose, on the images the baselines learned from.

@@ -164,8 +164,15 @@ def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> Sequence[d
     for strategy in STRATEGIES:
         other = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())
         flops = epoch_flops(evidence, other.cut, other.blocks)
-        rows.append({"strategy": strategy, "cut": other.cut, "blocks": other.blocks, "epoch_flops": flops,
-                     "chosen": strategy == plan.strategy})  # fmt: skip
+        rows.append(
+            {
+                "strategy": strategy,
+                "cut": other.cut,
+                "blocks": other.blocks,
+                "epoch_flops": flops,
+                "chosen": strategy == plan.strategy,
+            }
+        )
     return rows
 
 

@@ -36,8 +36,9 @@ def logme(features: Floats, targets: Ints) -> float:
     kept = singular > singular[0] * max(features.shape) * np.finfo(np.float64).eps
     left, squared = left[:, kept], singular[kept] ** 2
     columns = (targets[:, None] == np.unique(targets)).astype(np.float64)
-    return float(np.mean([_evidence(left.T @ column, float(column @ column), squared, len(column))
-                          for column in columns.T]))  # fmt: skip
+    return float(
+        np.mean([_evidence(left.T @ column, float(column @ column), squared, len(column)) for column in columns.T])
+    )
 
 
 def _evidence(projected: Floats, norm: float, squared: Floats, n: int) -> float:
@@ -169,5 +170,9 @@ def first_share(targets: Ints, rows: Ints, share: float, draw: int = 0) -> Ints:
     """Return the first `share` of each class's `rows`, at least one of each; or the second where `draw` is 1, ..."""
     parts = [rows[targets[rows] == label] for label in np.unique(targets[rows])]
     sizes = [min(len(part), max(1, int(share * len(part)))) for part in parts]
-    return np.concatenate([part.take(np.arange(draw * size, (draw + 1) * size), mode="wrap")
-                           for part, size in zip(parts, sizes, strict=True)])  # fmt: skip
+    return np.concatenate(
+        [
+            part.take(np.arange(draw * size, (draw + 1) * size), mode="wrap")
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+    )

@@ -40,9 +40,15 @@ def test_the_hottest_place_is_the_one_that_is_looked_at() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "side", "block"),
-    [("glyphnet", 16, "features.2"), ("squeezenet1_1", 64, "features.12"), ("vgg11", 64, "features.18"),
-     ("densenet121", 64, "features.denseblock4"), ("vit_b_16", 32, None), ("swin_t", 64, None)],
-)  # fmt: skip
+    [
+        ("glyphnet", 16, "features.2"),
+        ("squeezenet1_1", 64, "features.12"),
+        ("vgg11", 64, "features.18"),
+        ("densenet121", 64, "features.denseblock4"),
+        ("vit_b_16", 32, None),
+        ("swin_t", 64, None),
+    ],
+)
 def test_the_last_map_is_found_in_every_kind_of_network(architecture: str, side: int, block: str | None) -> None:
     backbone, width = without_top(build(architecture, 10, side))
     model = Grafted(backbone.eval(), nn.Linear(width, 2))

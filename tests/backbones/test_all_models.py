@@ -22,9 +22,15 @@ def spec(architecture: str) -> Preprocessing:
     # Inception is five times halved without padding; MaxViT's windows fit the size that it was made for; patches of 14.
     side = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}.get(architecture, 64)
     return Preprocessing(
-        resize=side, crop=side, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
-        mean=(0.5,) * 3, std=(0.5,) * 3,
-    )  # fmt: skip
+        resize=side,
+        crop=side,
+        interpolation="bilinear",
+        antialias=True,
+        colour_order="RGB",
+        value_range=(0.0, 1.0),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,9 +43,16 @@ def test_a_saved_backbone_computes_the_same_bits_when_it_is_read(architecture: s
     state = whole.state_dict()
     files.write_tensors(tmp_path / models.WEIGHTS, state)
     card = models.Card(
-        name=architecture, architecture=architecture, num_classes=7, sha256=files.sha256_of(tmp_path / models.WEIGHTS),
-        source="", licence="", preprocessing=spec(architecture), input_statistics=None, notes={},
-    )  # fmt: skip
+        name=architecture,
+        architecture=architecture,
+        num_classes=7,
+        sha256=files.sha256_of(tmp_path / models.WEIGHTS),
+        source="",
+        licence="",
+        preprocessing=spec(architecture),
+        input_statistics=None,
+        notes={},
+    )
     models.write_card(tmp_path, card)
     read = files.read_tensors(tmp_path / models.WEIGHTS)
     assert {name: (t.dtype, t.shape) for name, t in read.items()} == {n: (t.dtype, t.shape) for n, t in state.items()}

@@ -38,18 +38,50 @@ from steps.training.fine_tuning import Recipe, _groups
 
 ALL = architectures()
 SCHEDULE = Recipe(
-    optimiser="adamw", decay="cosine", epochs=2, patience=2, warmup_epochs=0, unfreeze_every=0, head_rate=1e-3,
-    backbone_rate=1e-4, block_decay=1.0, weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
-)  # fmt: skip
+    optimiser="adamw",
+    decay="cosine",
+    epochs=2,
+    patience=2,
+    warmup_epochs=0,
+    unfreeze_every=0,
+    head_rate=1e-3,
+    backbone_rate=1e-4,
+    block_decay=1.0,
+    weight_decay=0.01,
+    l2_sp=0.0,
+    label_smoothing=0.0,
+    ema=0.0,
+)
 WIDTHS = {
-    "alexnet": 4096, "densenet121": 1024, "efficientnet_b0": 1280, "googlenet": 1024, "inception_v3": 2048,
-    "mobilenet_v3_small": 1024, "regnet_y_400mf": 440, "resnet18": 512, "resnet50": 2048, "squeezenet1_1": 512,
-    "swin_t": 768, "vgg16": 4096, "vit_b_16": 768,
-}  # fmt: skip
+    "alexnet": 4096,
+    "densenet121": 1024,
+    "efficientnet_b0": 1280,
+    "googlenet": 1024,
+    "inception_v3": 2048,
+    "mobilenet_v3_small": 1024,
+    "regnet_y_400mf": 440,
+    "resnet18": 512,
+    "resnet50": 2048,
+    "squeezenet1_1": 512,
+    "swin_t": 768,
+    "vgg16": 4096,
+    "vit_b_16": 768,
+}
 SMALL = [
-    "glyphnet", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2",
-    "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t",
-]  # fmt: skip
+    "glyphnet",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -70,10 +102,25 @@ class _OnMeta(TorchFunctionMode):
     """
 
     ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.randn)
-    FILL = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_, torch.Tensor.mul_, torch.Tensor.add_,
-            torch.Tensor.clamp_, torch.Tensor.fill_, torch.Tensor.zero_)  # fmt: skip
-    KEEP = (functional.batch_norm, functional.layer_norm, functional.relu, functional.silu, functional.hardswish,
-            functional.hardsigmoid, functional.gelu)  # fmt: skip
+    FILL = (
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        torch.Tensor.erfinv_,
+        torch.Tensor.mul_,
+        torch.Tensor.add_,
+        torch.Tensor.clamp_,
+        torch.Tensor.fill_,
+        torch.Tensor.zero_,
+    )
+    KEEP = (
+        functional.batch_norm,
+        functional.layer_norm,
+        functional.relu,
+        functional.silu,
+        functional.hardswish,
+        functional.hardsigmoid,
+        functional.gelu,
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (func in self.FILL or func in self.KEEP) and isinstance(args[0], torch.Tensor) and args[0].is_meta:
@@ -245,11 +292,17 @@ def test_blocks_come_in_the_order_in_which_an_image_meets_them(architecture: str
 
 
 def test_a_norm_that_stands_alone_joins_the_block_before_it() -> None:
-    network = nn.ModuleDict({
-        "norm0": nn.BatchNorm2d(3), "conv1": nn.Conv2d(3, 4, 1), "bn1": nn.BatchNorm2d(4),
-        "features": nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)),
-        "norm": nn.LayerNorm(4),
-    })  # fmt: skip
+    network = nn.ModuleDict(
+        {
+            "norm0": nn.BatchNorm2d(3),
+            "conv1": nn.Conv2d(3, 4, 1),
+            "bn1": nn.BatchNorm2d(4),
+            "features": nn.Sequential(
+                nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)
+            ),
+            "norm": nn.LayerNorm(4),
+        }
+    )
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert blocks(network) == {
         "norm0": tuple(f"norm0.{name}" for name in ("weight", "bias", *statistics)),  # nothing stands before it

@@ -18,9 +18,16 @@ PLAIN = Mode(precision="float32", channels_last=False, fold_norms=False, compile
 FAST = replace(PLAIN, channels_last=True, fold_norms=True)
 # One of each family, with how many of its BatchNorms stand right behind a convolution.
 FOLDABLE = {
-    "resnet18": 20, "mobilenet_v3_small": 34, "squeezenet1_1": 0, "regnet_y_400mf": 53, "shufflenet_v2_x0_5": 56,
-    "mnasnet0_5": 52, "googlenet": 57, "densenet121": 59, "glyphnet": 7,
-}  # fmt: skip
+    "resnet18": 20,
+    "mobilenet_v3_small": 34,
+    "squeezenet1_1": 0,
+    "regnet_y_400mf": 53,
+    "shufflenet_v2_x0_5": 56,
+    "mnasnet0_5": 52,
+    "googlenet": 57,
+    "densenet121": 59,
+    "glyphnet": 7,
+}
 
 
 def backbone(name: str) -> nn.Module:
@@ -119,10 +126,13 @@ def test_the_compiled_network_computes_the_same_but_for_rounding() -> None:
 @pytest.mark.parametrize(
     ("count", "cuts"),
     [
-        (1, [""]), (2, ["", "layer1"]), (3, ["", "layer2", "layer1"]), (5, ["", "layer3", "layer2", "layer1", "conv1"]),
+        (1, [""]),
+        (2, ["", "layer1"]),
+        (3, ["", "layer2", "layer1"]),
+        (5, ["", "layer3", "layer2", "layer1", "conv1"]),
         (8, ["", "layer3", "layer2", "layer1", "conv1"]),
     ],
-)  # fmt: skip
+)
 def test_cuts_part_the_blocks_evenly_from_the_output_inwards(count: int, cuts: list[str]) -> None:
     assert cut_names(backbone("resnet18"), count) == cuts
 

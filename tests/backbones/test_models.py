@@ -17,9 +17,15 @@ from steps.images.preprocessing import Preprocessing
 from steps.runtime import files
 
 SPEC = Preprocessing(
-    resize=64, crop=56, interpolation="bicubic", antialias=False, colour_order="BGR",
-    value_range=(-1.0, 1.0), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0),
-)  # fmt: skip
+    resize=64,
+    crop=56,
+    interpolation="bicubic",
+    antialias=False,
+    colour_order="BGR",
+    value_range=(-1.0, 1.0),
+    mean=(0.1, 0.2, 0.3),
+    std=(1.0, 2.0, 3.0),
+)
 
 
 def write_backbone(folder: Path, architecture: str = "squeezenet1_1", classes: int = 3) -> nn.Module:
@@ -27,10 +33,16 @@ def write_backbone(folder: Path, architecture: str = "squeezenet1_1", classes: i
     whole = build(architecture, classes)
     files.write_tensors(folder / models.WEIGHTS, whole.state_dict())
     card = Card(
-        name="mine", architecture=architecture, num_classes=classes, sha256=files.sha256_of(folder / models.WEIGHTS),
-        source="a test", licence="MIT", preprocessing=SPEC,
-        input_statistics={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}, notes={"epochs": 3, "é": [1, None]},
-    )  # fmt: skip
+        name="mine",
+        architecture=architecture,
+        num_classes=classes,
+        sha256=files.sha256_of(folder / models.WEIGHTS),
+        source="a test",
+        licence="MIT",
+        preprocessing=SPEC,
+        input_statistics={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]},
+        notes={"epochs": 3, "é": [1, None]},
+    )
     models.write_card(folder, card)
     return whole
 

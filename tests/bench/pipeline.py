@@ -31,9 +31,13 @@ def run(project: Project) -> Run:
     """Run the pipeline, telling the time of each line that it prints."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [str(BIN / "regraft"), "run"], cwd=project.root, env=dict(project.environment), text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [str(BIN / "regraft"), "run"],
+        cwd=project.root,
+        env=dict(project.environment),
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr
     lines = [(time.perf_counter() - start, line) for line in process.stderr]
     if process.wait():

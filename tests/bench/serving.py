@@ -65,7 +65,7 @@ def bare(project: Registered, data: bytes, seconds: float) -> dict[str, float]:
         "forward": 1000 * seconds_of(lambda: predict_probabilities(network, one), seconds),
         "forward, batches of 8": 125 * seconds_of(lambda: predict_probabilities(network, eight), seconds),
         "decode and resize": 1000 * seconds_of(lambda: preprocess(decoding.decode(data), spec), seconds),
-    }  # fmt: skip
+    }
 
 
 @contextmanager
@@ -119,9 +119,11 @@ def loaded(place: str, data: bytes, clients: int, seconds: float) -> dict[str, f
     taken = [1000 * duration for _, duration, _, _ in load.asked]
     failed = sum(status != 200 for _, _, status, _ in load.asked)
     return {
-        "requests/s": len(taken) / seconds, "p50": float(np.percentile(taken, 50)),
-        "p99": float(np.percentile(taken, 99)), "failed": failed,
-    }  # fmt: skip
+        "requests/s": len(taken) / seconds,
+        "p50": float(np.percentile(taken, 50)),
+        "p99": float(np.percentile(taken, 99)),
+        "failed": failed,
+    }
 
 
 def of_bare(figures: dict[str, float], alone: dict[str, float]) -> dict[str, float]:
@@ -146,9 +148,12 @@ def followed(project: Registered, place: str, data: bytes, clients: int, times: 
                 time.sleep(0.01)
             waited.append(time.perf_counter() - moved)
     return {
-        "promotions": len(waited), "longest": max(waited), "median": float(np.median(waited)),
-        "requests": len(load.asked), "failed": sum(status != 200 for _, _, status, _ in load.asked),
-    }  # fmt: skip
+        "promotions": len(waited),
+        "longest": max(waited),
+        "median": float(np.median(waited)),
+        "requests": len(load.asked),
+        "failed": sum(status != 200 for _, _, status, _ in load.asked),
+    }
 
 
 def main(

@@ -29,16 +29,27 @@ def manifest(count: int) -> pd.DataFrame:
     """Make a manifest that breaks no rule."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, CLASSES, count)
-    return pd.DataFrame({
-        "id": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)],
-        "path": [f"class {la:03}/{i:07}.jpg" for i, la in enumerate(label)],
-        "label": [f"class {la:03}" for la in label],
-        "split": rng.choice(SPLITS[:3], count, p=[0.6, 0.2, 0.2]), "width": rng.integers(100, 4000, count),
-        "height": rng.integers(100, 4000, count), "mode": "RGB", "bytes": rng.integers(1000, 10**6, count),
-        "format": "JPEG", "group": "", "source": "", "weight": 1.0,
-        "phash": [f"{value:016x}" for value in rng.integers(0, 2**63, count)], "brightness": rng.random(count),
-        "contrast": rng.random(count) / 2, "sharpness": rng.random(count), "taken": "",
-    })[list(Row._fields)]  # fmt: skip
+    return pd.DataFrame(
+        {
+            "id": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)],
+            "path": [f"class {la:03}/{i:07}.jpg" for i, la in enumerate(label)],
+            "label": [f"class {la:03}" for la in label],
+            "split": rng.choice(SPLITS[:3], count, p=[0.6, 0.2, 0.2]),
+            "width": rng.integers(100, 4000, count),
+            "height": rng.integers(100, 4000, count),
+            "mode": "RGB",
+            "bytes": rng.integers(1000, 10**6, count),
+            "format": "JPEG",
+            "group": "",
+            "source": "",
+            "weight": 1.0,
+            "phash": [f"{value:016x}" for value in rng.integers(0, 2**63, count)],
+            "brightness": rng.random(count),
+            "contrast": rng.random(count) / 2,
+            "sharpness": rng.random(count),
+            "taken": "",
+        }
+    )[list(Row._fields)]
 
 
 def main(count: int) -> None:

@@ -6,8 +6,9 @@ import pytest
 from steps.checks.curation import Decision, Known, absent, faults
 
 IDS = ["a" * 64, "a" * 64, "b" * 64]
-IMAGES = pd.DataFrame({"id": IDS, "path": ["1.png", "2.png", "3.png"], "label": ["ant", "bee", "bee"],
-                       "split": ["train", "train", "val"]})  # fmt: skip
+IMAGES = pd.DataFrame(
+    {"id": IDS, "path": ["1.png", "2.png", "3.png"], "label": ["ant", "bee", "bee"], "split": ["train", "train", "val"]}
+)
 A, B = IDS[0], IDS[2]
 
 
@@ -28,21 +29,33 @@ def test_an_image_is_decided_once(lines: list[str], told: list[str]) -> None:
 
 
 PLACES = ("train/cats/cat_01.png", "train/cats/cat_02.png", "val/dogs/x9.png", "val/dogs/sunny.png")
-THERE = pd.DataFrame({"id": [f"{i:064x}" for i in (0xABCDEF << 232, 2, 3, 4)], "path": PLACES, "label": "cats",
-                      "split": "train"})  # fmt: skip
+THERE = pd.DataFrame(
+    {"id": [f"{i:064x}" for i in (0xABCDEF << 232, 2, 3, 4)], "path": PLACES, "label": "cats", "split": "train"}
+)
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("train/cats/cat_03.png", ""), ("train/cats/cat_003.png", ""), ("train/wasps/1.png", ""), ("gone.png", ""),
-        ("c" * 64, ""), ("train/cats/lion.jpeg", ""), ("val/dogs/sunny_1.png", ""), ("val/dogs/sunny (2).png", ""),
-        ("train/cats/cta_02.png", PLACES[1]), ("train/cat/cat_02.png", PLACES[1]), ("cats/cat_01.png", PLACES[0]),
-        ("data/raw/train/cats/cat_02.png", PLACES[1]), (r"train\cats\cat_01.png", PLACES[0]),
-        ("Train/Cats/CAT_01.PNG", PLACES[0]), ("val/dogs/sunny.jpg", PLACES[3]), ("val/dogs/suny.png", PLACES[3]),
+        ("train/cats/cat_03.png", ""),
+        ("train/cats/cat_003.png", ""),
+        ("train/wasps/1.png", ""),
+        ("gone.png", ""),
+        ("c" * 64, ""),
+        ("train/cats/lion.jpeg", ""),
+        ("val/dogs/sunny_1.png", ""),
+        ("val/dogs/sunny (2).png", ""),
+        ("train/cats/cta_02.png", PLACES[1]),
+        ("train/cat/cat_02.png", PLACES[1]),
+        ("cats/cat_01.png", PLACES[0]),
+        ("data/raw/train/cats/cat_02.png", PLACES[1]),
+        (r"train\cats\cat_01.png", PLACES[0]),
+        ("Train/Cats/CAT_01.PNG", PLACES[0]),
+        ("val/dogs/sunny.jpg", PLACES[3]),
+        ("val/dogs/suny.png", PLACES[3]),
         (f"{0xABCDEF << 232:064x}"[:12], f"{0xABCDEF << 232:064x}"),
     ],
-)  # fmt: skip
+)
 def test_a_name_is_misspelt_where_one_like_it_is_there_and_else_its_image_has_gone(name: str, meant: str) -> None:
     decision = Decision(name, "drop", "", "")
     assert Known(THERE).nearest(name) == meant

@@ -9,8 +9,9 @@ from steps.checks import decisions
 from steps.checks.curation import Decision
 from steps.errors import DataError
 
-IMAGES = pd.DataFrame({"id": ["a" * 64, "b" * 64], "path": ["1.png", "a, b.png"], "label": ["ant", "bee"],
-                       "split": ["train", "train"]})  # fmt: skip
+IMAGES = pd.DataFrame(
+    {"id": ["a" * 64, "b" * 64], "path": ["1.png", "a, b.png"], "label": ["ant", "bee"], "split": ["train", "train"]}
+)
 HEAD = "image,decision,label,note\n"
 
 
@@ -35,8 +36,9 @@ def test_what_spreadsheets_make_of_it_is_read(tmp_path: Path, text: str | bytes)
 
 def test_empty_fields_at_the_end_may_be_left_out(tmp_path: Path) -> None:
     assert read(tmp_path, HEAD + '1.png,drop\n"a, b.png",relabel,ant\n') == [
-        Decision("1.png", "drop", "", ""), Decision("a, b.png", "relabel", "ant", "")
-    ]  # fmt: skip
+        Decision("1.png", "drop", "", ""),
+        Decision("a, b.png", "relabel", "ant", ""),
+    ]
 
 
 @pytest.mark.parametrize(

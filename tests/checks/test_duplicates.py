@@ -55,10 +55,14 @@ def test_features_set_their_own_scale() -> None:
 
 
 def test_pairs_join_to_groups_and_all_but_the_first_split_of_a_group_give_way() -> None:
-    images = pd.DataFrame({
-        "id": list("abcdef"), "path": [f"{i}.png" for i in range(6)],
-        "split": ["test", "train", "train", "val", "train", "train"], "label": ["x", "x", "y", "x", "y", "y"],
-    })  # fmt: skip
+    images = pd.DataFrame(
+        {
+            "id": list("abcdef"),
+            "path": [f"{i}.png" for i in range(6)],
+            "split": ["test", "train", "train", "val", "train", "train"],
+            "label": ["x", "x", "y", "x", "y", "y"],
+        }
+    )
     first, second = groups(images, np.array([[0, 1], [1, 2], [4, 5]]))
     assert [image["path"] for image in first["images"]] == ["0.png", "1.png", "2.png"]
     assert (first["leaking"], first["conflicting"], first["identical"]) == (True, True, False)
@@ -72,10 +76,13 @@ def test_pairs_join_to_groups_and_all_but_the_first_split_of_a_group_give_way() 
 @pytest.mark.parametrize(
     ("splits", "stay"),
     [
-        (["val", "test"], ["test"]), (["train", "val"], ["val"]), (["train", "val", "test", "test"], ["test", "test"]),
-        (["test", "train", "val"], ["test"]), (["train", "train"], ["train", "train"]),
+        (["val", "test"], ["test"]),
+        (["train", "val"], ["val"]),
+        (["train", "val", "test", "test"], ["test", "test"]),
+        (["test", "train", "val"], ["test"]),
+        (["train", "train"], ["train", "train"]),
     ],
-)  # fmt: skip
+)
 def test_of_a_chain_of_copies_those_in_test_stay_else_those_in_validation(splits: list[str], stay: list[str]) -> None:
     images = pd.DataFrame({"id": list("abcd"), "path": list("ABCD"), "label": "x"}).head(len(splits))
     images["split"] = splits

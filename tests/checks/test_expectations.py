@@ -36,15 +36,25 @@ Check = Callable[[Tables], dict[str, dict[str, Any]]]
 
 def tables() -> Tables:
     return {
-        "images": pd.DataFrame({"split": ["train", "test"] * 20, "path": [f"{i}.png" for i in range(40)],
-                                "width": [*range(3, 43)]}),
+        "images": pd.DataFrame(
+            {"split": ["train", "test"] * 20, "path": [f"{i}.png" for i in range(40)], "width": [*range(3, 43)]}
+        ),
         "classes": pd.DataFrame({"label": ["ant", "bee"], "train": [5, 12]}),
         "totals": pd.DataFrame([{"share": 0.1, "count": 4}]),
-        "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "224", "backbone": "224"},
-                                       {"field": "mean", "pipeline": "[0.5]", "backbone": "[0.5]"}]),
-        "labelled": pd.DataFrame({"path": ["a", "b", "c", "d", "e"], "id": ["1", "1", "2", "", ""],
-                                  "split": ["train", "train", "val", "test", "val"]}),
-    }  # fmt: skip
+        "preprocessing": pd.DataFrame(
+            [
+                {"field": "crop", "pipeline": "224", "backbone": "224"},
+                {"field": "mean", "pipeline": "[0.5]", "backbone": "[0.5]"},
+            ]
+        ),
+        "labelled": pd.DataFrame(
+            {
+                "path": ["a", "b", "c", "d", "e"],
+                "id": ["1", "1", "2", "", ""],
+                "split": ["train", "train", "val", "test", "val"],
+            }
+        ),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +131,12 @@ def test_what_was_found_is_named_with_its_place(bad: list[dict[str, Any]], name:
 def test_the_files_behind_a_broken_rule_are_named(bad: list[dict[str, Any]]) -> None:
     where = {row["name"]: row["where"] for row in bad if row["where"]}
     assert where == {
-        "named": ["x1.png"], "known": ["3.png", "4.png", "5.png"], "alone": ["0.png"],
-        "area": sorted(f"{i}.png" for i in range(20, 36)), "one split": ["a", "b"],
-    }  # fmt: skip
+        "named": ["x1.png"],
+        "known": ["3.png", "4.png", "5.png"],
+        "alone": ["0.png"],
+        "area": sorted(f"{i}.png" for i in range(20, 36)),
+        "one split": ["a", "b"],
+    }
 
 
 def test_the_pages_are_written_afresh_and_tell_the_rules(docs: Path, good: list[dict[str, Any]]) -> None:
@@ -173,35 +186,60 @@ def test_data_docs_say_what_our_own_expectations_ask_and_who_offends(docs: Path,
 
 
 BREAKING = {
-    "images": pd.DataFrame({"id": ["ABC", "DEF"], "split": ["dev", "train"], "path": ["a.png", "a.png"],
-                            "width": [0, 4], "another": [1, 1]}),
+    "images": pd.DataFrame(
+        {
+            "id": ["ABC", "DEF"],
+            "split": ["dev", "train"],
+            "path": ["a.png", "a.png"],
+            "width": [0, 4],
+            "another": [1, 1],
+        }
+    ),
     "classes": pd.DataFrame({"label": ["ant", "bee"], "train": [0, 9], "val": [0, 9], "test": [0, 9]}),
     "totals": pd.DataFrame([{"classes": 1, "imbalance": 99.0, "quarantined_share": 0.9}]),
-    "labelled": pd.DataFrame({"path": ["a.png", "b.png"], "id": ["1", "1"], "group": ["g", "g"], "copy": ["0", "0"],
-                              "split": ["train", "test"], "label": ["ant", "bee"]}),
+    "labelled": pd.DataFrame(
+        {
+            "path": ["a.png", "b.png"],
+            "id": ["1", "1"],
+            "group": ["g", "g"],
+            "copy": ["0", "0"],
+            "split": ["train", "test"],
+            "label": ["ant", "bee"],
+        }
+    ),
     "sources": pd.DataFrame([{"alone": 2}]),
     "population": pd.DataFrame({"label": ["train"], "effect": [0.9]}),
     "coverage": pd.DataFrame({"label": ["clinic"], "effect": [0.9]}),
     "shortcuts": pd.DataFrame({"label": ["brightness"], "effect": [0.9]}),
     "preprocessing": pd.DataFrame([{"field": "crop", "pipeline": "256", "backbone": "224"}]),
     "observed": pd.DataFrame([{"done": "scaled twice", "inputs": 99.0}]),
-    "wanted": pd.DataFrame([{"question": "colour order", "account": "colour order swapped",
-                            "wants": {"colour_order": "BGR"}}]),
+    "wanted": pd.DataFrame(
+        [{"question": "colour order", "account": "colour order swapped", "wants": {"colour_order": "BGR"}}]
+    ),
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
     "shift": pd.DataFrame([{"auc": 0.99}]),
-}  # fmt: skip
+}
 LIMITS = DataLimits(
-    min_train_per_class=3, min_val_per_class=3, min_test_per_class=3, max_imbalance=6.5, quarantine_limit=0.1,
-    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
-)  # fmt: skip
+    min_train_per_class=3,
+    min_val_per_class=3,
+    min_test_per_class=3,
+    max_imbalance=6.5,
+    quarantine_limit=0.1,
+    max_prior_effect=0.2,
+    max_coverage_gap=0.2,
+    max_shortcut=0.5,
+    max_input_distance=8.0,
+)
 PLAIN = {  # what is found is a name
-    "the manifest is whole": "another", "tensors are what is declared": "scaled twice",
+    "the manifest is whole": "another",
+    "tensors are what is declared": "scaled twice",
     "the weights know such inputs": "colour order swapped (colour_order BGR)",
-}  # fmt: skip
+}
 EVERY = [
     *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),
-    *screen_rules(0.03, "fail", "fail"), *shift_rules(0.7, "fail"),
-]  # fmt: skip
+    *screen_rules(0.03, "fail", "fail"),
+    *shift_rules(0.7, "fail"),
+]
 
 
 def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and_in_json(tmp_path: Path) -> None:
@@ -213,7 +251,11 @@ def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and
         named = PLAIN.get(row["name"], "a file or a count") in row["observed"]
         assert row["where"] or counted or named, f"{row['name']}: neither files nor a count"
         assert (row["limit"], row["remedy"], row["what"]) == (asked.limit, asked.remedy, asked.what)
-        lines = [f"  {row['name']}: {row['what']}", f"      found   {row['observed']}",
-                 *([f"      where   {'; '.join(row['where'])}"] if row["where"] else []),
-                 f"      limit   {row['limit']}", f"      remedy  {row['remedy']}"]  # fmt: skip
+        lines = [
+            f"  {row['name']}: {row['what']}",
+            f"      found   {row['observed']}",
+            *([f"      where   {'; '.join(row['where'])}"] if row["where"] else []),
+            f"      limit   {row['limit']}",
+            f"      remedy  {row['remedy']}",
+        ]
         assert "\n".join(lines) in words

@@ -11,9 +11,15 @@ from steps.checks.observed import FAMILIES, Account, done, input_distance, on_gr
 from steps.images.preprocessing import COLOUR_ORDERS, Preprocessing, normalise, preprocess
 
 SPEC = Preprocessing(
-    resize=20, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-)  # fmt: skip
+    resize=20,
+    crop=16,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (SPEC.mean, SPEC.std))
 
 

@@ -94,11 +94,20 @@ class World:
 
     def run(self, gate: bool = True) -> tuple[int, str]:
         """Return the exit code of `ingest` and `validate` (or of the first alone), and what a refusal says."""
-        paths = {name: self.root / file for name, file in {
-            "raw": "raw", "manifest": "manifest.parquet", "quarantine": "quarantine.csv", "backbone": "backbone",
-            "decisions": "decisions.csv", "accepted": "accepted.parquet", "preprocessing": "preprocessing.json",
-            "validation": "validation.json", "docs": "docs",
-        }.items()}  # fmt: skip
+        paths = {
+            name: self.root / file
+            for name, file in {
+                "raw": "raw",
+                "manifest": "manifest.parquet",
+                "quarantine": "quarantine.csv",
+                "backbone": "backbone",
+                "decisions": "decisions.csv",
+                "accepted": "accepted.parquet",
+                "preprocessing": "preprocessing.json",
+                "validation": "validation.json",
+                "docs": "docs",
+            }.items()
+        }
         try:
             self._call(ingest, paths)
             if not gate:
@@ -266,15 +275,19 @@ def clinic(world: World) -> None:
 def clinic_sees_bees(world: World) -> None:
     for number in range(3):
         world.draw(f"train/bee/clinic{number}.png")
-    world.list_images(source=lambda split, label, name: (
-        "clinic" if (split, label) == ("train", "ant") or name.startswith("clinic") else ""
-    ))  # fmt: skip
+    world.list_images(
+        source=lambda split, label, name: (
+            "clinic" if (split, label) == ("train", "ant") or name.startswith("clinic") else ""
+        )
+    )
 
 
 def uncovered(world: World) -> None:
-    world.list_images(source=lambda split, _, name: (
-        "clinic" if name.startswith("clinic") or (split != "train" and int(name[0]) % 2) else "field"
-    ))  # fmt: skip
+    world.list_images(
+        source=lambda split, _, name: (
+            "clinic" if name.startswith("clinic") or (split != "train" and int(name[0]) % 2) else "field"
+        )
+    )
 
 
 def covered(world: World) -> None:
@@ -329,8 +342,10 @@ def wrong_everywhere(world: World) -> None:
 
 def right_everywhere(world: World, broken: Broken) -> None:
     """Set the mean and std that were found."""
-    found = {name: tuple(map(float, values.split(", "))) for name, values in
-             re.findall(r"(mean|std) \[(.*?)\]", broken.found)}  # fmt: skip
+    found = {
+        name: tuple(map(float, values.split(", ")))
+        for name, values in re.findall(r"(mean|std) \[(.*?)\]", broken.found)
+    }
     declare(world, replace(CARD.preprocessing, mean=found["mean"], std=found["std"]))
 
 
@@ -349,64 +364,169 @@ def far(world: World) -> None:
 AGAIN = "Run `regraft validate`"
 DROP_LEAKING = "`validate.drop_leaking: true`"
 CASES = (
-    Case("the manifest is whole", "a column of data/manifest.parquet is missing",
-         lambda world: setattr(world, "before_the_gate", lambda table: table.drop(columns="width")), AGAIN,
-         do(read_again)),
+    Case(
+        "the manifest is whole",
+        "a column of data/manifest.parquet is missing",
+        lambda world: setattr(world, "before_the_gate", lambda table: table.drop(columns="width")),
+        AGAIN,
+        do(read_again),
+    ),
     Case("ids are digests", "an id in data/manifest.parquet is overwritten", spoilt, AGAIN, do(read_again)),
     Case("splits are known", "a split, as well", spoilt, AGAIN, do(read_again)),
     Case("images have area", "a width, as well", spoilt, AGAIN, do(read_again)),
-    Case("paths are unique", "a line stands twice in the listing", twice_listed,
-         "Remove the repeated line", do(lambda world: world.list_images())),
+    Case(
+        "paths are unique",
+        "a line stands twice in the listing",
+        twice_listed,
+        "Remove the repeated line",
+        do(lambda world: world.list_images()),
+    ),
     Case("two classes or more", "one class folder", one_class, "two such folders or more", do(second_class)),
-    Case("enough to learn from", "4 training images of a class", fewer,
-         "set `validate.min_train_per_class` in params.yaml to the number found", number_found),
-    Case("enough to choose by", "1 validation image of a class", fewer,
-         "set `validate.min_val_per_class` in params.yaml to the number found", number_found),
-    Case("enough to judge by", "4 test images of a class", fewer,
-         "set `validate.min_test_per_class` in params.yaml to the number found", number_found),
-    Case("classes are balanced", "eleven times as many ants", scarce, "Add training images of the smallest class",
-         do(more_of_the_rare)),
+    Case(
+        "enough to learn from",
+        "4 training images of a class",
+        fewer,
+        "set `validate.min_train_per_class` in params.yaml to the number found",
+        number_found,
+    ),
+    Case(
+        "enough to choose by",
+        "1 validation image of a class",
+        fewer,
+        "set `validate.min_val_per_class` in params.yaml to the number found",
+        number_found,
+    ),
+    Case(
+        "enough to judge by",
+        "4 test images of a class",
+        fewer,
+        "set `validate.min_test_per_class` in params.yaml to the number found",
+        number_found,
+    ),
+    Case(
+        "classes are balanced",
+        "eleven times as many ants",
+        scarce,
+        "Add training images of the smallest class",
+        do(more_of_the_rare),
+    ),
     Case("files can be decoded", "a note in each class folder", thumbnails, "`PATH,drop,,`", lines("`PATH,drop,,`")),
-    Case("no image in two splits", "a test image in validation",
-         lambda world: copied(world, "test/ant/0.png", "val/ant/copy.png"), DROP_LEAKING, setting(DROP_LEAKING)),
-    Case("no copy in two splits", "a chain of copies through test, validation and training", chain, DROP_LEAKING,
-         setting(DROP_LEAKING)),
-    Case("no copy in two splits", "two different pictures that look alike", look_alike, "`PATH,keep,,`",
-         lines("`PATH,keep,,`", "train/ant/alike.png")),
-    Case("no group in two splits", "a patient in three splits", patient,
-         "Give all lines of a group the same split in the listing", do(one_split_each)),
-    Case("one image, one label", "a file in the folders of two classes",
-         lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"), "`PATH,relabel,LABEL,`",
-         lines("`PATH,relabel,LABEL,`", "train/bee/copy.png", label="ant")),
-    Case("one image, one label", "the same", lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"),
-         "`PATH,drop,,`", lines("`PATH,drop,,`", "train/bee/copy.png")),
-    Case("one picture, one label", "a resized copy in another class's folder",
-         lambda world: copied(world, "train/ant/0.png", "train/bee/copy.jpg", near=True), "`PATH,drop,,`",
-         lines("`PATH,drop,,`", "train/bee/copy.jpg")),
-    Case("one picture, one label", "the same", lambda world: copied(world, "val/ant/0.png", "val/bee/copy.jpg", True),
-         "`PATH,keep,,`", lines("`PATH,keep,,`", "val/ant/0.png")),
-    Case("classes are as in the population", "a prior of 9 to 1 for even classes",
-         lambda world: world.set("validate.population_prior", {"ant": 0.9, "bee": 0.1}),
-         "`validate.population_prior` in params.yaml to the shares that the world has, or to {}",
-         setting("validate.population_prior: {}")),
-    Case("no source of one class alone", "a clinic that sees ants alone", clinic,
-         "Add images of the other classes from that source", do(clinic_sees_bees)),
-    Case("training covers what is tested", "a clinic that training lacks", uncovered,
-         "Add training images of the sources and months named", do(covered)),
+    Case(
+        "no image in two splits",
+        "a test image in validation",
+        lambda world: copied(world, "test/ant/0.png", "val/ant/copy.png"),
+        DROP_LEAKING,
+        setting(DROP_LEAKING),
+    ),
+    Case(
+        "no copy in two splits",
+        "a chain of copies through test, validation and training",
+        chain,
+        DROP_LEAKING,
+        setting(DROP_LEAKING),
+    ),
+    Case(
+        "no copy in two splits",
+        "two different pictures that look alike",
+        look_alike,
+        "`PATH,keep,,`",
+        lines("`PATH,keep,,`", "train/ant/alike.png"),
+    ),
+    Case(
+        "no group in two splits",
+        "a patient in three splits",
+        patient,
+        "Give all lines of a group the same split in the listing",
+        do(one_split_each),
+    ),
+    Case(
+        "one image, one label",
+        "a file in the folders of two classes",
+        lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"),
+        "`PATH,relabel,LABEL,`",
+        lines("`PATH,relabel,LABEL,`", "train/bee/copy.png", label="ant"),
+    ),
+    Case(
+        "one image, one label",
+        "the same",
+        lambda world: copied(world, "train/ant/0.png", "train/bee/copy.png"),
+        "`PATH,drop,,`",
+        lines("`PATH,drop,,`", "train/bee/copy.png"),
+    ),
+    Case(
+        "one picture, one label",
+        "a resized copy in another class's folder",
+        lambda world: copied(world, "train/ant/0.png", "train/bee/copy.jpg", near=True),
+        "`PATH,drop,,`",
+        lines("`PATH,drop,,`", "train/bee/copy.jpg"),
+    ),
+    Case(
+        "one picture, one label",
+        "the same",
+        lambda world: copied(world, "val/ant/0.png", "val/bee/copy.jpg", True),
+        "`PATH,keep,,`",
+        lines("`PATH,keep,,`", "val/ant/0.png"),
+    ),
+    Case(
+        "classes are as in the population",
+        "a prior of 9 to 1 for even classes",
+        lambda world: world.set("validate.population_prior", {"ant": 0.9, "bee": 0.1}),
+        "`validate.population_prior` in params.yaml to the shares that the world has, or to {}",
+        setting("validate.population_prior: {}"),
+    ),
+    Case(
+        "no source of one class alone",
+        "a clinic that sees ants alone",
+        clinic,
+        "Add images of the other classes from that source",
+        do(clinic_sees_bees),
+    ),
+    Case(
+        "training covers what is tested",
+        "a clinic that training lacks",
+        uncovered,
+        "Add training images of the sources and months named",
+        do(covered),
+    ),
     Case("no shortcut to the label", "one class in BMP, one in PNG", formats, "store all files alike", do(one_format)),
-    Case("same preprocessing as the backbone", "another filter and crop in params.yaml", unlike,
-         "Set each field named, under validate.preprocessing in params.yaml", as_the_backbone_wants),
-)  # fmt: skip
+    Case(
+        "same preprocessing as the backbone",
+        "another filter and crop in params.yaml",
+        unlike,
+        "Set each field named, under validate.preprocessing in params.yaml",
+        as_the_backbone_wants,
+    ),
+)
 OBSERVED = (
-    Case("tensors are what is declared", "a loader that scales once more",
-         lambda world: setattr(world, "spoil_loader", swapped), "Mend the loader", do(honest_loader)),
-    Case("the weights know such inputs", "card and params.yaml agree on a wrong mean and std", wrong_everywhere,
-         "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
-    Case("the weights know such inputs", "the same", partial(wrong_everywhere),
-         "under validate.preprocessing in params.yaml and in data/backbone/card.json", right_everywhere),
-    Case("inputs lie where the backbone's did", "a card with other input statistics", far,
-         "`validate.severity.wanted: off`", setting("`validate.severity.wanted: off`")),
-)  # fmt: skip
+    Case(
+        "tensors are what is declared",
+        "a loader that scales once more",
+        lambda world: setattr(world, "spoil_loader", swapped),
+        "Mend the loader",
+        do(honest_loader),
+    ),
+    Case(
+        "the weights know such inputs",
+        "card and params.yaml agree on a wrong mean and std",
+        wrong_everywhere,
+        "`validate.severity.wanted: off`",
+        setting("`validate.severity.wanted: off`"),
+    ),
+    Case(
+        "the weights know such inputs",
+        "the same",
+        partial(wrong_everywhere),
+        "under validate.preprocessing in params.yaml and in data/backbone/card.json",
+        right_everywhere,
+    ),
+    Case(
+        "inputs lie where the backbone's did",
+        "a card with other input statistics",
+        far,
+        "`validate.severity.wanted: off`",
+        setting("`validate.severity.wanted: off`"),
+    ),
+)
 
 
 def test_a_sound_folder_passes_though_every_rule_may_refuse_and_blank_pages_are_no_copies(tmp_path: Path) -> None:
@@ -532,28 +652,53 @@ def sorted_by_class(world: World) -> None:
 
 FIRST = "test/ant/0.png,ant,test"
 UNREAD = (
-    Unread(3, "there is no folder of images", "`regraft use FOLDER` sets one",
-           lambda world: world.raw.rename(world.root / "elsewhere"),
-           lambda world: (world.root / "elsewhere").rename(world.raw)),
+    Unread(
+        3,
+        "there is no folder of images",
+        "`regraft use FOLDER` sets one",
+        lambda world: world.raw.rename(world.root / "elsewhere"),
+        lambda world: (world.root / "elsewhere").rename(world.raw),
+    ),
     Unread(3, "no class folders, 48 loose files", "one folder of images per class", loose, sorted_by_class),
-    Unread(3, "valid/ beside it is no split", "rename it to one of train, val", move("val", "valid"),
-           move("valid", "val")),
-    Unread(3, "some labelled images have a split and some have none", "give all of them or none",
-           listing(FIRST, "test/ant/0.png,ant,"), listing("", "")),
+    Unread(
+        3, "valid/ beside it is no split", "rename it to one of train, val", move("val", "valid"), move("valid", "val")
+    ),
+    Unread(
+        3,
+        "some labelled images have a split and some have none",
+        "give all of them or none",
+        listing(FIRST, "test/ant/0.png,ant,"),
+        listing("", ""),
+    ),
     Unread(3, "lacks the column(s) label", "label", listing("label", "class"), listing("", "")),
-    Unread(3, "unknown split 'dev'", "one of train, val, test", listing(FIRST, "test/ant/0.png,ant,dev"),
-           listing("", "")),
-    Unread(3, "faults in decisions.csv", "did you mean 'train/ant/0.png'?",
-           lambda world: world.decide("Train/ant/0.png,keep,,", "train/ant/1.png,erase,,",
-                                      "train/ant/2.png,relabel,b,"),
-           lambda world: world.decide("train/ant/0.png,keep,,", "train/ant/1.png,drop,,",
-                                      "train/ant/2.png,relabel,bee,"), True),
-    Unread(3, "decisions.csv has the columns image,", "its first line has to be image,decision,label,note",
-           lambda world: files.write_text(world.root / "decisions.csv", "image,verdict\n"), World.decide, True),
-    Unread(2, "population_prior names ant, wasp", "the classes are ant, bee",
-           lambda world: world.set("validate.population_prior", {"ant": 1, "wasp": 1}),
-           lambda world: world.set("validate.population_prior", {"ant": 1, "bee": 1}), True),
-)  # fmt: skip
+    Unread(
+        3, "unknown split 'dev'", "one of train, val, test", listing(FIRST, "test/ant/0.png,ant,dev"), listing("", "")
+    ),
+    Unread(
+        3,
+        "faults in decisions.csv",
+        "did you mean 'train/ant/0.png'?",
+        lambda world: world.decide("Train/ant/0.png,keep,,", "train/ant/1.png,erase,,", "train/ant/2.png,relabel,b,"),
+        lambda world: world.decide("train/ant/0.png,keep,,", "train/ant/1.png,drop,,", "train/ant/2.png,relabel,bee,"),
+        True,
+    ),
+    Unread(
+        3,
+        "decisions.csv has the columns image,",
+        "its first line has to be image,decision,label,note",
+        lambda world: files.write_text(world.root / "decisions.csv", "image,verdict\n"),
+        World.decide,
+        True,
+    ),
+    Unread(
+        2,
+        "population_prior names ant, wasp",
+        "the classes are ant, bee",
+        lambda world: world.set("validate.population_prior", {"ant": 1, "wasp": 1}),
+        lambda world: world.set("validate.population_prior", {"ant": 1, "bee": 1}),
+        True,
+    ),
+)
 
 
 @pytest.mark.parametrize("case", UNREAD, ids=lambda case: case.told)

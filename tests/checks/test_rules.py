@@ -13,9 +13,16 @@ from steps.checks.rules import NATS, POINTS, SHARE, TIMES, DataLimits, Rule, Sev
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
 
 LIMITS = DataLimits(
-    min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07,
-    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
-)  # fmt: skip
+    min_train_per_class=3,
+    min_val_per_class=4,
+    min_test_per_class=5,
+    max_imbalance=6.5,
+    quarantine_limit=0.07,
+    max_prior_effect=0.2,
+    max_coverage_gap=0.2,
+    max_shortcut=0.5,
+    max_input_distance=8.0,
+)
 FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
 GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
 STRUCTURE = 6  # rules that no severity switches off: without them nothing else means anything
@@ -54,13 +61,21 @@ def test_a_limit_is_said_in_words(rule: Rule, limit: str) -> None:
 @pytest.mark.parametrize(
     ("unit", "value", "said"),
     [
-        (SHARE, 0.0305556, "3.1 %"), (SHARE, 1, "100.0 %"), (POINTS, 0.8571, "85.7 points"), ("images", 1, "1 image"),
-        ("images", 76040, "76,040 images"), ("pixels", 1, "1 pixel"), (TIMES, 1.25, "1.25 times"),
+        (SHARE, 0.0305556, "3.1 %"),
+        (SHARE, 1, "100.0 %"),
+        (POINTS, 0.8571, "85.7 points"),
+        ("images", 1, "1 image"),
+        ("images", 76040, "76,040 images"),
+        ("pixels", 1, "1 pixel"),
+        (TIMES, 1.25, "1.25 times"),
         (TIMES, 1.0, "1 times"),
-        (NATS, 0.0159852, "0.016 nats"), (NATS, 76040.4, "76,040 nats"), ("", 0.90004, "0.9"),
-        ("", float("inf"), "inf"), ("", float("nan"), "nan"),
+        (NATS, 0.0159852, "0.016 nats"),
+        (NATS, 76040.4, "76,040 nats"),
+        ("", 0.90004, "0.9"),
+        ("", float("inf"), "inf"),
+        ("", float("nan"), "nan"),
     ],
-)  # fmt: skip
+)
 def test_a_value_is_said_with_its_unit_and_without_idle_digits(unit: str, value: float, said: str) -> None:
     assert bare("between", unit=unit).shown(value) == said
 
@@ -68,11 +83,17 @@ def test_a_value_is_said_with_its_unit_and_without_idle_digits(unit: str, value:
 @pytest.mark.parametrize(
     ("unit", "limit", "value", "said"),
     [
-        (SHARE, 0.0004, 0.0006, "0.1 %"), (SHARE, 0.05, 0.0504, "5.04 %"), (SHARE, 0.05, 0.0496, "4.96 %"),
-        (SHARE, 0.05, 0.05, "5.0 %"), (SHARE, 0.05, 0.061, "6.1 %"), (SHARE, 0, 0.0004, "0.04 %"),
-        (NATS, 8, 8.0000004, "8.0000004 nats"), (NATS, 12000, 12000.4, "12,000.4 nats"), ("", 0.2, 0.2001, "0.2001"),
+        (SHARE, 0.0004, 0.0006, "0.1 %"),
+        (SHARE, 0.05, 0.0504, "5.04 %"),
+        (SHARE, 0.05, 0.0496, "4.96 %"),
+        (SHARE, 0.05, 0.05, "5.0 %"),
+        (SHARE, 0.05, 0.061, "6.1 %"),
+        (SHARE, 0, 0.0004, "0.04 %"),
+        (NATS, 8, 8.0000004, "8.0000004 nats"),
+        (NATS, 12000, 12000.4, "12,000.4 nats"),
+        ("", 0.2, 0.2001, "0.2001"),
     ],
-)  # fmt: skip
+)
 def test_an_observation_has_the_digits_that_tell_it_from_the_limit(
     unit: str, limit: float, value: float, said: str
 ) -> None:
@@ -100,21 +121,29 @@ def test_every_figure_of_the_gate_has_a_unit_or_is_an_effect_without_one() -> No
 def test_each_parameter_lands_in_its_own_rule() -> None:
     bounds = {name: (rule.low, rule.high) for name, rule in GATE.items() if rule.kind == "between"}
     assert bounds == {
-        "images have area": (1, None), "two classes or more": (2, None), "enough to learn from": (3, None),
-        "enough to choose by": (4, None), "enough to judge by": (5, None), "classes are balanced": (None, 6.5),
+        "images have area": (1, None),
+        "two classes or more": (2, None),
+        "enough to learn from": (3, None),
+        "enough to choose by": (4, None),
+        "enough to judge by": (5, None),
+        "classes are balanced": (None, 6.5),
         "files can be decoded": (None, 0.07),
-        "classes are as in the population": (None, 0.2), "no source of one class alone": (None, 0),
+        "classes are as in the population": (None, 0.2),
+        "no source of one class alone": (None, 0),
         "training covers what is tested": (None, 0.2),
-        "no shortcut to the label": (None, 0.5), "inputs lie where the backbone's did": (None, 8.0),
-    }  # fmt: skip
+        "no shortcut to the label": (None, 0.5),
+        "inputs lie where the backbone's did": (None, 8.0),
+    }
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
     assert columns == {TRAIN, VAL, TEST}
     keys = {rule.name: (rule.key, rule.column) for rule in GATE.values() if rule.kind == "one_value"}
     assert keys == {
-        "no image in two splits": ("id", "split"), "no copy in two splits": ("copy", "split"),
-        "no group in two splits": ("group", "split"), "one image, one label": ("id", "label"),
+        "no image in two splits": ("id", "split"),
+        "no copy in two splits": ("copy", "split"),
+        "no group in two splits": ("group", "split"),
+        "one image, one label": ("id", "label"),
         "one picture, one label": ("copy", "label"),
-    }  # fmt: skip
+    }
 
 
 def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:

@@ -20,10 +20,13 @@ from steps.checks.selection import (
 def table(n: int = 200, seed: int = 0, **columns: Any) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
     made = {
-        "id": [f"{i:04}" for i in range(n)], "label": np.array(["ant", "bee"])[np.arange(n) % 2],
+        "id": [f"{i:04}" for i in range(n)],
+        "label": np.array(["ant", "bee"])[np.arange(n) % 2],
         **{name: generator.random(n) for name in ("brightness", "contrast", "sharpness", "width", "height", "bytes")},
-        "format": "JPEG", "mode": "RGB", "source": "",
-    }  # fmt: skip
+        "format": "JPEG",
+        "mode": "RGB",
+        "source": "",
+    }
     return pd.DataFrame(made | columns)
 
 

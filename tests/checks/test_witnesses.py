@@ -36,9 +36,15 @@ from steps.images.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY
 
 SPEC = Preprocessing(
-    resize=20, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-)  # fmt: skip
+    resize=20,
+    crop=16,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 INCEPTION, NOTHING = "mean and std of Inception", "mean and std of none"
 
 
@@ -212,10 +218,18 @@ def said(account: str, witness: str, vote: Vote, figure: float = 0.05) -> Eviden
         (STATISTICS, [said(INCEPTION, NORMS, "against"), said(NOTHING, NORMS, "against")], DECLARED),
         (STATISTICS, [said(INCEPTION, NORMS, "against"), said(NOTHING, NORMS, "silent")], UNTOLD),
         (STATISTICS, [said(INCEPTION, NORMS, "against", 2 * NEAR), said(INCEPTION, TOP, "for")], UNTOLD),
-        (STATISTICS, [said(INCEPTION, NORMS, "for"), said(INCEPTION, TOP, "against"),
-                      said(NOTHING, NORMS, "against"), said(NOTHING, TOP, "against")], UNTOLD),
+        (
+            STATISTICS,
+            [
+                said(INCEPTION, NORMS, "for"),
+                said(INCEPTION, TOP, "against"),
+                said(NOTHING, NORMS, "against"),
+                said(NOTHING, TOP, "against"),
+            ],
+            UNTOLD,
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_one_witness_says_and_another_denies_cannot_be_told(
     question: str, evidence: list[Evidence], answer: str
 ) -> None:
@@ -225,7 +239,10 @@ def test_what_one_witness_says_and_another_denies_cannot_be_told(
 
 def test_the_docs_state_the_limits_that_hold() -> None:
     page = (REPOSITORY / "docs/validation.md").read_text(encoding="utf-8")
-    for told in (f"at most {witnesses.NEAR:g} nats and less than {witnesses.CLEARLY:g} of the declared one's",
-                 f"over {witnesses.GROUPS} groups of them, one-sided {100 * witnesses.LEVEL:g} %",
-                 f"at least {witnesses.VARIED:g} of log(classes)", f"Fewer than {witnesses.LEAST} images"):  # fmt: skip
+    for told in (
+        f"at most {witnesses.NEAR:g} nats and less than {witnesses.CLEARLY:g} of the declared one's",
+        f"over {witnesses.GROUPS} groups of them, one-sided {100 * witnesses.LEVEL:g} %",
+        f"at least {witnesses.VARIED:g} of log(classes)",
+        f"Fewer than {witnesses.LEAST} images",
+    ):
         assert told in page

@@ -61,11 +61,20 @@ class Project:
 
 def table_of(raw: Path) -> pd.DataFrame:
     rows = [
-        {"id": hashlib.sha256(path.read_bytes()).hexdigest(), "path": path.relative_to(raw).as_posix(),
-         "label": path.parent.name, "split": "train" if int(path.stem) < 20 else "test", "group": "", "source": "",
-         "width": 8, "height": 8, "brightness": float(path.stem), "format": "PNG"}
+        {
+            "id": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "path": path.relative_to(raw).as_posix(),
+            "label": path.parent.name,
+            "split": "train" if int(path.stem) < 20 else "test",
+            "group": "",
+            "source": "",
+            "width": 8,
+            "height": 8,
+            "brightness": float(path.stem),
+            "format": "PNG",
+        }
         for path in sorted(raw.rglob("*.png"))
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 

@@ -64,7 +64,7 @@ def refusal(name: str, weights: str | None) -> str:
         ("ResNet50", "no backbone 'ResNet50'; did you mean 'resnet50'?"),
         ("bert", "no backbone 'bert'"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_name_is_told_with_its_nearest_spelling(name: str, sentence: str) -> None:
     assert refusal(name, None) == f"{sentence} (torchvision.models.list_models() has them all)"
 
@@ -278,10 +278,17 @@ class Registry:
         network = Grafted(backbone, torch.nn.Linear(width, 3))
         card = origins.embedded()[0]
         facts = {
-            "kind": "head", "architecture": architecture, "num_classes": 5, "backbone": "oak", "backbone_sha256": "0",
-            "cut": cut, "classes": ["a", "b", "c"], "lineage": "1", "preprocessing": card.preprocessing.to_dict(),
+            "kind": "head",
+            "architecture": architecture,
+            "num_classes": 5,
+            "backbone": "oak",
+            "backbone_sha256": "0",
+            "cut": cut,
+            "classes": ["a", "b", "c"],
+            "lineage": "1",
+            "preprocessing": card.preprocessing.to_dict(),
             **told,
-        }  # fmt: skip
+        }
         packaging.write_model(folder, network.state_dict(), facts)
         return network
 

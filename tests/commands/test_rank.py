@@ -30,10 +30,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def table(raw: Path) -> pd.DataFrame:
     paths = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*.png"))
-    return pd.DataFrame({
-        "id": [files.sha256_of(raw / path) for path in paths], "path": paths,
-        "label": [path.split("/")[0] for path in paths], "split": "train", "group": "",
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "id": [files.sha256_of(raw / path) for path in paths],
+            "path": paths,
+            "label": [path.split("/")[0] for path in paths],
+            "split": "train",
+            "group": "",
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +65,10 @@ def test_the_difference_is_paired_and_the_best_is_no_worse_than_itself(rows: lis
 
 
 def test_a_tie_is_called_a_tie_and_the_cheapest_is_named() -> None:
-    made = [{"backbone": name, "told_apart_from_best": apart, "milliseconds_per_image": ms, "images": 40}
-            for name, apart, ms in (("a", False, 9.0), ("b", False, 2.0), ("c", True, 1.0))]  # fmt: skip
+    made = [
+        {"backbone": name, "told_apart_from_best": apart, "milliseconds_per_image": ms, "images": 40}
+        for name, apart, ms in (("a", False, 9.0), ("b", False, 2.0), ("c", True, 1.0))
+    ]
     assert verdict(made) == "a, b cannot be told apart on 40 images; the cheapest of them is b"
     assert verdict([made[0], made[2]]) == "a is the best of these on your images"
     assert verdict(made[:1]) == "a is the only one"

@@ -55,8 +55,10 @@ def test_the_error_is_the_mean_gap_of_bins_of_equal_number() -> None:
     logits, targets = drawn(200, 2.0)
     probabilities = calibration.tempered(logits, 1.0)
     order = np.argsort(probabilities.max(axis=1), kind="stable")
-    gaps = [abs((probabilities.argmax(axis=1) == targets)[part].mean() - probabilities.max(axis=1)[part].mean())
-            for part in np.array_split(order, 10)]  # fmt: skip
+    gaps = [
+        abs((probabilities.argmax(axis=1) == targets)[part].mean() - probabilities.max(axis=1)[part].mean())
+        for part in np.array_split(order, 10)
+    ]
     found = calibration.calibration_error(probabilities, targets, 10, sampled(targets), 0.95)
     assert found["value"] == pytest.approx(np.mean(gaps))
     rows = calibration.reliability(probabilities, targets, 10, np.arange(len(targets)), 0.95)

@@ -72,8 +72,9 @@ def test_classes_and_balanced_accuracy_count_the_small_class_as_much_as_the_larg
     assert (found["difference"], found["balanced_accuracy"]["value"]) == (pytest.approx(0.1), pytest.approx(0.5))
     rows = per_class(targets, a, b, ["large", "small", "absent"])
     assert [(row["label"], row["n"], row["only_a"], row["only_b"]) for row in rows] == [
-        ("large", 90, 0, 0), ("small", 10, 10, 0),
-    ]  # fmt: skip
+        ("large", 90, 0, 0),
+        ("small", 10, 10, 0),
+    ]
 
 
 def test_ten_copies_of_each_image_in_groups_are_no_more_evidence() -> None:

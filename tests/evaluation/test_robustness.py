@@ -12,9 +12,15 @@ from steps.images.preprocessing import Preprocessing
 from steps.runtime.seeding import torch_generator
 
 SPEC = Preprocessing(
-    resize=32, crop=32, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
-    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-)  # fmt: skip
+    resize=32,
+    crop=32,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
 EDGES = torch.full((6, 3, 32, 32), 90, dtype=torch.uint8)
 EDGES[:, :, :, 16:] = 150
 TEXTURE = torch.randint(30, 226, EDGES.shape, generator=torch_generator(0, "texture"), dtype=torch.uint8)
@@ -43,8 +49,10 @@ def test_each_corruption_does_what_its_name_says() -> None:
     assert noise == pytest.approx(0.08 * 255, rel=0.05)
     assert corrupted(EDGES, "darker", "mild", rng)[0, 0, 0, 0] == 54
     assert corrupted(EDGES, "brighter", "mild", rng)[0, 0, 0, 0] == 126
-    steepest = [(shown[..., 1:].float() - shown[..., :-1].float()).max() for shown in
-                (EDGES, corrupted(EDGES, "blur", "mild", rng), corrupted(EDGES, "blur", "strong", rng))]  # fmt: skip
+    steepest = [
+        (shown[..., 1:].float() - shown[..., :-1].float()).max()
+        for shown in (EDGES, corrupted(EDGES, "blur", "mild", rng), corrupted(EDGES, "blur", "strong", rng))
+    ]
     assert steepest[0] > steepest[1] > steepest[2]
 
 

@@ -10,10 +10,17 @@ from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_lim
 
 def images(n: int, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    return pd.DataFrame({
-        "source": np.where(np.arange(n) % 4 == 0, "night", "day"), "group": "", "width": rng.integers(50, 500, n),
-        "height": rng.integers(50, 500, n), "brightness": rng.random(n), "format": "JPEG", "taken": "",
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "source": np.where(np.arange(n) % 4 == 0, "night", "day"),
+            "group": "",
+            "width": rng.integers(50, 500, n),
+            "height": rng.integers(50, 500, n),
+            "brightness": rng.random(n),
+            "format": "JPEG",
+            "taken": "",
+        }
+    )
 
 
 def judged(table: pd.DataFrame, right: Any, least: int = 10, **limits: float) -> list[dict[str, Any]]:
@@ -41,9 +48,10 @@ def test_a_model_that_is_alike_everywhere_is_accused_in_one_set_of_twenty_at_mos
 
 def test_limits_are_per_column_or_per_value_and_small_slices_are_left_out() -> None:
     table, right = images(40), np.arange(40) % 2 == 0
-    rows = {(row["column"], row["value"].split(" ")[0]): row for row in judged(
-        table, right, source=0.4, **{"source=night": 1.0, "size=low": 0.99},
-    )}  # fmt: skip
+    rows = {
+        (row["column"], row["value"].split(" ")[0]): row
+        for row in judged(table, right, source=0.4, **{"source=night": 1.0, "size=low": 0.99})
+    }
     assert rows["source", "night"]["limit"] == 1.0 and not rows["source", "night"]["breached"]
     assert rows["source", "day"]["limit"] == 0.4 and rows["source", "day"]["breached"]
     assert rows["size", "low"]["breached"] and rows["size", "high"]["limit"] is None

@@ -18,10 +18,17 @@ from flows.project import running
 from steps.promotion.promote import Promotion
 
 PROPOSED = Promotion(
-    model_name="regraft", champion="1", challenger="2", previous="1", changed=False, run_id="r", judged={},
+    model_name="regraft",
+    champion="1",
+    challenger="2",
+    previous="1",
+    changed=False,
+    run_id="r",
+    judged={},
     reasons=("it may be promoted, once a person says so: regraft approve 2 --reason TEXT", "better by 0.1"),
-    verdict="propose", comparison=None,
-)  # fmt: skip
+    verdict="propose",
+    comparison=None,
+)
 REPORT = Report(promotion=PROPOSED, summary="# version 2 waits for approval\n\n- better by 0.1\n")
 
 

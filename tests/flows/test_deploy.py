@@ -50,8 +50,11 @@ def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
     log = (tmp_path / "log").open("w")
     server = subprocess.Popen(
         [str(BIN / "regraft"), "deploy", "--cron", "0 3 * * *"],
-        cwd=project.root, env=dict(project.environment), stdout=log, stderr=log,
-    )  # fmt: skip
+        cwd=project.root,
+        env=dict(project.environment),
+        stdout=log,
+        stderr=log,
+    )
     try:
         deployment = until(lambda: _deployment(prefect_server), 60)
         assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * *"

@@ -20,11 +20,13 @@ Rows = list[tuple[str, str, str, str]]
 COLUMNS = ["id", "path", "label", "split"]
 rows = st.lists(
     st.tuples(
-        st.sampled_from("abcdefgh"), st.text("xyz/", min_size=1, max_size=3), st.sampled_from(["ant", "bee", ""]),
+        st.sampled_from("abcdefgh"),
+        st.text("xyz/", min_size=1, max_size=3),
+        st.sampled_from(["ant", "bee", ""]),
         st.sampled_from(["train", "val", "test", "unlabelled"]),
     ),
     unique_by=lambda row: row[1],
-)  # fmt: skip
+)
 
 
 def table(made: Rows) -> pd.DataFrame:
@@ -57,9 +59,17 @@ def test_the_lists_are_the_differences_of_the_sets_of_images(before: Rows, after
 def test_nothing_changed_is_told_as_nothing() -> None:
     made = table([("a", "x.png", "ant", "train"), ("b", "y.png", "bee", "test")])
     assert list(lines(compare("v1", "v2", made, made))) == [
-        "v1 -> v2: 2 images, then 2", "  added      0", "  removed    0", "  relabelled 0", "  moved      0",
-        "  renamed    0", "  train", "    ant: 1 (100.0%) -> 1 (100.0%)", "  test", "    bee: 1 (100.0%) -> 1 (100.0%)",
-    ]  # fmt: skip
+        "v1 -> v2: 2 images, then 2",
+        "  added      0",
+        "  removed    0",
+        "  relabelled 0",
+        "  moved      0",
+        "  renamed    0",
+        "  train",
+        "    ant: 1 (100.0%) -> 1 (100.0%)",
+        "  test",
+        "    bee: 1 (100.0%) -> 1 (100.0%)",
+    ]
 
 
 def test_a_change_is_told_with_both_sides_and_long_lists_are_cut() -> None:
@@ -113,8 +123,9 @@ def test_two_revisions_are_compared_and_an_image_never_changes_split(versions: P
     found = between(versions.root, "one", "two")
     assert [item["path"] for item in found.removed] == ["0/000.png"]
     assert sorted(item["path"] for item in found.renamed) == [
-        ["0/001.png", "0/renamed.png"], ["0/002.png", "1/was zero.png"]
-    ]  # fmt: skip
+        ["0/001.png", "0/renamed.png"],
+        ["0/002.png", "1/was zero.png"],
+    ]
     assert [item["label"] for item in found.relabelled] == [["0", "1"]]
     assert found.images == (24, 23)
     assert found.added == found.moved == []

@@ -105,8 +105,12 @@ def test_keys_are_told_and_a_private_one_that_others_can_read_is_warned_of(
 
 
 def test_a_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("postgresql://ada:secret@db/x", f"http://ada:secret@127.0.0.1:{free_port()}",
-                    "http://ada:secret@127.0.0.1", "https://ada:sec/ret@127.0.0.1"):  # fmt: skip
+    for address in (
+        "postgresql://ada:secret@db/x",
+        f"http://ada:secret@127.0.0.1:{free_port()}",
+        "http://ada:secret@127.0.0.1",
+        "https://ada:sec/ret@127.0.0.1",
+    ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         (finding,) = doctor._mlflow(tmp_path)
         assert "sec" not in str(vars(finding)) and "ada@" in finding.found
@@ -157,8 +161,10 @@ def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monk
     assert next(doctor._prefect(tmp_path)).state == GOOD
 
 
-@pytest.mark.parametrize(("architecture", "state"), [("alexnet", WARNING), ("vgg11", WARNING), ("resnet18", GOOD),
-                                                     ("vit_b_16", GOOD), ("convnext_tiny", GOOD)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("architecture", "state"),
+    [("alexnet", WARNING), ("vgg11", WARNING), ("resnet18", GOOD), ("vit_b_16", GOOD), ("convnext_tiny", GOOD)],
+)
 def test_networks_that_are_mostly_fully_connected_are_warned_of(tmp_path: Path, architecture: str, state: str) -> None:
     files.write_json(tmp_path / "data/backbone/card.json", {"architecture": architecture, "num_classes": 10})
     assert next(doctor._transfer(tmp_path)).state == state

@@ -265,10 +265,12 @@ def goes_below(node: ast.AST) -> bool:
             return any(is_raw(part) for part in parts[:-1])
         case ast.JoinedStr(values=[*parts]):
             return any(
-                isinstance(one, ast.FormattedValue) and is_raw(one.value) and isinstance(two, ast.Constant)
+                isinstance(one, ast.FormattedValue)
+                and is_raw(one.value)
+                and isinstance(two, ast.Constant)
                 and str(two.value).startswith("/")
                 for one, two in pairwise(parts)
-            )  # fmt: skip
+            )
     return False
 
 

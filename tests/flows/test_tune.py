@@ -83,8 +83,10 @@ def test_writing_changes_the_values_and_keeps_comments_and_all_the_rest(
 def test_a_gpu_stays_the_device_and_fine_tuning_is_written_what_the_processor_is_good_at() -> None:
     on_gpu = Speed(replace(BFLOAT16, device="cuda"), 1, 9000.0, 0.1, 0.01)
     assert _values(on_gpu, FAST) == {
-        "compute": {"threads": 2}, "extract_features": vars(on_gpu.mode), "fine_tune": {"precision": "float32"},
-    }  # fmt: skip
+        "compute": {"threads": 2},
+        "extract_features": vars(on_gpu.mode),
+        "fine_tune": {"precision": "float32"},
+    }
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_measured(project: Path) -> None:

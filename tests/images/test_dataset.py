@@ -22,9 +22,15 @@ from steps.runtime.compute import ComputeParams, configure
 from steps.training.batches import augmentation, mixing, refuse_single_images, tracked
 
 SPEC = Preprocessing(
-    resize=12, crop=10, interpolation="bilinear", antialias=True, colour_order="RGB",
-    value_range=(0.0, 1.0), mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2),
-)  # fmt: skip
+    resize=12,
+    crop=10,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.5, 0.25, 0.2),
+)
 CLASSES = ["ant", "bee", "wasp"]
 
 

@@ -222,10 +222,14 @@ def test_a_blurred_picture_is_less_sharp_at_any_size() -> None:
 @pytest.mark.parametrize(
     ("told", "taken"),
     [
-        ("2024:05:06 07:08:09", "2024-05-06T07:08:09"), ("2024:05:06 07:08:09\0", "2024-05-06T07:08:09"),
-        ("0000:00:00 00:00:00", ""), ("    :  :     :  :  ", ""), ("yesterday", ""), (None, ""),
+        ("2024:05:06 07:08:09", "2024-05-06T07:08:09"),
+        ("2024:05:06 07:08:09\0", "2024-05-06T07:08:09"),
+        ("0000:00:00 00:00:00", ""),
+        ("    :  :     :  :  ", ""),
+        ("yesterday", ""),
+        (None, ""),
     ],
-)  # fmt: skip
+)
 def test_when_a_picture_was_taken_is_told_or_left_empty(told: str | None, taken: str) -> None:
     exif = Image.Exif()
     exif[270] = "a picture"
@@ -305,16 +309,21 @@ def specimens() -> dict[str, bytes]:
     colour, alpha = Image.fromarray(noise()), Image.fromarray(noise(channels=4))
     frames = [colour.convert("P"), colour.convert("P").transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
     return {
-        "png": encoded(colour), "png palette": encoded(frames[0], transparency=3), "png alpha": encoded(alpha),
+        "png": encoded(colour),
+        "png palette": encoded(frames[0], transparency=3),
+        "png alpha": encoded(alpha),
         "png deep": encoded(Image.fromarray(noise(channels=1).astype(np.uint16) * 257)),
-        "jpeg": encoded(colour, "JPEG", exif=exif), "jpeg progressive": encoded(colour, "JPEG", progressive=True),
+        "jpeg": encoded(colour, "JPEG", exif=exif),
+        "jpeg progressive": encoded(colour, "JPEG", progressive=True),
         "jpeg cmyk": encoded(colour.convert("CMYK"), "JPEG"),
         "gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "bmp": encoded(colour, "BMP"), "bmp palette": encoded(frames[0], "BMP"),
+        "bmp": encoded(colour, "BMP"),
+        "bmp palette": encoded(frames[0], "BMP"),
         "tiff lzw": encoded(colour, "TIFF", compression="tiff_lzw"),
         "tiff": encoded(colour, "TIFF"),
-        "webp": encoded(colour, "WEBP", exif=exif), "webp alpha": encoded(alpha, "WEBP", lossless=True),
-    }  # fmt: skip
+        "webp": encoded(colour, "WEBP", exif=exif),
+        "webp alpha": encoded(alpha, "WEBP", lossless=True),
+    }
 
 
 @st.composite

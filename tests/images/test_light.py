@@ -48,8 +48,11 @@ def test_flat_and_blurred_are_less_sharp_than_an_edge() -> None:
     assert sharpness(ramp) < 0.001 < sharpness(edge)
 
 
-deep = arrays.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)),
-                     elements=st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]))  # fmt: skip
+deep = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    elements=st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]),
+)
 NOTHING = (math.nan, math.nan)
 
 
@@ -80,16 +83,23 @@ def test_bands_change_nothing_in_a_picture_larger_than_one() -> None:
 @pytest.mark.parametrize(
     ("values", "is_float", "bits", "declared", "wanted"),
     [
-        ([0, 9], False, 16, NOTHING, (0, 65535)), ([0, 9], False, 12, NOTHING, (0, 4095)),
-        ([0, 4095], False, 16, (math.nan, 4095), (0, 4095)), ([0, 9], False, 16, (math.nan, 5000), (0, 65535)),
-        ([0, 4096], False, 16, (math.nan, 4095), (0, 65535)), ([0, 70000], False, 32, NOTHING, (0, 70000)),
-        ([-5, 9], False, 32, NOTHING, (-5, 9)), ([0, 9], False, 32, NOTHING, (0, 65535)),
-        ([0, 0.5], True, 32, NOTHING, (0, 1)), ([0.5, 2], True, 32, NOTHING, (0, 2)),
-        ([-1, 1], True, 32, (-1, 1), (-1, 1)), ([-1, 1.5], True, 32, (-1, 1), (-1, 1.5)),
-        ([0, 0.5], True, 32, (0, math.inf), (0, 1)), ([0, 0.5], True, 32, (1, 0), (0, 1)),
+        ([0, 9], False, 16, NOTHING, (0, 65535)),
+        ([0, 9], False, 12, NOTHING, (0, 4095)),
+        ([0, 4095], False, 16, (math.nan, 4095), (0, 4095)),
+        ([0, 9], False, 16, (math.nan, 5000), (0, 65535)),
+        ([0, 4096], False, 16, (math.nan, 4095), (0, 65535)),
+        ([0, 70000], False, 32, NOTHING, (0, 70000)),
+        ([-5, 9], False, 32, NOTHING, (-5, 9)),
+        ([0, 9], False, 32, NOTHING, (0, 65535)),
+        ([0, 0.5], True, 32, NOTHING, (0, 1)),
+        ([0.5, 2], True, 32, NOTHING, (0, 2)),
+        ([-1, 1], True, 32, (-1, 1), (-1, 1)),
+        ([-1, 1.5], True, 32, (-1, 1), (-1, 1.5)),
+        ([0, 0.5], True, 32, (0, math.inf), (0, 1)),
+        ([0, 0.5], True, 32, (1, 0), (0, 1)),
         ([np.nan, np.inf], True, 32, NOTHING, (0, 1)),
     ],
-)  # fmt: skip
+)
 def test_black_and_white_follow_the_declaration_then_the_depth_then_the_picture(
     values: list[float], is_float: bool, bits: float, declared: tuple[float, float], wanted: tuple[float, float]
 ) -> None:

@@ -15,20 +15,29 @@ from steps.commands.origins import preprocessing_of
 from steps.images.preprocessing import Preprocessing, centre_crop, contract, normalise, preprocess, resized
 
 SPEC = Preprocessing(
-    resize=32, crop=24, interpolation="bilinear", antialias=True, colour_order="RGB",
-    value_range=(0.0, 1.0), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-)  # fmt: skip
+    resize=32,
+    crop=24,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 ENTRIES = [
     entry
     for name in models.list_models(module=models)
     for entry in models.get_model_weights(name)  # torchvision.models alone: the classifiers
 ]
 SAMPLE = [
-    models.SqueezeNet1_1_Weights.IMAGENET1K_V1, models.ResNet50_Weights.IMAGENET1K_V2,
-    models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1, models.EfficientNet_B0_Weights.IMAGENET1K_V1,
-    models.Swin_T_Weights.IMAGENET1K_V1, models.Swin_V2_T_Weights.IMAGENET1K_V1,
+    models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+    models.ResNet50_Weights.IMAGENET1K_V2,
+    models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1,
+    models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+    models.Swin_T_Weights.IMAGENET1K_V1,
+    models.Swin_V2_T_Weights.IMAGENET1K_V1,
     models.Inception_V3_Weights.IMAGENET1K_V1,
-]  # fmt: skip
+]
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -61,9 +70,15 @@ def test_each_detail_of_a_preset_matters() -> None:
     """Were one of these without effect, bit equality would not have tested it."""
     image = noise(61, 83)
     changed = {
-        "resize": 40, "crop": 23, "interpolation": "bicubic", "antialias": False, "colour_order": "BGR",
-        "value_range": (-1.0, 1.0), "mean": (0.485, 0.456, 0.4), "std": (0.229, 0.224, 0.2),
-    }  # fmt: skip
+        "resize": 40,
+        "crop": 23,
+        "interpolation": "bicubic",
+        "antialias": False,
+        "colour_order": "BGR",
+        "value_range": (-1.0, 1.0),
+        "mean": (0.485, 0.456, 0.4),
+        "std": (0.229, 0.224, 0.2),
+    }
     assert set(changed) == {field.name for field in fields(Preprocessing)}
     base = preprocess(image, SPEC)
     for name, value in changed.items():
@@ -150,12 +165,15 @@ def test_the_crop_is_the_centred_window(height: int, width: int, side: int) -> N
 
 any_spec = st.builds(
     Preprocessing,
-    resize=st.sampled_from([32, 256]), crop=st.sampled_from([24, 32]),
+    resize=st.sampled_from([32, 256]),
+    crop=st.sampled_from([24, 32]),
     interpolation=st.sampled_from(["bilinear", "bicubic"]),
-    antialias=st.booleans(), colour_order=st.sampled_from(["RGB", "BGR"]),
+    antialias=st.booleans(),
+    colour_order=st.sampled_from(["RGB", "BGR"]),
     value_range=st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)]),
-    mean=st.sampled_from([(0.5, 0.5, 0.5), (0.5, 0.5, 0.4)]), std=st.sampled_from([(1.0, 1.0, 1.0), (0.5, 0.5, 0.5)]),
-)  # fmt: skip
+    mean=st.sampled_from([(0.5, 0.5, 0.5), (0.5, 0.5, 0.4)]),
+    std=st.sampled_from([(1.0, 1.0, 1.0), (0.5, 0.5, 0.5)]),
+)
 
 
 @given(any_spec, any_spec)
@@ -171,9 +189,15 @@ def test_the_contract_names_exactly_the_fields_that_differ(ours: Preprocessing, 
 
 def test_the_dictionary_holds_what_json_and_yaml_can_hold() -> None:
     assert SPEC.to_dict() == {
-        "resize": 32, "crop": 24, "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
-        "value_range": [0.0, 1.0], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-    }  # fmt: skip
+        "resize": 32,
+        "crop": 24,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "colour_order": "RGB",
+        "value_range": [0.0, 1.0],
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -187,9 +211,11 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"value_range": (0.0, 1.0, 2.0)}, "value_range is [0.0, 1.0, 2.0]; two numbers, the lower first"),
     ({"mean": (0.5,)}, "mean is [0.5] and std is [0.229, 0.224, 0.225]; three numbers each, std above 0"),
     ({"std": ()}, "mean is [0.485, 0.456, 0.406] and std is []; three numbers each, std above 0"),
-    ({"std": (1.0, 0.0, 1.0)},
-     "mean is [0.485, 0.456, 0.406] and std is [1.0, 0.0, 1.0]; three numbers each, std above 0"),
-]  # fmt: skip
+    (
+        {"std": (1.0, 0.0, 1.0)},
+        "mean is [0.485, 0.456, 0.406] and std is [1.0, 0.0, 1.0]; three numbers each, std above 0",
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "sentence"), FAULTS)
@@ -201,5 +227,9 @@ def test_all_faults_are_told_at_once_and_a_sound_specification_has_none() -> Non
     assert list(SPEC.faults()) == []
     wrong = replace(SPEC, crop=0, interpolation="?", colour_order="?", value_range=(), std=())
     assert [fault.split()[0] for fault in wrong.faults()] == [
-        "crop", "interpolation", "colour_order", "value_range", "mean"
-    ]  # fmt: skip
+        "crop",
+        "interpolation",
+        "colour_order",
+        "value_range",
+        "mean",
+    ]

@@ -11,9 +11,14 @@ CLASSES = ["ant", "bee"]
 def answer(path: str, label: str, model: str, chances: list[float], split: str = "test") -> dict[str, object]:
     predicted = CLASSES[chances.index(max(chances))]
     return {
-        "id": path * 2, "path": path, "split": split, "label": label, "model": model,
-        "predicted": predicted, "probabilities": chances,
-    }  # fmt: skip
+        "id": path * 2,
+        "path": path,
+        "split": split,
+        "label": label,
+        "model": model,
+        "predicted": predicted,
+        "probabilities": chances,
+    }
 
 
 ANSWERS = pd.DataFrame(

@@ -109,10 +109,13 @@ def test_only_what_was_promoted_is_called_so(tmp_path: Path, verdict: str, badge
 def test_markdown_says_the_same_and_no_label_becomes_markup() -> None:
     text = markdown(REFUSAL)
     for said in (
-        "# The \\<b\\>challenger\\</b\\> was not promoted", "- too few images", "- class a\\|b: recall \\*falls\\*",
-        "**+2.0 points** (-0.7 to +4.6)", "94.1\xa0% (89.2 to 96.8, Wilson 95\xa0%)",
+        "# The \\<b\\>challenger\\</b\\> was not promoted",
+        "- too few images",
+        "- class a\\|b: recall \\*falls\\*",
+        "**+2.0 points** (-0.7 to +4.6)",
+        "94.1\xa0% (89.2 to 96.8, Wilson 95\xa0%)",
         "! over budget: 27 models were judged",
-    ):  # fmt: skip
+    ):
         assert said in text, said
     assert "data_docs" not in markdown(FIRST), "a link to a file is no use elsewhere"
     assert "[MLflow run](http://localhost:5000/#/runs/1?a=1&b=2)" in markdown(FIRST)

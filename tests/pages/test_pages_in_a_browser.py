@@ -57,12 +57,25 @@ def sheet(inputs: Inputs) -> Path:
     odd = {**row, "reasons": ["dark", "far from all others"]}
     shown = album.add(row["path"], row["id"])
     page = inputs.root / "screen.html"
-    page.write_text(render(
-        "screen.html", label_errors=[(error, shown)], like=[(group, [(row, shown)] * 2)], odd=[(odd, shown)],
-        found={"label_errors": [error], "like": [group], "odd": [odd], "searched": 9, "agreement": 0.9,
-               "credible": False, "wrong_share": 0.04},
-        unlabelled="unlabelled",
-    ), encoding="utf-8")  # fmt: skip
+    page.write_text(
+        render(
+            "screen.html",
+            label_errors=[(error, shown)],
+            like=[(group, [(row, shown)] * 2)],
+            odd=[(odd, shown)],
+            found={
+                "label_errors": [error],
+                "like": [group],
+                "odd": [odd],
+                "searched": 9,
+                "agreement": 0.9,
+                "credible": False,
+                "wrong_share": 0.04,
+            },
+            unlabelled="unlabelled",
+        ),
+        encoding="utf-8",
+    )
     return page
 
 
@@ -80,13 +93,29 @@ def against(inputs: Inputs) -> Path:
         "remedy": "Look.",
     }
     page = inputs.root / "against.html"
-    page.write_text(render(
-        "against.html", strange=shown, unseen=shown, confidence=0.95,
-        found={"training": 146, "reference": 40, "auc": figure(0.9, 0.8, 0.95, "bootstrap"), "p": 0.001,
-               "rules": [rule], "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
-               "strange": [row], "unseen": [row], "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
-               "left_out": 3, "covered": 0.4, "effective": 31.0},
-    ), encoding="utf-8")  # fmt: skip
+    page.write_text(
+        render(
+            "against.html",
+            strange=shown,
+            unseen=shown,
+            confidence=0.95,
+            found={
+                "training": 146,
+                "reference": 40,
+                "auc": figure(0.9, 0.8, 0.95, "bootstrap"),
+                "p": 0.001,
+                "rules": [rule],
+                "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
+                "strange": [row],
+                "unseen": [row],
+                "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
+                "left_out": 3,
+                "covered": 0.4,
+                "effective": 31.0,
+            },
+        ),
+        encoding="utf-8",
+    )
     return page
 
 

@@ -96,12 +96,19 @@ def test_a_picture_leaves_the_original_alone_and_its_secrets_behind() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "–"), (True, "yes"), (False, "no"), (3, "3"), (0.123456, "0.1235"), (76040.4, "76,040"),
+        (None, "–"),
+        (True, "yes"),
+        (False, "no"),
+        (3, "3"),
+        (0.123456, "0.1235"),
+        (76040.4, "76,040"),
         (12345, "12,345"),
         ("RGB", "RGB"),
-        ([0.485, 0.456], "0.485, 0.456"), ({"RGB": 4, "L": None}, "RGB: 4, L: –"), ([], "–"),
+        ([0.485, 0.456], "0.485, 0.456"),
+        ({"RGB": 4, "L": None}, "RGB: 4, L: –"),
+        ([], "–"),
     ],
-)  # fmt: skip
+)
 def test_plain_says_any_json_value(value: object, text: str) -> None:
     assert rendering.plain(value) == text
 
@@ -128,10 +135,14 @@ def test_an_interval_is_told_without_its_method_and_p_without_idle_digits() -> N
 @pytest.mark.parametrize(
     ("start", "stop", "found"),
     [
-        (0.965, 1.0, [0.97, 0.98, 0.99, 1.0]), (0.891, 1.0, [0.9, 0.95, 1.0]), (-0.0065, 0.0458, [0.0, 0.02, 0.04]),
-        (0.0, 1.0, [0.0, 0.5, 1.0]), (0.98, 1.0, [0.98, 0.99, 1.0]), (-0.02, 0.0, [-0.02, -0.01, 0.0]),
+        (0.965, 1.0, [0.97, 0.98, 0.99, 1.0]),
+        (0.891, 1.0, [0.9, 0.95, 1.0]),
+        (-0.0065, 0.0458, [0.0, 0.02, 0.04]),
+        (0.0, 1.0, [0.0, 0.5, 1.0]),
+        (0.98, 1.0, [0.98, 0.99, 1.0]),
+        (-0.02, 0.0, [-0.02, -0.01, 0.0]),
     ],
-)  # fmt: skip
+)
 def test_an_axis_has_three_round_numbers_or_a_few_more(start: float, stop: float, found: list[float]) -> None:
     assert rendering.ticks(start, stop) == found
 

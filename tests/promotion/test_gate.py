@@ -11,10 +11,20 @@ from steps.evaluation.falls import Change
 from steps.promotion.gate import ChallengerFacts, GateRules, decide
 
 OFF = GateRules(
-    floor=None, floor_by="value", comparison=None, margin=0.0, max_recall_drop=None, max_slice_drop=None,
-    max_breached_slices=None, max_calibration_error=None, max_latency_ratio=None, max_bytes=None, look_budget=1,
-    look_limit=None, blocking_warnings=(),
-)  # fmt: skip
+    floor=None,
+    floor_by="value",
+    comparison=None,
+    margin=0.0,
+    max_recall_drop=None,
+    max_slice_drop=None,
+    max_breached_slices=None,
+    max_calibration_error=None,
+    max_latency_ratio=None,
+    max_bytes=None,
+    look_budget=1,
+    look_limit=None,
+    blocking_warnings=(),
+)
 
 
 def judged(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -48,36 +58,57 @@ CASES = [
     (replace(GOOD, challenger=judged(0.9)), {"floor": 0.1, "floor_by": "low"}, "is under the floor of 10 %"),
     (GOOD, {"comparison": "superior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior"}, None),
-    (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior", "margin": 0.02},
-     "10.0 points better than the champion (interval +2.0 to +20.0) on the same 60 test images, 9 won and 3 lost "
-     "(McNemar p = 0.01): that it is better by more than 2 points is not shown"),
+    (
+        replace(GOOD, comparison=against(0.1, 0.02, 0.2)),
+        {"comparison": "superior", "margin": 0.02},
+        "10.0 points better than the champion (interval +2.0 to +20.0) on the same 60 test images, 9 won and 3 lost "
+        "(McNemar p = 0.01): that it is better by more than 2 points is not shown",
+    ),
     (replace(GOOD, comparison=against(0.1, -0.01, 0.2)), {"comparison": "superior"}, "is not shown"),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.06)), {"comparison": "superior"}, "is not shown"),
-    (replace(GOOD, comparison=against(-0.1, -0.2, 0.0)), {"comparison": "non_inferior", "margin": 0.1},
-     "10.0 points worse than the champion (interval -20.0 to +0.0) on the same 60 test images, 9 won and 3 lost "
-     "(McNemar p = 0.01): that it is at most 10 points worse is not shown"),
+    (
+        replace(GOOD, comparison=against(-0.1, -0.2, 0.0)),
+        {"comparison": "non_inferior", "margin": 0.1},
+        "10.0 points worse than the champion (interval -20.0 to +0.0) on the same 60 test images, 9 won and 3 lost "
+        "(McNemar p = 0.01): that it is at most 10 points worse is not shown",
+    ),
     (replace(GOOD, comparison=against(-0.01, -0.05, 0.1)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "superior"}, "as good as the champion on the same"),
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(1.0, p=0.01)), {"comparison": "superior"}, None),
-    (replace(GOOD, comparison=against(1.0, p=0.2)), {"comparison": "superior"},
-     "100.0 points better than the champion on"),
-    (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.2},
-     "class cat: recall falls by 50.0 points against the champion, of 40 images 22 lost and 2 won: that it falls by "
-     "more than 20 points is shown, Holm's p = 0.0038"),
+    (
+        replace(GOOD, comparison=against(1.0, p=0.2)),
+        {"comparison": "superior"},
+        "100.0 points better than the champion on",
+    ),
+    (
+        replace(RIVAL, recalls=[FELL]),
+        {"max_recall_drop": 0.2},
+        "class cat: recall falls by 50.0 points against the champion, of 40 images 22 lost and 2 won: that it falls by "
+        "more than 20 points is shown, Holm's p = 0.0038",
+    ),
     (replace(RIVAL, recalls=[FELL]), {"max_recall_drop": 0.4}, None),
     (replace(RIVAL, recalls=[replace(FELL, n=5, won=0, lost=4, effective=5)]), {"max_recall_drop": 0.2}, None),
     (replace(RIVAL, recalls=[replace(FELL, effective=3)]), {"max_recall_drop": 0.2}, None),
-    (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.2},
-     "slice source = night: accuracy falls by 50.0 points"),
+    (
+        replace(RIVAL, slice_changes=[DIMMED]),
+        {"max_slice_drop": 0.2},
+        "slice source = night: accuracy falls by 50.0 points",
+    ),
     (replace(RIVAL, slice_changes=[DIMMED]), {"max_slice_drop": 0.5}, None),
     (replace(RIVAL, slice_changes=[DIMMED]), {"max_recall_drop": 0.0}, None),
     (replace(GOOD, slices=[slice_of(True)]), {"max_breached_slices": 1}, None),
-    (replace(GOOD, slices=[slice_of(True), slice_of(False)]), {"max_breached_slices": 0},
-     "slice source = night: accuracy 40.0 % (30.0 to 50.0) on 20 images, where 60 % is the least"),
+    (
+        replace(GOOD, slices=[slice_of(True), slice_of(False)]),
+        {"max_breached_slices": 0},
+        "slice source = night: accuracy 40.0 % (30.0 to 50.0) on 20 images, where 60 % is the least",
+    ),
     (replace(GOOD, calibration_error=error(0.1)), {"max_calibration_error": 0.1}, None),
-    (replace(GOOD, calibration_error=error(0.11)), {"max_calibration_error": 0.1},
-     "calibration error 21.0 % (11.0 to 31.0), at most 10 %"),
+    (
+        replace(GOOD, calibration_error=error(0.11)),
+        {"max_calibration_error": 0.1},
+        "calibration error 21.0 % (11.0 to 31.0), at most 10 %",
+    ),
     (GOOD, {"max_calibration_error": 0.1}, None),
     (replace(GOOD, latency_ratio=1.5), {"max_latency_ratio": 1.5}, None),
     (replace(GOOD, latency_ratio=1.6), {"max_latency_ratio": 1.5}, "it takes 1.60 times as long as the champion"),
@@ -88,7 +119,7 @@ CASES = [
     (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("all",)}, "the data gate warns of imbalance"),
     (replace(GOOD, checks=[{**WARNED, "passed": True}]), {"blocking_warnings": ("imbalance",)}, None),
     (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("balance",)}, "no check is called 'balance'; there are"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("facts", "rules", "refusal"), CASES)
@@ -103,16 +134,45 @@ def test_each_rule_speaks_where_it_is_broken_and_only_there(
 
 
 def test_a_refusal_lists_every_reason() -> None:
-    facts = replace(GOOD, recalls=[FELL], slice_changes=[DIMMED], size=11, calibration_error=error(0.2),
-                    latency_ratio=3.0, looks="too often (promote.look_limit)",
-                    slices=[slice_of(True)], checks=[WARNED], comparison=against(-0.1, -0.2, 0.0))  # fmt: skip
+    facts = replace(
+        GOOD,
+        recalls=[FELL],
+        slice_changes=[DIMMED],
+        size=11,
+        calibration_error=error(0.2),
+        latency_ratio=3.0,
+        looks="too often (promote.look_limit)",
+        slices=[slice_of(True)],
+        checks=[WARNED],
+        comparison=against(-0.1, -0.2, 0.0),
+    )
     rules = GateRules(
-        floor=0.95, floor_by="value", comparison="superior", margin=0.0, max_recall_drop=0.0, max_slice_drop=0.0,
-        max_breached_slices=0, max_calibration_error=0.1, max_latency_ratio=1.0, max_bytes=1, look_budget=1,
-        look_limit=1, blocking_warnings=("all",),
-    )  # fmt: skip
-    named = ["floor", "comparison", "max_recall_drop", "max_slice_drop", "max_breached_slices", "max_calibration_error",
-             "max_latency_ratio", "max_bytes", "look_limit", "blocking_warnings"]  # fmt: skip
+        floor=0.95,
+        floor_by="value",
+        comparison="superior",
+        margin=0.0,
+        max_recall_drop=0.0,
+        max_slice_drop=0.0,
+        max_breached_slices=0,
+        max_calibration_error=0.1,
+        max_latency_ratio=1.0,
+        max_bytes=1,
+        look_budget=1,
+        look_limit=1,
+        blocking_warnings=("all",),
+    )
+    named = [
+        "floor",
+        "comparison",
+        "max_recall_drop",
+        "max_slice_drop",
+        "max_breached_slices",
+        "max_calibration_error",
+        "max_latency_ratio",
+        "max_bytes",
+        "look_limit",
+        "blocking_warnings",
+    ]
     reasons = decide(facts, rules).reasons
     assert len(reasons) == len(named)
     assert all(f"(promote.{name}" in reason for name, reason in zip(named, reasons, strict=True))
@@ -154,11 +214,17 @@ facts_of = st.builds(
     checks=st.sampled_from([(), (WARNED,)]),
 )
 limits = {
-    "floor": shares, "comparison": st.sampled_from(["superior", "non_inferior"]), "max_recall_drop": shares,
-    "max_slice_drop": shares, "max_breached_slices": st.integers(0, 1), "max_calibration_error": shares,
-    "max_latency_ratio": st.sampled_from([0.4, 1.0, 3.0]), "max_bytes": st.integers(1, 20),
-    "look_limit": st.integers(1, 9),    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
-}  # fmt: skip
+    "floor": shares,
+    "comparison": st.sampled_from(["superior", "non_inferior"]),
+    "max_recall_drop": shares,
+    "max_slice_drop": shares,
+    "max_breached_slices": st.integers(0, 1),
+    "max_calibration_error": shares,
+    "max_latency_ratio": st.sampled_from([0.4, 1.0, 3.0]),
+    "max_bytes": st.integers(1, 20),
+    "look_limit": st.integers(1, 9),
+    "blocking_warnings": st.sampled_from([("imbalance",), ("all",), ("unknown",)]),
+}
 some_rules = st.fixed_dictionaries({}, optional=limits)
 
 

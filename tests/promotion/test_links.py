@@ -66,11 +66,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     carded = [{"md5": card, "relpath": "card.json"}]
     folder, weights = (kept(store, json.dumps(entries).encode(), ".dir") for entries in (listed, carded))
     manifest = kept(store, b"a table")
-    lock = {"stages": {
-        "ingest": {"cmd": "c", "deps": [item("data/raw", folder)], "outs": [item("data/manifest.parquet", manifest)]},
-        "train_head": {"cmd": "c", "deps": [item("data/manifest.parquet", manifest), item("data/backbone", weights),
-                                         item("steps/templates", "0.dir")]},
-    }}  # fmt: skip
+    lock = {
+        "stages": {
+            "ingest": {
+                "cmd": "c",
+                "deps": [item("data/raw", folder)],
+                "outs": [item("data/manifest.parquet", manifest)],
+            },
+            "train_head": {
+                "cmd": "c",
+                "deps": [
+                    item("data/manifest.parquet", manifest),
+                    item("data/backbone", weights),
+                    item("steps/templates", "0.dir"),
+                ],
+            },
+        }
+    }
     judged = kept(store, b'{"test": {}}')
     (root / EVALUATION).parent.mkdir(parents=True)
     (root / EVALUATION).write_bytes(place_of(store, judged).read_bytes())
@@ -91,9 +103,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         assert found.register(seed=7) == "1"
         mlflow = tracking.client()
         chain = ledger.decide(
-            mlflow, NAME,
+            mlflow,
+            NAME,
             lambda seen: bool(seen.entries) or ledger.append(mlflow, NAME, seen, PROMOTE, "1", "1", ["good"], by="Ada"),
-        )  # fmt: skip
+        )
         assert chain.champion == "1"
     return found
 
@@ -154,8 +167,20 @@ def world(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World
 
 def test_the_chain_runs_from_the_alias_to_the_images_without_a_gap(world: World) -> None:
     links = world.links()
-    assert list(links) == ["alias", "decision", "version", "run", "commit", "lineage", "code", "params", "inputs",
-                           "table", "backbone", "images"]  # fmt: skip
+    assert list(links) == [
+        "alias",
+        "decision",
+        "version",
+        "run",
+        "commit",
+        "lineage",
+        "code",
+        "params",
+        "inputs",
+        "table",
+        "backbone",
+        "images",
+    ]
     assert world.gaps() == [] and world.signed() == list(links), "everything is proven by a signature"
     assert links["alias"].found == "champion is version 1"
     assert "entry 1: promote, by Ada" in links["decision"].found and links["decision"].found.endswith(": good")
@@ -221,8 +246,11 @@ def test_a_version_that_does_not_exist_is_refused(world: World) -> None:
 def test_a_run_that_says_something_else_than_was_signed_is_contradicted_file_by_file(world: World) -> None:
     number = world.register(seed=20)
     assert world.contradictions(number) == []
-    for name, content in ((circumstances.LOCK, "stages: {}\n"), (circumstances.PATCH, "evil"),
-                          (circumstances.PARAMS, "seed: 9\n")):  # fmt: skip
+    for name, content in (
+        (circumstances.LOCK, "stages: {}\n"),
+        (circumstances.PATCH, "evil"),
+        (circumstances.PARAMS, "seed: 9\n"),
+    ):
         kept_by(number, f"{circumstances.FOLDER}/{name}").write_text(content)
     tracking.client().set_tag(run_of(number), circumstances.COMMIT, "0" * 40)
     lineage = kept_by(number, "lineage.json")
@@ -285,8 +313,9 @@ def test_a_run_that_was_there_before_its_version_may_tell_of_its_own_time(world:
 def test_a_version_that_was_given_another_run_is_contradicted(world: World) -> None:
     number, other = world.register(seed=22), world.register(seed=23)
     with sqlite3.connect(Path(os.environ["DVC_ROOT"]) / ".regraft/mlflow.db") as database:
-        database.execute("update model_versions set run_id = ? where name = ? and version = ?",
-                         (run_of(other), NAME, number))  # fmt: skip
+        database.execute(
+            "update model_versions set run_id = ? where name = ? and version = ?", (run_of(other), NAME, number)
+        )
     told = world.contradictions(number)
     assert told[0].startswith("the run's lineage digest is ")
     assert told[1].startswith(f"the version names run {run_of(other)}, the signed package ")
@@ -344,12 +373,17 @@ def test_an_export_that_git_holds_is_held_against_the_ledger_whatever_lies_besid
 
 def test_the_text_marks_what_is_proven_counts_the_gaps_and_names_the_faults() -> None:
     links = [
-        Link("alias", "champion is version 1", signed=True), Link("run", "none", ("it is gone",), False, ("it lies",)),
-    ]  # fmt: skip
+        Link("alias", "champion is version 1", signed=True),
+        Link("run", "none", ("it is gone",), False, ("it lies",)),
+    ]
     told = Audit("1", links, ["entry 2 is missing: deleted"], ["there is no export"]).lines()
     assert told == [
-        "  ✓ alias  champion is version 1", "    run    none", "           gap: it is gone",
-        "           contradiction: it lies", "version 1: 2 links, 1 proven by a signature (✓), 1 gap",
-        "fault: entry 2 is missing: deleted", "there is no export",
-    ]  # fmt: skip
+        "  ✓ alias  champion is version 1",
+        "    run    none",
+        "           gap: it is gone",
+        "           contradiction: it lies",
+        "version 1: 2 links, 1 proven by a signature (✓), 1 gap",
+        "fault: entry 2 is missing: deleted",
+        "there is no export",
+    ]
     assert Audit("1", links, []).lines()[-1].startswith("verified: ")

@@ -32,9 +32,15 @@ from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
 SPEC = {
-    "resize": 32, "crop": 32, "interpolation": "bilinear", "antialias": True, "colour_order": "RGB",
-    "value_range": [0.0, 1.0], "mean": [0.5] * 3, "std": [0.5] * 3,
-}  # fmt: skip
+    "resize": 32,
+    "crop": 32,
+    "interpolation": "bilinear",
+    "antialias": True,
+    "colour_order": "RGB",
+    "value_range": [0.0, 1.0],
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+}
 NAME = "regraft"
 
 
@@ -53,8 +59,15 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         scratch = self.root / f"scratch-{label}"
-        facts = {"architecture": "glyphnet", "num_classes": 10, "cut": "", "classes": CLASSES, "preprocessing": SPEC,
-                 "temperature": 1.0, "abstain_below": 0.0}  # fmt: skip
+        facts = {
+            "architecture": "glyphnet",
+            "num_classes": 10,
+            "cut": "",
+            "classes": CLASSES,
+            "preprocessing": SPEC,
+            "temperature": 1.0,
+            "abstain_below": 0.0,
+        }
         digest = packaging.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
         packaging.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
         mlflow = tracking.client()
@@ -109,10 +122,20 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     # class 0 twice as often, so that answering "0" is right more often than answering "1"
     paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
     rows = [
-        {"id": hashlib.sha256(p.read_bytes()).hexdigest(), "path": p.relative_to(raw).as_posix(),
-         "label": p.parent.name, "split": "test", "group": "", "source": "", "width": 8, "height": 8,
-         "brightness": 0.5, "format": "PNG"} for p in paths
-    ]  # fmt: skip
+        {
+            "id": hashlib.sha256(p.read_bytes()).hexdigest(),
+            "path": p.relative_to(raw).as_posix(),
+            "label": p.parent.name,
+            "split": "test",
+            "group": "",
+            "source": "",
+            "width": 8,
+            "height": 8,
+            "brightness": 0.5,
+            "format": "PNG",
+        }
+        for p in paths
+    ]
     table = pd.DataFrame(rows)
     files.write_table(tmp_path / promotion.ACCEPTED, table)
     return World(tmp_path, table)

@@ -18,8 +18,10 @@ def item(path: str, digest: str) -> dict[str, str]:
 def lock() -> dict[str, Any]:
     return {
         "ingest": {
-            "cmd": "python -m steps.ingest", "params": {"params.yaml": {"ingest": {"share": 0.2}}},
-            "deps": [item("data/raw", "r.dir"), item("steps/ingest.py", "i")], "outs": [item("data/manifest", "m")],
+            "cmd": "python -m steps.ingest",
+            "params": {"params.yaml": {"ingest": {"share": 0.2}}},
+            "deps": [item("data/raw", "r.dir"), item("steps/ingest.py", "i")],
+            "outs": [item("data/manifest", "m")],
         },
         "train_head": {
             "cmd": "python -m steps.train_head",
@@ -28,10 +30,11 @@ def lock() -> dict[str, Any]:
             "outs": [item("data/head", "h"), item("data/head.json", "j")],
         },
         "evaluate": {
-            "cmd": "python -m steps.evaluate", "deps": [item("data/head", "h"), item("steps/evaluate.py", "e")],
+            "cmd": "python -m steps.evaluate",
+            "deps": [item("data/head", "h"), item("steps/evaluate.py", "e")],
             "outs": [item("data/evaluation.json", "v")],
         },
-    }  # fmt: skip
+    }
 
 
 def changed(**digests: str) -> dict[str, Any]:
@@ -94,8 +97,9 @@ def test_other_bytes_of_the_same_inputs_are_equivalent_within_the_tolerance_and_
     found = [Difference("train_head", "output", "data/head")]
     verdict = judge(found, False, {"test figure": 0.0, "probability": 2e-6}, 1e-5)
     assert (verdict.kind, verdict.reasons[0]) == (
-        EQUIVALENT, "stage train_head made other bytes of the same inputs: data/head",
-    )  # fmt: skip
+        EQUIVALENT,
+        "stage train_head made other bytes of the same inputs: data/head",
+    )
     assert "largest difference of a probability: 2e-06" in verdict.reasons
     assert judge(found, False, {"test figure": 0.0, "probability": 2e-5}, 1e-5).kind == DIFFERENT
     assert judge(found, False, None, 1.0).kind == DIFFERENT

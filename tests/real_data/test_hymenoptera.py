@@ -106,9 +106,14 @@ def test_the_champion_of_real_photographs_is_made_again_to_the_byte(transferred:
 def test_the_placeholder_labelled_ant_is_on_the_sheet_and_the_photographs_are_not_accused(project: Project) -> None:
     images, weights = (Path(os.environ[f"REGRAFT_{name}"]) for name in ("DATASETS", "WEIGHTS"))
     project.must(
-        "regraft", "use", str(images / "hymenoptera"), "--backbone", "squeezenet1_1",
-        "--weights", str(weights / "squeezenet1_1-imagenet.safetensors"),
-    )  # fmt: skip
+        "regraft",
+        "use",
+        str(images / "hymenoptera"),
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        str(weights / "squeezenet1_1-imagenet.safetensors"),
+    )
     told = json.loads(project.must("regraft", "validate", "--json", timeout=600))
     suspects = [*told["screen"]["label_errors"], *told["screen"]["odd"]]
     assert "train/ants/imageNotFound.gif" in {row["path"] for row in suspects}

@@ -83,8 +83,15 @@ def test_validate_takes_photographs_with_weights_that_have_batch_norm_and_no_top
 ) -> None:
     project = new_project(tmp_path / "project")
     images, weights = Path(os.environ["REGRAFT_DATASETS"], "hymenoptera"), Path(os.environ["REGRAFT_WEIGHTS"])
-    told = project.must("regraft", "use", str(images), "--backbone", "mobilenet_v2", "--weights",
-                        str(weights / "mobilenet_v2-imagenet-features.safetensors"))  # fmt: skip
+    told = project.must(
+        "regraft",
+        "use",
+        str(images),
+        "--backbone",
+        "mobilenet_v2",
+        "--weights",
+        str(weights / "mobilenet_v2-imagenet-features.safetensors"),
+    )
     assert "without its top" in told
     found = project.must("regraft", "validate")
     assert "pass  the weights know such inputs: colour order: cannot be told; mean and std: as declared" in found

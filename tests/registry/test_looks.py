@@ -93,8 +93,9 @@ def test_a_copy_of_the_entries_tells_the_same_looks_and_which_of_them_are_gone()
     again = reread(whole.kept, lambda *_: True)
     assert again.faults == () and again.head == whole.head
     assert dict(again.pairs()) == {
-        "a": [i[:12] for i in (*IMAGES[:5], *IMAGES[9:12])], "b": [i[:12] for i in IMAGES[3:9]],
-    }  # fmt: skip
+        "a": [i[:12] for i in (*IMAGES[:5], *IMAGES[9:12])],
+        "b": [i[:12] for i in IMAGES[3:9]],
+    }
     chain.slots.pop()
     assert gone(chain.read(), whole.kept) == [
         "line 3 of the export is not in the ledger: model a on 3 images, 2026-11-01"

@@ -32,9 +32,10 @@ def root(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(REPOSITORY / "params.yaml", root / "params.yaml")
     files.write_table(root / "data/screened.parquet", pd.DataFrame({"id": IMAGES, "split": "test"}))
     judged = {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}
-    files.write_json(root / "data/reports/evaluation.json", {
-        "chosen": "head", "test": {"head": judged}, "weights": {"head": "model 3", "fine_tuned": "model 24"},
-    })  # fmt: skip
+    files.write_json(
+        root / "data/reports/evaluation.json",
+        {"chosen": "head", "test": {"head": judged}, "weights": {"head": "model 3", "fine_tuned": "model 24"}},
+    )
     return root
 
 
@@ -117,10 +118,14 @@ def test_a_reminder_that_was_killed_goes_on(home: Path, monkeypatch: pytest.Monk
 
 def test_a_registry_that_forgot_everything_still_counts_the_models_that_evaluate_has_judged(home: Path) -> None:
     path = home / "data/reports/evaluation.json"
-    files.write_json(path, {
-        "chosen": "head", "test": {"head": {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}},
-        "weights": {"head": "model 3", "fine_tuned": "model 24"},
-    })  # fmt: skip
+    files.write_json(
+        path,
+        {
+            "chosen": "head",
+            "test": {"head": {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}},
+            "weights": {"head": "model 3", "fine_tuned": "model 24"},
+        },
+    )
     kept = (home / look_ledger.EXPORT).read_bytes()
     tracking.client().delete_registered_model("regraft.looks")
     (home / look_ledger.EXPORT).unlink()

@@ -47,9 +47,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         folder, _ = packaged.save(root, packaged.grafted(), temperature=0.5)
     programs = packaged.environment(root / "environment", folder / "requirements.txt")
     command = [
-        str(programs / "python"), "-m", "mlflow", "models", "serve", "--model-uri", str(folder), "--env-manager",
-        "local", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
+        str(programs / "python"),
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        str(folder),
+        "--env-manager",
+        "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin", "HOME": str(root)}
     with (root / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)

@@ -79,9 +79,15 @@ def test_a_row_is_bytes_or_base64_or_a_path_or_pixels(saved: Saved) -> None:
     data = path.read_bytes()
     pixels = np.array(Image.open(path).convert("RGB"))
     rows = [
-        data, bytearray(data), base64.b64encode(data).decode(), base64.encodebytes(data).decode(),
-        base64.b64encode(data), str(path), path, pixels,
-    ]  # fmt: skip
+        data,
+        bytearray(data),
+        base64.b64encode(data).decode(),
+        base64.encodebytes(data).decode(),
+        base64.b64encode(data),
+        str(path),
+        path,
+        pixels,
+    ]
     told = saved.ask(rows)["probabilities"].tolist()
     assert len(told) == len(rows) and all(one == told[0] for one in told)
     assert saved.ask([]).empty
@@ -287,8 +293,13 @@ def test_what_is_signed_beside_a_model_is_no_part_of_its_digest(saved: Saved, tm
         tmp_path / "model", saved.network.state_dict(), packaged.facts(temperature=TEMPERATURE, abstain_below=LIMIT)
     )
     assert digest == saved.digest
-    packaging.save(tmp_path / "saved", tmp_path / "model", digest, saved.pictures[0].read_bytes(),
-                 {"circumstances/dvc.lock": b"stages: {}"})  # fmt: skip
+    packaging.save(
+        tmp_path / "saved",
+        tmp_path / "model",
+        digest,
+        saved.pictures[0].read_bytes(),
+        {"circumstances/dvc.lock": b"stages: {}"},
+    )
     assert signing.fault(tmp_path / "saved") is None
     (tmp_path / "saved/circumstances/dvc.lock").write_bytes(b"stages: []")
     assert signing.fault(tmp_path / "saved") == "Hash mismatch for 'circumstances/dvc.lock'"

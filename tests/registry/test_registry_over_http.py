@@ -36,8 +36,13 @@ class Guarded:
         httpx.post(f"{self.address}/api/{path}", json=body, auth=who, timeout=60).raise_for_status()
 
     def grant(self, username: str, model: str, permission: str) -> None:
-        self.administrate("3.0/mlflow/users/permissions/grant", username=username, resource_type="registered_model",
-                          resource_id=model, permission=permission)  # fmt: skip
+        self.administrate(
+            "3.0/mlflow/users/permissions/grant",
+            username=username,
+            resource_type="registered_model",
+            resource_id=model,
+            permission=permission,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +72,13 @@ def made(server: Guarded) -> Guarded:
     (server.folder / "saved/artifacts/model/model.json").write_text("{}")
     run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), lineage("d"), [], (), {})
     versions.create_version(mlflow, MODEL, "d" * 64, run, server.folder / "saved", {"kind": "head"}, {})
-    ledger.decide(mlflow, MODEL, lambda chain: chain.champion == "1" or ledger.append(
-        mlflow, MODEL, chain, "promote", "1", "1", ["a test wants it"]))  # fmt: skip
+    ledger.decide(
+        mlflow,
+        MODEL,
+        lambda chain: (
+            chain.champion == "1" or ledger.append(mlflow, MODEL, chain, "promote", "1", "1", ["a test wants it"])
+        ),
+    )
     return server
 
 

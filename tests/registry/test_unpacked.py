@@ -111,9 +111,13 @@ class Registry:
         self.root = root
         self.saved, self.digest = packaged.save(root / "package", packaged.grafted())
         self.run = tracking.log_run(
-            tracking.client(), tracking.experiment(tracking.client(), "any"), Lineage("train_head", "1", "", {}, {}),
-            [], (), {},
-        )  # fmt: skip
+            tracking.client(),
+            tracking.experiment(tracking.client(), "any"),
+            Lineage("train_head", "1", "", {}, {}),
+            [],
+            (),
+            {},
+        )
 
     def put(self, changes: dict[str, tuple[str, str]], *added: str) -> str:
         """Register a copy in whose files an old text is a new one, and to whose code empty modules were added."""

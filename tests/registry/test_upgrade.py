@@ -19,8 +19,12 @@ import pytest
 from tests.conftest import Project
 
 FILLED = Path(__file__).with_name("filled_2026_11.tar.xz")
-ADDRESSES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"), ("experiments", "artifact_location"),
-             ("model_versions", "storage_location"))  # fmt: skip
+ADDRESSES = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("experiments", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -76,11 +76,14 @@ def test_json_without_numbers_is_refused_before_anything_is_written(tmp_path: Pa
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("aé\n\"", max_size=2), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('aé\n"', max_size=2), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -104,10 +107,14 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def table() -> pd.DataFrame:
-    return pd.DataFrame({
-        "path": ["a/1.png", "é/2.png", ""], "bytes": [1, 2**40, 3], "weight": [0.1, 1.0, 2.5],
-        "probabilities": [[0.1, 0.9], [1 / 3, 2 / 3], [1.0, 0.0]],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "path": ["a/1.png", "é/2.png", ""],
+            "bytes": [1, 2**40, 3],
+            "weight": [0.1, 1.0, 2.5],
+            "probabilities": [[0.1, 0.9], [1 / 3, 2 / 3], [1.0, 0.0]],
+        }
+    )
 
 
 def test_a_table_comes_back_and_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
@@ -127,9 +134,12 @@ def test_a_tables_index_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_tensors_come_back_and_their_order_leaves_no_trace(tmp_path: Path) -> None:
     state = {
-        "b": torch.arange(6.0).reshape(2, 3).t(), "a": torch.tensor(3), "c": torch.zeros(0, 2),
-        "d": torch.ones(2, dtype=torch.bfloat16), "e": torch.ones(3, requires_grad=True),
-    }  # fmt: skip
+        "b": torch.arange(6.0).reshape(2, 3).t(),
+        "a": torch.tensor(3),
+        "c": torch.zeros(0, 2),
+        "d": torch.ones(2, dtype=torch.bfloat16),
+        "e": torch.ones(3, requires_grad=True),
+    }
     files.write_tensors(tmp_path / "one", state)
     files.write_tensors(tmp_path / "two", dict(reversed(state.items())))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -22,10 +22,14 @@ from steps.validate import ValidateParams
 
 PROJECT = Path(__file__).parents[2]
 CLASSES = {
-    "compute": ComputeParams, "ingest": IngestParams, "validate": ValidateParams,
-    "extract_features": ExtractFeaturesParams, "train_head": TrainHeadParams, "fine_tune": FineTuneParams,
+    "compute": ComputeParams,
+    "ingest": IngestParams,
+    "validate": ValidateParams,
+    "extract_features": ExtractFeaturesParams,
+    "train_head": TrainHeadParams,
+    "fine_tune": FineTuneParams,
     "evaluate": EvaluateParams,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,13 @@ class Outer:
 
 
 GOOD: dict[str, Any] = {
-    "epochs": 3, "rate": 0.5, "name": "x", "flip": True, "limit": None, "inner": {"side": 2, "mean": [1, 2.5]},
-}  # fmt: skip
+    "epochs": 3,
+    "rate": 0.5,
+    "name": "x",
+    "flip": True,
+    "limit": None,
+    "inner": {"side": 2, "mean": [1, 2.5]},
+}
 
 
 def faults(**changes: Any) -> list[str]:
@@ -141,8 +150,9 @@ def test_a_missing_section_inside_a_section_is_told() -> None:
 
 def test_the_rules_of_inner_and_outer_are_both_told() -> None:
     assert faults(epochs=0, inner={"side": 0, "mean": []}) == [
-        "toy.inner.side is 0; at least 1", "toy.epochs is 0; at least 1",
-    ]  # fmt: skip
+        "toy.inner.side is 0; at least 1",
+        "toy.epochs is 0; at least 1",
+    ]
 
 
 anything = st.recursive(
@@ -162,8 +172,13 @@ def test_whatever_the_document_holds_it_is_bound_exactly_or_refused_with_reasons
     else:
         bound = params.bind(Outer, values, "toy")
         assert (bound.epochs, bound.rate, bound.name, bound.flip, bound.limit, bound.inner.side) == (
-            values["epochs"], values["rate"], values["name"], values["flip"], values["limit"], values["inner"]["side"],
-        )  # fmt: skip
+            values["epochs"],
+            values["rate"],
+            values["name"],
+            values["flip"],
+            values["limit"],
+            values["inner"]["side"],
+        )
         assert type(bound.epochs) is int
         assert list(bound.inner.mean) == values["inner"]["mean"]
 
@@ -219,25 +234,37 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("validate", {"max_imbalance": 0.5}, "validate.max_imbalance is 0.5; at least 1 (largest over smallest class)"),
     ("validate", {"quarantine_limit": 1.0}, "validate.quarantine_limit is 1.0; a share from 0 to below 1"),
     ("extract_features", {"precision": "fp8"}, "extract_features.precision is 'fp8'; one of float32, bfloat16"),
-    ("train_head", {"inverse_regularisation": []},
-     "train_head.inverse_regularisation is []; numbers above 0, at least one"),
-    ("train_head", {"inverse_regularisation": [1.0, 0.0]},
-     "train_head.inverse_regularisation is [1.0, 0.0]; numbers above 0, at least one"),
+    (
+        "train_head",
+        {"inverse_regularisation": []},
+        "train_head.inverse_regularisation is []; numbers above 0, at least one",
+    ),
+    (
+        "train_head",
+        {"inverse_regularisation": [1.0, 0.0]},
+        "train_head.inverse_regularisation is [1.0, 0.0]; numbers above 0, at least one",
+    ),
     ("fine_tune", {"patience": 0}, "fine_tune.patience is 0; at least 1"),
-    ("fine_tune", {"head_rate": 0.001, "backbone_rate": 0.5}, "fine_tune.backbone_rate is 0.5 and head_rate 0.001; "
-     "above 0, and the backbone's at most the head's"),
+    (
+        "fine_tune",
+        {"head_rate": 0.001, "backbone_rate": 0.5},
+        "fine_tune.backbone_rate is 0.5 and head_rate 0.001; above 0, and the backbone's at most the head's",
+    ),
     ("fine_tune", {"warmup_epochs": 12}, "fine_tune.warmup_epochs is 12; from 0 to below epochs, 12"),
     ("fine_tune", {"balance": "classes"}, "fine_tune.balance is 'classes'; one of weights, sampling, none"),
     ("fine_tune", {"bn_policy": "eval"}, "fine_tune.bn_policy is 'eval'; one of frozen, adapt, train"),
     ("fine_tune", {"block_decay": 0.0}, "fine_tune.block_decay is 0.0; above 0, at most 1"),
     ("fine_tune", {"ema": 1.0}, "fine_tune.ema is 1.0; from 0 to below 1"),
-    ("fine_tune", {"mix": "mixup", "views": 2}, "fine_tune.mix is 'mixup'; mixed pictures are new in every epoch: "
-                                                "views has to be 0 and augmentation on"),
+    (
+        "fine_tune",
+        {"mix": "mixup", "views": 2},
+        "fine_tune.mix is 'mixup'; mixed pictures are new in every epoch: views has to be 0 and augmentation on",
+    ),
     ("fine_tune", {"weight_decay": -1.0}, "fine_tune.weight_decay is -1.0; at least 0"),
     ("fine_tune", {"least_area": 0.0}, "fine_tune.least_area is 0.0; a share of the picture from 0.05 to 1"),
     ("evaluate", {"confidence": 1.0}, "evaluate.confidence is 1.0; 0.5 to 0.999"),
     ("evaluate", {"bootstrap_draws": 10}, "evaluate.bootstrap_draws is 10; 100 to 1000000"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("section", "change", "sentence"), BROKEN)

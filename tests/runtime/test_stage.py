@@ -107,9 +107,7 @@ def test_every_path_of_the_signature_is_a_flag_and_every_other_argument_a_sectio
     function, _ = stage.parse(CMD)
     assert stage.path_arguments(function) == ["raw", "the_result"]
     found = {name: (section, kind.__name__) for name, (section, kind) in stage.sections(function).items()}
-    assert found == {
-        "params": ("toy", "ToyParams"), "seed": ("seed", "int"), "machine": ("machine", "MachineParams")
-    }  # fmt: skip
+    assert found == {"params": ("toy", "ToyParams"), "seed": ("seed", "int"), "machine": ("machine", "MachineParams")}
 
 
 def test_paths_with_spaces_and_the_equals_sign_are_understood(toy: Toy) -> None:
@@ -125,12 +123,16 @@ def test_paths_with_spaces_and_the_equals_sign_are_understood(toy: Toy) -> None:
         ("python -m steps.empty", "steps/empty.py has no function empty"),
         ("python -m steps.toy --raw x", "python -m steps.toy: the following arguments are required: --the-result"),
         ("python -m steps.toy --raw x --the-result y --lr 3", "python -m steps.toy: unrecognized arguments: --lr 3"),
-        ("python -m steps.toy --raw x --the_result y",
-         "python -m steps.toy: the following arguments are required: --the-result"),
-        ("python -m steps.toy --raw x --the-res y",
-         "python -m steps.toy: the following arguments are required: --the-result"),
+        (
+            "python -m steps.toy --raw x --the_result y",
+            "python -m steps.toy: the following arguments are required: --the-result",
+        ),
+        (
+            "python -m steps.toy --raw x --the-res y",
+            "python -m steps.toy: the following arguments are required: --the-result",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_command_that_does_not_fit_is_refused_in_words_and_ends_no_process(toy: Toy, cmd: str, sentence: str) -> None:
     with pytest.raises(GraphError) as caught:
         stage.parse(cmd)
@@ -233,7 +235,7 @@ DECLARED: dict[str, Change] = {
     "the seed": lambda toy: toy.params(seed=8),
     "the command": changed_graph(cmd=CMD + " "),
     "one dependency less": changed_graph(deps=GRAPH["stages"]["toy"]["deps"][:-1]),
-}  # fmt: skip
+}
 UNDECLARED: dict[str, Change] = {
     "another section": lambda toy: toy.params(other={"x": 2}),
     "a comment in params": lambda toy: toy.write("params.yaml", "# hello\n" + yaml.safe_dump(PARAMS)),
@@ -297,11 +299,15 @@ def test_the_code_of_a_stage_is_every_file_it_reaches_by_imports(tmp_path: Path)
         "steps/toy.py": "import json\nfrom steps.core import a\nfrom steps.core.b import thing\n",
         "steps/core/a.py": "def f():\n    from steps.adapters import lazy, other\n    import steps.far\n",
         "steps/core/b.py": "import steps.toy  # a circle\nfrom typing import TYPE_CHECKING\n"
-                           "if TYPE_CHECKING:\n    from steps.typed import T\n",
+        "if TYPE_CHECKING:\n    from steps.typed import T\n",
         "steps/adapters/lazy.py": "class C:\n    def m(self):\n        from steps.errors import E as F\n",
-        "steps/adapters/other.py": "", "steps/far.py": "from stepsister import x\n", "steps/typed.py": "",
-        "steps/errors.py": "", "steps/unreached.py": "import steps.toy\n", "stepsister.py": "import steps.unreached\n",
-    }  # fmt: skip
+        "steps/adapters/other.py": "",
+        "steps/far.py": "from stepsister import x\n",
+        "steps/typed.py": "",
+        "steps/errors.py": "",
+        "steps/unreached.py": "import steps.toy\n",
+        "stepsister.py": "import steps.unreached\n",
+    }
     for name, text in sources.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")

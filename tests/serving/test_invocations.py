@@ -63,10 +63,12 @@ def test_what_is_no_picture_is_told_with_its_row(document: Any, sentence: str) -
 
 JSONS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["image", "b64", "columns", "data", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["image", "b64", "columns", "data", "x"]), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(st.sampled_from(["dataframe_split", "dataframe_records", "inputs", "instances"]), JSONS)

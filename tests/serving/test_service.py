@@ -37,9 +37,17 @@ from tests.conftest import free_port
 from tests.registered import ABSTAIN_BELOW, CLASSES, NAME, Registered, inside
 
 LIMITS: dict[str, Any] = {
-    "body": 100_000, "bodies": 1_000_000, "pixels": 10_000, "request_pixels": 30_000, "rows": 4, "connections": 100,
-    "waiting": 16, "workers": 2, "patience": 60.0, "deadline": 60.0,
-}  # fmt: skip
+    "body": 100_000,
+    "bodies": 1_000_000,
+    "pixels": 10_000,
+    "request_pixels": 30_000,
+    "rows": 4,
+    "connections": 100,
+    "waiting": 16,
+    "workers": 2,
+    "patience": 60.0,
+    "deadline": 60.0,
+}
 
 
 def until(there: Callable[[], bool]) -> None:
@@ -179,9 +187,8 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("/invocations", b'{"inputs": ["A", "A", "A", "A", "A"]}', GOOD_JSON, 400, "row 0: 'A' is no base64 text"),
     ("/invocations", b'{"inputs": ["", "", "", "", ""]}', GOOD_JSON, 413, "5 rows; at most 4 in one request"),
     ("/invocations", png(101, 100), {"content-type": "image/png"}, 422, "101x100 pixels"),
-    ("/invocations", rows(png(100, 90), 4), GOOD_JSON, 422,
-     "36000 pixels in 4 pictures; at most 30000 in one request"),
-]  # fmt: skip
+    ("/invocations", rows(png(100, 90), 4), GOOD_JSON, 422, "36000 pixels in 4 pictures; at most 30000 in one request"),
+]
 
 
 @pytest.mark.parametrize(("path", "body", "headers", "status", "sentence"), BAD)

@@ -46,11 +46,17 @@ class World:
     def run(self, to: str = "out", batch_size: int = 8, **changes: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
         out = self.root / to
         baselines(
-            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=LINEAGE,
-            raw=self.root / "raw", screened=self.root / "screened.parquet",
-            preprocessing=self.root / "preprocessing.json", card=self.root / "backbone" / models.CARD,
-            predictions=out / "baselines.parquet", history=out / "baselines.json",
-        )  # fmt: skip
+            params(**changes),
+            seed=3,
+            compute=ComputeParams(threads=1, batch_size=batch_size),
+            lineage=LINEAGE,
+            raw=self.root / "raw",
+            screened=self.root / "screened.parquet",
+            preprocessing=self.root / "preprocessing.json",
+            card=self.root / "backbone" / models.CARD,
+            predictions=out / "baselines.parquet",
+            history=out / "baselines.json",
+        )
         return pd.read_parquet(out / "baselines.parquet"), json.loads((out / "baselines.json").read_text())
 
     @property
@@ -72,10 +78,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("world")
     write_images(root / "raw", per_class=60)
     rows = [
-        {"id": files.sha256_of(path), "path": path.relative_to(root / "raw").as_posix(),
-         "label": path.parent.name, "split": split_of(path.parent.name, int(path.stem)), "weight": 1.0}
+        {
+            "id": files.sha256_of(path),
+            "path": path.relative_to(root / "raw").as_posix(),
+            "label": path.parent.name,
+            "split": split_of(path.parent.name, int(path.stem)),
+            "weight": 1.0,
+        }
         for path in sorted((root / "raw").rglob("*.png"))
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows)
     table.loc[(table["label"] == "1") & (table.index % 8 == 0), "weight"] = 0.0
     files.write_table(root / "screened.parquet", table)
@@ -123,10 +134,17 @@ def test_the_majority_is_the_class_with_most_weight_and_answers_with_the_shares(
 def test_the_linear_model_is_logistic_regression_on_shrunk_pixels(world: World, found: Any) -> None:
     rows, told = found
     table = world.table.sort_values("path")
-    pixels = np.stack([
-        np.asarray(Image.open(world.root / "raw" / path).convert("RGB").resize((16, 16), Image.Resampling.BILINEAR))
-        for path in table["path"]
-    ]).reshape(len(table), -1) / 255.0  # fmt: skip
+    pixels = (
+        np.stack(
+            [
+                np.asarray(
+                    Image.open(world.root / "raw" / path).convert("RGB").resize((16, 16), Image.Resampling.BILINEAR)
+                )
+                for path in table["path"]
+            ]
+        ).reshape(len(table), -1)
+        / 255.0
+    )
     known, test = ((table["split"] == split).to_numpy() for split in ("train", "test"))
     known = known & (table["weight"] > 0).to_numpy()
     reference = make_pipeline(

@@ -21,14 +21,28 @@ from steps.runtime.compute import ComputeParams
 from steps.runtime.features import write_features
 
 PARAMS = ChooseStrategyParams(
-    strategy="auto", folds=4, most_images=1000, inverse_regularisation=(1e-2, 0.1), least_labels=30, settled=0.03,
-    headroom=0.05, later_share=0.5, budget_flops=None, confidence=0.95,
-)  # fmt: skip
+    strategy="auto",
+    folds=4,
+    most_images=1000,
+    inverse_regularisation=(1e-2, 0.1),
+    least_labels=30,
+    settled=0.03,
+    headroom=0.05,
+    later_share=0.5,
+    budget_flops=None,
+    confidence=0.95,
+)
 COMPUTE = ComputeParams(threads=1, batch_size=8)
 SPEC = Preprocessing(
-    resize=16, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB",
-    value_range=(0.0, 1.0), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-)  # fmt: skip
+    resize=16,
+    crop=16,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 WHOLE, EARLY = "", "features.1"
 CLASSES = ("ant", "bee", "cat")
 
@@ -50,9 +64,18 @@ class Inputs:
 def row(split: str, label: str, number: int) -> Row:
     name = f"{split}/{label}/{number}.png"
     identity = hashlib.sha256(name.encode()).hexdigest()
-    fields: dict[str, Any] = {"id": identity, "path": name, "label": label, "split": split, "mode": "RGB",
-                              "format": "PNG", "group": "", "source": "", "weight": 1.0,
-                              "phash": identity[:16]}  # fmt: skip
+    fields: dict[str, Any] = {
+        "id": identity,
+        "path": name,
+        "label": label,
+        "split": split,
+        "mode": "RGB",
+        "format": "PNG",
+        "group": "",
+        "source": "",
+        "weight": 1.0,
+        "phash": identity[:16],
+    }
     return Row(**{**dict.fromkeys(Row._fields, 0), **fields})
 
 

@@ -27,11 +27,16 @@ def test_the_library_reads_back_every_figure_of_the_chosen_model_with_its_interv
     facts = ModelCard.load(inputs.card()).data
     found = {result.metric_type: result for result in facts.eval_results}
     assert {name: result.metric_value for name, result in found.items()} == {
-        "accuracy": 0.928, "balanced_accuracy": pytest.approx(0.918), "log_loss": 0.2144,
-    }  # fmt: skip
+        "accuracy": 0.928,
+        "balanced_accuracy": pytest.approx(0.918),
+        "log_loss": 0.2144,
+    }
     assert found["accuracy"].metric_args == {
-        "low": pytest.approx(0.876), "high": pytest.approx(0.959), "method": "Wilson", "confidence": 0.95,
-    }  # fmt: skip
+        "low": pytest.approx(0.876),
+        "high": pytest.approx(0.959),
+        "method": "Wilson",
+        "confidence": 0.95,
+    }
     assert (facts.pipeline_tag, facts.model_name) == ("image-classification", "fine-tuned on tiny")
 
 
@@ -47,9 +52,11 @@ def test_the_body_says_both_models_figures_the_data_and_the_weakest_classes(inpu
     text = inputs.card().read_text(encoding="utf-8")
     for said in (
         "| accuracy | 86.1\xa0% (80.9 to 89.2, Wilson 95\xa0%) | 92.8\xa0% (87.6 to 95.9, Wilson 95\xa0%) |",
-        "| train | 12 | 3 |", "recall 75.0\xa0% (31.0 to 95.0, Wilson 95\xa0%)", f"SHA-256 `{'ab' * 32}`",
+        "| train | 12 | 3 |",
+        "recall 75.0\xa0% (31.0 to 95.0, Wilson 95\xa0%)",
+        f"SHA-256 `{'ab' * 32}`",
         "Rules about the data that do not hold: classes are balanced.",
-    ):  # fmt: skip
+    ):
         assert said in text, said
 
 

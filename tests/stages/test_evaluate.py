@@ -52,9 +52,21 @@ class World:
 
     def evaluate(self, **changes: Any) -> dict[str, Any]:
         """Run the stage; return what it wrote."""
-        names = ("raw", "screened.parquet", "preprocessing.json", "backbone", "head", "head.json", "fine_tuned",
-                 "fine_tuned.json", "features.safetensors", "baselines.parquet", "baselines.json", "evaluation.json",
-                 "predictions.parquet")  # fmt: skip
+        names = (
+            "raw",
+            "screened.parquet",
+            "preprocessing.json",
+            "backbone",
+            "head",
+            "head.json",
+            "fine_tuned",
+            "fine_tuned.json",
+            "features.safetensors",
+            "baselines.parquet",
+            "baselines.json",
+            "evaluation.json",
+            "predictions.parquet",
+        )
         evaluate(params(**changes), 3, COMPUTE, *(self.root / name for name in names))
         found: dict[str, Any] = files.read_json(self.root / "evaluation.json")
         return found
@@ -80,12 +92,25 @@ class World:
 def write_world(root: Path) -> World:
     write_images(root / "raw", per_class=40)
     paths = sorted((root / "raw").rglob("*.png"))
-    table = pd.DataFrame([
-        {"id": files.sha256_of(path), "path": path.relative_to(root / "raw").as_posix(), "label": path.parent.name,
-         "split": ("train", "val", "test", "test")[number % 4], "weight": 1.0, "group": "", "source": "", "width": 8,
-         "height": 8, "brightness": number / 120, "format": "PNG", "camera": "ab"[number % 8 // 4]}
-        for number, path in enumerate(paths)
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "id": files.sha256_of(path),
+                "path": path.relative_to(root / "raw").as_posix(),
+                "label": path.parent.name,
+                "split": ("train", "val", "test", "test")[number % 4],
+                "weight": 1.0,
+                "group": "",
+                "source": "",
+                "width": 8,
+                "height": 8,
+                "brightness": number / 120,
+                "format": "PNG",
+                "camera": "ab"[number % 8 // 4],
+            }
+            for number, path in enumerate(paths)
+        ]
+    )
     files.write_table(root / "screened.parquet", table)
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
@@ -110,8 +135,10 @@ def write_world(root: Path) -> World:
     history = {"validation": files.read_json(root / "head.json")["validation"], "best_epoch": 0, "pretrained": True}
     files.write_json(root / "fine_tuned.json", history)
     part = table[table["split"] == "test"].sort_values("path")[["id", "path", "split", "label"]]
-    rivals = [part.assign(model="majority", draw=0, predicted="0"),
-              *(part.assign(model="scratch", draw=draw, predicted="1") for draw in range(2))]  # fmt: skip
+    rivals = [
+        part.assign(model="majority", draw=0, predicted="0"),
+        *(part.assign(model="scratch", draw=draw, predicted="1") for draw in range(2)),
+    ]
     files.write_table(root / "baselines.parquet", pd.concat(rivals))
     learnt = {"train": 30, "train_of": 30, "most_images": 30}
     files.write_json(root / "baselines.json", learnt)

@@ -66,21 +66,34 @@ class World:
         out = self.root / to
         files.write_json(self.root / "strategy.json", {"cut": "", "blocks": blocks, "pretrained": pretrained})
         fine_tune(
-            params(**changes), seed=3, compute=ComputeParams(threads=1, batch_size=batch_size), lineage=lineage(digest),
-            raw=self.root / "raw", screened=self.root / "screened.parquet",
-            preprocessing=self.root / "preprocessing.json", backbone=self.root / "backbone", head=self.root / "head",
-            strategy=self.root / "strategy.json", fine_tuned=out / "fine_tuned", history=out / "history.json",
-        )  # fmt: skip
+            params(**changes),
+            seed=3,
+            compute=ComputeParams(threads=1, batch_size=batch_size),
+            lineage=lineage(digest),
+            raw=self.root / "raw",
+            screened=self.root / "screened.parquet",
+            preprocessing=self.root / "preprocessing.json",
+            backbone=self.root / "backbone",
+            head=self.root / "head",
+            strategy=self.root / "strategy.json",
+            fine_tuned=out / "fine_tuned",
+            history=out / "history.json",
+        )
         return {name: (out / name).read_bytes() for name in FILES}
 
 
 def write_world(root: Path) -> World:
     write_images(root / "raw", per_class=14)
     rows = [
-        {"id": files.sha256_of(path), "path": path.relative_to(root / "raw").as_posix(), "label": path.parent.name,
-         "split": "val" if number % 4 == 3 else "train", "weight": 1.0}
+        {
+            "id": files.sha256_of(path),
+            "path": path.relative_to(root / "raw").as_posix(),
+            "label": path.parent.name,
+            "split": "val" if number % 4 == 3 else "train",
+            "weight": 1.0,
+        }
         for number, path in enumerate(sorted((root / "raw").rglob("*.png")))
-    ]  # fmt: skip
+    ]
     files.write_table(root / "screened.parquet", pd.DataFrame(rows))
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
@@ -214,8 +227,10 @@ def test_kept_activations_train_the_weights_that_computing_them_anew_would(world
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("steps.images.dataset.Images.order", lambda self, *_: list(range(len(self.part("train")))))
         still = {"augmentation": "crop", "least_area": 1.0, "horizontal_flip": False, "epochs": 2}
-        patch.setattr("torchvision.transforms.v2.RandomResizedCrop.make_params",
-                      lambda self, flat: {"top": 0, "left": 0, "height": 16, "width": 16})  # fmt: skip
+        patch.setattr(
+            "torchvision.transforms.v2.RandomResizedCrop.make_params",
+            lambda self, flat: {"top": 0, "left": 0, "height": 16, "width": 16},
+        )
         fresh = world.fine_tune(views=0, **still)
         kept = world.fine_tune(views=1, **still)
     assert fresh == kept

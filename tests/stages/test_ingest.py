@@ -84,9 +84,16 @@ def test_a_row_tells_what_the_file_is(raw: Path) -> None:
     data = (raw / "bee" / "b.jpg").read_bytes()
     bee = table.iloc[1].to_dict()
     assert bee == {
-        "id": hashlib.sha256(data).hexdigest(), "path": "bee/b.jpg", "label": "bee", "split": bee["split"],
-        "bytes": len(data), "group": "", "source": "", "weight": 1.0, **decoding.inspect(data)._asdict(),
-    }  # fmt: skip
+        "id": hashlib.sha256(data).hexdigest(),
+        "path": "bee/b.jpg",
+        "label": "bee",
+        "split": bee["split"],
+        "bytes": len(data),
+        "group": "",
+        "source": "",
+        "weight": 1.0,
+        **decoding.inspect(data)._asdict(),
+    }
     assert quarantine(raw) == []
 
 
@@ -161,8 +168,9 @@ def test_images_without_a_label_wait_in_a_split_of_their_own(raw: Path) -> None:
     put(raw, ["ant/1.png", "bee/1.png", "unlabelled/x.png", "unlabelled/deep/er/y.png"])
     table = run(raw).set_index("path")
     assert table.loc[["unlabelled/x.png", "unlabelled/deep/er/y.png"], ["label", "split"]].to_numpy().tolist() == [
-        ["", "unlabelled"], ["", "unlabelled"],
-    ]  # fmt: skip
+        ["", "unlabelled"],
+        ["", "unlabelled"],
+    ]
 
 
 @pytest.mark.parametrize("folder", ["unlabelled", "train/unlabelled"])
@@ -176,8 +184,10 @@ def test_folders_inside_a_class_belong_to_it(raw: Path) -> None:
     put(raw, ["ant/1.png", "ant/2024/may/2.png", "bee/x/bee.png"])
     table = run(raw)
     assert dict(zip(table["path"], table["label"], strict=True)) == {
-        "ant/1.png": "ant", "ant/2024/may/2.png": "ant", "bee/x/bee.png": "bee"
-    }  # fmt: skip
+        "ant/1.png": "ant",
+        "ant/2024/may/2.png": "ant",
+        "bee/x/bee.png": "bee",
+    }
 
 
 def test_hidden_files_and_the_litter_of_systems_are_passed_over(raw: Path) -> None:
@@ -223,11 +233,21 @@ def listing(raw: Path, table: pd.DataFrame, kind: str = "csv") -> None:
 def test_a_listing_says_it_all(raw: Path, kind: str) -> None:
     names = [f"files/{i}.png" for i in range(4)]
     put(raw, [*names, "files/unlisted.png"])
-    listing(raw, pd.DataFrame({
-        "path": names, "label": ["ant", "bee", "ant", None], "split": ["train", "val", "test", None],
-        "group": ["g1", None, "g2", None], "source": ["phone", "phone", None, "web"], "weight": [0.5, 1, None, 2],
-        "remark": ["x"] * 4,
-    }), kind)  # fmt: skip
+    listing(
+        raw,
+        pd.DataFrame(
+            {
+                "path": names,
+                "label": ["ant", "bee", "ant", None],
+                "split": ["train", "val", "test", None],
+                "group": ["g1", None, "g2", None],
+                "source": ["phone", "phone", None, "web"],
+                "weight": [0.5, 1, None, 2],
+                "remark": ["x"] * 4,
+            }
+        ),
+        kind,
+    )
     table = run(raw)
     assert table[["path", "label", "split", "group", "source", "weight"]].to_numpy().tolist() == [
         ["files/0.png", "ant", "train", "g1", "phone", 0.5],
@@ -323,8 +343,10 @@ def test_a_listing_may_not_point_outside_its_folder(raw: Path, path: str) -> Non
     [
         ("file,label\na.png,x\n", "listing.csv lacks the column(s) path; it has ['file', 'label']"),
         ("name\na.png\n", "listing.csv lacks the column(s) label, path; it has ['name']"),
-        ("path,label,split\na.png,x,dev\n",
-         "listing.csv: unknown split 'dev'; one of train, val, test, unlabelled or empty"),
+        (
+            "path,label,split\na.png,x,dev\n",
+            "listing.csv: unknown split 'dev'; one of train, val, test, unlabelled or empty",
+        ),
         ("path,label,weight\na.png,x,heavy\n", "listing.csv: a weight is no number"),
         ("path,label,weight\na.png,x,nan\n", "listing.csv: a weight is no number"),
         ("path,label,weight\na.png,x,inf\n", "listing.csv: the weight of a.png is inf; a number of at least 0"),
@@ -334,7 +356,7 @@ def test_a_listing_may_not_point_outside_its_folder(raw: Path, path: str) -> Non
         (b"path,label\n\xff\xfe,x\n", "listing.csv cannot be read: "),
         ("path,label\n", "the class folders (or the listing) hold no files"),
     ],
-)  # fmt: skip
+)
 def test_a_listing_that_makes_no_sense_is_refused_in_words(raw: Path, content: str | bytes, sentence: str) -> None:
     put(raw, ["a.png"])
     (raw / "listing.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -352,10 +374,12 @@ def test_a_parquet_listing_that_is_none_is_refused_in_words(raw: Path) -> None:
 SEEDS = st.sets(st.integers(0, 400), min_size=1, max_size=8)
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0.", exclude_categories=["Cs"]), max_size=6)
 LAYOUTS = {  # folders that an image may stand in
-    "classes": ["ant", "bee", "ant/deep/er"], "train alone": ["train/ant", "train/bee"],
-    "train and val": ["train/ant", "val/ant", "val/bee"], "train and test": ["train/ant", "test/bee"],
+    "classes": ["ant", "bee", "ant/deep/er"],
+    "train alone": ["train/ant", "train/bee"],
+    "train and val": ["train/ant", "val/ant", "val/bee"],
+    "train and test": ["train/ant", "test/bee"],
     "all three": ["train/ant", "val/bee", "test/ant", "unlabelled"],
-}  # fmt: skip
+}
 
 
 def lay_out(raw: Path, folders: list[str], images: dict[int, str]) -> None:
@@ -393,11 +417,17 @@ def test_new_rows_and_new_names_in_a_listing_move_no_old_image(
         names = {seed: f"{prefix}{seed}.png" for seed in sorted(seeds)}
         for seed, name in names.items():
             put(raw, [name], first=seed)
-        listing(raw, pd.DataFrame({
-            "path": names.values(), "label": ["ant" if seed % 3 else "" for seed in names],
-            "group": [f"patient {seed % 5}" if grouped else "" for seed in names],
-            "split": [("train", "val", "test")[seed % 5 % 3] if own else "" for seed in names],
-        }))  # fmt: skip
+        listing(
+            raw,
+            pd.DataFrame(
+                {
+                    "path": names.values(),
+                    "label": ["ant" if seed % 3 else "" for seed in names],
+                    "group": [f"patient {seed % 5}" if grouped else "" for seed in names],
+                    "split": [("train", "val", "test")[seed % 5 % 3] if own else "" for seed in names],
+                }
+            ),
+        )
         return splits_by_id(run(raw))
 
     every = {1, 2, 3, 4, 5, 7} if own else set()  # all three splits from the first day: see the next test
@@ -419,9 +449,11 @@ def test_a_test_split_that_comes_later_is_a_new_layout_and_the_only_thing_that_m
 def test_every_file_that_is_no_image_is_quarantined_with_its_reason(raw: Path) -> None:
     put(raw, ["ant/good.png", "bee/good.png"])
     bad = {
-        "ant/empty.jpg": b"", "ant/note, with a comma.txt": b"hello", "ant/page.jpg": b"<html>404</html>",
+        "ant/empty.jpg": b"",
+        "ant/note, with a comma.txt": b"hello",
+        "ant/page.jpg": b"<html>404</html>",
         "bee/cut.png": picture(9)[:80],
-    }  # fmt: skip
+    }
     for name, data in bad.items():
         (raw / name).write_bytes(data)
     assert run(raw)["path"].tolist() == ["ant/good.png", "bee/good.png"]
@@ -477,9 +509,12 @@ def test_a_file_without_permission_is_quarantined(raw: Path) -> None:
 def test_what_is_found_is_found_in_the_same_order_everywhere(raw: Path) -> None:
     put(raw, ["b/2.png", "a/é.png", "a/10.png", "a/2.png", "B/1.png"])
     assert list(find(raw)) == [
-        Listed("B/1.png", "B", ""), Listed("a/10.png", "a", ""), Listed("a/2.png", "a", ""),
-        Listed("a/é.png", "a", ""), Listed("b/2.png", "b", ""),
-    ]  # fmt: skip
+        Listed("B/1.png", "B", ""),
+        Listed("a/10.png", "a", ""),
+        Listed("a/2.png", "a", ""),
+        Listed("a/é.png", "a", ""),
+        Listed("b/2.png", "b", ""),
+    ]
 
 
 def test_the_command_of_the_graph_does_the_same_in_a_process_of_its_own(raw: Path) -> None:

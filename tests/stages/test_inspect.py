@@ -22,8 +22,16 @@ from steps.runtime.features import read_features, write_features
 from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images
 
-PARAMS = InspectParams(answers=4, neighbours=3, thumbnail=64, most_points=60, perplexity=10.0, label_next=6,
-                       label_pictures=2, robustness_images=12)  # fmt: skip
+PARAMS = InspectParams(
+    answers=4,
+    neighbours=3,
+    thumbnail=64,
+    most_points=60,
+    perplexity=10.0,
+    label_next=6,
+    label_pictures=2,
+    robustness_images=12,
+)
 CLASSES = ["0", "1", "2"]
 SPLITS = ("train", "train", "val", "test", "unlabelled")
 WRONG = 3  # test images whose recorded answer is another class
@@ -39,12 +47,21 @@ class World:
         out, root = self.root / to, self.root
         files.write_table(root / f"{to}.parquet", self.table if table is None else table)
         inspect(
-            replace(PARAMS, **changes), 0, ComputeParams(threads=1, batch_size=8), raw=root / "raw",
-            screened=root / f"{to}.parquet", preprocessing=root / "preprocessing.json", backbone=root / "backbone",
-            features=root / "features.safetensors", head=root / "head", fine_tuned=root / "fine_tuned",
-            evaluation=root / "evaluation.json", predictions=root / "predictions.parquet",
-            inspection=out / "inspect.json", label_next=out / "label_next.csv",
-        )  # fmt: skip
+            replace(PARAMS, **changes),
+            0,
+            ComputeParams(threads=1, batch_size=8),
+            raw=root / "raw",
+            screened=root / f"{to}.parquet",
+            preprocessing=root / "preprocessing.json",
+            backbone=root / "backbone",
+            features=root / "features.safetensors",
+            head=root / "head",
+            fine_tuned=root / "fine_tuned",
+            evaluation=root / "evaluation.json",
+            predictions=root / "predictions.parquet",
+            inspection=out / "inspect.json",
+            label_next=out / "label_next.csv",
+        )
         return json.loads((out / "inspect.json").read_text()), pd.read_csv(
             out / "label_next.csv", dtype={"predicted": str}
         )
@@ -62,10 +79,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("world")
     write_images(root / "raw", per_class=40)
     rows = [
-        {"id": files.sha256_of(path), "path": path.relative_to(root / "raw").as_posix(), "label": path.parent.name,
-         "split": SPLITS[int(path.stem) % 5], "weight": 1.0, "group": ""}
+        {
+            "id": files.sha256_of(path),
+            "path": path.relative_to(root / "raw").as_posix(),
+            "label": path.parent.name,
+            "split": SPLITS[int(path.stem) % 5],
+            "weight": 1.0,
+            "group": "",
+        }
         for path in sorted((root / "raw").rglob("*.png"))
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows)
     truth = np.searchsorted(CLASSES, table["label"].tolist())
     table["label"] = table["label"].where(table["split"] != "unlabelled", "")
@@ -82,9 +105,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     known = (table["split"] == "train").to_numpy()
     head = fit(Labelled(features[known], truth[known], np.ones(known.sum())), 3, 0.1)
     tensors = {"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)}
-    files.write_tensors(root / "head" / models.WEIGHTS, {
-        f"{part}.{name}": tensor.clone() for part in ("refitted", "train_only") for name, tensor in tensors.items()
-    })  # fmt: skip
+    files.write_tensors(
+        root / "head" / models.WEIGHTS,
+        {f"{part}.{name}": tensor.clone() for part in ("refitted", "train_only") for name, tensor in tensors.items()},
+    )
     opposite = models.load_head_model(root / "backbone", _facts(root)).state_dict()
     opposite["head.weight"] = -opposite["head.weight"]
     files.write_tensors(root / "fine_tuned" / models.WEIGHTS, opposite)
@@ -134,14 +158,21 @@ def test_neighbours_are_the_nearest_training_images_with_their_labels(world: Wor
     told, _ = found
     train = world.table[world.table["split"] == "train"].set_index("path")["label"]
     ids, rows = read_features(world.root / "features.safetensors")
-    centred = dict(zip(ids, rows - rows[[ids.index(i) for i in world.table["id"][world.table["split"] == "train"]]]
-                       .mean(axis=0), strict=True))  # fmt: skip
+    centred = dict(
+        zip(
+            ids,
+            rows - rows[[ids.index(i) for i in world.table["id"][world.table["split"] == "train"]]].mean(axis=0),
+            strict=True,
+        )
+    )
     for row in told["wrong"]:
         alike = [neighbour["likeness"] for neighbour in row["neighbours"]]
         assert len(alike) == 3 and alike == sorted(alike, reverse=True)
         mine = centred[row["id"]]
-        best = max(float(mine @ centred[i] / np.linalg.norm(mine) / np.linalg.norm(centred[i]))
-                   for i in world.table["id"][world.table["split"] == "train"])  # fmt: skip
+        best = max(
+            float(mine @ centred[i] / np.linalg.norm(mine) / np.linalg.norm(centred[i]))
+            for i in world.table["id"][world.table["split"] == "train"]
+        )
         assert alike[0] == pytest.approx(best, abs=1e-3)
         assert all(train[neighbour["path"]] == neighbour["label"] for neighbour in row["neighbours"])
 

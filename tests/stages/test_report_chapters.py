@@ -101,8 +101,10 @@ def test_slices_name_the_worst_the_breached_and_fold_the_rest(inputs: Inputs) ->
 
 
 def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: Inputs) -> None:
-    few = [{"column": "source", "value": "dusk", "n": 4, "limit": None},
-           {"column": "source", "value": "night", "n": 3, "limit": 0.9}]  # fmt: skip
+    few = [
+        {"column": "source", "value": "dusk", "n": 4, "limit": None},
+        {"column": "source", "value": "night", "n": 3, "limit": 0.9},
+    ]
     text = told(inputs, unjudged=few)
     wanted = "source night (3; its limit of 90.0 % is not held against anything); source dusk (4)."
     assert f"Too few images to judge: {wanted}" in text

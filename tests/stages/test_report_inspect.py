@@ -16,20 +16,35 @@ from tests.stages.test_report import Page
 
 def found(classes: list[str]) -> dict[str, Any]:
     shown = vars(picture(Image.new("RGB", (90, 60), "green"), 64))
-    row = {"id": "ab" * 32, "path": "test/0.png", "label": classes[0], "predicted": classes[1], "of_predicted": 0.9,
-           "of_label": 0.1, "picture": shown, "heat": shown}  # fmt: skip
+    row = {
+        "id": "ab" * 32,
+        "path": "test/0.png",
+        "label": classes[0],
+        "predicted": classes[1],
+        "of_predicted": 0.9,
+        "of_label": 0.1,
+        "picture": shown,
+        "heat": shown,
+    }
     near = {"id": "cd" * 32, "path": "train/1.png", "label": classes[2], "likeness": 0.97, "picture": shown}
     places, labels = np.random.default_rng(0).normal(size=(20, 2)), [classes[i % len(classes)] for i in range(20)]
-    drawn = {name: inline_svg(feature_map(places, labels, [True] + 19 * [False]), name, "a map")
-             for name in ("inspect-pca", "inspect-tsne", "inspect-robustness")}  # fmt: skip
+    drawn = {
+        name: inline_svg(feature_map(places, labels, [True] + 19 * [False]), name, "a map")
+        for name in ("inspect-pca", "inspect-tsne", "inspect-robustness")
+    }
     worse = {"kind": "noise", "strength": "strong", "accuracy": {"value": 0.41}, "agreement": 0.43}
     return {
-        "block": "features.2", "wrong": [{**row, "neighbours": [near]}], "wrong_total": 9,
-        "right": [{**row, "predicted": classes[0]}], "svg": drawn, "pool": 1234, "asked": 50,
+        "block": "features.2",
+        "wrong": [{**row, "neighbours": [near]}],
+        "wrong_total": 9,
+        "right": [{**row, "predicted": classes[0]}],
+        "svg": drawn,
+        "pool": 1234,
+        "asked": 50,
         "map": {"images": 20, "of": 36, "clusters": 3, "agreement": 0.7, "explained": 0.4},
         "robustness": {"images": 100, "worst": worse, "rows": [{**worse, "accuracy": {"value": 0.97}}]},
         "label_next": [{"path": "unlabelled/2.png", "predicted": classes[0], "margin": 0.02, "picture": shown}],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")

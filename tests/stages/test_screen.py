@@ -19,11 +19,21 @@ from steps.runtime.features import read_features, write_features
 from steps.screen import ScreenParams, ScreenSeverity, screen
 
 PARAMS = ScreenParams(
-    max_label_errors=0.01, least_agreement=0.8, like=0.25, dark=0.05, bright=0.95, flat=0.02, blurred=0.05, unlike=2.0,
-    most_shown=5, drop_suspects=False, drop_leaking=False,
-    max_shift_auc=0.7, max_importance=10.0,
+    max_label_errors=0.01,
+    least_agreement=0.8,
+    like=0.25,
+    dark=0.05,
+    bright=0.95,
+    flat=0.02,
+    blurred=0.05,
+    unlike=2.0,
+    most_shown=5,
+    drop_suspects=False,
+    drop_leaking=False,
+    max_shift_auc=0.7,
+    max_importance=10.0,
     severity=ScreenSeverity(label_errors="warn", like_images="warn", domain_shift="warn"),
-)  # fmt: skip
+)
 SIZES = {"train": 30, "val": 10, "test": 10}
 WRONG, DARK = "train/0/3.png", "train/1/4.png"  # a wrong label; a dark picture
 COPY = ("test/2/5.png", "train/2/6.png")  # one picture in two splits
@@ -48,8 +58,27 @@ class Screened:
                     identity = hashlib.sha256((self.root / "raw" / path).read_bytes()).hexdigest()
                     truth = 1 if path == WRONG else label
                     features[path] = (identity, centres[truth] + 0.3 * generator.normal(size=24))
-                    rows.append(Row(identity, path, str(label), split, 8, 8, "RGB", 99, "PNG", "", "", 1.0, "0" * 16,
-                                    0.01 if path == DARK else 0.5, 0.2, 0.1, ""))  # fmt: skip
+                    rows.append(
+                        Row(
+                            identity,
+                            path,
+                            str(label),
+                            split,
+                            8,
+                            8,
+                            "RGB",
+                            99,
+                            "PNG",
+                            "",
+                            "",
+                            1.0,
+                            "0" * 16,
+                            0.01 if path == DARK else 0.5,
+                            0.2,
+                            0.1,
+                            "",
+                        )
+                    )
         features[COPY[1]] = (features[COPY[1]][0], features[COPY[0]][1] + 0.001)
         files.write_table(self.root / "accepted.parquet", pd.DataFrame(rows, columns=Row._fields))
         ids, vectors = zip(*sorted(features.values(), key=lambda pair: pair[0]), strict=True)
@@ -74,8 +103,18 @@ class Screened:
         files.write_text(self.root / "decisions.csv", "\n".join(["image,decision,label,note", *lines]) + "\n")
 
     def run(self, **changes: Any) -> dict[str, Any]:
-        names = ("raw", "accepted.parquet", "features.safetensors", "decisions.csv", "importance.csv",
-                 "screened.parquet", "screen.json", "screen.html", "suspects.csv", "docs")  # fmt: skip
+        names = (
+            "raw",
+            "accepted.parquet",
+            "features.safetensors",
+            "decisions.csv",
+            "importance.csv",
+            "screened.parquet",
+            "screen.json",
+            "screen.html",
+            "suspects.csv",
+            "docs",
+        )
         screen(
             replace(PARAMS, **changes), 0, ComputeParams(threads=1, batch_size=8), *(self.root / name for name in names)
         )
@@ -104,8 +143,10 @@ def test_each_planted_fault_is_found_and_nothing_else(project: Screened) -> None
     assert (found["searched"], found["credible"]) == (3 * 40, True)
     verdicts = {rule["name"]: rule["passed"] for rule in found["rules"]}
     assert verdicts == {
-        "labels are credible": True, "no like image in two splits": False, "like images, one label": True,
-    }  # fmt: skip
+        "labels are credible": True,
+        "no like image in two splits": False,
+        "like images, one label": True,
+    }
     accepted = pd.read_parquet(project.root / "accepted.parquet")
     assert pd.read_parquet(project.root / "screened.parquet").equals(accepted), "nothing changes unless it is asked for"
 

@@ -27,15 +27,36 @@ from steps.validate import ValidateParams, validate
 CARD, STATE = origins.embedded()
 SPEC = CARD.preprocessing
 PARAMS = ValidateParams(
-    min_train_per_class=4, min_val_per_class=2, min_test_per_class=3, max_imbalance=3.0, quarantine_limit=0.1,
-    max_prior_effect=0.2, max_coverage_gap=0.2, max_shortcut=0.5, max_input_distance=8.0,
-    copy_bits=6, copy_correlation=0.99, drop_leaking=False, population_prior={}, sample_images=8, preprocessing=SPEC,
+    min_train_per_class=4,
+    min_val_per_class=2,
+    min_test_per_class=3,
+    max_imbalance=3.0,
+    quarantine_limit=0.1,
+    max_prior_effect=0.2,
+    max_coverage_gap=0.2,
+    max_shortcut=0.5,
+    max_input_distance=8.0,
+    copy_bits=6,
+    copy_correlation=0.99,
+    drop_leaking=False,
+    population_prior={},
+    sample_images=8,
+    preprocessing=SPEC,
     severity=Severity(
-        minimum="fail", imbalance="warn", quarantine="fail", leakage="fail", conflicting_labels="fail",
-        population="warn", sources="warn", coverage="warn", shortcuts="warn", preprocessing="fail", observed="fail",
+        minimum="fail",
+        imbalance="warn",
+        quarantine="fail",
+        leakage="fail",
+        conflicting_labels="fail",
+        population="warn",
+        sources="warn",
+        coverage="warn",
+        shortcuts="warn",
+        preprocessing="fail",
+        observed="fail",
         wanted="warn",
     ),
-)  # fmt: skip
+)
 COMPUTE = ComputeParams(threads=1, batch_size=8)
 DIGITS = load_digits()
 COUNTS = {
@@ -77,9 +98,16 @@ def row(path: str, data: bytes, label: str, split: str) -> Row:
     PICTURES[identity] = data
     facts = decoding.inspect(data)
     return Row(
-        id=identity, path=path, label=label, split=split, bytes=len(data), group="", source="", weight=1.0,
+        id=identity,
+        path=path,
+        label=label,
+        split=split,
+        bytes=len(data),
+        group="",
+        source="",
+        weight=1.0,
         **facts._asdict(),
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -105,11 +133,19 @@ class Gate:
 
     def run(self, params: ValidateParams = PARAMS) -> None:
         validate(
-            params, 0, COMPUTE, self.root / "manifest.parquet", self.root / "quarantine.csv",
-            self.root / "decisions.csv", self.root / "raw", self.root / "backbone",
-            self.root / "accepted.parquet", self.root / "preprocessing.json", self.root / "validation.json",
+            params,
+            0,
+            COMPUTE,
+            self.root / "manifest.parquet",
+            self.root / "quarantine.csv",
+            self.root / "decisions.csv",
+            self.root / "raw",
+            self.root / "backbone",
+            self.root / "accepted.parquet",
+            self.root / "preprocessing.json",
+            self.root / "validation.json",
             self.root / "docs",
-        )  # fmt: skip
+        )
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -208,24 +244,41 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 FEW = {"train": {"ant": 5, "bee": 3, "wasp": 4}, "val": {"ant": 1, "bee": 2, "wasp": 2}, "test": {"ant": 3, "bee": 3}}
 LONELY = {"train": {"ant": 5}, "val": {"ant": 2}, "test": {"ant": 3}}
 BROKEN: dict[str, tuple[pd.DataFrame, int, dict[str, str]]] = {
-    "files": (of_the_files(rows({**COUNTS, "train": {"ant": 6, "bee": 6}})), 0, {
-        "ids are digests": "ABC", "splits are known": "dev", "paths are unique": "train/ant/3.png",
-        "images have area": "0 pixels",
-    }),
-    "few": (rows(FEW), 0, {
-        "enough to learn from": "'bee' has 3 images", "enough to choose by": "'ant' has 1 image",
-        "enough to judge by": "'wasp' has 0 images",
-    }),
-    "another schema": (rows(COUNTS).drop(columns="width"), 0, {
-        "the manifest is whole": "id; path; label; split; height; mode; bytes; format; group; source and 6 more",
-        "images have area": 'could not be checked: Error: The column "width" in BatchData does not exist.',
-    }),
+    "files": (
+        of_the_files(rows({**COUNTS, "train": {"ant": 6, "bee": 6}})),
+        0,
+        {
+            "ids are digests": "ABC",
+            "splits are known": "dev",
+            "paths are unique": "train/ant/3.png",
+            "images have area": "0 pixels",
+        },
+    ),
+    "few": (
+        rows(FEW),
+        0,
+        {
+            "enough to learn from": "'bee' has 3 images",
+            "enough to choose by": "'ant' has 1 image",
+            "enough to judge by": "'wasp' has 0 images",
+        },
+    ),
+    "another schema": (
+        rows(COUNTS).drop(columns="width"),
+        0,
+        {
+            "the manifest is whole": "id; path; label; split; height; mode; bytes; format; group; source and 6 more",
+            "images have area": 'could not be checked: Error: The column "width" in BatchData does not exist.',
+        },
+    ),
     "one class": (rows(LONELY), 0, {"two classes or more": "1 class"}),
     "no labels": (rows({"unlabelled": {"": 5}}), 0, {"two classes or more": "0 classes"}),
-    "copies": (copied(rows(COUNTS)), 3, {
-        "files can be decoded": "12.5 %", "no image in two splits": "1", "one image, one label": "1",
-    }),
-}  # fmt: skip
+    "copies": (
+        copied(rows(COUNTS)),
+        3,
+        {"files can be decoded": "12.5 %", "no image in two splits": "1", "one image, one label": "1"},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -243,9 +296,13 @@ def test_exactly_the_broken_rules_are_named_and_nothing_passes(gate: Gate, case:
     assert caught.value.exit_code == 3
     assert told.startswith(f"the data was rejected: {len(wanted)} rule")
     for rule in gate.verdict["rules"]:
-        lines = [f"  {rule['name']}: {rule['what']}", f"      found   {rule['observed']}",
-                 *([f"      where   {'; '.join(rule['where'])}"] if rule.get("where") else []),
-                 f"      limit   {rule['limit']}", f"      remedy  {rule['remedy']}"]  # fmt: skip
+        lines = [
+            f"  {rule['name']}: {rule['what']}",
+            f"      found   {rule['observed']}",
+            *([f"      where   {'; '.join(rule['where'])}"] if rule.get("where") else []),
+            f"      limit   {rule['limit']}",
+            f"      remedy  {rule['remedy']}",
+        ]
         assert ("\n".join(lines) in told) == (rule["name"] in wanted)
 
 
@@ -266,9 +323,10 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
     with pytest.raises(DataError, match="no group in two splits"):
         gate.run()
     assert gate.broken() == {
-        "no group in two splits": "1", "enough to learn from": "'bee' has 3 images",
+        "no group in two splits": "1",
+        "enough to learn from": "'bee' has 3 images",
         "enough to choose by": "'bee' has 1 image",
-    }  # fmt: skip
+    }
     assert gate.verdict["counts"] == COUNTS, "they are counted as images all the same"
 
 
@@ -279,11 +337,10 @@ def test_each_field_of_the_preprocessing_that_is_not_the_backbones_is_named(gate
     with pytest.raises(DataError, match="same preprocessing as the backbone"):
         gate.run(replace(PARAMS, preprocessing=ours, severity=silent))
     assert gate.broken() == {
-        "same preprocessing as the backbone":
-            "interpolation is bicubic, the backbone wants bilinear; "
-            "value_range is [-1.0, 1.0], the backbone wants [0.0, 1.0]; "
-            "mean is [0.5, 0.0, 0.9], the backbone wants [0.2737, 0.2737, 0.2737]"
-    }  # fmt: skip
+        "same preprocessing as the backbone": "interpolation is bicubic, the backbone wants bilinear; "
+        "value_range is [-1.0, 1.0], the backbone wants [0.0, 1.0]; "
+        "mean is [0.5, 0.0, 0.9], the backbone wants [0.2737, 0.2737, 0.2737]"
+    }
     disagree = [row["field"] for row in gate.verdict["preprocessing"] if not row["agree"]]
     assert disagree == ["interpolation", "value_range", "mean"]
     assert not (gate.root / "accepted.parquet").exists()
@@ -378,9 +435,11 @@ def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Ga
     gate.lay_out(rows(enough), card=wrong.to_dict())
     params = replace(PARAMS, preprocessing=wrong, sample_images=64)
     gate.run(params)
-    assert gate.broken() == {"the weights know such inputs": "colour order: cannot be told; "
-                             f"mean and std: mean and std of the source (value_range [0.0, 1.0], "
-                             f"mean {[*SPEC.mean]}, std {[*SPEC.std]})"}  # fmt: skip
+    assert gate.broken() == {
+        "the weights know such inputs": "colour order: cannot be told; "
+        f"mean and std: mean and std of the source (value_range [0.0, 1.0], "
+        f"mean {[*SPEC.mean]}, std {[*SPEC.std]})"
+    }
     strict = replace(PARAMS.severity, wanted="fail")
     with pytest.raises(DataError, match="the weights know such inputs"):
         gate.run(replace(params, severity=strict))

@@ -104,11 +104,13 @@ FIGURES: dict[str, tuple[Figures, Callable[[Set], float]]] = {
         lambda s: intervals.macro_f1(s.targets, s.one.argmax(axis=1), 2, s.sample.cluster, CONFIDENCE, DRAWS, s.rng),
         lambda s: float(f1_score(s.targets, s.one.argmax(axis=1), average="macro")),
     ),
-    "AUROC": (lambda s: intervals.area(s.targets, s.one, s.sample.cluster, CONFIDENCE),
-              lambda s: float(roc_auc_score(s.targets, s.one[:, 1]))),
+    "AUROC": (
+        lambda s: intervals.area(s.targets, s.one, s.sample.cluster, CONFIDENCE),
+        lambda s: float(roc_auc_score(s.targets, s.one[:, 1])),
+    ),
     "log-loss": (lambda s: s.losses[0], lambda s: float(calibration.losses(s.one, s.targets)[:, 0].mean())),
     "Brier score": (lambda s: s.losses[1], lambda s: float(calibration.losses(s.one, s.targets)[:, 1].mean())),
-}  # fmt: skip
+}
 
 
 def _gaps(s: Set, shown: Floats) -> float:
@@ -154,8 +156,13 @@ def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterat
             held[name] += low - 1e-12 <= (truths[name] if name in truths else truth(one)) <= high + 1e-12
             methods[name] = found["method"]
     for name, count in held.items():
-        yield {"p": p, "model": "calibrated" if temperature == 1 else "sure of itself", "figure": name,
-               "method": methods[name], "coverage": count / sets}  # fmt: skip
+        yield {
+            "p": p,
+            "model": "calibrated" if temperature == 1 else "sure of itself",
+            "figure": name,
+            "method": methods[name],
+            "coverage": count / sets,
+        }
 
 
 def paired(p: float, noise: float, other: float, sets: int) -> dict[str, Any]:

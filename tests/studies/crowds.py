@@ -69,9 +69,13 @@ class Crowd:
 
 
 CROWDS = (
-    Crowd(20, 5), Crowd(2, 200, 10, 0.5), Crowd(4, 100, 10, 0.5), Crowd(4, 100, 10, 0.5, mixed=True),
-    Crowd(2, 100, 50, 0.5), Crowd(2, 100, 100, 0.5),
-)  # fmt: skip
+    Crowd(20, 5),
+    Crowd(2, 200, 10, 0.5),
+    Crowd(4, 100, 10, 0.5),
+    Crowd(4, 100, 10, 0.5, mixed=True),
+    Crowd(2, 100, 50, 0.5),
+    Crowd(2, 100, 100, 0.5),
+)
 CROWDED = (
     "accuracy",
     "balanced accuracy",
@@ -106,11 +110,15 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
     nats, brier = calibration.losses(answers, targets).mean(axis=0)
     areas = [roc_auc_score(targets == label, answers[:, label]) for label in classes]
     return {
-        "accuracy": float(right.mean()), "balanced accuracy": float(right.mean()),
-        "macro-F1": float(f1_score(targets, predicted, average="macro")), "AUROC": float(np.mean(areas)),
-        "log-loss": float(nats), "Brier score": float(brier), "share answered": float(sure.mean()),
+        "accuracy": float(right.mean()),
+        "balanced accuracy": float(right.mean()),
+        "macro-F1": float(f1_score(targets, predicted, average="macro")),
+        "AUROC": float(np.mean(areas)),
+        "log-loss": float(nats),
+        "Brier score": float(brier),
+        "share answered": float(sure.mean()),
         "right of those": float(right[sure].mean()),
-    }  # fmt: skip
+    }
 
 
 def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, intervals.Figure]:

@@ -48,9 +48,15 @@ MAX_IMBALANCE, MAX_EFFECT, MAX_SHORTCUT, MAX_LABEL_ERRORS, MAX_AUC = 10.0, 0.2, 
 LEAST_AGREEMENT = 0.8  # too
 BITS, CORRELATION = 6, 0.99
 COLOUR = Preprocessing(
-    resize=16, crop=16, interpolation="bilinear", antialias=True, colour_order="RGB", value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-)  # fmt: skip
+    resize=16,
+    crop=16,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 
 
 class World:

@@ -24,10 +24,25 @@ BITMAP, BLOCK = 32, 4  # side of the binary picture, and of the blocks that are 
 BATCH = 2048  # glyphs bent at a time: 64 MB
 
 FONTS = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono",
-    "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
-    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmb10", "cmr10", "cmss10", "cmti10", "cmtt10",
-)  # fmt: skip
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+    "cmb10",
+    "cmr10",
+    "cmss10",
+    "cmti10",
+    "cmtt10",
+)
 LETTERS_ONLY = "cm"  # Computer Modern puts other signs in place of the punctuation: ¿ for >, for one
 # Latin, Latin with its own shapes, Greek, Cyrillic, Armenian, Hebrew, Georgian: inclusive ends.
 RANGES = ("!~", "Αω", "Ая", "ԱՖ", "աֆ", "את", "აჰ")

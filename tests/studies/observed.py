@@ -126,20 +126,24 @@ def photographs(name: str, most: int) -> dict[str, list[Image.Image]]:
         found.setdefault(path.parent.name, []).append(path)
     rng = numpy_generator(0, "photographs", name)
     each = most // len(found)
-    return {label: [decoding.decode(decoding.read_bytes(paths[i])) for i in sorted(rng.permutation(len(paths))[:each])]
-            for label, paths in found.items()}  # fmt: skip
+    return {
+        label: [decoding.decode(decoding.read_bytes(paths[i])) for i in sorted(rng.permutation(len(paths))[:each])]
+        for label, paths in found.items()
+    }
 
 
 def networks() -> dict[str, tuple[models.Card, nn.Module]]:
     """Return every backbone at hand, by the name that the tables give it."""
     weights = Path(os.environ["REGRAFT_WEIGHTS"])
     loaded = {
-        "SqueezeNet (top, no BatchNorm)":
-            origins.torchvision("squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")),
-        "MobileNetV2 (BatchNorm, no top)":
-            origins.torchvision("mobilenet_v2", str(weights / "mobilenet_v2-imagenet-features.safetensors")),
+        "SqueezeNet (top, no BatchNorm)": origins.torchvision(
+            "squeezenet1_1", str(weights / "squeezenet1_1-imagenet.safetensors")
+        ),
+        "MobileNetV2 (BatchNorm, no top)": origins.torchvision(
+            "mobilenet_v2", str(weights / "mobilenet_v2-imagenet-features.safetensors")
+        ),
         "glyphnet (both)": origins.embedded(),
-    }  # fmt: skip
+    }
     return {name: (card, _network(card, state)) for name, (card, state) in loaded.items()}
 
 

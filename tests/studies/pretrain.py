@@ -41,9 +41,15 @@ def statistics(images: torch.Tensor) -> tuple[float, float]:
 def preprocessing(mean: float, std: float) -> Preprocessing:
     """Return the specification that the card declares."""
     return Preprocessing(
-        resize=SIDE, crop=SIDE, interpolation="bilinear", antialias=True, colour_order="RGB",
-        value_range=(0.0, 1.0), mean=(mean,) * 3, std=(std,) * 3,
-    )  # fmt: skip
+        resize=SIDE,
+        crop=SIDE,
+        interpolation="bilinear",
+        antialias=True,
+        colour_order="RGB",
+        value_range=(0.0, 1.0),
+        mean=(mean,) * 3,
+        std=(std,) * 3,
+    )
 
 
 def train(images: torch.Tensor, classes: torch.Tensor, spec: Preprocessing) -> tuple[GlyphNet, float]:
@@ -76,19 +82,25 @@ def main() -> None:
     mean, std = statistics(images)
     network, accuracy = train(images, classes, preprocessing(mean, std))
     files.write_tensors(WEIGHTS, network.state_dict())
-    files.write_json(CARD, {
-        "name": "glyphnet", "architecture": "glyphnet", "num_classes": len(CHARACTERS),
-        "sha256": files.sha256_of(WEIGHTS), "source": "trained by this project",
-        "licence": "MIT; the fonts it learned from come with matplotlib and keep theirs (DejaVu, STIX, BaKoMa)",
-        "preprocessing": preprocessing(mean, std).to_dict(),
-        "input_statistics": {"mean": [mean] * 3, "std": [std] * 3},
-        "notes": {
-            "source_task": f"{len(CHARACTERS)} characters without any digit, {len(FONTS)} fonts, {GLYPHS} drawings",
-            "training_command": "python -m tests.studies.pretrain",
-            "settings": {"seed": SEED, "threads": THREADS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
-            "source_accuracy_in_last_epoch": round(accuracy, 4),
+    files.write_json(
+        CARD,
+        {
+            "name": "glyphnet",
+            "architecture": "glyphnet",
+            "num_classes": len(CHARACTERS),
+            "sha256": files.sha256_of(WEIGHTS),
+            "source": "trained by this project",
+            "licence": "MIT; the fonts it learned from come with matplotlib and keep theirs (DejaVu, STIX, BaKoMa)",
+            "preprocessing": preprocessing(mean, std).to_dict(),
+            "input_statistics": {"mean": [mean] * 3, "std": [std] * 3},
+            "notes": {
+                "source_task": f"{len(CHARACTERS)} characters without any digit, {len(FONTS)} fonts, {GLYPHS} drawings",
+                "training_command": "python -m tests.studies.pretrain",
+                "settings": {"seed": SEED, "threads": THREADS, "epochs": EPOCHS, "batch": BATCH, "rate": RATE},
+                "source_accuracy_in_last_epoch": round(accuracy, 4),
+            },
         },
-    })  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

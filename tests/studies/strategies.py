@@ -217,8 +217,9 @@ def compare(one: Sequence[int], other: Sequence[int]) -> dict[str, Any]:
     value, rng = float(difference.mean()), numpy_generator(0, "strategies")
     if difference.min() == difference.max():
         return {"value": value, "low": value, "high": value}
-    low, high = bootstrap([difference], np.mean, n_resamples=DRAWS, confidence_level=CONFIDENCE, method="percentile",
-                          batch=100, rng=rng).confidence_interval  # fmt: skip
+    low, high = bootstrap(
+        [difference], np.mean, n_resamples=DRAWS, confidence_level=CONFIDENCE, method="percentile", batch=100, rng=rng
+    ).confidence_interval
     return {"value": value, "low": float(low), "high": float(high)}
 
 
@@ -231,8 +232,9 @@ def verdict(difference: dict[str, Any]) -> str:
 
 def floors(results: dict[str, Any]) -> Table:
     """Tabulate the frozen head against its floor, and fine-tuning of the later blocks against the head."""
-    table = Table("data", "test images", "frozen head", "aim", "later blocks too", "difference, points",
-                  title="All labels")  # fmt: skip
+    table = Table(
+        "data", "test images", "frozen head", "aim", "later blocks too", "difference, points", title="All labels"
+    )
     for task in TASKS:
         row = results.get(f"{task.name}/0", {}).get("answers", {})
         if task.floor is not None and HEAD_ONLY in row:
@@ -244,9 +246,16 @@ def floors(results: dict[str, Any]) -> Table:
 
 def choices(results: dict[str, Any]) -> Table:
     """Tabulate what was chosen, what every strategy reached, and the choice against the best of them."""
-    table = Table("task", "seed", "chosen", *(name.replace("_", " ") for name in STRATEGIES),
-                  "validation gain of later blocks", "choice less best, points", "verdict",
-                  title="Test accuracy, per cent")  # fmt: skip
+    table = Table(
+        "task",
+        "seed",
+        "chosen",
+        *(name.replace("_", " ") for name in STRATEGIES),
+        "validation gain of later blocks",
+        "choice less best, points",
+        "verdict",
+        title="Test accuracy, per cent",
+    )
     for task in TASKS:
         if task.labels is None:
             continue

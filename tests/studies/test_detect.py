@@ -13,11 +13,15 @@ def faults() -> dict[str, detect.Alarm]:
 
 
 GROSS = (
-    "loader does not scale", "loader normalises twice", "loader swaps colours after normalising", "mean off by 0.05",
-    "one class of ten starved (0.5 % of the images)", "a source of 20 images, all of one class",
+    "loader does not scale",
+    "loader normalises twice",
+    "loader swaps colours after normalising",
+    "mean off by 0.05",
+    "one class of ten starved (0.5 % of the images)",
+    "a source of 20 images, all of one class",
     "production 0.1 brighter (150 training images, 100 of the reference)",
     "production sees outlines (the same numbers)",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("name", GROSS)

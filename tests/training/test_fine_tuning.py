@@ -19,9 +19,20 @@ from steps.images.dataset import Batch
 from steps.training.fine_tuning import Progress, Recipe, fine_tune_model, validation_scores
 
 SCHEDULE = Recipe(
-    optimiser="adamw", decay="cosine", epochs=6, patience=6, warmup_epochs=0, unfreeze_every=0, head_rate=0.05,
-    backbone_rate=0.02, block_decay=1.0, weight_decay=0.01, l2_sp=0.0, label_smoothing=0.0, ema=0.0,
-)  # fmt: skip
+    optimiser="adamw",
+    decay="cosine",
+    epochs=6,
+    patience=6,
+    warmup_epochs=0,
+    unfreeze_every=0,
+    head_rate=0.05,
+    backbone_rate=0.02,
+    block_decay=1.0,
+    weight_decay=0.01,
+    l2_sp=0.0,
+    label_smoothing=0.0,
+    ema=0.0,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -128,9 +139,12 @@ def test_epoch_zero_is_the_model_as_it_came() -> None:
     wanted = validation_scores(model, batches(*VAL))
     found, _ = run(model, honest, replace(SCHEDULE, epochs=1))
     assert found["epochs"][0] == {
-        "epoch": 0, "train_loss": None, "val_accuracy": wanted["accuracy"],
-        "val_balanced_accuracy": wanted["balanced_accuracy"], "val_log_loss": wanted["log_loss"],
-    }  # fmt: skip
+        "epoch": 0,
+        "train_loss": None,
+        "val_accuracy": wanted["accuracy"],
+        "val_balanced_accuracy": wanted["balanced_accuracy"],
+        "val_log_loss": wanted["log_loss"],
+    }
 
 
 def test_rates_start_at_their_peaks_and_follow_half_a_cosine() -> None:

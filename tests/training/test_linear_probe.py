@@ -139,9 +139,11 @@ def test_the_strength_with_the_least_validation_loss_is_chosen_and_refitted_on_b
 
     chosen = probe.path[PATH.index(probe.chosen_c)]
     assert probe.validation == {
-        "accuracy": chosen["val_accuracy"], "balanced_accuracy": chosen["val_balanced_accuracy"],
-        "log_loss": chosen["val_log_loss"], "n": 40,
-    }  # fmt: skip
+        "accuracy": chosen["val_accuracy"],
+        "balanced_accuracy": chosen["val_balanced_accuracy"],
+        "log_loss": chosen["val_log_loss"],
+        "n": 40,
+    }
     both = Labelled(
         np.concatenate([train.features, val.features]), np.concatenate([train.targets, val.targets]), np.ones(100)
     )

@@ -123,5 +123,8 @@ def test_scores_are_what_their_names_say() -> None:
 def test_scores_stand_where_a_class_does_not_occur() -> None:
     found = scores(np.array([0, 0]), np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
     assert found == {
-        "accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2), "n": 2,
-    }  # fmt: skip
+        "accuracy": 0.5,
+        "balanced_accuracy": 0.5,
+        "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2),
+        "n": 2,
+    }

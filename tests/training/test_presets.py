@@ -7,9 +7,14 @@ from steps.training.presets import bit_hyperrule
 
 @pytest.mark.parametrize(
     ("images", "steps", "mix"),
-    [(100, 500, "none"), (19_999, 500, "none"), (20_000, 10_000, "mixup"), (499_999, 10_000, "mixup"),
-     (500_000, 20_000, "mixup")],
-)  # fmt: skip
+    [
+        (100, 500, "none"),
+        (19_999, 500, "none"),
+        (20_000, 10_000, "mixup"),
+        (499_999, 10_000, "mixup"),
+        (500_000, 20_000, "mixup"),
+    ],
+)
 def test_bit_hyperrule_has_steps_and_mixup_by_the_size_of_the_set(images: int, steps: int, mix: str) -> None:
     found = bit_hyperrule(images, 512)
     an_epoch = -(-images // 512)
