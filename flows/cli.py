@@ -12,6 +12,7 @@ import typer
 from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
 from flows.project import check_stages, enter, running
 from steps.errors import RegraftError, RequestError, without_passwords
+from steps.runtime import files
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -99,7 +100,7 @@ def validate(
         reports["against"], refusal = gates.against(root, reference, reweight)
         words += [*gates.lines({"against": reports["against"]}), *gates.differences(reports["against"])]
     told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(words))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False, default=files.plain) if as_json else "\n".join(words))
     if refusal:
         raise refusal
 
@@ -235,7 +236,7 @@ def export(
     target = output.expanduser().resolve() if output else None
     root = enter(Path.cwd())
     found = write(root, version, kind, target or root / OUTPUT)
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+    typer.echo(json.dumps(found, indent=2, default=files.plain) if as_json else "\n".join(lines(found)))
 
 
 @app.command()
@@ -313,7 +314,8 @@ def compare(
     from steps.commands.compare import lines
 
     found = versions(enter(Path.cwd()), one, other)
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    told = json.dumps(found, indent=2, ensure_ascii=False, default=files.plain) if as_json else "\n".join(lines(found))
+    typer.echo(told)
 
 
 @app.command()
@@ -355,7 +357,7 @@ def rank(
 
     rows, verdict = rank_backbones(enter(Path.cwd()), names, weights or [], images)
     if as_json:
-        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2))
+        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2, default=files.plain))
     else:
         show(rows, verdict)
 

@@ -7,6 +7,7 @@ from typing import Any
 from flows.graph import Graph
 from steps.errors import DataError, RequestError
 from steps.runtime import files
+from steps.runtime.figure import Figure
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
@@ -72,13 +73,13 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
 
 def differences(found: dict[str, Any]) -> list[str]:
     """Describe the comparison: how separable the two sets are, by which measures, and where to look."""
-    auc = found["auc"]
-    sure = "" if auc["low"] is None else f" ({auc['low']:.3f} to {auc['high']:.3f})"
+    auc: Figure = found["auc"]
+    sure = "" if auc.low is None else f" ({auc.low:.3f} to {auc.high:.3f})"
     moved = [row for row in found["measures"] if row["significant"]]
     return [
         f"  {found['training']} training images against {found['reference']} of the reference"
         + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
-        f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
+        f"  told apart with an AUC of {auc.value:.3f}{sure}, p {found['p']:.2g}",
         *(
             f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
             for row in moved

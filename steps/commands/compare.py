@@ -100,7 +100,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"  accuracy {100 * found['difference']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
         f"{found['method']} {found['confidence']:.0%}); McNemar's exact p = {found['mcnemar_p']:.3g}",
         *(
-            f"  {what} {row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            f"  {what} {row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
             for what, row in (("balanced accuracy", found["balanced_accuracy"]), ("log-loss", found["log_loss"]))
         ),
     ]

@@ -22,6 +22,7 @@ from steps.images import decoding
 from steps.images.manifest import TRAIN
 from steps.images.preprocessing import preprocess
 from steps.runtime import artefacts, files, params
+from steps.runtime.figure import Figure
 from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
 from steps.training.linear_probe import Labelled
@@ -167,6 +168,6 @@ def show(rows: Sequence[dict[str, Any]], verdict: str) -> None:
     console.print(verdict, highlight=False)
 
 
-def _share(figure: dict[str, Any], form: str) -> str:
-    value, low, high = (None if figure[k] is None else format(100 * figure[k], form) for k in ("value", "low", "high"))
-    return f"{value} %" if low is None else f"{value} % ({low} to {high})"
+def _share(figure: Figure, form: str) -> str:
+    low, high = (format(100 * end, form) for end in figure.ends)
+    return f"{100 * figure.known:{form}} % ({low} to {high})"

@@ -49,7 +49,7 @@ def worse_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
         {
             "name": ", ".join(filter(None, (row["kind"], row["strength"]))),
             "chosen": not row["strength"],
-            **row["accuracy"],
+            **vars(row["accuracy"]),
         }
         for row in rows
     ]

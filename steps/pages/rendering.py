@@ -114,11 +114,17 @@ def decimal(number: float | None) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3f}"
 
 
-def interval(figure: Mapping[str, Any], confidence: float) -> str:
+def _ends(figure: Any) -> tuple[float | None, float | None]:
+    """Return the ends of an interval: those of a figure, of a difference, or of either as JSON has it."""
+    return (figure["low"], figure["high"]) if isinstance(figure, Mapping) else (figure.low, figure.high)
+
+
+def interval(figure: Any, confidence: float) -> str:
     """Format the interval of a share for a reader in a hurry: "95 % interval 87.6 to 95.9"; empty where unknown."""
-    if figure["low"] is None or figure["high"] is None:
+    low, high = _ends(figure)
+    if low is None or high is None:
         return ""
-    return f"{100 * confidence:g}{SIGN} interval {100 * figure['low']:.1f} to {100 * figure['high']:.1f}"
+    return f"{100 * confidence:g}{SIGN} interval {100 * low:.1f} to {100 * high:.1f}"
 
 
 def ticks(start: float, stop: float, least: int = 3) -> list[float]:
@@ -135,12 +141,16 @@ def ticks(start: float, stop: float, least: int = 3) -> list[float]:
     raise ValueError(f"no axis from {start} to {stop}")
 
 
-def bounds(figure: dict[str, Any], confidence: float, share: bool = True, method: bool = True) -> str:
+def bounds(figure: Any, confidence: float, share: bool = True, method: bool = True) -> str:
     """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %", or its ends alone; empty where it is unknown."""
-    if figure["low"] is None or figure["high"] is None:
+    low, high = _ends(figure)
+    if low is None or high is None:
         return ""
-    low, high = (f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (figure["low"], figure["high"]))
-    return f"{low} to {high}" + (f", {figure['method']} {100 * confidence:g}{SIGN}" if method else "")
+    ends = " to ".join(f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (low, high))
+    if not method:
+        return ends
+    name = figure["method"] if isinstance(figure, Mapping) else figure.method
+    return f"{ends}, {name} {100 * confidence:g}{SIGN}"
 
 
 def points(share: float | None) -> str:

@@ -95,7 +95,7 @@ def test_other_images_of_one_world_are_not_accused(bench: Bench) -> None:
 def test_a_shift_is_found_named_and_shown(bench: Bench, folder: str, measure: str) -> None:
     found = bench.compare(bench.root / folder)
     (rule,) = found["rules"]
-    assert found["auc"]["value"] > 0.95 and found["p"] < 1e-6 and not rule["passed"]
+    assert found["auc"].value > 0.95 and found["p"] < 1e-6 and not rule["passed"]
     assert {"observed", "limit", "remedy", "what", "severity"} <= set(rule)
     assert measure in {row["measure"] for row in found["measures"] if row["significant"]}
     page = (bench.root / PAGE).read_text(encoding="utf-8")

@@ -45,10 +45,10 @@ def test_a_few_images_all_answered_rightly_do_not_make_the_model_certain() -> No
 def test_images_a_model_is_right_about_exactly_as_often_as_it_says_have_an_error_of_zero_inside() -> None:
     logits, targets = drawn(400, 1.0)
     found = calibration.calibration_error(calibration.tempered(logits, 1.0), targets, 10, sampled(targets), 0.95)
-    assert found["value"] > 0 and found["low"] == 0
+    assert found.value > 0 and found.low == 0
     logits, targets = drawn(400, 4.0)
     wrong = calibration.calibration_error(calibration.tempered(logits, 1.0), targets, 10, sampled(targets), 0.95)
-    assert wrong["low"] > 0.02
+    assert wrong.low > 0.02
 
 
 def test_the_error_is_the_mean_gap_of_bins_of_equal_number() -> None:
@@ -60,11 +60,11 @@ def test_the_error_is_the_mean_gap_of_bins_of_equal_number() -> None:
         for part in np.array_split(order, 10)
     ]
     found = calibration.calibration_error(probabilities, targets, 10, sampled(targets), 0.95)
-    assert found["value"] == pytest.approx(np.mean(gaps))
+    assert found.value == pytest.approx(np.mean(gaps))
     rows = calibration.reliability(probabilities, targets, 10, np.arange(len(targets)), 0.95)
     assert sum(row["n"] for row in rows) == 200
-    assert found["value"] == pytest.approx(
-        sum(row["n"] / 200 * abs(row["accuracy"]["value"] - row["confidence"]) for row in rows)
+    assert found.value == pytest.approx(
+        sum(row["n"] / 200 * abs(row["accuracy"].value - row["confidence"]) for row in rows)
     )
 
 
@@ -72,9 +72,9 @@ def test_a_change_is_the_difference_in_the_same_bins_and_none_is_none() -> None:
     logits, targets = drawn(3000, 3.0)
     before, after = calibration.tempered(logits, 1.0), calibration.tempered(logits, 3.0)
     found = calibration.change_of_error(before, after, targets, 10, sampled(targets), 0.95)
-    assert found["low"] <= found["value"] <= found["high"] < 0, "a planted exaggeration is seen to be mended"
+    assert found.low <= found.value <= found.high < 0, "a planted exaggeration is seen to be mended"
     same = calibration.change_of_error(before, before, targets, 10, sampled(targets), 0.95)
-    assert (same["low"], same["value"], same["high"]) == (0, 0, 0)
+    assert (same.low, same.value, same.high) == (0, 0, 0)
 
 
 def test_the_threshold_answers_as_much_as_the_target_allows() -> None:
@@ -91,16 +91,16 @@ def test_a_test_set_is_told_before_after_and_in_words_of_coverage() -> None:
     threshold, rng = calibration.Abstention(0.8, True), np.random.default_rng(0)
     told = calibration.verified(logits, targets, 3.0, threshold, 10, sampled(targets), 0.95, 500, rng)
     answers = calibration.tempered(logits, 3.0)
-    assert told["after"]["log_loss"]["value"] == pytest.approx(log_loss(targets, answers))
-    assert told["change"]["log_loss"]["high"] < 0
-    assert told["change"]["log_loss"]["value"] == pytest.approx(
-        told["after"]["log_loss"]["value"] - told["before"]["log_loss"]["value"]
+    assert told["after"]["log_loss"].value == pytest.approx(log_loss(targets, answers))
+    assert told["change"]["log_loss"].high < 0
+    assert told["change"]["log_loss"].value == pytest.approx(
+        told["after"]["log_loss"].value - told["before"]["log_loss"].value
     )
     answered = answers.max(axis=1) >= 0.8
-    assert told["coverage"]["value"] == pytest.approx(answered.mean())
-    assert told["accuracy_answered"]["value"] == pytest.approx((answers.argmax(axis=1) == targets)[answered].mean())
+    assert told["coverage"].value == pytest.approx(answered.mean())
+    assert told["accuracy_answered"].value == pytest.approx((answers.argmax(axis=1) == targets)[answered].mean())
     assert told["curve"][-1]["coverage"] == 1.0
-    assert told["curve"][-1]["risk"]["value"] == pytest.approx((answers.argmax(axis=1) != targets).mean())
+    assert told["curve"][-1]["risk"].value == pytest.approx((answers.argmax(axis=1) != targets).mean())
     assert math.isclose(told["curve"][0]["coverage"], 0.05)
 
 
@@ -109,5 +109,5 @@ def test_scores_of_two_groups_are_numbers_that_json_takes_and_can_be() -> None:
     sure = np.where(targets ^ wrong, 0.999, 0.001)
     probabilities, sample = np.stack([1 - sure, sure], axis=1), sampled(targets, np.repeat(["a", "b"], 50))
     for found, most in zip(calibration.scored(probabilities, targets, sample, 0.95), calibration.MOST, strict=True):
-        json.dumps(found, allow_nan=False)
-        assert found["low"] is not None and (found["high"] is None or found["value"] < found["high"] < most)
+        json.dumps(vars(found), allow_nan=False)
+        assert found.low is not None and (found.high is None or found.value < found.high < most)

@@ -45,7 +45,7 @@ def test_a_clear_difference_is_told_in_points_and_its_mirror_image_as_worse() ->
     low, high = 100 * found["low"], 100 * found["high"]
     assert found["sentence"] == f"better by {low:.1f} to {high:.1f} points"
     assert mirror["sentence"].startswith("worse by ")
-    assert found["log_loss"]["high"] < 0 < mirror["log_loss"]["low"]
+    assert found["log_loss"].high < 0 < mirror["log_loss"].low
 
 
 def test_four_to_nothing_is_no_evidence_and_says_how_many_images_are_missing() -> None:
@@ -69,7 +69,7 @@ def test_classes_and_balanced_accuracy_count_the_small_class_as_much_as_the_larg
     a, b = pair(10, 0, 90)
     targets = np.array([1] * 10 + [0] * 90)
     found = compare_answers(targets, a, b, sampled(targets), RULES, rng())
-    assert (found["difference"], found["balanced_accuracy"]["value"]) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert (found["difference"], found["balanced_accuracy"].value) == (pytest.approx(0.1), pytest.approx(0.5))
     rows = per_class(targets, a, b, ["large", "small", "absent"])
     assert [(row["label"], row["n"], row["only_a"], row["only_b"]) for row in rows] == [
         ("large", 90, 0, 0),

@@ -33,7 +33,7 @@ def test_the_planted_weakness_comes_first_and_holds_after_correction() -> None:
     worst, *others = judged(table, right)
     assert (worst["column"], worst["value"], worst["n"]) == ("source", "night", 100)
     assert worst["p_adjusted"] < 0.001
-    assert worst["accuracy"]["value"] == right[table["source"] == "night"].mean()
+    assert worst["accuracy"].value == right[table["source"] == "night"].mean()
     assert all(row["p_adjusted"] > 0.05 for row in others)
     assert {row["column"] for row in others} == {"source", "size", "brightness"}, "one format is no slice"
 

@@ -23,6 +23,7 @@ from steps.evaluation.advice import Floats, Ints, next_labels
 from steps.evaluation.intervals import sampled
 from steps.evaluation.learning_curve import next_doubling
 from steps.images.preprocessing import preprocess
+from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training.linear_probe import Labelled, fit
 from steps.training.metrics import balanced_accuracy
@@ -81,7 +82,7 @@ def advice_against_luck(digits: Digits, start: int, seed: int) -> tuple[float, f
     return digits.reached(known, test), digits.reached(np.append(known, picked), test), float(np.mean(drawn))
 
 
-def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[dict[str, Any], float]:
+def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[Figure, float]:
     """Return the gain forecast from `labels` a class, and the gain that twice as many brought on all other images."""
     rng = numpy_generator(seed, "forecast", labels)
     order = rng.permutation(len(digits.labels))
@@ -121,8 +122,8 @@ def main() -> None:
     gains = Table("labels a class", "forecast of twice as many, points", "measured", "inside the 95 % interval")
     for labels in (5, 10, 20):
         rows = [forecast_against_truth(digits, labels, seed) for seed in range(draws)]
-        inside = sum(told["low"] <= truth <= told["high"] for told, truth in rows)
-        told, truth = (100 * float(np.mean(of)) for of in ([told["value"] for told, _ in rows], [t for _, t in rows]))
+        inside = sum(told.ends[0] <= truth <= told.ends[1] for told, truth in rows)
+        told, truth = (100 * float(np.mean(of)) for of in ([told.value for told, _ in rows], [t for _, t in rows]))
         gains.add_row(str(labels), f"{told:+.1f}", f"{truth:+.1f}", f"{inside} of {draws}")
     console.print(gains)
 

@@ -18,6 +18,7 @@ from scipy.stats import binom
 from sklearn.metrics import f1_score, roc_auc_score
 
 from steps.evaluation import calibration, comparison, intervals
+from steps.runtime.figure import Figure
 from steps.training.metrics import proportion
 from tests.studies.crowds import crowds
 
@@ -77,12 +78,12 @@ class Set:
         return intervals.sampled(self.targets)
 
     @cached_property
-    def losses(self) -> tuple[intervals.Figure, intervals.Figure]:
+    def losses(self) -> tuple[Figure, Figure]:
         """Return log-loss and Brier score."""
         return calibration.scored(self.one, self.targets, self.sample, CONFIDENCE)
 
 
-Figures = Callable[[Set], intervals.Figure]
+Figures = Callable[[Set], Figure]
 
 
 def _right(s: Set) -> npt.NDArray[np.bool_]:
@@ -90,7 +91,7 @@ def _right(s: Set) -> npt.NDArray[np.bool_]:
 
 
 @cache
-def _wilson(successes: int, n: int) -> intervals.Figure:
+def _wilson(successes: int, n: int) -> Figure:
     return proportion(successes, n, CONFIDENCE)
 
 
@@ -149,12 +150,9 @@ def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterat
         one = drawn(N)
         for name, (figure, truth) in all_of_them.items():
             found = figure(one)
-            low, high = (
-                -np.inf if found["low"] is None else found["low"],
-                np.inf if found["high"] is None else found["high"],
-            )
+            low, high = (-np.inf if found.low is None else found.low, np.inf if found.high is None else found.high)
             held[name] += low - 1e-12 <= (truths[name] if name in truths else truth(one)) <= high + 1e-12
-            methods[name] = found["method"]
+            methods[name] = found.method
     for name, count in held.items():
         yield {
             "p": p,

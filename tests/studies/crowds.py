@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from steps.evaluation import calibration, intervals
 from steps.evaluation.slices import judge_slices
+from steps.runtime.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -98,8 +99,7 @@ def crowded(crowd: Crowd, p: float, sets: int) -> dict[str, float]:
     for _ in range(sets):
         targets, groups, answers = crowd.draw(sharpness, 1, rng)
         for name, found in _found(targets, groups, answers, rng).items():
-            low, high = (found[end] for end in ("low", "high"))
-            held[name] += (low is None or low <= truths[name]) and (high is None or truths[name] <= high)
+            held[name] += not (found.above(truths[name]) or found.below(truths[name]))
         held["slices"] += _accused(targets, groups, answers, rng)
     return {name: count / sets for name, count in held.items()}
 
@@ -121,7 +121,7 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
     }
 
 
-def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, intervals.Figure]:
+def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, Figure]:
     predicted, sample = answers.argmax(axis=1), intervals.sampled(targets, groups)
     right, sure, cluster = predicted == targets, answers.max(axis=1) >= SURE, sample.cluster
     nats, brier = calibration.scored(answers, targets, sample, CONFIDENCE)

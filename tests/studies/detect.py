@@ -160,7 +160,7 @@ def comparison(usual: npt.NDArray[np.float32], changed: npt.NDArray[np.float32])
         rows = rng.permutation(len(usual))[: TRAINING + REFERENCE]
         reference = (changed if planted else usual)[rows[TRAINING:]]
         told = two_sample(usual[rows[:TRAINING]], reference, int(rng.integers(2**32)))
-        return told.p < ALPHA and told.auc["value"] > MAX_AUC
+        return told.p < ALPHA and told.auc.value > MAX_AUC
 
     return alarm
 

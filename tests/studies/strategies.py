@@ -278,7 +278,7 @@ def _choice(row: dict[str, Any]) -> list[str]:
 
 def _accuracy(correct: Sequence[int]) -> str:
     found = proportion(sum(correct), len(correct), CONFIDENCE)
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _interval(difference: dict[str, Any]) -> str:

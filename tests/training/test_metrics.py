@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2, norm
 from sklearn.metrics import balanced_accuracy_score
 
+from steps.runtime.figure import Figure
 from steps.training.metrics import balanced_accuracy, proportion, scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -39,25 +40,25 @@ def test_the_interval_of_a_share_is_wilsons_with_poissons_ends(n: int, data: st.
     successes = data.draw(st.integers(0, n))
     found = proportion(successes, n, confidence)
     low, high = corrected_by_hand(successes, n, confidence)
-    assert found["value"] == successes / n
-    assert found["low"] == pytest.approx(low, abs=1e-12)
-    assert found["high"] == pytest.approx(high, abs=1e-12)
-    assert -1e-12 <= found["low"] <= found["value"] <= found["high"] <= 1 + 1e-12
+    assert found.value == successes / n
+    assert found.low == pytest.approx(low, abs=1e-12)
+    assert found.high == pytest.approx(high, abs=1e-12)
+    assert -1e-12 <= found.low <= found.value <= found.high <= 1 + 1e-12
 
 
 def test_a_known_share_has_its_known_interval() -> None:
     found = proportion(142, 153, 0.95)  # fine-tuning in PyTorch's own tutorial on ants and bees
-    assert (round(found["low"], 3), round(found["high"], 3)) == (0.876, 0.959)
+    assert (round(found.low, 3), round(found.high, 3)) == (0.876, 0.959)
 
 
 def test_a_share_of_nothing_is_nothing_rather_than_zero() -> None:
-    assert proportion(0, 0, 0.95) == {"value": None, "low": None, "high": None, "method": "Wilson"}
+    assert proportion(0, 0, 0.95) == Figure(None, None, None, "Wilson")
 
 
 @cache
 def interval(successes: int, n: int) -> tuple[float, float]:
     found = proportion(successes, n, 0.95)
-    return found["low"], found["high"]
+    return found.low, found.high
 
 
 @pytest.mark.parametrize("n", [50, 97, 153])

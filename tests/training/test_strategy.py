@@ -1,10 +1,10 @@
 """The four quadrants, the head that has nothing left to win, the override and the budget."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from steps.runtime.figure import Figure
 from steps.training.strategy import (
     EARLY_FEATURES,
     EVERYTHING,
@@ -24,8 +24,8 @@ RULES = StrategyRules(strategy="auto", least_labels=50, settled=0.02, headroom=0
 BLOCKS = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
 
 
-def estimate(value: float, width: float = 0.01) -> dict[str, Any]:
-    return {"value": value, "low": value - width, "high": value + width}
+def estimate(value: float, width: float = 0.01) -> Figure:
+    return Figure(value, value - width, value + width, "smoothed bootstrap")
 
 
 def evidence(
