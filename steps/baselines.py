@@ -4,14 +4,14 @@ Nothing here knows the backbone's weights or the head: only new data, or a value
 of them learn from the training split alone; validation chooses, and is learnt from by nobody.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from annotated_types import Interval, MinLen
 from torch import nn
 
 from steps.backbones import models
@@ -26,9 +26,9 @@ from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
-from steps.training.batches import Boundary, augmentation, mixing, refuse_single_images, tracked
+from steps.training.batches import Boundary, LeastArea, augmentation, mixing, refuse_single_images, tracked
 from steps.training.fine_tuning import fine_tune_model
-from steps.training.linear_probe import Floats, Labelled, fit_probe
+from steps.training.linear_probe import Floats, Labelled, Strengths, fit_probe
 from steps.training.metrics import scores
 from steps.training.rivals import bounded, class_shares, schedule, small_pixels
 
@@ -39,35 +39,17 @@ MAJORITY, PIXELS, SCRATCH = "majority", "pixels", "scratch"
 class BaselinesParams:
     """How small the pixels are, and how long and how often the architecture is trained from random weights."""
 
-    most_images: int
-    side: int
-    inverse_regularisation: tuple[float, ...]
+    most_images: Annotated[int, Interval(ge=10, le=1_000_000)]
+    side: Annotated[int, Interval(ge=1, le=64)]
+    inverse_regularisation: Strengths
     scratch: bool
-    rates: tuple[float, ...]
-    epochs: int
-    patience: int
-    draws: int
-    small_set: int
-    least_area: float
+    rates: Annotated[tuple[Annotated[float, Interval(gt=0, lt=1)], ...], MinLen(1)]
+    epochs: Annotated[int, Interval(ge=1, le=1000)]
+    patience: Annotated[int, Interval(ge=1, le=1000)]
+    draws: Annotated[int, Interval(ge=1, le=20)]
+    small_set: Annotated[int, Interval(ge=0, le=1_000_000)]
+    least_area: LeastArea
     horizontal_flip: bool
-
-    def faults(self) -> Iterator[str]:
-        """Yield each value out of range."""
-        for name, least, most in (
-            ("most_images", 10, 1_000_000),
-            ("side", 1, 64),
-            ("epochs", 1, 1000),
-            ("patience", 1, 1000),
-            ("draws", 1, 20),
-            ("small_set", 0, 1_000_000),
-            ("least_area", 0.05, 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                yield f"{name} is {getattr(self, name)}; {least} to {most}"
-        if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
-            yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
-        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
-            yield f"rates is {list(self.rates)}; numbers above 0 and below 1, at least one"
 
 
 @dataclass(frozen=True)

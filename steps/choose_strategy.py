@@ -3,16 +3,16 @@
 The test split has no say, and no image and no weight is loaded here.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 
 from steps.backbones import models
 from steps.backbones.cost import block_flops
-from steps.evaluation.comparison import balanced_difference
+from steps.evaluation.comparison import Confidence, balanced_difference
 from steps.evaluation.intervals import Sample, sampled
 from steps.evaluation.learning_curve import next_doubling
 from steps.images.manifest import TRAIN
@@ -22,8 +22,8 @@ from steps.runtime.features import WHOLE, feature_cuts, read_features
 from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability
-from steps.training.linear_probe import Labelled
-from steps.training.strategy import FROM_SCRATCH, STRATEGIES, Evidence, Plan, StrategyRules, choose, expected
+from steps.training.linear_probe import Labelled, Strengths
+from steps.training.strategy import FROM_SCRATCH, Evidence, Plan, StrategyRules, choose, expected
 from steps.training.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
@@ -31,39 +31,13 @@ DRAWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChooseStrategyParams:
+class ChooseStrategyParams(StrategyRules):
     """A strategy by name or `auto`, how it is measured, and where the axes of size and similarity are divided."""
 
-    strategy: str
-    folds: int
-    most_images: int
-    inverse_regularisation: tuple[float, ...]
-    least_labels: int
-    settled: float
-    headroom: float
-    later_share: float
-    budget_flops: float | None
-    confidence: float
-
-    def faults(self) -> Iterator[str]:
-        """Yield each value out of range."""
-        if self.strategy not in ("auto", *STRATEGIES):
-            yield f"strategy is {self.strategy!r}; one of auto, {', '.join(STRATEGIES)}"
-        if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
-            yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
-        for name, least, most in (
-            ("folds", 2, 20),
-            ("most_images", 100, 1_000_000),
-            ("least_labels", 1, 1_000_000),
-            ("settled", 0, 1),
-            ("headroom", 0, 1),
-            ("later_share", 0, 1),
-            ("confidence", 0.5, 0.999),
-        ):
-            if not least <= getattr(self, name) <= most:
-                yield f"{name} is {getattr(self, name)}; {least} to {most}"
-        if self.budget_flops is not None and self.budget_flops <= 0:
-            yield f"budget_flops is {self.budget_flops}; above 0, or null for no limit"
+    folds: Annotated[int, Interval(ge=2, le=20)]
+    most_images: Annotated[int, Interval(ge=100, le=1_000_000)]
+    inverse_regularisation: Strengths
+    confidence: Confidence
 
 
 def choose_strategy(
@@ -100,8 +74,7 @@ def choose_strategy(
         blocks=blocks,
         images=len(table),
     )
-    rules = _rules(params)
-    plan = choose(evidence, rules)
+    plan = choose(evidence, params)
 
     files.write_json(
         strategy,
@@ -117,7 +90,7 @@ def choose_strategy(
             },
             "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
             "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
-            "cost": _cost(evidence, plan, rules),
+            "cost": _cost(evidence, plan, params),
         },
     )
 
@@ -145,11 +118,6 @@ class _Comparison:
         generator = numpy_generator(self.seed, "choose_strategy", name)
         gain = one.correct - other.correct
         return balanced_difference(gain, one.targets, self.sample, self.confidence, DRAWS, generator)
-
-
-def _rules(params: ChooseStrategyParams) -> StrategyRules:
-    names = ("strategy", "least_labels", "settled", "headroom", "later_share", "budget_flops")
-    return StrategyRules(**{name: getattr(params, name) for name in names})
 
 
 def _size(curve: list[tuple[float, Held]], sample: Divided, evidence: Evidence) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """The model card: what a stranger has to know before using a version, in Hugging Face's format, as tracked text."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Predicate
 
 from steps.images.manifest import VAL
 from steps.pages import findings
 from steps.pages.rendering import render
 from steps.runtime import files, stage
+from steps.runtime.binding import Because
 from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+LICENCES = "one word as Hugging Face spells it, such as apache-2.0, or other"
 WEAKEST = 3  # classes that the card names
 
 
@@ -21,14 +24,9 @@ WEAKEST = 3  # classes that the card names
 class DescribeParams:
     """Facts that only people know; if empty, the card says that nobody has stated them."""
 
-    licence: str
+    licence: Annotated[str, Predicate(lambda licence: " " not in licence), Because(LICENCES)]
     intended_use: str
     out_of_scope: str
-
-    def faults(self) -> Iterator[str]:
-        """Yield each name that is no licence."""
-        if " " in self.licence:
-            yield f"licence is {self.licence!r}; one word as Hugging Face spells it, such as apache-2.0, or other"
 
 
 def describe(

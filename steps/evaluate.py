@@ -152,7 +152,7 @@ def judge_all(
         probabilities[name] = answers
     generator = numpy_generator(seed, "evaluate", "comparison")
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
-    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params.verdicts, generator)]
+    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator)]
     return told, probabilities
 
 
@@ -173,7 +173,7 @@ def _transfer(
     part = images.part(TEST)
     targets = images.targets(part).numpy()
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(seed, "evaluate", "transfer")
-    told = transfer(targets, learnt.answers, rivals, sample, params.verdicts, generator)
+    told = transfer(targets, learnt.answers, rivals, sample, params, generator)
     said = f"{told['sentence']}, {learnt.words}" if told["verdict"] else told["sentence"]
     facts = {
         "model": learnt.model,

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 
 from steps.backbones import models
 from steps.backbones.feature_store import FOLDER, FeatureStore
@@ -26,13 +27,7 @@ log = logging.getLogger("regraft")
 class ExtractFeaturesParams(Mode):
     """How the forward pass is computed, and at how many depths it is tapped; features are always kept as float32."""
 
-    cuts: int
-
-    def faults(self) -> Iterator[str]:
-        """Yield each unsupported value."""
-        yield from super().faults()
-        if not 1 <= self.cuts <= 8:
-            yield f"cuts is {self.cuts}; 1 to 8"
+    cuts: Annotated[int, Interval(ge=1, le=8)]
 
 
 def extract_features(

@@ -4,15 +4,16 @@ Or everything from random weights, at the head's rate, where the strategy is `fr
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted, digest, last_blocks
-from steps.backbones.inference import PRECISIONS
+from steps.backbones.inference import Precision
 from steps.errors import IntegrityError, ParamsError
 from steps.images.dataset import Images
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
@@ -22,74 +23,31 @@ from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
-from steps.training.batches import Boundary, augmentation, mixing, refuse_single_images, tracked
-from steps.training.fine_tuning import DECAYS, OPTIMISERS, Recipe, fine_tune_model, from_scratch
+from steps.training.batches import Boundary, LeastArea, augmentation, mixing, refuse_single_images, tracked
+from steps.training.fine_tuning import Recipe, fine_tune_model, from_scratch
 from steps.training.presets import PRESETS
 
 NONE = "none"
-CHOICES = {
-    "preset": (NONE, *PRESETS),
-    "optimiser": tuple(OPTIMISERS),
-    "decay": tuple(DECAYS),
-    "bn_policy": ("frozen", "adapt", "train"),
-    "precision": tuple(PRECISIONS),
-    "augmentation": ("none", "crop", "trivial"),
-    "balance": ("weights", "sampling", "none"),
-    "mix": ("none", "mixup", "cutmix"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneParams:
+class FineTuneParams(Recipe):
     """How long, how fast, how restrained, and what may be done to the training images."""
 
-    preset: str
-    optimiser: str
-    decay: str
-    epochs: int
-    patience: int
-    warmup_epochs: int
-    unfreeze_every: int
-    head_rate: float
-    backbone_rate: float
-    block_decay: float
-    weight_decay: float
-    l2_sp: float
-    label_smoothing: float
-    ema: float
-    balance: str
-    bn_policy: str
-    precision: str
-    augmentation: str
-    least_area: float
+    preset: Literal["none", "bit_hyperrule"]
+    balance: Literal["weights", "sampling", "none"]
+    bn_policy: Literal["frozen", "adapt", "train"]
+    precision: Precision
+    augmentation: Literal["none", "crop", "trivial"]
+    least_area: LeastArea
     horizontal_flip: bool
-    mix: str
-    mix_alpha: float
-    views: int
+    mix: Literal["none", "mixup", "cutmix"]
+    mix_alpha: Annotated[float, Gt(0)]
+    views: Annotated[int, Ge(0)]
 
     def faults(self) -> Iterator[str]:
-        """Yield schedules that cannot be meant."""
-        at_least = {"epochs": 1, "patience": 1, "unfreeze_every": 0, "weight_decay": 0, "l2_sp": 0, "views": 0}
-        rules = {name: (getattr(self, name) >= least, f"at least {least}") for name, least in at_least.items()}
-        rules |= {
-            name: (getattr(self, name) in allowed, f"one of {', '.join(allowed)}") for name, allowed in CHOICES.items()
-        }
-        rules |= {
-            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, f"from 0 to below epochs, {self.epochs}"),
-            "block_decay": (0 < self.block_decay <= 1, "above 0, at most 1"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
-            "ema": (0 <= self.ema < 1, "from 0 to below 1"),
-            "least_area": (0.05 <= self.least_area <= 1, "a share of the picture from 0.05 to 1"),
-            "mix_alpha": (self.mix_alpha > 0, "above 0"),
-        }
-        for name, (kept, rule) in rules.items():
-            if not kept:
-                yield f"{name} is {getattr(self, name)!r}; {rule}"
-        if not 0 < self.backbone_rate <= self.head_rate < 1:
-            yield (
-                f"backbone_rate is {self.backbone_rate} and head_rate {self.head_rate}; "
-                "above 0, and the backbone's at most the head's"
-            )
+        """Yield what does not go together."""
+        yield from super().faults()
         if self.mix != "none" and (self.views or self.augmentation == "none"):
             yield f"mix is {self.mix!r}; mixed pictures are new in every epoch: views has to be 0 and augmentation on"
 
@@ -133,11 +91,11 @@ def fine_tune(
     params = params.in_full(len(images.part(TRAIN)), compute.batch_size)
     if plan["pretrained"]:
         model = _grafted(backbone, head, cut, int(plan["blocks"]), params.bn_policy)
-        schedule = _schedule(params, model)
     else:
         rng = derive(seed, "fine_tune", "weights")
         model = models.from_scratch(models.read_card(backbone), len(images.classes), rng)
-        schedule = from_scratch(_schedule(params, model))
+    schedule: Recipe = params if model.trainable else replace(params, epochs=0)
+    schedule = schedule if plan["pretrained"] else from_scratch(schedule)
     refuse_single_images(model, compute)
     configure(compute)
 
@@ -153,7 +111,7 @@ def fine_tune(
     told = {
         **outcome,
         "pretrained": plan["pretrained"],
-        "schedule": asdict(schedule),
+        "schedule": {field.name: getattr(schedule, field.name) for field in fields(Recipe)},
         "validation": _validation(outcome, len(images.part(VAL))),
         "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
         **_account(model, before, after),
@@ -194,11 +152,6 @@ def _train(
             resume=checkpoints.load(lineage),
             on_epoch=lambda progress: checkpoints.save(lineage, progress),
         )
-
-
-def _schedule(params: FineTuneParams, model: Grafted) -> Recipe:
-    values = {field.name: getattr(params, field.name) for field in fields(Recipe)}
-    return Recipe(**(values if model.trainable else {**values, "epochs": 0}))
 
 
 def _images(raw: Path, screened: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:

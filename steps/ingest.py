@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pandas as pd
+from annotated_types import Interval
 
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
@@ -26,14 +27,8 @@ log = logging.getLogger("regraft")
 class IngestParams:
     """Which share of the labelled images is set aside; fixed thresholds on the image id, so no image ever moves."""
 
-    validation_share: float
-    test_share: float
-
-    def faults(self) -> Iterator[str]:
-        """Yield shares that leave a split without images."""
-        for name in ("validation_share", "test_share"):
-            if not 0.01 <= getattr(self, name) <= 0.8:
-                yield f"{name} is {getattr(self, name)}; 0.01 to 0.8"
+    validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
+    test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
 Tree = dict[str, "Tree | str"]  # what lies in a folder, by name: a folder's own tree, `FILE`, or what is wrong with it

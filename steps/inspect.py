@@ -1,13 +1,13 @@
 """Inspect: what the chosen model looks at, what its features hold, and which images to label next."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from annotated_types import Interval
 from PIL import Image
 
 from steps.backbones import models
@@ -41,29 +41,14 @@ Row = dict[str, Any]
 class InspectParams:
     """How many answers are shown, how much is drawn, and how many images are proposed for labelling."""
 
-    answers: int
-    neighbours: int
-    thumbnail: int
-    most_points: int
-    perplexity: float
-    robustness_images: int
-    label_next: int
-    label_pictures: int
-
-    def faults(self) -> Iterator[str]:
-        """Yield each value out of range."""
-        for name, least, most in (
-            ("answers", 1, 48),
-            ("neighbours", 1, 10),
-            ("thumbnail", 32, 512),
-            ("most_points", LEAST_MAPPED, 5000),
-            ("perplexity", 2, 100),
-            ("robustness_images", 0, 1000),
-            ("label_next", 1, 5000),
-            ("label_pictures", 0, 100),
-        ):
-            if not least <= getattr(self, name) <= most:
-                yield f"{name} is {getattr(self, name)}; {least} to {most}"
+    answers: Annotated[int, Interval(ge=1, le=48)]
+    neighbours: Annotated[int, Interval(ge=1, le=10)]
+    thumbnail: Annotated[int, Interval(ge=32, le=512)]
+    most_points: Annotated[int, Interval(ge=LEAST_MAPPED, le=5000)]
+    perplexity: Annotated[float, Interval(ge=2, le=100)]
+    robustness_images: Annotated[int, Interval(ge=0, le=1000)]
+    label_next: Annotated[int, Interval(ge=1, le=5000)]
+    label_pictures: Annotated[int, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ The receipt holds digests only, no run id, version number or clock: it must be t
 
 import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Predicate
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
@@ -16,6 +17,7 @@ from steps.images.manifest import TEST
 from steps.registry import circumstances, packaging, tracking, versions
 from steps.registry.circumstances import Circumstances
 from steps.runtime import files, stage
+from steps.runtime.binding import Because
 from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
 
@@ -23,18 +25,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+# What neither MLflow nor its filter language chokes on.
+Name = Annotated[
+    str,
+    Predicate(lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name) is not None),
+    Because("letters, digits, '_', '.' and '-', at most 100"),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegisterParams:
     """Under which names MLflow keeps the runs and the versions."""
 
-    experiment: str
-    model_name: str
-
-    def faults(self) -> Iterator[str]:
-        """Yield names that MLflow, or its filter language, would choke on."""
-        for name in ("experiment", "model_name"):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", getattr(self, name)):
-                yield f"{name} is {getattr(self, name)!r}; letters, digits, '_', '.' and '-', at most 100"
+    experiment: Name
+    model_name: Name
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from annotated_types import Ge, Interval
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -28,18 +29,9 @@ MOST_SAMPLED = 24  # classes with sample images; a task with more shows the hard
 class ReportParams:
     """How many pictures the page shows, and how large."""
 
-    sample_images: int  # training images of each class
-    wrong_answers: int  # of the chosen model on the test split, the most confident first
-    thumbnail: int  # longer side, pixels
-
-    def faults(self) -> Iterator[str]:
-        """Yield each fault of the values."""
-        if self.sample_images < 1:
-            yield f"sample_images is {self.sample_images}; at least 1"
-        if self.wrong_answers < 1:
-            yield f"wrong_answers is {self.wrong_answers}; at least 1"
-        if not 32 <= self.thumbnail <= 512:
-            yield f"thumbnail is {self.thumbnail}; between 32 and 512 pixels"
+    sample_images: Annotated[int, Ge(1)]  # training images of each class
+    wrong_answers: Annotated[int, Ge(1)]  # of the chosen model on the test split, the most confident first
+    thumbnail: Annotated[int, Interval(ge=32, le=512)]  # longer side, pixels
 
 
 Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the words that stand for it

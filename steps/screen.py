@@ -3,23 +3,25 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from annotated_types import Interval
 
 from steps.checks import decisions as decided
 from steps.checks import duplicates, expectations, importance, label_errors
 from steps.checks.curation import KEEP, named
 from steps.checks.oddities import OddityLimits, odd
-from steps.checks.rules import SEVERITIES, refusal, screen_rules
+from steps.checks.rules import Level, refusal, screen_rules
 from steps.checks.selection import ALPHA
 from steps.errors import DataError
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages.album import Album
 from steps.pages.rendering import render
 from steps.runtime import files, stage
+from steps.runtime.binding import Because, Share
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import read_features
 from steps.runtime.seeding import derive
@@ -35,49 +37,24 @@ Found = dict[str, Any]
 class ScreenSeverity:
     """The severity of a finding: fail | warn | off."""
 
-    label_errors: str
-    like_images: str
-    domain_shift: str
-
-    def faults(self) -> Iterator[str]:
-        """Yield words that are no severity."""
-        for name, value in vars(self).items():
-            if value not in SEVERITIES:
-                yield f"{name} is {value!r}; one of {', '.join(SEVERITIES)}"
+    label_errors: Level
+    like_images: Level
+    domain_shift: Level
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenParams:
+class ScreenParams(OddityLimits):
     """The limits beyond which an image is a suspect, and the remedies that are enabled."""
 
-    max_label_errors: float
-    least_agreement: float
-    like: float
-    dark: float
-    bright: float
-    flat: float
-    blurred: float
-    unlike: float
-    most_shown: int
+    max_label_errors: Share
+    least_agreement: Share
+    like: Share
+    most_shown: Annotated[int, Interval(ge=1, le=1000)]
     drop_suspects: bool
     drop_leaking: bool
-    max_shift_auc: float
-    max_importance: float
+    max_shift_auc: Annotated[float, Interval(ge=0.5, le=1), Because("0.5: no difference")]
+    max_importance: Annotated[float, Interval(gt=1, le=1000)]
     severity: ScreenSeverity
-
-    def faults(self) -> Iterator[str]:
-        """Yield each limit out of range."""
-        for name in ("max_label_errors", "least_agreement", "like", "dark", "bright", "flat", "blurred"):
-            if not 0 <= getattr(self, name) <= 1:
-                yield f"{name} is {getattr(self, name)}; 0 to 1"
-        if self.unlike <= 0:
-            yield f"unlike is {self.unlike}; above 0 (interquartile ranges)"
-        if not 0.5 <= self.max_shift_auc <= 1:
-            yield f"max_shift_auc is {self.max_shift_auc}; 0.5 (no difference) to 1"
-        if not 1 < self.max_importance <= 1000:
-            yield f"max_importance is {self.max_importance}; above 1, at most 1000"
-        if not 1 <= self.most_shown <= 1000:
-            yield f"most_shown is {self.most_shown}; 1 to 1000"
 
 
 def screen(
@@ -110,7 +87,7 @@ def screen(
     found = {
         **_label_errors(images, rows, derive(seed, "screen") % 2**32, params.least_agreement),
         "like": _like(images, rows, ~kept.to_numpy(), params.like),
-        "odd": odd(images, rows, OddityLimits(params.dark, params.bright, params.flat, params.blurred, params.unlike)),
+        "odd": odd(images, rows, params),
     }
     found = _without(found, set(images["path"][kept]))
     dropped = _dropped(found, params)

@@ -1,6 +1,5 @@
 """Train head: to convergence, on the cached features. No image and no backbone is loaded here."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +13,16 @@ from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import Features, read_features
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
-from steps.training.head_training import KINDS, Fitted, fit_head
-from steps.training.linear_probe import Labelled
+from steps.training.head_training import Fitted, Kind, fit_head
+from steps.training.linear_probe import Labelled, Strengths
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHeadParams:
     """The kind of head, and the strengths to try; validation log-loss picks one."""
 
-    kind: str
-    inverse_regularisation: tuple[float, ...]
-
-    def faults(self) -> Iterator[str]:
-        """Yield an unknown kind, and an empty or impossible path."""
-        if self.kind not in KINDS:
-            yield f"kind is {self.kind!r}; one of {', '.join(KINDS)}"
-        if not self.inverse_regularisation or min(self.inverse_regularisation) <= 0:
-            yield f"inverse_regularisation is {list(self.inverse_regularisation)}; numbers above 0, at least one"
+    kind: Kind
+    inverse_regularisation: Strengths
 
 
 def train_head(

@@ -1,13 +1,14 @@
 """Validate: the gate. Nothing downstream reads an image or a preprocessing that has not passed here."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import Gt, Interval
 
 from steps.backbones import models
 from steps.checks import decisions as decided
@@ -22,6 +23,7 @@ from steps.images.dataset import Images
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, stage
+from steps.runtime.binding import Because
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
 
@@ -32,35 +34,13 @@ log = logging.getLogger("regraft")
 class ValidateParams(DataLimits):
     """Limits of the gate, and the preprocessing that the pipeline will apply: it must be the backbone's own."""
 
-    copy_bits: int
-    copy_correlation: float
+    copy_bits: Annotated[int, Interval(ge=0, le=8), Because("of 64; beyond, other pictures are met by chance")]
+    copy_correlation: Annotated[float, Interval(ge=0.5, le=1)]
     drop_leaking: bool
-    population_prior: dict  # type: ignore[type-arg]  # the params reader knows plain mappings
-    sample_images: int
+    population_prior: dict[str, Annotated[float, Gt(0)]]
+    sample_images: Annotated[int, Interval(ge=2, le=1024)]
     severity: Severity
     preprocessing: Preprocessing
-
-    def faults(self) -> Iterator[str]:
-        """Yield limits that would let an unusable set through or nothing at all."""
-        for name in ("min_train_per_class", "min_val_per_class", "min_test_per_class"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; at least 1"
-        if self.max_imbalance < 1:
-            yield f"max_imbalance is {self.max_imbalance}; at least 1 (largest over smallest class)"
-        if not 0 <= self.quarantine_limit < 1:
-            yield f"quarantine_limit is {self.quarantine_limit}; a share from 0 to below 1"
-        for name in ("max_prior_effect", "max_coverage_gap", "max_shortcut", "max_input_distance"):
-            if getattr(self, name) < 0:
-                yield f"{name} is {getattr(self, name)}; at least 0"
-        if not 0 <= self.copy_bits <= 8:
-            yield f"copy_bits is {self.copy_bits}; 0 to 8 of 64 (beyond, other pictures are met by chance)"
-        if not 0.5 <= self.copy_correlation <= 1:
-            yield f"copy_correlation is {self.copy_correlation}; 0.5 to 1"
-        if not 2 <= self.sample_images <= 1024:
-            yield f"sample_images is {self.sample_images}; 2 to 1024"
-        shares = self.population_prior.values()
-        if not all(isinstance(share, int | float) and share > 0 for share in shares):
-            yield f"population_prior is {self.population_prior}; class: a share above 0, or {{}} for none"
 
 
 def validate(
@@ -192,10 +172,8 @@ def _labelled(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
 
 
 def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
-    if prior and sorted(map(str, prior)) != classes:
-        raise ParamsError(
-            [f"validate.population_prior names {', '.join(map(str, prior))}; the classes are {', '.join(classes)}"]
-        )
+    if prior and sorted(prior) != classes:
+        raise ParamsError([f"validate.population_prior names {', '.join(prior)}; the classes are {', '.join(classes)}"])
 
 
 def _observed(

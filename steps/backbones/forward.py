@@ -2,8 +2,9 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,28 +13,20 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from steps.backbones.backbone import BATCH_NORMS, blocks, features_at, pooled
-from steps.backbones.inference import PRECISIONS
+from steps.backbones.inference import PRECISIONS, Precision
 
 Floats = npt.NDArray[np.float32]
-DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
     """How the forward pass is computed. Every field moves the last bits of the features, bfloat16 the third digit."""
 
-    precision: str
+    precision: Precision
     channels_last: bool
     fold_norms: bool
     compiled: bool
-    device: str
-
-    def faults(self) -> Iterator[str]:
-        """Yield each unsupported value."""
-        if self.precision not in PRECISIONS:
-            yield f"precision is {self.precision!r}; one of {', '.join(PRECISIONS)}"
-        if self.device not in DEVICES:
-            yield f"device is {self.device!r}; one of {', '.join(DEVICES)}"
+    device: Literal["cpu", "cuda", "mps"]
 
 
 def cut_names(backbone: nn.Module, count: int) -> list[str]:

@@ -1,12 +1,13 @@
 """From a preprocessed batch to probabilities: one implementation for early stopping, evaluation and serving."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,14 @@
 """Odd images: dark, bright, flat or blurred by the manifest's measures, or unlike all others by features."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from annotated_types import Gt
+
+from steps.runtime.binding import Because, Share
 
 NEIGHBOURS = 5
 
@@ -14,11 +17,11 @@ NEIGHBOURS = 5
 class OddityLimits:
     """From where on a picture is odd; `blurred` is relative to the median of the set, `unlike` to its spread."""
 
-    dark: float
-    bright: float
-    flat: float
-    blurred: float
-    unlike: float
+    dark: Share
+    bright: Share
+    flat: Share
+    blurred: Share
+    unlike: Annotated[float, Gt(0), Because("interquartile ranges")]
 
 
 def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: OddityLimits) -> list[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """The gate's rules as data: what is looked at, which limit holds, what to say and what to do when it does not."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
+from annotated_types import Ge, Interval
 
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
+from steps.runtime.binding import Because
 
+Level = Literal["fail", "warn", "off"]
 Table = Literal[
     "images",
     "classes",
@@ -27,7 +30,6 @@ DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
 UNTOLD = "cannot be told"  # what is said of the weights where their witnesses are silent or disagree
 SHOWN = 10  # files or values named in a message
-SEVERITIES = ("fail", "warn", "off")
 SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
@@ -121,39 +123,33 @@ def _side(value: float, bound: float) -> int:
 class Severity:
     """What a broken rule of each kind does: fail (the data is rejected), warn (reported) or off (not checked)."""
 
-    minimum: str
-    imbalance: str
-    quarantine: str
-    leakage: str
-    conflicting_labels: str
-    population: str
-    sources: str
-    coverage: str
-    shortcuts: str
-    preprocessing: str
-    observed: str
-    wanted: str
-
-    def faults(self) -> Iterator[str]:
-        """Yield words that are no severity."""
-        for name, value in vars(self).items():
-            if value not in SEVERITIES:
-                yield f"{name} is {value!r}; one of {', '.join(SEVERITIES)}"
+    minimum: Level
+    imbalance: Level
+    quarantine: Level
+    leakage: Level
+    conflicting_labels: Level
+    population: Level
+    sources: Level
+    coverage: Level
+    shortcuts: Level
+    preprocessing: Level
+    observed: Level
+    wanted: Level
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataLimits:
     """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
-    min_train_per_class: int
-    min_val_per_class: int
-    min_test_per_class: int
-    max_imbalance: float
-    quarantine_limit: float
-    max_prior_effect: float
-    max_coverage_gap: float
-    max_shortcut: float
-    max_input_distance: float
+    min_train_per_class: Annotated[int, Ge(1)]
+    min_val_per_class: Annotated[int, Ge(1)]
+    min_test_per_class: Annotated[int, Ge(1)]
+    max_imbalance: Annotated[float, Ge(1), Because("largest over smallest class")]
+    quarantine_limit: Annotated[float, Interval(ge=0, lt=1)]
+    max_prior_effect: Annotated[float, Ge(0)]
+    max_coverage_gap: Annotated[float, Ge(0)]
+    max_shortcut: Annotated[float, Ge(0)]
+    max_input_distance: Annotated[float, Ge(0)]
 
 
 def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:

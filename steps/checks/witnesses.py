@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from scipy import stats
@@ -23,7 +23,7 @@ from steps.backbones.backbone import BATCH_NORMS, blocks
 from steps.backbones.inference import channels_last
 from steps.checks.observed import Source, divergence, other_families
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
-from steps.images.preprocessing import COLOUR_ORDERS, Preprocessing
+from steps.images.preprocessing import ColourOrder, Preprocessing
 from steps.runtime.seeding import torch_generator
 
 COLOUR_ORDER, STATISTICS = "colour order", "mean and std"  # the two questions
@@ -140,7 +140,7 @@ def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) 
     Whether colours are swapped is not asked of grey pictures, nor of weights that learnt from grey ones. `source` holds
     mean and std per channel of the source's inputs in [0, 1], where they are known.
     """
-    other = next(order for order in COLOUR_ORDERS if order != spec.colour_order)
+    other = next(order for order in get_args(ColourOrder) if order != spec.colour_order)
     grey = not is_coloured(pixels) or (source is not None and len(set(source["mean"])) == 1)
     swapped = {} if grey else {SWAPPED: replace(spec, colour_order=other)}
     return {COLOUR_ORDER: swapped, STATISTICS: other_families(spec, source)}

@@ -49,7 +49,7 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
     return {
         "model": name,
-        **paired((one, other), targets, a, b, sample, rules.verdicts, rng),
+        **paired((one, other), targets, a, b, sample, rules, rng),
         "per_class": per_class(targets, right_a, right_b, classes),
         "differ": _differing(part, classes, [a, b]),
     }

@@ -3,10 +3,11 @@
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Interval
 
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.promotion.rematch import answers
@@ -25,20 +26,10 @@ MODEL = "artifacts/model"  # inside a package
 class ExportParams:
     """How alike an exported model has to answer or, for int8, how good it has to be, and on how many images."""
 
-    most_images: int
-    calibration_images: int
-    tolerance: float
-    max_loss: float
-
-    def faults(self) -> Iterator[str]:
-        """Yield limits that would prove nothing."""
-        for name in ("most_images", "calibration_images"):
-            if not 1 <= getattr(self, name) <= 100_000:
-                yield f"{name} is {getattr(self, name)}; 1 to 100000"
-        if not 0 < self.tolerance < 0.1:
-            yield f"tolerance is {self.tolerance}; a probability, above 0 and below 0.1"
-        if not 0 < self.max_loss < 1:
-            yield f"max_loss is {self.max_loss}; above 0 and below 1"
+    most_images: Annotated[int, Interval(ge=1, le=100_000)]
+    calibration_images: Annotated[int, Interval(ge=1, le=100_000)]
+    tolerance: Annotated[float, Interval(gt=0, lt=0.1)]  # of a probability
+    max_loss: Annotated[float, Interval(gt=0, lt=1)]
 
 
 def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:

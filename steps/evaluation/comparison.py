@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 from scipy.stats import binomtest, norm
 
 from steps.evaluation.calibration import losses
@@ -15,6 +16,7 @@ from steps.runtime.figure import Figure
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
+Confidence = Annotated[float, Interval(ge=0.5, le=0.999)]
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 HELPS, HURTS = "helps", "hurts"
 
@@ -23,9 +25,9 @@ HELPS, HURTS = "helps", "hurts"
 class VerdictRules:
     """How sure a verdict has to be: confidence of intervals, chance of seeing a real difference, bootstrap draws."""
 
-    confidence: float
-    power: float
-    draws: int
+    confidence: Confidence
+    power: Annotated[float, Interval(ge=0.5, le=0.999)]
+    bootstrap_draws: Annotated[int, Interval(ge=100, le=1_000_000)]
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -64,7 +66,7 @@ def compare(
         "a": names[0],
         "b": names[1],
         **compare_answers(targets, right_a, right_b, sample, rules, generator),
-        "log_loss": smoothed(change, sample, rules.confidence, rules.draws, generator, unit),
+        "log_loss": smoothed(change, sample, rules.confidence, rules.bootstrap_draws, generator, unit),
     }
 
 
@@ -76,7 +78,7 @@ def compare_answers(
     *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
     images come in groups the interval knows of them and the test does not, so neither is enough alone.
     """
-    gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.draws)
+    gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.bootstrap_draws)
     return {
         "n": len(targets),
         "confidence": confidence,
@@ -94,7 +96,7 @@ def balanced_difference(
 
 
 def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np.random.Generator) -> Figure:
-    return _bounded(smoothed(gain, sample, rules.confidence, rules.draws, generator))
+    return _bounded(smoothed(gain, sample, rules.confidence, rules.bootstrap_draws, generator))
 
 
 def _bounded(found: Figure) -> Figure:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt, Interval, Len
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-COLOUR_ORDERS = ("RGB", "BGR")
+ColourOrder = Literal["RGB", "BGR"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +20,21 @@ class Preprocessing:
     what 0 and 255 become before `mean` is subtracted and `std` divides, channel by channel in `colour_order`.
     """
 
-    resize: int
-    crop: int
-    interpolation: str
+    resize: Annotated[int, Interval(ge=1, le=4096)]
+    crop: Annotated[int, Interval(ge=1, le=4096)]
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
     antialias: bool
-    colour_order: str
-    value_range: tuple[float, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    colour_order: ColourOrder
+    value_range: Annotated[tuple[float, ...], Len(2, 2)]
+    mean: Annotated[tuple[float, ...], Len(3, 3)]
+    std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(3, 3)]
 
     def faults(self) -> Iterator[str]:
         """Yield what no pipeline could do, whatever the backbone."""
-        if not 1 <= self.crop <= self.resize <= 4096:
-            yield f"crop is {self.crop} and resize is {self.resize}; both in 1..4096 and crop at most resize"
-        if self.interpolation not in INTERPOLATIONS:
-            yield f"interpolation is {self.interpolation!r}; one of {', '.join(INTERPOLATIONS)}"
-        if self.colour_order not in COLOUR_ORDERS:
-            yield f"colour_order is {self.colour_order!r}; one of {', '.join(COLOUR_ORDERS)}"
-        if len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]:
+        if self.crop > self.resize:
+            yield f"crop is {self.crop} and resize is {self.resize}; crop at most resize"
+        if self.value_range[0] >= self.value_range[1]:
             yield f"value_range is {list(self.value_range)}; two numbers, the lower first"
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
-            yield f"mean is {list(self.mean)} and std is {list(self.std)}; three numbers each, std above 0"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and scalars, in field order, ready for JSON or YAML."""

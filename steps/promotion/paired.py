@@ -38,7 +38,7 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
-    found = compare_answers(targets, a, b, sample, rules.verdicts, generator)
+    found = compare_answers(targets, a, b, sample, rules, generator)
     figure = found["balanced_accuracy"]
     found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
     slices = [

@@ -1,10 +1,12 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from steps.errors import RegistryError
 from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
@@ -23,23 +25,15 @@ RECEIPT, VALIDATION, SCREENING = (
     "data/reports/screen.json",
 )
 LOOKED_AT = (ACCEPTED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # beside the registry and params.yaml
-AUTO, REQUIRED = "auto", "required"
+REQUIRED = "required"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteParams(GateRules):
     """What a challenger has to earn, and whether a person has the last word."""
 
-    approval: str
-    wait_minutes: float
-
-    def faults(self) -> Iterator[str]:
-        """Yield what `GateRules` finds wrong, and an approval that is none."""
-        yield from super().faults()
-        if self.approval not in (AUTO, REQUIRED):
-            yield f"approval is {self.approval!r}; {AUTO} or {REQUIRED}"
-        if self.wait_minutes < 0:
-            yield f"wait_minutes is {self.wait_minutes}; 0 or more"
+    approval: Literal["auto", "required"]
+    wait_minutes: Annotated[float, Ge(0)]
 
     def rules(self) -> dict[str, Any]:
         """Return what an answer follows from: how long a run waits for a person is not part of it."""

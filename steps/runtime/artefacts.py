@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import yaml
 
 from steps.errors import GraphError
+from steps.runtime import binding
 
 T = TypeVar("T")
 
@@ -16,14 +17,11 @@ def read(kind: type[T], path: Path) -> T:
 
     Raises GraphError with every fault where the file is another kind's, or another release's.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True, extra="forbid")
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        return binding.parse(kind, path.read_bytes())
+    except binding.MisfitError as error:
         which = f"{path.name} is no {kind.__name__} of this release; `regraft run` makes it anew"
-        raise GraphError("\n  ".join([f"{which}:", *faults])) from None
+        raise GraphError("\n  ".join([f"{which}:", *error.faults])) from None
 
 
 def declared(root: Path, stage: str) -> dict[str, Any]:

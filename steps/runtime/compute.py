@@ -1,7 +1,9 @@
 """The machine that a stage computes on: threads and determinism are set here, inside the step, from `params.yaml`."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from steps.errors import RequestError
 
@@ -10,15 +12,8 @@ from steps.errors import RequestError
 class ComputeParams:
     """How a stage uses the machine. One and two threads train different weights, so this is a value like any other."""
 
-    threads: int
-    batch_size: int
-
-    def faults(self) -> Iterator[str]:
-        """Yield each value that no machine supports."""
-        if not 1 <= self.threads <= 256:
-            yield f"threads is {self.threads}; 1 to 256"
-        if not 1 <= self.batch_size <= 4096:
-            yield f"batch_size is {self.batch_size}; 1 to 4096"
+    threads: Annotated[int, Interval(ge=1, le=256)]
+    batch_size: Annotated[int, Interval(ge=1, le=4096)]
 
 
 def configure(compute: ComputeParams) -> None:

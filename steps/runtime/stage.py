@@ -109,12 +109,13 @@ def check_params(root: Path, cmds: Iterable[str], others: Mapping[str, Any]) -> 
 
 def values(function: Function, document: dict[str, Any]) -> dict[str, Any]:
     """Return the function's arguments that come from `params.yaml`: its own section as `params`, others by name."""
-    bound, faults = {}, []
+    bound: dict[str, Any] = {}
+    faults: list[str] = []
     for argument, (section, kind) in sections(function).items():
-        found = list(params_file.faults_of(kind, document.get(section), section))
-        faults += found
-        if not found:
-            bound[argument] = params_file.bind(kind, document[section], section)
+        try:
+            bound[argument] = params_file.bind(kind, document.get(section), section)
+        except ParamsError as error:
+            faults += error.faults
     if faults:
         raise ParamsError(faults)
     return bound

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torchvision.transforms import v2
 
@@ -17,6 +19,8 @@ from steps.runtime.compute import ComputeParams
 from steps.runtime.progress import track
 from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive
+
+LeastArea = Annotated[float, Interval(ge=0.05, le=1)]  # share of a picture that a random crop keeps at least
 
 
 @dataclass(frozen=True, kw_only=True)

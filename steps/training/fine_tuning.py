@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch import nn
 
 from steps.backbones.backbone import Grafted
@@ -31,19 +32,40 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 class Recipe:
     """How long, how fast and how restrained; `params.yaml` says what each value does."""
 
-    optimiser: str  # one of OPTIMISERS
-    decay: str  # one of DECAYS
-    epochs: int
-    patience: int
-    warmup_epochs: int
-    unfreeze_every: int
-    head_rate: float
-    backbone_rate: float
-    block_decay: float
-    weight_decay: float
-    l2_sp: float
-    label_smoothing: float
-    ema: float
+    optimiser: Literal["adamw", "sgd"]
+    decay: Literal["cosine", "steps"]
+    epochs: Annotated[int, Ge(1)]
+    patience: Annotated[int, Ge(1)]
+    warmup_epochs: Annotated[int, Ge(0)]
+    unfreeze_every: Annotated[int, Ge(0)]
+    head_rate: Annotated[float, Interval(gt=0, lt=1)]
+    backbone_rate: Annotated[float, Interval(gt=0, lt=1)]
+    block_decay: Annotated[float, Interval(gt=0, le=1)]
+    weight_decay: Annotated[float, Ge(0)]
+    l2_sp: Annotated[float, Ge(0)]
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)]
+    ema: Annotated[float, Interval(ge=0, lt=1)]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what does not go together."""
+        if self.warmup_epochs >= self.epochs:
+            yield f"warmup_epochs is {self.warmup_epochs}; from 0 to below epochs, {self.epochs}"
+        if self.backbone_rate > self.head_rate:
+            yield (
+                f"backbone_rate is {self.backbone_rate} and head_rate {self.head_rate}; "
+                "above 0, and the backbone's at most the head's"
+            )
+
+
+OFF: dict[str, Any] = {  # the recipe's restraints at the values at which they do nothing
+    "warmup_epochs": 0,
+    "unfreeze_every": 0,
+    "block_decay": 1.0,
+    "weight_decay": 0.0,
+    "l2_sp": 0.0,
+    "label_smoothing": 0.0,
+    "ema": 0.0,
+}
 
 
 def from_scratch(schedule: Recipe) -> Recipe:

@@ -6,7 +6,7 @@ one number, tried along a path: the inverse L2 strength of an MLP, the sharpness
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def mlp(data: Labelled, classes: int, c: float, seed: int) -> State:
 Fit = Callable[[Labelled, int, float, int], State]
 LINEAR = "linear"
 FITS: dict[str, Fit] = {"prototype": prototype, "knn": knn, "mlp": mlp}
-KINDS = (LINEAR, *FITS)
+Kind = Literal["linear", "prototype", "knn", "mlp"]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ the first fine-tuning gradients from distorting the features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Gt, MinLen
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
@@ -18,6 +19,7 @@ from steps.training.metrics import scores
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
+Strengths = Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]  # to try
 
 
 @dataclass(frozen=True)

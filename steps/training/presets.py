@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from steps.training.fine_tuning import OFF
+
 BIT = "bit_hyperrule"
 RATE, BATCH = 0.003, 512  # of BiT
 STEPS = ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))  # fewer images than this: so many steps
@@ -19,19 +21,13 @@ def bit_hyperrule(images: int, batch_size: int) -> dict[str, Any]:
     steps = next(steps for fewer, steps in STEPS if images < fewer)
     epochs, rate = math.ceil(steps / math.ceil(images / batch_size)), RATE * batch_size / BATCH
     return {
+        **OFF,
         "optimiser": "sgd",
         "decay": "steps",
         "epochs": epochs,
         "patience": epochs,
-        "warmup_epochs": 0,
-        "unfreeze_every": 0,
         "head_rate": rate,
         "backbone_rate": rate,
-        "block_decay": 1.0,
-        "weight_decay": 0.0,
-        "l2_sp": 0.0,
-        "label_smoothing": 0.0,
-        "ema": 0.0,
         "mix": "mixup" if images >= MIXED_FROM else "none",
         "mix_alpha": 0.1,
     }

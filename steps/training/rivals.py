@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.images.manifest import TRAIN, uniform
-from steps.training.fine_tuning import Recipe, from_scratch
+from steps.training.fine_tuning import OFF, Recipe, from_scratch
 from steps.training.transferability import first_share
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -50,18 +50,12 @@ def schedule(rate: float, epochs: int, patience: int) -> Recipe:
     """Return how a network learns from random weights: every part of it at the same rate, after a short warm-up."""
     return from_scratch(
         Recipe(
+            **OFF | {"weight_decay": WEIGHT_DECAY},
             optimiser="adamw",
             decay="cosine",
             epochs=epochs,
             patience=patience,
-            warmup_epochs=0,
-            unfreeze_every=0,
             head_rate=rate,
             backbone_rate=rate,
-            block_decay=1.0,
-            weight_decay=WEIGHT_DECAY,
-            l2_sp=0.0,
-            label_smoothing=0.0,
-            ema=0.0,
         )
     )

@@ -7,8 +7,11 @@ and there are many labels, everything from scratch.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Interval
+
+from steps.runtime.binding import Share
 from steps.runtime.features import WHOLE
 from steps.runtime.figure import Figure
 
@@ -21,12 +24,12 @@ STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING, FROM_SCRATCH)
 class StrategyRules:
     """Where the axes are divided; see params.yaml."""
 
-    strategy: str
-    least_labels: int
-    settled: float
-    headroom: float
-    later_share: float
-    budget_flops: float | None
+    strategy: Literal["auto", "head_only", "later_blocks", "early_features", "everything", "from_scratch"]
+    least_labels: Annotated[int, Interval(ge=1, le=1_000_000)]
+    settled: Share
+    headroom: Share
+    later_share: Share
+    budget_flops: Annotated[float, Gt(0)] | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
     cut, similarity = _similarity(evidence)
     worthless, worth = _worth(evidence, large)
     reasons: tuple[str, ...] = (size, similarity, worth)
-    if rules.strategy != "auto":
-        strategy, reasons = rules.strategy, (f"params.yaml asks for {rules.strategy}", *reasons)
+    strategy: str = rules.strategy
+    if strategy != "auto":
+        reasons = (f"params.yaml asks for {strategy}", *reasons)
     else:
         strategy = _quadrant(evidence, rules, large, cut is not None, worthless)
         reasons += tuple(_why_not(evidence, rules, large, strategy))

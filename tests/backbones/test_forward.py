@@ -12,6 +12,7 @@ from steps.backbones.backbone import BATCH_NORMS, build, cut_at, features_at, wi
 from steps.backbones.forward import Forward, Mode, cut_names, folded
 from steps.commands import origins
 from steps.images.preprocessing import normalise
+from steps.runtime.params import faults_of
 from tests.studies.measure import read_digits
 
 PLAIN = Mode(precision="float32", channels_last=False, fold_norms=False, compiled=False, device="cpu")
@@ -138,9 +139,9 @@ def test_cuts_part_the_blocks_evenly_from_the_output_inwards(count: int, cuts: l
 
 
 def test_faults_name_what_is_offered() -> None:
-    assert list(replace(PLAIN, precision="float16", device="tpu").faults()) == [
-        "precision is 'float16'; one of float32, bfloat16",
-        "device is 'tpu'; one of cpu, cuda, mps",
+    assert list(faults_of(Mode, vars(replace(PLAIN, precision="float16", device="tpu")), "mode")) == [
+        "mode.precision is 'float16'; one of float32, bfloat16",
+        "mode.device is 'tpu'; one of cpu, cuda, mps",
     ]
 
 

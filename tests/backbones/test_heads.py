@@ -1,5 +1,7 @@
 """Every kind of head learns, is rebuilt of its tensors to the bit, and is differentiable where fine-tuning needs it."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from steps.backbones.heads import NEIGHBOURS, Mlp, Neighbours, rebuild
 from steps.training import head_training
-from steps.training.head_training import KINDS, fit_head, knn, mlp, probabilities, prototype
+from steps.training.head_training import Kind, fit_head, knn, mlp, probabilities, prototype
 from steps.training.linear_probe import Labelled
 
 PATH = (0.01, 1.0, 10.0)
@@ -22,7 +24,7 @@ def sample(n: int, seed: int, classes: int = 3, width: int = 8, spread: float = 
     return Labelled(features.astype(np.float32), targets, np.ones(n))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_kind_learns_what_can_be_learnt_and_the_best_of_the_path_is_taken(kind: str) -> None:
     train, val, other = sample(150, 0), sample(60, 1), sample(200, 2)
     found = fit_head(kind, train, val, 3, PATH, seed=0)
@@ -32,7 +34,7 @@ def test_every_kind_learns_what_can_be_learnt_and_the_best_of_the_path_is_taken(
     assert found.validation["log_loss"] == pytest.approx(min(losses))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_the_same_features_give_the_same_bytes_and_tensors_alone_rebuild_the_head(kind: str) -> None:
     train, val = sample(60, 0), sample(30, 1)
     one, two = (fit_head(kind, train, val, 3, PATH, seed=0) for _ in range(2))
@@ -49,7 +51,7 @@ def test_the_same_features_give_the_same_bytes_and_tensors_alone_rebuild_the_hea
 
 def test_the_kind_is_read_off_the_names_of_the_tensors() -> None:
     train, val = sample(60, 0), sample(30, 1)
-    made = {kind: type(rebuild(fit_head(kind, train, val, 3, (1.0,), 0).refitted)) for kind in KINDS}
+    made = {kind: type(rebuild(fit_head(kind, train, val, 3, (1.0,), 0).refitted)) for kind in get_args(Kind)}
     assert made == {"linear": nn.Linear, "prototype": nn.Linear, "knn": Neighbours, "mlp": Mlp}
 
 
@@ -82,7 +84,7 @@ def test_no_more_images_are_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -
     assert knn(sample(60, 0), 3, 1.0, 0)["known"].shape == (25, 8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_gradient_reaches_the_features_and_the_head(kind: str) -> None:
     train, val = sample(60, 0), sample(30, 1)
     head = rebuild(fit_head(kind, train, val, 3, (1.0,), 0).train_only)

@@ -1,6 +1,7 @@
 """What was done to a picture is told from tensors alone."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from steps.checks.observed import FAMILIES, Account, done, input_distance, on_grid, other_families, pixels_of, undone
-from steps.images.preprocessing import COLOUR_ORDERS, Preprocessing, normalise, preprocess
+from steps.images.preprocessing import ColourOrder, Preprocessing, normalise, preprocess
 
 SPEC = Preprocessing(
     resize=20,
@@ -85,7 +86,7 @@ def test_weights_whose_source_is_known_are_of_no_other_family() -> None:
     assert [*other_families(replace(SPEC, mean=(0.0,) * 3), source)] == ["mean and std of the source"]
 
 
-@pytest.mark.parametrize("order", COLOUR_ORDERS)
+@pytest.mark.parametrize("order", get_args(ColourOrder))
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_pixels_come_back_from_tensors(order: str, value_range: tuple[float, float]) -> None:
     spec = replace(SPEC, colour_order=order, value_range=value_range)

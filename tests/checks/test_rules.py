@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from steps.checks.rules import NATS, POINTS, SHARE, TIMES, DataLimits, Rule, Severity, rules, screen_rules, torn, totals
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
+from steps.runtime.params import faults_of
 
 LIMITS = DataLimits(
     min_train_per_class=3,
@@ -167,7 +168,9 @@ def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
     off = Severity(**dict.fromkeys(vars(FAIL), "off"))
     assert len(rules(LIMITS, off)) == STRUCTURE
     assert [rule.severity for rule in screen_rules(0.1, "warn", "off")] == ["warn"]
-    assert list(replace(FAIL, sources="maybe").faults()) == ["sources is 'maybe'; one of fail, warn, off"]
+    assert list(faults_of(Severity, vars(FAIL) | {"sources": "maybe"}, "severity")) == [
+        "severity.sources is 'maybe'; one of fail, warn, off"
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ant", "bee", "wasp"]), st.sampled_from(SPLITS))), st.integers(0, 5))

@@ -19,10 +19,12 @@ from steps.backbones import models
 from steps.backbones.backbone import Grafted, blocks, build, cut_at, digest, top_of, without_top
 from steps.commands import origins
 from steps.errors import RegistryError, RequestError
+from steps.images.preprocessing import Preprocessing
 from steps.registry import ledger, packages, packaging, signing, tracking
 from steps.registry import versions as registry
 from steps.registry.chain import PROMOTE
 from steps.runtime import files
+from steps.runtime.params import faults_of
 from steps.runtime.stage import Lineage
 
 NAME = "squeezenet1_1"
@@ -76,7 +78,7 @@ def test_the_networks_of_our_own_take_no_weights_from_elsewhere(tmp_path: Path) 
 def test_the_embedded_backbone_is_whole_and_as_its_card_says() -> None:
     card, state = origins.embedded()
     assert files.sha256_of(origins.EMBEDDED / "glyphnet.safetensors") == card.sha256
-    assert list(card.preprocessing.faults()) == []
+    assert list(faults_of(Preprocessing, card.preprocessing.to_dict(), "card")) == []
     build(card.architecture, card.num_classes).load_state_dict(state)
     assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
     assert (origins.EMBEDDED / "glyphnet.safetensors").stat().st_size <= 2 * 2**20

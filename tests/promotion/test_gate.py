@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from steps.evaluation.falls import Change
 from steps.promotion.gate import ChallengerFacts, GateRules, decide
+from steps.runtime.params import faults_of
 
 OFF = GateRules(
     floor=None,
@@ -241,17 +242,17 @@ def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
 @pytest.mark.parametrize(
     ("rules", "fault"),
     [
-        ({"floor_by": "high"}, "floor_by is 'high'; value or low"),
-        ({"comparison": "better"}, "comparison is 'better'; superior, non_inferior or null"),
+        ({"floor_by": "high"}, "floor_by is 'high'; one of value, low"),
+        ({"comparison": "better"}, "comparison is 'better'; one of superior, non_inferior, or null"),
         ({"comparison": "non_inferior"}, "margin is 0; non_inferior needs to know"),
-        ({"floor": 1.0}, "floor is 1.0; from 0 to below 1"),
-        ({"max_latency_ratio": 0.0}, "max_latency_ratio is 0.0; more than 0, or null"),
-        ({"max_recall_drop": -0.1}, "max_recall_drop is -0.1; 0 to 1"),
-        ({"max_slice_drop": 1.1}, "max_slice_drop is 1.1; 0 to 1"),
+        ({"floor": 1.0}, "floor is 1.0; from 0 to below 1, or null"),
+        ({"max_latency_ratio": 0.0}, "max_latency_ratio is 0.0; above 0, or null"),
+        ({"max_recall_drop": -0.1}, "max_recall_drop is -0.1; 0 to 1, or null"),
+        ({"max_slice_drop": 1.1}, "max_slice_drop is 1.1; 0 to 1, or null"),
         ({"look_budget": 3, "look_limit": 2}, "look_budget is 3 and look_limit 2; at least 1, and not above it"),
-        ({"max_breached_slices": -1}, "max_breached_slices is -1; 0 or more, or null"),
+        ({"max_breached_slices": -1}, "max_breached_slices is -1; at least 0, or null"),
     ],
 )
 def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> None:
-    assert [*OFF.faults()] == []
-    assert [text for text in replace(OFF, **rules).faults() if fault in text]
+    assert [*faults_of(GateRules, vars(OFF), "promote")] == []
+    assert [text for text in faults_of(GateRules, {**vars(OFF), **rules}, "promote") if fault in text]

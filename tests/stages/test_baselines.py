@@ -22,7 +22,7 @@ from steps.commands import origins
 from steps.errors import ParamsError
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.params import bind
+from steps.runtime.params import bind, faults_of
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
 from tests.conftest import REPOSITORY, write_images
@@ -208,8 +208,8 @@ def test_no_more_training_images_are_used_than_params_say_and_that_is_told(world
 
 def test_the_wrong_values_are_refused_all_at_once() -> None:
     wrong = replace(params(), most_images=0, inverse_regularisation=(), rates=(0.0,), draws=0, least_area=2.0)
-    assert len(list(wrong.faults())) == 5
-    assert not list(params().faults())
+    assert len(list(faults_of(BaselinesParams, vars(wrong), "baselines"))) == 5
+    assert not list(faults_of(BaselinesParams, vars(params()), "baselines"))
 
 
 def test_neither_the_head_nor_the_backbones_weights_are_an_input() -> None:

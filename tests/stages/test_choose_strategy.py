@@ -19,6 +19,7 @@ from steps.images.preprocessing import Preprocessing
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import write_features
+from steps.runtime.params import faults_of
 
 PARAMS = ChooseStrategyParams(
     strategy="auto",
@@ -175,6 +176,7 @@ def test_no_more_images_are_measured_than_params_say(make: Callable[..., Inputs]
 
 def test_the_wrong_values_are_refused_all_at_once() -> None:
     wrong = replace(PARAMS, strategy="head", folds=1, inverse_regularisation=(), budget_flops=0.0, headroom=2.0)
-    assert len(list(wrong.faults())) == 5
-    assert "one of auto, head_only, later_blocks, early_features, everything" in next(wrong.faults())
-    assert not list(PARAMS.faults())
+    faults = list(faults_of(ChooseStrategyParams, vars(wrong), "choose_strategy"))
+    assert len(faults) == 5
+    assert "one of auto, head_only, later_blocks, early_features, everything" in faults[0]
+    assert not list(faults_of(ChooseStrategyParams, vars(PARAMS), "choose_strategy"))

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from steps.describe import DescribeParams
+from steps.runtime.params import faults_of
 from tests.outputs import HOSTILE, UNSTATED, Inputs, make
 
 STATED = DescribeParams(licence="apache-2.0", intended_use="Sorting | *garden* pictures.", out_of_scope="Medicine.")
@@ -87,5 +88,5 @@ def test_plain_text_stays_plain_text(inputs: Inputs) -> None:
 
 
 def test_a_licence_of_two_words_is_refused() -> None:
-    assert list(UNSTATED.faults()) == []
-    assert "one word" in next(DescribeParams(licence="all rights", intended_use="", out_of_scope="").faults())
+    assert list(faults_of(DescribeParams, vars(UNSTATED), "describe")) == []
+    assert "one word" in next(faults_of(DescribeParams, vars(UNSTATED) | {"licence": "all rights"}, "describe"))

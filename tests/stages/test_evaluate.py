@@ -28,7 +28,7 @@ from steps.registry import look_ledger, tracking
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import read_features, write_features
-from steps.runtime.params import bind
+from steps.runtime.params import bind, faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
 from steps.training.rivals import bounded
@@ -277,9 +277,11 @@ def test_slices_that_the_manifest_does_not_know_are_named_before_anything_is_loo
         world.evaluate(slice_columns=["camera"], slice_limits={"soruce": 0.5, "camera=A": 0.5})
     assert "slice_limits: 'soruce' is no slice; did you mean 'source'?" in str(told.value)
     assert "slice_limits: no image has camera 'A' (there are: a, b)" in str(told.value)
-    assert len(list(params().faults())) == 0
-    faults = list(replace(params(), power=2.0, slice_limits={"source": "high", 2024: 0.5}, target_accuracy=0).faults())
-    assert len(faults) == 4
+    assert len(list(faults_of(EvaluateParams, vars(params()), "evaluate"))) == 0
+    wrong = replace(params(), power=2.0, slice_limits={"source": "high", 2024: 0.5}, target_accuracy=0)
+    assert len(list(faults_of(EvaluateParams, vars(wrong), "evaluate"))) == 3
+    with pytest.raises(ParamsError, match="slice_limits: '2024' is no slice"):
+        world.evaluate(slice_limits={2024: 0.5})
 
 
 def test_where_the_ledger_of_looks_was_tampered_with_no_figure_is_shown(world: World) -> None:

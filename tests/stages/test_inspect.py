@@ -19,6 +19,7 @@ from steps.inspect import InspectParams, inspect
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import read_features, write_features
+from steps.runtime.params import faults_of
 from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images
 
@@ -239,5 +240,6 @@ def test_without_a_pool_the_list_is_empty_and_says_its_columns(world: World) -> 
 
 
 def test_the_wrong_values_are_refused_all_at_once() -> None:
-    assert len(list(replace(PARAMS, answers=0, perplexity=1.0, label_next=0).faults())) == 3
-    assert not list(PARAMS.faults())
+    wrong = replace(PARAMS, answers=0, perplexity=1.0, label_next=0)
+    assert len(list(faults_of(InspectParams, vars(wrong), "inspect"))) == 3
+    assert not list(faults_of(InspectParams, vars(PARAMS), "inspect"))

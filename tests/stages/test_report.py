@@ -17,6 +17,7 @@ from PIL import Image
 from steps.errors import IntegrityError
 from steps.pages.outcome import PARTS
 from steps.report import PICTURE_BUDGET, ReportParams
+from steps.runtime.params import faults_of
 from tests.outputs import CLASSES, HOSTILE, PARAMS, Inputs, honest, make
 
 
@@ -294,10 +295,10 @@ def test_an_image_that_changed_since_ingest_stops_the_report(inputs: Inputs) -> 
 
 
 def test_params_report_all_their_faults_at_once() -> None:
-    assert list(PARAMS.faults()) == []
-    faults = list(replace(PARAMS, sample_images=0, wrong_answers=-1, thumbnail=5).faults())
-    assert faults == [
-        "sample_images is 0; at least 1",
-        "wrong_answers is -1; at least 1",
-        "thumbnail is 5; between 32 and 512 pixels",
+    assert list(faults_of(ReportParams, vars(PARAMS), "report")) == []
+    wrong = replace(PARAMS, sample_images=0, wrong_answers=-1, thumbnail=5)
+    assert list(faults_of(ReportParams, vars(wrong), "report")) == [
+        "report.sample_images is 0; at least 1",
+        "report.wrong_answers is -1; at least 1",
+        "report.thumbnail is 5; 32 to 512",
     ]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,10 @@ from steps.backbones.glyphnet import glyphnet
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import write_features
+from steps.runtime.params import faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
-from steps.training.head_training import KINDS
+from steps.training.head_training import Kind
 
 CUT = "features.0"
 LINEAGE = Lineage("train_head", "d" * 64, "c" * 64, {}, {})
@@ -62,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.mark.parametrize("cut", ["", CUT])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_head_is_served_through_the_cut_backbone_as_it_was_trained(made: Made, kind: str, cut: str) -> None:
     head = made.run(kind, cut)
     assert models.cut_of(head) == cut
@@ -75,7 +77,7 @@ def test_a_head_is_served_through_the_cut_backbone_as_it_was_trained(made: Made,
         assert torch.equal(served(made.images), logits), "what a registered version answers"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_the_same_inputs_give_the_same_bytes(made: Made, kind: str) -> None:
     before = digest(files.read_tensors(made.run(kind, "") / models.WEIGHTS))
     history = (made.root / "history.json").read_bytes()
@@ -85,6 +87,6 @@ def test_the_same_inputs_give_the_same_bytes(made: Made, kind: str) -> None:
 
 
 def test_what_cannot_be_trained_is_refused_all_at_once() -> None:
-    faults = list(TrainHeadParams(kind="forest", inverse_regularisation=()).faults())
+    faults = list(faults_of(TrainHeadParams, {"kind": "forest", "inverse_regularisation": []}, "train_head"))
     assert len(faults) == 2
-    assert faults[0] == "kind is 'forest'; one of linear, prototype, knn, mlp"
+    assert faults[0] == "train_head.kind is 'forest'; one of linear, prototype, knn, mlp"
