@@ -22,9 +22,10 @@ from steps.images.manifest import TEST
 from steps.promotion.evidence import EVALUATION, Evidence, gather
 from steps.promotion.links import lost_changes, missing_inputs, place_of
 from steps.promotion.reproduction import Verdict, differences, gaps, judge
-from steps.registry import circumstances, ledger, look_ledger, tracking
+from steps.registry import circumstances, ledger, look_ledger
+from steps.registry.model_registry import Registry
 from steps.registry.tracking import LINEAGE
-from steps.runtime import files, params
+from steps.runtime import files
 
 log = logging.getLogger("regraft")
 RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words
@@ -64,9 +65,9 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
     probabilities, up to which the replay counts as equivalent. Nothing runs but what was signed with the version.
     Raises RequestError, with every reason, where that does not suffice to begin.
     """
-    mlflow, name, store = tracking.client(), str(params.read(root)["register"]["model_name"]), cache(root)
+    registry, store = Registry(root), cache(root)
     with tempfile.TemporaryDirectory() as scratch:
-        held = gather(mlflow, root, ledger.read(mlflow, name), name, version, Path(scratch))
+        held = gather(registry, ledger.read(registry), version, Path(scratch))
         _refuse(held, store)
         with _worktree(root, held, store) as tree:
             if values:

@@ -7,23 +7,20 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from annotated_types import Predicate
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
 from steps.images.manifest import TEST
-from steps.registry import circumstances, packaging, tracking, versions
+from steps.registry import circumstances, packaging
 from steps.registry.circumstances import Circumstances
+from steps.registry.model_registry import Registry
 from steps.runtime import files, stage
 from steps.runtime.binding import Because
 from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 
 # What neither MLflow nor its filter language chokes on.
 Name = Annotated[
@@ -86,11 +83,12 @@ def register(
     )
     example = _example(raw, screened)
 
-    mlflow = tracking.client()
-    versions.ensure_model(mlflow, params.model_name)
-    around = circumstances.gather(files.project_root())
+    registry = Registry(files.project_root(), params.model_name)
+    registry.ensure()
+    around = circumstances.gather(registry.root)
     digests = {
-        c.kind: _register(mlflow, params, c, judged, example, around, evaluation, model_card) for c in candidates
+        c.kind: _register(registry, params.experiment, c, judged, example, around, evaluation, model_card)
+        for c in candidates
     }
 
     files.write_json(
@@ -142,8 +140,8 @@ def _example(raw: Path, screened: Path) -> bytes:
 
 
 def _register(
-    mlflow: "MlflowClient",
-    params: RegisterParams,
+    registry: Registry,
+    experiment: str,
     candidate: Candidate,
     judged: dict[str, Any],
     example: bytes,
@@ -155,22 +153,19 @@ def _register(
         model = Path(scratch) / "model"
         content = packaging.write_model(model, candidate.network.state_dict(), candidate.facts)
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
-        experiment = tracking.experiment(mlflow, params.experiment)
-        older = tracking.find_run(mlflow, experiment, candidate.lineage.digest) is not None
-        run = tracking.log_run(
-            mlflow,
-            experiment,
+        experiment_id = registry.experiment(experiment)
+        older = registry.find_run(experiment_id, candidate.lineage.digest) is not None
+        run = registry.log_run(
+            experiment_id,
             candidate.lineage,
             candidate.epochs,
             (*candidate.artifacts, *artifacts),
             {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
             around,
         )
-        if versions.find_version(mlflow, params.model_name, digest) is None:
+        if registry.find(digest) is None:
             packaging.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
-            versions.create_version(
-                mlflow,
-                params.model_name,
+            registry.create(
                 digest,
                 run,
                 Path(scratch) / "saved",

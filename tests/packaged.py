@@ -1,4 +1,4 @@
-"""Packages for tests: a grafted glyphnet, saved as `register` saves it; an environment that has what it declares."""
+"""Packages for tests, saved, registered and promoted as the product does; an environment that has what it declares."""
 
 import subprocess
 import venv
@@ -13,7 +13,10 @@ from torch import nn
 
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands import origins
-from steps.registry import packaging
+from steps.registry import ledger, packaging
+from steps.registry.chain import PROMOTE, Chain
+from steps.registry.model_registry import Registry
+from steps.runtime.stage import Lineage
 from tests.conftest import write_images
 
 CLASSES = ["0", "1", "2"]
@@ -59,12 +62,30 @@ def facts(**told: Any) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, network: Grafted, **told: Any) -> tuple[Path, str]:
+def save(folder: Path, network: Grafted, example: Path | None = None, **told: Any) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
-    example = write_images(folder / "images", per_class=4) / "0" / "000.png"
+    example = example or write_images(folder / "images", per_class=4) / "0" / "000.png"
     digest = packaging.write_model(folder / "model", network.state_dict(), facts(**told))
     packaging.save(folder / "saved", folder / "model", digest, example.read_bytes())
     return folder / "saved", digest
+
+
+def register(registry: Registry, digest: str, saved: Path) -> str:
+    """Register a saved package under a digest, with a run behind it; return the version's number."""
+    registry.ensure()
+    run = registry.log_run(registry.experiment("any"), Lineage("train_head", digest, "", {}, {}))
+    return registry.create(digest, run, saved, {"kind": "head"}, {})
+
+
+def promote(registry: Registry, number: str) -> Chain:
+    """Make the ledger name a version champion, without the gate; the alias follows."""
+    package = registry.digest(number)
+    for chain in ledger.attempts(registry):
+        if chain.champion == number or ledger.append(
+            registry, chain, PROMOTE, number, number, ["a test wants it"], package=package
+        ):
+            break
+    return ledger.restore_alias(registry, chain)
 
 
 def environment(folder: Path, declared: Path) -> Path:

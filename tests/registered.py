@@ -16,13 +16,11 @@ from steps.backbones.backbone import Grafted, build, without_top
 from steps.backbones.inference import predict_probabilities
 from steps.images import decoding
 from steps.images.preprocessing import preprocess
-from steps.registry import ledger, tracking, versions
-from steps.registry import packaging as package
-from steps.registry.chain import PROMOTE
-from steps.runtime.stage import Lineage
+from steps.registry.model_registry import CHAMPION, Registry
+from tests import packaged
 from tests.conftest import make_project, write_images
 
-CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35
+NAME, ABSTAIN_BELOW = "regraft", 0.35
 SPEC: dict[str, Any] = {
     "interpolation": "bilinear",
     "antialias": True,
@@ -47,6 +45,11 @@ class Registered:
         return {**SPEC, "resize": self.side, "crop": self.side}
 
     @property
+    def registry(self) -> Registry:
+        """Return a registry as a command that begins now has it."""
+        return Registry(self.root, NAME)
+
+    @property
     def pictures(self) -> list[Path]:
         return sorted((self.root / "pictures").rglob("*.png"))
 
@@ -54,42 +57,28 @@ class Registered:
         """Register a version; return its number."""
         torch.manual_seed(seed)
         backbone, width = without_top(build(self.architecture, 10, self.side))
-        network, scratch = Grafted(backbone, nn.Linear(width, len(CLASSES))).eval(), self.root / f"scratch-{seed}"
-        facts = {
-            "architecture": self.architecture,
-            "num_classes": 10,
-            "cut": "",
-            "classes": CLASSES,
-            "preprocessing": self.spec,
-            "temperature": 2.0,
-            "abstain_below": ABSTAIN_BELOW,
-        }
-        digest = package.write_model(scratch / "model", network.state_dict(), facts)
-        package.save(scratch / "saved", scratch / "model", digest, self.pictures[0].read_bytes())
-        mlflow = tracking.client()
-        versions.ensure_model(mlflow, NAME)
-        experiment = tracking.experiment(mlflow, "regraft")
-        run = tracking.log_run(mlflow, experiment, Lineage("train_head", digest, "", {}, {}), [], (), {})
-        number = versions.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        network = Grafted(backbone, nn.Linear(width, len(packaged.CLASSES))).eval()
+        saved, digest = packaged.save(
+            self.root / f"scratch-{seed}",
+            network,
+            self.pictures[0],
+            architecture=self.architecture,
+            num_classes=10,
+            preprocessing=self.spec,
+            temperature=2.0,
+            abstain_below=ABSTAIN_BELOW,
+        )
+        number = packaged.register(self.registry, digest, saved)
         self.networks[number] = network
         return number
 
     def promote(self, number: str) -> None:
         """Let the ledger name a version champion, without the gate; the alias follows."""
-        mlflow = tracking.client()
-        package = versions.digest(mlflow, NAME, number)
-        ledger.decide(
-            mlflow,
-            NAME,
-            lambda chain: (
-                chain.champion == number
-                or ledger.append(mlflow, NAME, chain, PROMOTE, number, number, ["a test wants it"], package=package)
-            ),
-        )
+        packaged.promote(self.registry, number)
 
     def point(self, number: str | None) -> None:
         """Move the alias champion by hand."""
-        versions.point_alias(tracking.client(), NAME, versions.CHAMPION, number)
+        self.registry.point(CHAMPION, number)
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
         """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from steps.errors import RequestError
 from steps.promotion.rematch import ACCEPTED, RAW, answers, weights_of
-from steps.registry import ledger, look_ledger, packages, tracking, versions
+from steps.registry import ledger, look_ledger, packages
+from steps.registry.model_registry import Registry
 from steps.runtime import files, params
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     from steps.images.manifest import TEST
     from steps.runtime.seeding import numpy_generator
 
-    document, mlflow = params.read(root), tracking.client()
-    name = document["register"]["model_name"]
+    document, registry = params.read(root), Registry(root)
     for version in (one, other):
-        if not versions.has_version(mlflow, name, version):
-            raise RequestError(f"{name} has no version {version}, or its files are gone; `regraft history` lists them")
+        if not registry.has(version):
+            raise RequestError(
+                f"{registry.name} has no version {version}, or its files are gone; `regraft history` lists them"
+            )
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / ACCEPTED)
     part = table[table["split"] == TEST].sort_values("path")
-    chain = ledger.whole(ledger.read(mlflow, name))
-    loaded = [packages.load(mlflow, name, version, chain.package_of(version)) for version in (one, other)]
+    chain = ledger.whole(ledger.read(registry))
+    loaded = [packages.load(registry, version, chain.package_of(version)) for version in (one, other)]
     look_ledger.record([weights_of(package) for package in loaded], part["id"])
 
     classes = sorted(part["label"].unique())
@@ -48,7 +50,7 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
     sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
     return {
-        "model": name,
+        "model": registry.name,
         **paired((one, other), targets, a, b, sample, rules, rng),
         "per_class": per_class(targets, right_a, right_b, classes),
         "differ": _differing(part, classes, [a, b]),

@@ -11,7 +11,8 @@ from annotated_types import Interval
 
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.promotion.rematch import answers
-from steps.registry import packages, signing, tracking
+from steps.registry import packages, signing
+from steps.registry.model_registry import Registry
 from steps.registry.production import chosen
 from steps.runtime import files, params
 
@@ -45,10 +46,9 @@ def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
 
     if kind not in formats.FILES:
         raise RequestError(f"no format {kind!r}; one of {', '.join(formats.FILES)}")
-    name = params.read(root)["register"]["model_name"]
-    mlflow = tracking.client()
-    package = packages.load(mlflow, name, *chosen(mlflow, name, root, which))
-    folder = output / f"{name}-{package.version}-{kind}"
+    registry = Registry(root)
+    package = packages.load(registry, *chosen(registry, which))
+    folder = output / f"{registry.name}-{package.version}-{kind}"
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
         made = Path(scratch) / folder.name

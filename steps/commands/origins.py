@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,11 +15,9 @@ from steps.backbones.backbone import OWN, architectures, build, top_of
 from steps.backbones.models import Card
 from steps.errors import RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
-from steps.registry import ledger, packages, signing, tracking, versions
+from steps.registry import ledger, packages, signing
+from steps.registry.model_registry import Registry
 from steps.runtime import files
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger("regraft")
 State = dict[str, torch.Tensor]
@@ -78,10 +76,10 @@ def registered(address: str) -> Loaded:
     safetensors; its code does not run and nothing is unpickled. Raises RequestError where there is no such version or
     regraft did not make it, RegistryError where regraft did and it is not what was signed.
     """
-    mlflow = tracking.client()
-    name, version = versions.resolve(mlflow, address)
+    registry, version = Registry(files.project_root()).resolve(address)
+    name = registry.name
     try:
-        with _model_of(mlflow, name, version) as folder:
+        with _model_of(registry, version) as folder:
             facts, state = files.read_json(folder / models.FACTS), files.read_tensors(folder / models.WEIGHTS)
         card = _card_of_version(name, version, facts)
         state = models.under("backbone.", state)
@@ -96,21 +94,22 @@ def registered(address: str) -> Loaded:
 
 
 @contextmanager
-def _model_of(mlflow: "MlflowClient", name: str, version: str) -> Iterator[Path]:
+def _model_of(registry: Registry, version: str) -> Iterator[Path]:
     """Yield the folder of facts and weights; of a version that regraft registered or decided about, proven so.
 
     Of another's nothing proves them: the digest that its first use writes into data/backbone/card.json is the guard.
     """
-    decided = ledger.package_of(mlflow, name, version)
-    ours = decided or versions.digest(mlflow, name, version)
-    if ours or versions.holds(mlflow, name, version, signing.SIGNATURE):
-        with packages.verified(mlflow, name, version, decided) as folder:
+    decided = ledger.package_of(registry, version)
+    if decided or registry.digest(version) or signing.SIGNATURE in registry.listing(version):
+        with packages.verified(registry, version, decided) as folder:
             yield folder / MODEL
         return
     with tempfile.TemporaryDirectory() as scratch:
-        yield versions.fetch(mlflow, name, version, MODEL, Path(scratch))
+        yield registry.fetch(version, MODEL, Path(scratch))
     log.warning(
-        "version %s of %s is not signed by regraft: from now on the digest of its weights is the guard", version, name
+        "version %s of %s is not signed by regraft: from now on the digest of its weights is the guard",
+        version,
+        registry.name,
     )
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from steps.errors import RequestError
-from steps.registry import ledger, tracking, versions
+from steps.registry import ledger
+from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Named, Production, aliased
-from steps.runtime import params
 from steps.serving import champion
 from steps.serving.bodies import ServiceLimits
 from steps.serving.champion import Follower, Served
@@ -85,19 +85,19 @@ def _leave(service: "Service", grace: int) -> None:
 
 
 def _follower(root: Path, alias: str, version: str | None, every: float) -> Follower:
-    name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
-    if alias == versions.CHAMPION and not version:
-        production = Production(mlflow, name, root)
+    registry = Registry(root)
+    if alias == CHAMPION and not version:
+        production = Production(registry)
 
         def load_decided(number: str) -> Served:
-            return champion.load(mlflow, name, number, production.package_of(number))
+            return champion.load(registry, number, production.package_of(number))
 
         return Follower(load_decided(production.champion()), production.named, load_decided, every)
-    _, number = versions.resolve(mlflow, f"models:/{name}/{version}" if version else f"models:/{name}@{alias}")
-    find = partial(aliased, mlflow, name, alias)
+    _, number = registry.resolve(f"models:/{registry.name}{f'/{version}' if version else f'@{alias}'}")
+    find = partial(aliased, registry, alias)
 
     def load(number: str) -> Served:
-        return champion.load(mlflow, name, number, ledger.package_of(mlflow, name, number))
+        return champion.load(registry, number, ledger.package_of(registry, number))
 
     return Follower(load(number), (lambda: Named(version)) if version else find, load, every)
 

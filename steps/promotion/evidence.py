@@ -8,17 +8,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steps.errors import RegistryError, RequestError
-from steps.registry import circumstances, packages, tracking, versions
+from steps.registry import circumstances, packages
 from steps.registry.chain import Chain
+from steps.registry.model_registry import Registry
 from steps.registry.tracking import LINEAGE
 from steps.runtime import files
 from steps.runtime.stage import digest_of
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 FACTS = "artifacts/model/model.json"  # of a package; its owner `backbones.models` loads torch
 EVALUATION = "data/reports/evaluation.json"  # a run keeps it by its name
@@ -130,24 +128,24 @@ class Evidence:
             yield f"the run's {judged.name} is not the one that the signed dvc.lock names: it was changed"
 
 
-def gather(mlflow: "MlflowClient", root: Path, chain: Chain, name: str, version: str, folder: Path) -> Evidence:
+def gather(registry: Registry, chain: Chain, version: str, folder: Path) -> Evidence:
     """Collect what is known of a version, files copied into `folder`.
 
     Raises RequestError where it is unknown, RegistryError where MLflow does not say.
     """
-    found = versions.registered(mlflow, name, version)
-    if found is None:
-        raise RequestError(f"{name} has no version {version}")
-    proof, doubt = _proof(mlflow, chain, name, version, folder / "signed")
-    run = tracking.run(mlflow, found.run_id)
-    told = tracking.fetch(mlflow, found.run_id, folder) if run else {}
-    return Evidence(root, chain, name, version, dict(found.tags), run, told, proof, doubt)
+    record = registry.version(version)
+    if record is None:
+        raise RequestError(f"{registry.name} has no version {version}")
+    proof, doubt = _proof(registry, chain, version, folder / "signed")
+    run = registry.run(record.run_id)
+    told = registry.fetch_run(record.run_id, folder) if run else {}
+    return Evidence(registry.root, chain, registry.name, version, dict(record.tags), run, told, proof, doubt)
 
 
-def _proof(mlflow: "MlflowClient", chain: Chain, name: str, version: str, folder: Path) -> tuple[Proof | None, str]:
+def _proof(registry: Registry, chain: Chain, version: str, folder: Path) -> tuple[Proof | None, str]:
     """Verify the package, also against the ledger, before a file of it is read; return why not where it fails."""
     try:
-        with packages.verified(mlflow, name, version, chain.package_of(version)) as package:
+        with packages.verified(registry, version, chain.package_of(version)) as package:
             facts, there = files.read_json(package / FACTS), package / circumstances.FOLDER
             if not there.is_dir():
                 return Proof(facts, None, {}), ""

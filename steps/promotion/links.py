@@ -4,18 +4,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steps.errors import RegistryError, RequestError
 from steps.promotion import release
 from steps.promotion.evidence import Evidence, gather
-from steps.registry import circumstances, ledger, packages, tracking, versions
+from steps.registry import circumstances, ledger, packages
 from steps.registry.chain import differences, silences
+from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.tracking import LINEAGE
-from steps.runtime import files, params
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from steps.runtime import files
 
 CARD = "card.json"  # of a backbone; its owner `backbones.models` loads torch
 
@@ -39,14 +36,14 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
 
     Raises RequestError where there is no such version.
     """
-    mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
-    chain = ledger.read(mlflow, name)
-    version = version or chain.champion or versions.alias_version(mlflow, name, versions.CHAMPION)
+    registry = Registry(root)
+    chain = ledger.read(registry)
+    version = version or chain.champion or registry.alias(CHAMPION)
     if version is None:
-        raise RequestError(f"{name} has no champion to audit; `regraft run` makes one, or name a version")
+        raise RequestError(f"{registry.name} has no champion to audit; `regraft run` makes one, or name a version")
     with tempfile.TemporaryDirectory() as scratch:
-        held = gather(mlflow, root, chain, name, version, Path(scratch))
-        return version, [*_registry(mlflow, held), *_run(held), *_data(held, store)]
+        held = gather(registry, chain, version, Path(scratch))
+        return version, [*_registry(registry, held), *_run(held), *_data(held, store)]
 
 
 def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
@@ -59,17 +56,17 @@ def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
     emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
     committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
     faults += [*emptied, *(f"{told} (the export as committed)" for told in differences(chain, committed))]
-    mlflow, name = tracking.client(), str(params.read(root)["register"]["model_name"])
+    registry = Registry(root)
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
-            packages.verify(mlflow, name, number, chain.package_of(number))
+            packages.verify(registry, number, chain.package_of(number))
         except RegistryError as error:
             faults.append(str(error))
     return faults, silent
 
 
-def _registry(mlflow: "MlflowClient", held: Evidence) -> Iterator[Link]:
-    alias, whole = versions.alias_version(mlflow, held.name, versions.CHAMPION), not held.chain.faults
+def _registry(registry: Registry, held: Evidence) -> Iterator[Link]:
+    alias, whole = registry.alias(CHAMPION), not held.chain.faults
     stray = alias != held.chain.champion
     told = f"champion is {_version(held.chain.champion)}"
     moved = (f"the alias points to {_version(alias)}, the ledger says otherwise",) if stray else ()
@@ -84,7 +81,7 @@ def _registry(mlflow: "MlflowClient", held: Evidence) -> Iterator[Link]:
         yield Link("decision", "none", (f"no entry of the ledger is about version {held.version}",))
 
     digest = held.tags.get(LINEAGE)
-    lost = [] if versions.has_version(mlflow, held.name, held.version) else ["its files are gone"]
+    lost = [] if registry.has(held.version) else ["its files are gone"]
     lost += [] if digest else ["it carries no digest: regraft did not register it"]
     lost += [f"nothing below is proven: {held.doubt}"] if held.doubt and not lost else []
     told = f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}"

@@ -4,20 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from steps.errors import RegistryError
 from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
-from steps.registry import comparisons, ledger, packages, tracking, versions
+from steps.registry import comparisons, ledger, packages
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
+from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
 from steps.runtime import files, params, stage
 from steps.runtime.stage import digest_of
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 RECEIPT, VALIDATION, SCREENING = (
     "data/reports/register.json",
@@ -64,44 +62,37 @@ def promote(root: Path, register_cmd: str) -> Promotion:
     one is made again, against the champion of then.
     """
     rules = params.bind(PromoteParams, params.read(root).get("promote"), "promote")
-    mlflow = tracking.client()
     receipt = files.read_json(root / RECEIPT)
-    name = receipt["model_name"]
-    challenger = _ensure_registered(mlflow, root, register_cmd, receipt)
-    case = Case(root, name, receipt["chosen"], challenger, rules)
-    outcomes: list[Answer] = []
-
-    def turn(chain: Chain) -> bool:
-        outcomes.append(_answer(mlflow, case, chain))
-        found = outcomes[-1]
-        return not found.new or ledger.append(
-            mlflow,
-            name,
+    registry = Registry(root, receipt["model_name"])
+    challenger = _ensure_registered(registry, register_cmd, receipt)
+    case = Case(registry, receipt["chosen"], challenger, rules)
+    ledger.reconcile(registry)
+    for chain in ledger.attempts(registry):
+        answer = _answer(case, chain)
+        if not answer.new or ledger.append(
+            registry,
             chain,
-            found.kind,
+            answer.kind,
             challenger,
-            found.champion,
-            found.reasons,
-            found.question,
-            package=found.package,
-        )
-
-    ledger.reconcile(mlflow, name, root)
-    chain = ledger.decide(mlflow, name, turn)
-    ledger.export(chain, root)
-    found = outcomes[-1]
-    _project(mlflow, case, found)
+            answer.champion,
+            answer.reasons,
+            answer.question,
+            package=answer.package,
+        ):
+            break
+    ledger.export(ledger.restore_alias(registry, chain), root)
+    _project(case, answer)
     return Promotion(
-        model_name=name,
-        champion=found.champion,
+        model_name=registry.name,
+        champion=answer.champion,
         challenger=challenger,
-        previous=found.previous,
-        changed=found.champion != found.previous,
-        reasons=found.reasons,
-        run_id=str(mlflow.get_model_version(name, challenger).run_id),
+        previous=answer.previous,
+        changed=answer.champion != answer.previous,
+        reasons=answer.reasons,
+        run_id=str(registry.client.get_model_version(registry.name, challenger).run_id),
         judged=case.evaluation["test"][case.kind],
-        verdict=found.kind,
-        comparison=found.comparison,
+        verdict=answer.kind,
+        comparison=answer.comparison,
     )
 
 
@@ -109,11 +100,15 @@ def promote(root: Path, register_cmd: str) -> Promotion:
 class Case:
     """One challenger and the rules that it is held to."""
 
-    root: Path
-    name: str
+    registry: Registry
     kind: str
     challenger: str
     rules: PromoteParams
+
+    @property
+    def root(self) -> Path:
+        """Return the project's root."""
+        return self.registry.root
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -160,7 +155,7 @@ class Answer:
     package: str | None = None  # digest of the challenger's package, as it was verified
 
 
-def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
+def _answer(case: Case, chain: Chain) -> Answer:
     """Recall the answer where the question is an old one; decide otherwise."""
     before, challenger = chain.champion, case.challenger
     question = case.question(before)
@@ -170,10 +165,10 @@ def _answer(mlflow: "MlflowClient", case: Case, chain: Chain) -> Answer:
     if found := chain.last(challenger, question):
         # Carried out once already: whoever has set the champion back since (a rollback) meant it.
         reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
-        compared = comparisons.recall(mlflow, case.name, challenger, question)
+        compared = comparisons.recall(case.registry, challenger, question)
         return Answer(found.kind, before, before, reasons, question, new=False, comparison=compared)
-    package = packages.verify(mlflow, case.name, challenger, chain.package_of(challenger))
-    verdict, lost, compared = _decided(mlflow, case, chain)
+    package = packages.verify(case.registry, challenger, chain.package_of(challenger))
+    verdict, lost, compared = _decided(case, chain)
     kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
     if verdict.promote and case.rules.approval == REQUIRED:
         wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
@@ -197,58 +192,56 @@ def confirming(promotion: Promotion) -> Promotion:
     return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None)
 
 
-def _project(mlflow: "MlflowClient", case: Case, found: Answer) -> None:
+def _project(case: Case, answer: Answer) -> None:
     """Write the decision to the alias and tags in MLflow, for display; the ledger is authoritative."""
-    if versions.alias_version(mlflow, case.name, versions.CHALLENGER) != case.challenger:
-        mlflow.set_registered_model_alias(case.name, versions.CHALLENGER, case.challenger)
-    if found.new and found.comparison is not None:
-        comparisons.keep(mlflow, case.name, case.challenger, found.question, found.comparison)
-    if found.new:
-        versions.tag_verdict(mlflow, case.name, case.challenger, found.kind, found.reasons, found.previous)
+    registry, challenger = case.registry, case.challenger
+    if registry.alias(CHALLENGER) != challenger:
+        registry.point(CHALLENGER, challenger)
+    if answer.new and answer.comparison is not None:
+        comparisons.keep(registry, challenger, answer.question, answer.comparison)
+    if answer.new:
+        registry.tag_verdict(challenger, answer.kind, answer.reasons, answer.previous)
 
 
 def production(root: Path) -> str | None:
     """Return the champion, or None: the ledger's, and that of the alias where a project is older than its ledger."""
-    mlflow, name = tracking.client(), params.read(root)["register"]["model_name"]
-    chain = ledger.read(mlflow, name)
-    return chain.champion if chain.entries else versions.alias_version(mlflow, name, versions.CHAMPION)
+    registry = Registry(root)
+    chain = ledger.read(registry)
+    return chain.champion if chain.entries else registry.alias(CHAMPION)
 
 
-def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, receipt: dict[str, Any]) -> str:
+def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str, Any]) -> str:
     """Return the chosen version's number; register again where the registry does not know every version."""
 
     def find() -> dict[str, str | None]:
-        return {
-            kind: versions.find_version(mlflow, receipt["model_name"], digest)
-            for kind, digest in receipt["versions"].items()
-        }
+        return {kind: registry.find(digest) for kind, digest in receipt["versions"].items()}
 
     found = find()
     if None in found.values():
-        stage.run(register_cmd, root)
+        stage.run(register_cmd, registry.root)
         found = find()
     chosen = found[receipt["chosen"]]
     if chosen is None:
         raise RegistryError(
-            f"no version of {receipt['model_name']} has the receipt's digest, though it was registered just now; "
+            f"no version of {registry.name} has the receipt's digest, though it was registered just now; "
             "`regraft run --force` makes receipt and registry agree"
         )
     return chosen
 
 
-def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
+def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
     """Decide; a champion whose files are gone, all of them, cannot be judged, and is no opponent.
 
     Raises RegistryError where some are gone, where they are not what was signed or decided about, and where they cannot
     be had just now: nothing is decided then, or whoever damages the champion would promote its challenger.
     """
     champion, rules, lost, match = chain.champion, case.rules, list[str](), None
-    if champion and not versions.listing(mlflow, case.name, champion):
+    if champion and not case.registry.listing(champion):
         lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
     elif champion:
         timed = rules.max_latency_ratio is not None
-        opponent = packages.load(mlflow, case.name, champion, chain.package_of(champion))
-        match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, opponent, timed)
+        opponent = packages.load(case.registry, champion, chain.package_of(champion))
+        match = rematch(case.registry, case.kind, case.challenger, opponent, timed)
         lost = match.unanswered
     evaluation = case.evaluation
     calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
@@ -260,7 +253,7 @@ def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict,
         slices=evaluation.get("slices", {}).get(case.kind, ()),
         calibration_error=calibration.get("calibration_error"),
         latency_ratio=match.latency_ratio if match else None,
-        size=versions.size(mlflow, case.name, case.challenger) if rules.max_bytes is not None else None,
+        size=case.registry.size(case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,
         checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
     )

@@ -4,15 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steps.errors import RequestError
-from steps.registry import ledger, packages, tracking, versions
+from steps.registry import ledger, packages
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
+from steps.registry.model_registry import Registry
 from steps.runtime import params
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -95,34 +92,32 @@ def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
 
 
 def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> Decision:
-    mlflow, name, head = tracking.client(), _model(root), ""
-
-    def turn(chain: Chain) -> bool:
-        nonlocal head
-        made, head = target(chain), chain.head
-        package = _proven(mlflow, name, chain, made.version)
-        return ledger.append(
-            mlflow, name, chain, kind, made.version, made.champion, made.reasons, made.question, by=by, package=package
-        )
-
-    ledger.reconcile(mlflow, name, root)
-    chain = ledger.decide(mlflow, name, turn)
+    registry = Registry(root)
+    ledger.reconcile(registry)
+    for before in ledger.attempts(registry):
+        turn = target(before)
+        package = _proven(registry, before, turn.version)
+        if ledger.append(
+            registry, before, kind, turn.version, turn.champion, turn.reasons, turn.question, by=by, package=package
+        ):
+            break
+    chain = ledger.restore_alias(registry, before)
     ledger.export(chain, root)
-    made = next(d for _, d in chain.entries if d.predecessor == head)  # others may have decided since
-    versions.tag_verdict(mlflow, name, made.version, kind, made.reasons, made.previous)
+    made = next(d for _, d in chain.entries if d.predecessor == before.head)  # others may have decided since
+    registry.tag_verdict(made.version, kind, made.reasons, made.previous)
     return made
 
 
-def _proven(mlflow: "MlflowClient", name: str, chain: Chain, version: str) -> str:
+def _proven(registry: Registry, chain: Chain, version: str) -> str:
     """Return the digest of a version's package; checks that it exists, is as signed, and is the one decided on."""
-    if not versions.has_version(mlflow, name, version):
-        raise RequestError(f"version {version} of {name} is no longer in the registry, or its files are gone")
-    return packages.verify(mlflow, name, version, chain.package_of(version))
+    if not registry.has(version):
+        raise RequestError(f"version {version} of {registry.name} is no longer in the registry, or its files are gone")
+    return packages.verify(registry, version, chain.package_of(version))
 
 
 def history(root: Path) -> tuple[Chain, list[str]]:
     """Return the verified ledger and all that is wrong with it, against the last export too."""
-    chain = ledger.read(tracking.client(), _model(root))
+    chain = ledger.read(Registry(root))
     return chain, [*chain.faults, *differences(chain, ledger.exported(root))]
 
 
@@ -145,7 +140,3 @@ def proposals(chain: Chain) -> list[str]:
 
 def _named(champion: str | None) -> str:
     return f"version {champion}" if champion else "no champion"
-
-
-def _model(root: Path) -> str:
-    return str(params.read(root)["register"]["model_name"])

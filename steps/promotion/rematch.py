@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from steps.errors import RegistryError
 from steps.promotion.paired import Paired, paired
 from steps.registry import packages
+from steps.registry.model_registry import Registry
 from steps.registry.packages import Package
 from steps.runtime import files, params
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
 
 ACCEPTED, RAW = "data/screened.parquet", "data/raw"
 EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
@@ -33,9 +33,7 @@ class Rematch:
     unanswered: list[str]
 
 
-def rematch(
-    mlflow: "MlflowClient", root: Path, name: str, kind: str, challenger: str, champion: Package, timed: bool
-) -> Rematch:
+def rematch(registry: Registry, kind: str, challenger: str, champion: Package, timed: bool) -> Rematch:
     """Compare two versions on the test images of today; the challenger's answers are those that `evaluate` wrote.
 
     Time is measured where `timed` asks for it, on images that both answer. Raises RegistryError where the champion
@@ -47,6 +45,7 @@ def rematch(
     from steps.images.manifest import TEST
     from steps.registry import look_ledger
 
+    root = registry.root
     told = files.read_table(root / PREDICTIONS)
     part = files.read_table(root / ACCEPTED)
     mine = told[(told["model"] == kind) & (told["split"] == TEST)].sort_values("path")
@@ -63,7 +62,7 @@ def rematch(
     )
     ratio = None
     if timed:
-        ratio = latency_ratio(packages.load(mlflow, name, challenger), champion, frame_of(raw, answered[:TIMED]))
+        ratio = latency_ratio(packages.load(registry, challenger), champion, frame_of(raw, answered[:TIMED]))
     return Rematch(
         paired(params.read(root), part, *right, ("promote", champion.version)),
         ratio,

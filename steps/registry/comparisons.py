@@ -6,30 +6,28 @@ comparison, and is still shown the one that decided.
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steps.registry import signing
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from steps.registry.model_registry import Registry
 
 TAG, SIGNATURE = "regraft.comparison.", "regraft.comparison_signature."  # and the digest of the question
 
 
-def keep(mlflow: "MlflowClient", name: str, version: str, question: str, comparison: Mapping[str, Any]) -> None:
+def keep(registry: Registry, version: str, question: str, comparison: Mapping[str, Any]) -> None:
     """Keep the comparison that answered a question about a version."""
-    text = json.dumps({"model": name, "version": version, "question": question, "comparison": comparison})
-    mlflow.set_model_version_tag(name, version, TAG + question, text)
-    mlflow.set_model_version_tag(name, version, SIGNATURE + question, signing.sign(text))
+    text = json.dumps({"model": registry.name, "version": version, "question": question, "comparison": comparison})
+    registry.client.set_model_version_tag(registry.name, version, TAG + question, text)
+    registry.client.set_model_version_tag(registry.name, version, SIGNATURE + question, signing.sign(text))
 
 
-def recall(mlflow: "MlflowClient", name: str, version: str, question: str) -> Mapping[str, Any] | None:
+def recall(registry: Registry, version: str, question: str) -> Mapping[str, Any] | None:
     """Return the comparison recorded for this question; None if there is none, or if it is not as signed."""
-    tags = mlflow.get_model_version(name, version).tags
+    tags = registry.client.get_model_version(registry.name, version).tags
     text = tags.get(TAG + question, "")
     if not text or not signing.verifier()(text, tags.get(SIGNATURE + question, "")):
         return None
-    kept: dict[str, Any] = json.loads(text)
-    asked = (kept["model"], kept["version"], kept["question"]) == (name, version, question)
-    found: Mapping[str, Any] | None = kept["comparison"] if asked else None
-    return found
+    kept: Mapping[str, Any] = json.loads(text)
+    asked = (kept["model"], kept["version"], kept["question"]) == (registry.name, version, question)
+    comparison: Mapping[str, Any] | None = kept["comparison"] if asked else None
+    return comparison

@@ -11,17 +11,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steps.errors import RegistryError, RequestError
 from steps.images.manifest import TEST
-from steps.registry import ledger, signing, tracking, versions
+from steps.registry import signing
+from steps.registry.ledger import ATTEMPTS, take
+from steps.registry.ledger import slots as slots_of
 from steps.registry.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.registry.looks import read as gathered
+from steps.registry.model_registry import Registry
 from steps.runtime import files, params
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger("regraft")
 NAME, OF_OLD = "regraft.looks", ".looks"  # of old, each registered model had a ledger of looks under its own name
@@ -30,7 +29,12 @@ EXPORT = Path("data/looks.jsonl")
 IMAGES = "regraft.images."  # tags with this prefix hold what an entry names, in pieces
 PIECE = 7500  # characters; MLflow takes 8000
 SOURCE = "regraft://looks/none"  # MLflow asks for one, its server for one with a path; nothing lies there
-TOLD = "Every look at test images; signed, append-only."
+DESCRIPTION = "Every look at test images; signed, append-only."
+
+
+def of_project() -> Registry:
+    """Return the registered model that holds the ledger of looks."""
+    return Registry(files.project_root(), NAME)
 
 
 def record(models: Iterable[str], images: Iterable[str]) -> Looks:
@@ -40,20 +44,20 @@ def record(models: Iterable[str], images: Iterable[str]) -> Looks:
     the ledger of looks was tampered with, or lacks what was exported from it: whoever sees figures has left a trace,
     or sees none.
     """
-    mlflow, root, wanted = tracking.client(), files.project_root(), list(images)
-    exported = _exported(root)
-    versions.ensure_model(mlflow, NAME, TOLD)
-    found = _reconciled(mlflow, exported)
+    ledger, wanted = of_project(), list(images)
+    exported = _exported(ledger.root)
+    ledger.ensure(DESCRIPTION)
+    looks = _reconciled(ledger, exported)
     for digest in dict.fromkeys(models):
-        found = _recorded(mlflow, found, digest, wanted)
-    if [one.text for one in exported] != [one.text for one in found.kept]:
-        files.write_text(root / EXPORT, "".join(json.dumps(vars(one)) + "\n" for one in found.kept))
-    return found
+        looks = _recorded(ledger, looks, digest, wanted)
+    if [kept.text for kept in exported] != [kept.text for kept in looks.kept]:
+        files.write_text(ledger.root / EXPORT, "".join(json.dumps(vars(kept)) + "\n" for kept in looks.kept))
+    return looks
 
 
 def count(images: Iterable[str]) -> int:
     """Return how many models these images have judged; see `steps.registry.looks.Looks.count`."""
-    return whole(read(tracking.client(), NAME)).count(images)
+    return whole(read(of_project())).count(images)
 
 
 def standing(root: Path) -> Standing:
@@ -82,9 +86,9 @@ def exhausted(root: Path) -> str | None:
     return found.sentence if found.exhausted else None
 
 
-def read(mlflow: "MlflowClient", name: str) -> Looks:
+def read(ledger: Registry) -> Looks:
     """Read and verify a ledger of looks."""
-    slots, tags = ledger.slots(mlflow, name)
+    slots, tags = slots_of(ledger)
     payloads = {number: "".join(of[key] for key in sorted(of) if key.startswith(IMAGES)) for number, of in tags.items()}
     return gathered(slots, payloads, signing.verifier())
 
@@ -100,56 +104,56 @@ def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
     return found
 
 
-def _reconciled(mlflow: "MlflowClient", exported: Sequence[Kept]) -> Looks:
+def _reconciled(ledger: Registry, exported: Sequence[Kept]) -> Looks:
     """Read the ledger, hold it against its last export, and carry into it what older ledgers hold.
 
     A registry that holds none of the exported looks was emptied, or is another one: those looks were taken all the
     same, so they are recorded again, signed anew, as often as a kill or an older export asks for it. Whoever changed
     the export could as well have deleted it.
     """
-    found = whole(read(mlflow, NAME))
-    held = {one.text for one in found.kept}
-    if any(one.text in held for one in exported):
-        found = whole(found, gone(found, exported))
+    looks = whole(read(ledger))
+    held = {kept.text for kept in looks.kept}
+    if any(kept.text in held for kept in exported):
+        looks = whole(looks, gone(looks, exported))
     elif exported:
-        found = _carried(mlflow, found, whole(reread(exported, lambda *_: True)))
-        log.warning("the registry held no look of %s: the looks of %d models stand in it now", EXPORT, len(found.seen))
-    for model in mlflow.search_registered_models(f"name LIKE '%{OF_OLD}'"):
+        looks = _carried(ledger, looks, whole(reread(exported, lambda *_: True)))
+        log.warning("the registry held no look of %s: the looks of %d models stand in it now", EXPORT, len(looks.seen))
+    for model in ledger.client.search_registered_models(f"name LIKE '%{OF_OLD}'"):
         if model.name != NAME and CARRIED not in model.tags:
-            older = read(mlflow, model.name)
+            older = read(ledger.named(model.name))
             if older.kept or not older.faults:  # where no entry at all is ours, it is somebody else's
-                found = _carried(mlflow, found, whole(older))
-                mlflow.set_registered_model_tag(model.name, CARRIED, "yes")
-    return found
+                looks = _carried(ledger, looks, whole(older))
+                ledger.client.set_registered_model_tag(model.name, CARRIED, "yes")
+    return looks
 
 
-def _carried(mlflow: "MlflowClient", found: Looks, other: Looks) -> Looks:
+def _carried(ledger: Registry, looks: Looks, other: Looks) -> Looks:
     for model, images in other.pairs():
-        found = _recorded(mlflow, found, model, images)
-    return found
+        looks = _recorded(ledger, looks, model, images)
+    return looks
 
 
-def _recorded(mlflow: "MlflowClient", found: Looks, model: str, images: list[str]) -> Looks:
-    for _ in range(ledger.ATTEMPTS):
-        if found.has(model, images):
-            return found
-        _append(mlflow, found, model, images)
-        found = whole(read(mlflow, NAME))
-    raise RegistryError(f"{ledger.ATTEMPTS} looks were recorded first, one after another; run again")
+def _recorded(ledger: Registry, looks: Looks, model: str, images: list[str]) -> Looks:
+    for _ in range(ATTEMPTS):
+        if looks.has(model, images):
+            return looks
+        _append(ledger, looks, model, images)
+        looks = whole(read(ledger))
+    raise RegistryError(f"{ATTEMPTS} looks were recorded first, one after another; run again")
 
 
-def _append(mlflow: "MlflowClient", found: Looks, model: str, images: list[str]) -> None:
-    payload = packed(images, found.names)
-    pieces = {f"{IMAGES}{place:010}": payload[place : place + PIECE] for place in range(0, len(payload), PIECE)}
+def _append(ledger: Registry, looks: Looks, model: str, images: list[str]) -> None:
+    payload = packed(images, looks.names)
+    pieces = {f"{IMAGES}{start:010}": payload[start : start + PIECE] for start in range(0, len(payload), PIECE)}
     look = Look(
         model=model,
         payload=digest_of(payload),
         images=len(images),
         by=getpass.getuser(),
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        predecessor=found.head,
+        predecessor=looks.head,
     )
-    ledger.take(mlflow, NAME, TOLD, SOURCE, look.text(), pieces)
+    take(ledger, DESCRIPTION, SOURCE, look.text(), pieces)
 
 
 def _exported(root: Path) -> list[Kept]:

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steps.errors import RegistryError
-from steps.registry import signing, versions
+from steps.registry import signing
+from steps.registry.model_registry import Registry
 from steps.registry.tracking import answering
 from steps.registry.unpacked import Unpacked
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 DIGEST = "regraft.digest"  # in MLmodel's metadata, under the signature
 CODE = "code"  # the folder that MLflow puts on Python's path
@@ -30,7 +28,7 @@ class Package:
     files: Unpacked
 
 
-def load(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Package:
+def load(registry: Registry, version: str, decided: str | None = None) -> Package:
     """Download, verify and load a version; nothing of it runs before its signature is proven.
 
     `decided`: the digest that the ledger has of the version; None where no entry holds one. Raises RegistryError where
@@ -39,8 +37,8 @@ def load(mlflow: "MlflowClient", name: str, version: str, decided: str | None = 
     """
     files = Unpacked()
     try:
-        folder = _verified(mlflow, name, version, decided, files.folder)
-        model = _imported(files, folder, f"version {version} of {name}")
+        folder = _verified(registry, version, decided, files.folder)
+        model = _imported(files, folder, f"version {version} of {registry.name}")
     except BaseException:
         files.remove()  # at once: who catches this may keep it, and all that it refers to, for long
         raise
@@ -58,25 +56,25 @@ def _imported(files: Unpacked, folder: Path, which: str) -> Any:
         raise RegistryError(f"{which} cannot be loaded, its own code fails: {told}") from error
 
 
-def verify(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> str:
+def verify(registry: Registry, version: str, decided: str | None = None) -> str:
     """Return the digest of a version's package; RegistryError as `load` raises it. Nothing is loaded."""
-    with verified(mlflow, name, version, decided) as folder:
+    with verified(registry, version, decided) as folder:
         return _digest(folder)
 
 
 @contextmanager
-def verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None = None) -> Iterator[Path]:
+def verified(registry: Registry, version: str, decided: str | None = None) -> Iterator[Path]:
     """Yield a folder with a version's files, proven as `load` proves them; it is gone afterwards."""
     files = Unpacked()
     try:
-        yield _verified(mlflow, name, version, decided, files.folder)
+        yield _verified(registry, version, decided, files.folder)
     finally:
         files.remove()
 
 
-def _verified(mlflow: "MlflowClient", name: str, version: str, decided: str | None, scratch: Path) -> Path:
+def _verified(registry: Registry, version: str, decided: str | None, scratch: Path) -> Path:
     """Return the folder of a version's files, proven to be of the digest that was registered and decided about."""
-    folder = download(name, version, scratch)
+    name, folder = registry.name, download(registry.name, version, scratch)
     if not (folder / signing.SIGNATURE).is_file():
         raise RegistryError(
             f"version {version} of {name} is not signed: it was registered before regraft signed its versions, or its "
@@ -84,7 +82,7 @@ def _verified(mlflow: "MlflowClient", name: str, version: str, decided: str | No
         )
     if fault := signing.fault(folder):
         raise RegistryError(f"version {version} of {name} is not what was signed: {fault}")
-    held, registered = _digest(folder), versions.digest(mlflow, name, version)
+    held, registered = _digest(folder), registry.digest(version)
     for other, how in ((registered, "registered"), (decided or held, "decided about")):
         if held != other:
             raise RegistryError(

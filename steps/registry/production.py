@@ -1,16 +1,12 @@
 """The version in production, by the signed ledger. The alias only displays it: anyone can move it."""
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from steps.errors import RequestError
-from steps.registry import ledger, versions
+from steps.registry import ledger
 from steps.registry.chain import Chain
-from steps.registry.versions import CHAMPION
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from steps.registry.model_registry import CHAMPION, Registry
 
 log = logging.getLogger("regraft")
 
@@ -29,19 +25,19 @@ class Production:
     refused as a damaged one is.
     """
 
-    def __init__(self, mlflow: "MlflowClient", name: str, root: Path) -> None:
-        self._mlflow, self._name = mlflow, name
-        self._known, self._chain = ledger.exported(root), Chain((), (), (), True)
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._known, self._chain = ledger.exported(registry.root), Chain((), (), (), True)
 
     def named(self) -> Named:
         """Return the present champion. Raises RegistryError if the ledger was tampered with or cannot be reached."""
-        chain = ledger.read(self._mlflow, self._name, self._chain)
+        chain = ledger.read(self._registry, self._chain)
         if chain is not self._chain:
             ledger.whole(chain, self._known)
             self._chain, self._known = chain, [decision.text() for _, decision in chain.entries]
         if chain.champion is None:
-            return Named(None, f"the ledger of {self._name} names no champion")
-        alias = aliased(self._mlflow, self._name, CHAMPION).number
+            return Named(None, f"the ledger of {self._registry.name} names no champion")
+        alias = self._registry.alias(CHAMPION)
         if alias == chain.champion:
             return Named(alias)
         stands = f"on version {alias}" if alias else "nowhere"
@@ -64,22 +60,21 @@ class Production:
         return self._chain.package_of(number)
 
 
-def chosen(mlflow: "MlflowClient", name: str, root: Path, which: str) -> tuple[str, str | None]:
+def chosen(registry: Registry, which: str) -> tuple[str, str | None]:
     """Return the version that a person names, by number or alias, and the digest of its package by the ledger, if any.
 
     `champion` is the ledger's champion, whatever the alias says. Raises RequestError where there is no such version,
     RegistryError where the ledger was tampered with.
     """
     if which == CHAMPION:
-        production = Production(mlflow, name, root)
+        production = Production(registry)
         number = production.champion()
         return number, production.package_of(number)
-    address = f"models:/{name}/{which}" if which.isdecimal() else f"models:/{name}@{which}"
-    _, number = versions.resolve(mlflow, address)
-    return number, ledger.package_of(mlflow, name, number)
+    _, number = registry.resolve(f"models:/{registry.name}{'/' if which.isdecimal() else '@'}{which}")
+    return number, ledger.package_of(registry, number)
 
 
-def aliased(mlflow: "MlflowClient", name: str, alias: str) -> Named:
+def aliased(registry: Registry, alias: str) -> Named:
     """Return the version that an alias names; RegistryError if the registry does not answer."""
-    number = versions.alias_version(mlflow, name, alias)
+    number = registry.alias(alias)
     return Named(number, "" if number else f"the alias {alias} names no version any more")

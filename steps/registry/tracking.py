@@ -1,12 +1,13 @@
-"""MLflow runs, by explicit run id: the fluent active run is thread-local and gets lost in workers (mlflow#15131)."""
+"""MLflow's runs, by explicit run id: the fluent active run is thread-local and gets lost in workers (mlflow#15131)."""
 
 import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import RegistryError
@@ -119,91 +120,104 @@ def client() -> "MlflowClient":
     return Client(found)
 
 
-def experiment(mlflow: "MlflowClient", name: str) -> str:
-    """Return the id of the experiment, made if it does not exist."""
-    found = mlflow.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
-    own = tracking_uri() == f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
-    location = (project_root() / ".regraft" / "mlartifacts").as_uri() if own else None
-    return str(mlflow.create_experiment(name, artifact_location=location))
+class Runs:
+    """MLflow's runs; `client` is made when it is first needed."""
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-def find_run(mlflow: "MlflowClient", experiment_id: str, digest: str) -> str | None:
-    """Return the id of the finished run with this lineage digest, if there is one."""
-    clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'FINISHED'"
-    runs = mlflow.search_runs([experiment_id], clause, max_results=1)
-    return str(runs[0].info.run_id) if runs else None
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """Return a client of the tracking server; RegistryError where it cannot be reached or refuses."""
+        return client()
 
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment, made if it does not exist."""
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment:
+            return str(experiment.experiment_id)
+        own = tracking_uri() == f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
+        location = (project_root() / ".regraft" / "mlartifacts").as_uri() if own else None
+        return str(self.client.create_experiment(name, artifact_location=location))
 
-def run(mlflow: "MlflowClient", run_id: str) -> Any:
-    """Return a run, None if there is none with this id. RegistryError if MLflow does not answer."""
-    return unless_absent(lambda: mlflow.get_run(run_id)) if run_id else None
+    def find_run(self, experiment_id: str, digest: str) -> str | None:
+        """Return the id of the finished run with this lineage digest, if there is one."""
+        clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([experiment_id], clause, max_results=1)
+        return str(runs[0].info.run_id) if runs else None
 
+    def run(self, run_id: str) -> Any:
+        """Return a run, None if there is none with this id. RegistryError if MLflow does not answer."""
+        return unless_absent(lambda: self.client.get_run(run_id)) if run_id else None
 
-def log_run(
-    mlflow: "MlflowClient",
-    experiment_id: str,
-    lineage: Lineage,
-    epochs: Sequence[Mapping[str, Any]],
-    artifacts: Sequence[Path],
-    tags: Mapping[str, str],
-    around: Circumstances | None = None,
-) -> str:
-    """Return the run of this lineage; log it first, with its circumstances, where no finished one exists.
+    def log_run(
+        self,
+        experiment_id: str,
+        lineage: Lineage,
+        epochs: Sequence[Mapping[str, Any]] = (),
+        artifacts: Sequence[Path] = (),
+        tags: Mapping[str, str] = MappingProxyType({}),
+        around: Circumstances | None = None,
+    ) -> str:
+        """Return the run of this lineage; log it first, with its circumstances, where no finished one exists.
 
-    A run that a kill left unfinished is marked failed and made anew: half a run is never taken for a whole one.
-    """
-    found = find_run(mlflow, experiment_id, lineage.digest)
-    if found:
-        return found
-    _fail_unfinished(mlflow, experiment_id, lineage.digest)
-    from mlflow.entities import Metric, Param, RunTag
+        A run that a kill left unfinished is marked failed and made anew: half a run is never taken for a whole one.
+        """
+        finished = self.find_run(experiment_id, lineage.digest)
+        if finished:
+            return finished
+        self._fail_unfinished(experiment_id, lineage.digest)
+        from mlflow.entities import Metric, Param, RunTag
 
-    around = around or circumstances.gather(project_root())
-    run = mlflow.create_run(
-        experiment_id,
-        run_name=f"{lineage.stage} {lineage.digest[:8]}",
-        tags={LINEAGE: lineage.digest, "stage": lineage.stage, **around.tags, **tags},
-    )
-    now = int(run.info.start_time)
-    metrics = [
-        Metric(name, float(value), now, step)
-        for step, row in enumerate(epochs)
-        for name, value in row.items()
-        if isinstance(value, int | float) and name != "epoch"
-    ]
-    values = [Param(name, str(value)) for name, value in _flat(lineage.params)]
-    mlflow.log_batch(run.info.run_id, params=values, tags=[RunTag("regraft.code", lineage.code)])
-    for start in range(0, len(metrics), 1000):  # the REST interface takes so many at once
-        mlflow.log_batch(run.info.run_id, metrics=metrics[start : start + 1000])
-    mlflow.log_dict(run.info.run_id, lineage.to_dict(), "lineage.json")
-    for path in artifacts:
-        mlflow.log_artifact(run.info.run_id, str(path))
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, content in around.files.items():
-            (Path(scratch) / name).write_bytes(content)
-        mlflow.log_artifacts(run.info.run_id, scratch, circumstances.FOLDER)
-    mlflow.set_terminated(run.info.run_id, "FINISHED")
-    return str(run.info.run_id)
+        around = around or circumstances.gather(project_root())
+        run = self.client.create_run(
+            experiment_id,
+            run_name=f"{lineage.stage} {lineage.digest[:8]}",
+            tags={LINEAGE: lineage.digest, "stage": lineage.stage, **around.tags, **tags},
+        )
+        run_id, now = str(run.info.run_id), int(run.info.start_time)
+        metrics = [
+            Metric(name, float(value), now, step)
+            for step, row in enumerate(epochs)
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "epoch"
+        ]
+        values = [Param(name, str(value)) for name, value in _flat(lineage.params)]
+        self.client.log_batch(run_id, params=values, tags=[RunTag("regraft.code", lineage.code)])
+        for start in range(0, len(metrics), 1000):  # the REST interface takes so many at once
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        self.client.log_dict(run_id, lineage.to_dict(), "lineage.json")
+        for path in artifacts:
+            self.client.log_artifact(run_id, str(path))
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, content in around.files.items():
+                (Path(scratch) / name).write_bytes(content)
+            self.client.log_artifacts(run_id, scratch, circumstances.FOLDER)
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
 
+    def fetch_run(self, run_id: str, folder: Path) -> dict[str, Path]:
+        """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name.
 
-def fetch(mlflow: "MlflowClient", run_id: str, folder: Path) -> dict[str, Path]:
-    """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name.
+        One that is not there is a gap, which the caller names; RegistryError where MLflow does not say, or hand it out.
+        """
+        client = self.client
+        kept = {file.path for parent in (None, circumstances.FOLDER) for file in client.list_artifacts(run_id, parent)}
+        wanted = (
+            "lineage.json",
+            "evaluation.json",
+            *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES),
+        )
+        return {
+            Path(path).name: Path(client.download_artifacts(run_id, path, str(folder)))
+            for path in wanted
+            if path in kept
+        }
 
-    One that is not there is a gap, which the caller names; RegistryError where MLflow does not say, or hand it out.
-    """
-    there = {file.path for place in (None, circumstances.FOLDER) for file in mlflow.list_artifacts(run_id, place)}
-    wanted = ("lineage.json", "evaluation.json", *(f"{circumstances.FOLDER}/{name}" for name in circumstances.NAMES))
-    return {
-        Path(path).name: Path(mlflow.download_artifacts(run_id, path, str(folder))) for path in wanted if path in there
-    }
-
-
-def _fail_unfinished(mlflow: "MlflowClient", experiment_id: str, digest: str) -> None:
-    clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'RUNNING'"
-    for run in mlflow.search_runs([experiment_id], clause):
-        mlflow.set_terminated(run.info.run_id, "FAILED")
+    def _fail_unfinished(self, experiment_id: str, digest: str) -> None:
+        clause = f"tags.`{LINEAGE}` = '{digest}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([experiment_id], clause):
+            self.client.set_terminated(run.info.run_id, "FAILED")
 
 
 def _flat(params: Mapping[str, Any]) -> list[tuple[str, Any]]:

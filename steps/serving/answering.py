@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 from steps.errors import RegistryError, UndecodableError
 from steps.images import decoding
 from steps.images.pictures import Named
-from steps.registry import tracking, versions
+from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import chosen
-from steps.runtime import params
 from steps.runtime.progress import track
 from steps.serving import champion
 from steps.serving.answer_store import FOLDER, AnswerStore
@@ -45,8 +44,8 @@ def load(root: Path, version: str | None) -> Served:
 
     RequestError where there is none, RegistryError where ledger or version is not sound, or not the one decided about.
     """
-    name, mlflow = str(params.read(root)["register"]["model_name"]), tracking.client()
-    return champion.load(mlflow, name, *chosen(mlflow, name, root, version or versions.CHAMPION))
+    registry = Registry(root)
+    return champion.load(registry, *chosen(registry, version or CHAMPION))
 
 
 def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Answer]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -16,11 +16,9 @@ from PIL import Image
 from steps.errors import RegistryError, without_passwords
 from steps.images import decoding
 from steps.registry import packages
+from steps.registry.model_registry import Registry
 from steps.registry.packages import Package
 from steps.registry.production import Named
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger("regraft")
 AGAIN = 30.0  # seconds until a version that could not be loaded is tried once more
@@ -70,9 +68,9 @@ class Served:
         return {column: _plain(values[0]) for column, values in told.to_dict("list").items()}
 
 
-def load(mlflow: "MlflowClient", name: str, number: str, decided: str | None = None) -> Served:
+def load(registry: Registry, number: str, decided: str | None = None) -> Served:
     """Load a version; RegistryError if it is not as registered, signed and decided, or fails to answer."""
-    return warm(Served(packages.load(mlflow, name, number, decided)))
+    return warm(Served(packages.load(registry, number, decided)))
 
 
 def warm(served: Served) -> Served:

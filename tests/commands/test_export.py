@@ -20,10 +20,9 @@ from steps.commands.export import ACCEPTED, RAW, export, lines
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, preprocess
-from steps.registry import ledger, look_ledger, signing, tracking, versions
-from steps.registry.chain import PROMOTE
+from steps.registry import look_ledger, signing
+from steps.registry.model_registry import CHAMPION, Registry
 from steps.runtime import files
-from steps.runtime.stage import Lineage
 from steps.serving import formats
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
@@ -40,15 +39,11 @@ class Project:
         self.spec = models.read_preprocessing_dict(packaged.facts()["preprocessing"])
         network = taught(root / RAW, self.table, self.spec)
         saved, digest = packaged.save(root / "package", network, temperature=1.5)
-        mlflow = tracking.client()
-        versions.ensure_model(mlflow, NAME)
-        run = tracking.log_run(
-            mlflow, tracking.experiment(mlflow, "any"), Lineage("train_head", "1", "", {}, {}), [], (), {}
-        )
+        registry = Registry(root, NAME)
         for _ in range(2):
-            versions.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
-        ledger.append(mlflow, NAME, ledger.read(mlflow, NAME), PROMOTE, "1", "1", ["a test wants it"], package=digest)
-        mlflow.set_registered_model_alias(NAME, versions.CHAMPION, "2")  # moved by hand
+            packaged.register(registry, digest, saved)
+        packaged.promote(registry, "1")
+        registry.point(CHAMPION, "2")  # moved by hand
 
     def export(self, kind: str, which: str = "1", gate: dict[str, Any] | None = None, **rules: float) -> dict[str, Any]:
         document = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))

@@ -20,12 +20,11 @@ from steps.backbones.backbone import Grafted, blocks, build, cut_at, digest, top
 from steps.commands import origins
 from steps.errors import RegistryError, RequestError
 from steps.images.preprocessing import Preprocessing
-from steps.registry import ledger, packages, packaging, signing, tracking
-from steps.registry import versions as registry
-from steps.registry.chain import PROMOTE
+from steps.registry import packages, packaging, signing, tracking
+from steps.registry.model_registry import Registry
 from steps.runtime import files
 from steps.runtime.params import faults_of
-from steps.runtime.stage import Lineage
+from tests import packaged
 
 NAME = "squeezenet1_1"
 ENTRY = tv.SqueezeNet1_1_Weights.IMAGENET1K_V1
@@ -261,17 +260,14 @@ def test_a_download_that_arrives_damaged_is_refused(corrupted: str) -> None:
         origins._download(NAME, Entry())
 
 
-class Registry:
+class Versions:
     """A registry of its own, with what regraft and what others might have put there."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.mlflow = root, tracking.client()
 
     def put(self, name: str, folder: Path) -> str:
-        registry.ensure_model(self.mlflow, name)
-        lineage = Lineage("train_head", f"{folder}", "", {}, {})
-        run = tracking.log_run(self.mlflow, tracking.experiment(self.mlflow, "any"), lineage, [], (), {})
-        return registry.create_version(self.mlflow, name, f"{folder}", run, folder, {"kind": "head"}, {})
+        return packaged.register(Registry(self.root, name), f"{folder}", folder)
 
     def model(self, folder: Path, architecture: str, cut: str, told: dict[str, Any]) -> Grafted:
         """Write a model as `register` does; return the network."""
@@ -317,12 +313,12 @@ class Registry:
 
 
 @pytest.fixture(scope="module")
-def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
     root = tmp_path_factory.mktemp("registry")
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
         patched.setenv("DVC_ROOT", str(root))
-        yield Registry(root)
+        yield Versions(root)
 
 
 def put_in_place(folder: Path, loaded: origins.Loaded) -> None:
@@ -333,7 +329,7 @@ def put_in_place(folder: Path, loaded: origins.Loaded) -> None:
 
 @pytest.mark.parametrize(("architecture", "cut"), [("glyphnet", ""), ("resnet18", "layer2")])
 def test_a_registered_version_is_a_backbone_that_ends_where_its_head_began(
-    tmp_path: Path, versions: Registry, architecture: str, cut: str
+    tmp_path: Path, versions: Versions, architecture: str, cut: str
 ) -> None:
     network, number = versions.version(architecture, cut)
     versions.mlflow.set_registered_model_alias("digits", "champion", number)
@@ -357,7 +353,7 @@ def test_a_registered_version_is_a_backbone_that_ends_where_its_head_began(
 
 
 def test_a_network_grafted_on_a_registered_one_is_rebuilt_where_that_was_cut(
-    tmp_path: Path, versions: Registry
+    tmp_path: Path, versions: Versions
 ) -> None:
     _, number = versions.version("resnet18", "layer2")
     put_in_place(tmp_path / "backbone", origins.named(f"models:/digits/{number}", None))
@@ -372,7 +368,7 @@ def test_a_network_grafted_on_a_registered_one_is_rebuilt_where_that_was_cut(
     assert (card.cut_after(""), card.cut_after("layer1")) == ("layer2", "layer1")
 
 
-def test_no_code_of_a_version_runs(tmp_path: Path, versions: Registry) -> None:
+def test_no_code_of_a_version_runs(tmp_path: Path, versions: Versions) -> None:
     from PIL import Image
 
     versions.model(tmp_path / "model", "glyphnet", "", {})
@@ -391,7 +387,7 @@ def test_no_code_of_a_version_runs(tmp_path: Path, versions: Registry) -> None:
     assert not fuse.exists()
 
 
-def test_a_version_of_regraft_is_verified_before_its_weights_are_used(versions: Registry) -> None:
+def test_a_version_of_regraft_is_verified_before_its_weights_are_used(versions: Versions) -> None:
     _, number = versions.version("glyphnet", "")
     facts = versions.files("digits", number) / "artifacts/model/model.json"
     facts.write_text(facts.read_text().replace("oak", "ash"))
@@ -402,19 +398,17 @@ def test_a_version_of_regraft_is_verified_before_its_weights_are_used(versions: 
         origins.named(f"models:/digits/{number}", None)
 
 
-def test_a_version_that_was_decided_about_stays_one_of_regraft_s(versions: Registry) -> None:
+def test_a_version_that_was_decided_about_stays_one_of_regraft_s(versions: Versions) -> None:
     _, number = versions.version("glyphnet", "")
-    mlflow, digest = versions.mlflow, registry.digest(versions.mlflow, "digits", number)
-    chain = ledger.read(mlflow, "digits")
-    assert ledger.append(mlflow, "digits", chain, PROMOTE, number, number, ["a test wants it"], package=digest)
-    mlflow.delete_model_version_tag("digits", number, tracking.LINEAGE)
+    packaged.promote(Registry(versions.root, "digits"), number)
+    versions.mlflow.delete_model_version_tag("digits", number, tracking.LINEAGE)
     (versions.files("digits", number) / signing.SIGNATURE).unlink()
     with pytest.raises(RegistryError, match="is not signed"):
         origins.named(f"models:/digits/{number}", None)
 
 
 def test_a_model_that_regraft_did_not_sign_is_taken_with_a_warning(
-    versions: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     versions.model(tmp_path / "artifacts/model", "glyphnet", "", {})
     (tmp_path / "MLmodel").write_text("flavors: {}")
@@ -424,7 +418,7 @@ def test_a_model_that_regraft_did_not_sign_is_taken_with_a_warning(
     assert "is not signed by regraft: from now on the digest of its weights is the guard" in caplog.text
 
 
-def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, versions: Registry) -> None:
+def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, versions: Versions) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/MLmodel").write_text("flavors: {}")
     versions.put("trees", tmp_path / "foreign")
@@ -453,7 +447,7 @@ def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, ver
     ],
 )
 def test_a_version_whose_facts_and_weights_disagree_is_refused(
-    versions: Registry, told: dict[str, Any], sentence: str
+    versions: Versions, told: dict[str, Any], sentence: str
 ) -> None:
     _, number = versions.version("resnet18", "layer3", told=told)
     assert sentence in versions.refusal(f"models:/digits/{number}")

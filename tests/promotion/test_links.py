@@ -17,8 +17,9 @@ from steps.commands.audit import Audit
 from steps.errors import RequestError
 from steps.promotion.evidence import EVALUATION
 from steps.promotion.links import Link, audit, place_of, tampered
-from steps.registry import circumstances, ledger, signing, tracking, versions
+from steps.registry import circumstances, ledger, signing, tracking
 from steps.registry.chain import PROMOTE
+from steps.registry.model_registry import Registry
 from steps.runtime import files
 from steps.runtime.stage import Lineage, digest_of
 
@@ -101,24 +102,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         patched.setenv("DVC_ROOT", str(root))
         found = World(root, store)
         assert found.register(seed=7) == "1"
-        mlflow = tracking.client()
-        chain = ledger.decide(
-            mlflow,
-            NAME,
-            lambda seen: bool(seen.entries) or ledger.append(mlflow, NAME, seen, PROMOTE, "1", "1", ["good"], by="Ada"),
-        )
-        assert chain.champion == "1"
+        registry = Registry(root)
+        assert ledger.append(registry, ledger.read(registry), PROMOTE, "1", "1", ["good"], by="Ada")
+        assert ledger.restore_alias(registry).champion == "1"
     return found
 
 
 def register(root: Path, inputs: dict[str, str], seed: int, signs: bool, older: bool) -> str:
     """Register as the stage does, without a model: facts, circumstances where it `signs` them, signature."""
-    saved, mlflow = root / ".regraft" / f"saved-{seed}", tracking.client()
+    saved, registry = root / ".regraft" / f"saved-{seed}", Registry(root)
     facts: dict[str, Any] = {"stage": "train_head", "code": "c0de", "params": {"seed": seed}, "inputs": inputs}
     lineage = Lineage(digest=digest_of({"cmd": "c", **facts}), **facts)
     around = circumstances.gather(root)
-    versions.ensure_model(mlflow, NAME)
-    run = tracking.log_run(mlflow, tracking.experiment(mlflow, NAME), lineage, [], [root / EVALUATION], {}, around)
+    registry.ensure()
+    run = registry.log_run(registry.experiment(NAME), lineage, artifacts=[root / EVALUATION], around=around)
     digest = f"{seed:04}"
     files.write_text(saved / "MLmodel", f"flavors: {{}}\nmetadata: {{regraft.digest: '{digest}'}}\n")
     told = {"lineage": lineage.digest, "kind": "head", "backbone_sha256": "feed"}
@@ -128,7 +125,7 @@ def register(root: Path, inputs: dict[str, str], seed: int, signs: bool, older: 
         for path, content in around.beside(run, older).items():
             (saved / path).write_bytes(content)
     signing.sign_folder(saved)
-    return versions.create_version(mlflow, NAME, digest, run, saved, {"kind": "head"}, {})
+    return registry.create(digest, run, saved, {"kind": "head"}, {})
 
 
 def run_of(number: str) -> str:
@@ -229,13 +226,12 @@ def test_a_gap_is_named(world: World, spoil: Callable[[World], None], gap: str) 
 def test_a_run_without_its_files_and_an_alias_moved_by_hand_are_gaps(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "fetch", lambda *_: {})
-    mlflow = tracking.client()
-    monkeypatch.setattr(versions, "alias_version", lambda *_: "9")
+    monkeypatch.setattr(Registry, "fetch_run", lambda *_: {})
+    monkeypatch.setattr(Registry, "alias", lambda *_: "9")
     assert [gap for gap in world.gaps() if "the alias points to version 9" in gap]
     assert [gap for gap in world.gaps() if "lineage.json is not among the run's files" in gap]
     assert "commit" in world.signed() and "images" in world.signed(), "the package holds what the run has lost"
-    assert mlflow.get_model_version(NAME, "1").tags["kind"] == "head"
+    assert Registry(world.root).version("1").tags["kind"] == "head"
 
 
 def test_a_version_that_does_not_exist_is_refused(world: World) -> None:
@@ -342,7 +338,7 @@ def test_verification_names_what_is_wrong_with_ledger_export_and_packages(world:
     files.write_text(world.root / ledger.EXPORT, "another line\n")
     unsigned = world.root / "unsigned"
     files.write_text(unsigned / "MLmodel", "flavors: {}\n")
-    number = versions.create_version(tracking.client(), NAME, "abcd", run_of("1"), unsigned, {"kind": "head"}, {})
+    number = Registry(world.root).create("abcd", run_of("1"), unsigned, {"kind": "head"}, {})
     found, silent = tampered(world.root, number)
     assert found[0] == "entry 1 differs from line 1 of the export"
     assert len(found) == 2 and found[1].startswith(f"version {number} of regraft is not signed")
@@ -353,7 +349,7 @@ def test_an_export_that_is_gone_emptied_or_short_is_not_passed_over_in_silence(w
     export = world.root / ledger.EXPORT
     gone = "there is no export to hold the ledger against: its end could have been cut off"
     assert tampered(world.root, "1") == ([], [gone])
-    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    ledger.export(ledger.read(Registry(world.root)), world.root)
     assert tampered(world.root, "1") == ([], [])
     export.write_text("")
     assert tampered(world.root, "1") == (["the export is empty, the ledger is not"], [])
@@ -361,12 +357,12 @@ def test_an_export_that_is_gone_emptied_or_short_is_not_passed_over_in_silence(w
 
 def test_an_export_that_git_holds_is_held_against_the_ledger_whatever_lies_beside(world: World) -> None:
     export = world.root / ledger.EXPORT
-    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    ledger.export(ledger.read(Registry(world.root)), world.root)
     files.write_text(export, f"{export.read_text()}an entry that was cut off since\n")
     git = ["git", "-c", "user.name=A", "-c", "user.email=a@b.c"]
     subprocess.run([*git, "add", "--force", str(ledger.EXPORT)], cwd=world.root, check=True)
     subprocess.run([*git, "commit", "-qm", "-"], cwd=world.root, check=True)
-    ledger.export(ledger.read(tracking.client(), NAME), world.root)
+    ledger.export(ledger.read(Registry(world.root)), world.root)
     cut = "the export holds 2 entries, the ledger 1: its end was cut off (the export as committed)"
     assert tampered(world.root, "1") == ([cut], [])
 

@@ -23,25 +23,15 @@ from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.judgement import judge
 from steps.promotion import promote as promotion
 from steps.promotion import release
-from steps.registry import comparisons, ledger, look_ledger, packages, packaging, tracking, versions
+from steps.registry import comparisons, ledger, look_ledger, packages, tracking
 from steps.registry.chain import Decision
+from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
 from steps.runtime import files
 from steps.runtime.seeding import numpy_generator
-from steps.runtime.stage import Lineage
+from tests import packaged
 from tests.conftest import REPOSITORY, write_images
-
-CLASSES = ["0", "1", "2"]
-SPEC = {
-    "resize": 32,
-    "crop": 32,
-    "interpolation": "bilinear",
-    "antialias": True,
-    "colour_order": "RGB",
-    "value_range": [0.0, 1.0],
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-}
-NAME = "regraft"
+from tests.packaged import CLASSES
+from tests.registered import NAME, SPEC
 
 
 @dataclass
@@ -58,24 +48,20 @@ class World:
         head = nn.Linear(width, len(bias))
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
-        scratch = self.root / f"scratch-{label}"
-        facts = {
-            "architecture": "glyphnet",
-            "num_classes": 10,
-            "cut": "",
-            "classes": CLASSES,
-            "preprocessing": SPEC,
-            "temperature": 1.0,
-            "abstain_below": 0.0,
-        }
-        digest = packaging.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
-        packaging.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
-        mlflow = tracking.client()
-        versions.ensure_model(mlflow, NAME)
-        lineage = Lineage("train_head", digest, "", {}, {})
-        run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), lineage, [], (), {})
-        versions.create_version(mlflow, NAME, digest, run, scratch / "saved", {"kind": "head"}, {})
+        saved, digest = packaged.save(
+            self.root / f"scratch-{label}",
+            Grafted(backbone, head),
+            self.root / "data/raw/0/000.png",
+            num_classes=10,
+            preprocessing={**SPEC, "resize": 32, "crop": 32},
+        )
+        packaged.register(self.registry, digest, saved)
         return digest
+
+    @property
+    def registry(self) -> Registry:
+        """Return a registry as a command that begins now has it."""
+        return Registry(self.root, NAME)
 
     def receive(self, digest: str, bias: list[float]) -> None:
         """Write what `evaluate` and `register` leave for a model that always answers by `bias`."""
@@ -111,7 +97,7 @@ class World:
         return [decision for _, decision in chain.entries]
 
     def alias(self) -> str | None:
-        return versions.alias_version(tracking.client(), NAME, versions.CHAMPION)
+        return self.registry.alias(CHAMPION)
 
 
 @pytest.fixture
@@ -160,7 +146,7 @@ def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -
     done = world.promote(floor=0.9)
     assert (done.champion, world.alias()) == (None, None)
     assert done.reasons == ("balanced accuracy 33.3 % (20.9 to 50.2) is under the floor of 90 % (promote.floor)",)
-    tags = tracking.client().get_model_version(NAME, "1").tags
+    tags = world.registry.client.get_model_version(NAME, "1").tags
     assert tags["regraft.verdict"] == "refuse"
     assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
 
@@ -175,7 +161,7 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     assert done.reasons[1].startswith("as good as the champion (interval ")
     assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
     assert done.reasons[2].startswith("class 0: recall falls by 100.0 points against the champion, of 6 images 6 lost")
-    assert versions.alias_version(tracking.client(), NAME, versions.CHALLENGER) == "2"
+    assert world.registry.alias(CHALLENGER) == "2"
 
 
 def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
@@ -218,9 +204,9 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     again = world.promote()
     assert again.reasons == first.reasons
     assert again.comparison == first.comparison and first.comparison["n"] == 12, "the page shows what decided"
-    tags = tracking.client().get_model_version(NAME, "2").tags
+    tags = world.registry.client.get_model_version(NAME, "2").tags
     (key,) = [key for key in tags if key.startswith(comparisons.TAG)]
-    tracking.client().set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
+    world.registry.client.set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
     assert world.promote().comparison is None, "changed by hand it is not shown"
 
 
@@ -244,7 +230,7 @@ def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(versions, "point_alias", killed)
+        patched.setattr(Registry, "point", killed)
         world.promote()
     assert world.alias() is None
     done = world.promote()
@@ -261,7 +247,7 @@ def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_ques
     assert [reason.split("(")[-1] for reason in done.reasons] == ["promote.max_latency_ratio)", "promote.max_bytes)"]
     files_of = [*(world.root / ".regraft/mlartifacts").rglob("models/*/artifacts/**/*")]
     saved = sum(path.stat().st_size for path in files_of if path.is_file())
-    assert versions.size(tracking.client(), NAME, "1") + versions.size(tracking.client(), NAME, "2") == saved
+    assert world.registry.size("1") + world.registry.size("2") == saved
     assert world.promote(**rules).reasons == done.reasons
     assert [d.kind for d in world.decisions()] == ["promote", "refuse"]
 
@@ -288,7 +274,7 @@ def better_comes(world: World) -> None:
 def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "PATIENCE", 1)
     better_comes(world)
-    tracking.client().set_registered_model_alias(NAME, versions.CHAMPION, "1")
+    world.registry.point(CHAMPION, "1")
     assert promotion.production(world.root) == "2", "an alias is no decision"
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
@@ -336,7 +322,7 @@ def test_with_approval_required_a_person_has_the_last_word(world: World) -> None
     done = world.promote(approval="required")
     assert (done.champion, world.alias()) == (None, None)
     assert done.reasons[0] == "it may be promoted, once a person says so: regraft approve 1 --reason TEXT"
-    assert versions.alias_version(tracking.client(), NAME, versions.CHALLENGER) == "1"
+    assert world.registry.alias(CHALLENGER) == "1"
     assert world.promote(approval="required").reasons == done.reasons
     with pytest.raises(RequestError, match=r"version 2 is not waiting for approval \(waiting: 1\)"):
         release.approve(world.root, "2", "Ada", "looks good")
@@ -372,7 +358,7 @@ def test_an_export_that_the_ledger_no_longer_holds_stops_every_decision(world: W
     export = world.root / ledger.EXPORT
     held = export.read_text()
     assert len(held.splitlines()) == 2
-    tracking.client().delete_model_version(ledger.name_of(NAME), "2")
+    world.registry.client.delete_model_version(ledger.of(world.registry).name, "2")
     with pytest.raises(RegistryError, match="its end was cut off"):
         release.rollback(world.root, None, "Ada", "why")
     assert export.read_text() == held
@@ -390,7 +376,7 @@ def test_a_wiped_registry_begins_a_new_ledger_and_the_old_export_is_kept(world: 
 
 def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
-    tracking.client().set_registered_model_alias(NAME, versions.CHAMPION, "1")
+    world.registry.point(CHAMPION, "1")
     assert (world.promote().champion, world.alias()) == ("1", "1")
     assert [d.kind for d in world.decisions()] == ["adopt"]
 
@@ -461,7 +447,7 @@ def swapped(world: World, number: str) -> None:
 def test_a_package_that_was_swapped_is_neither_judged_nor_approved_nor_rolled_back_to(world: World) -> None:
     better_comes(world)
     entries = world.decisions()
-    assert [d.package for d in entries] == [versions.digest(tracking.client(), NAME, n) for n in ("1", "2")]
+    assert [d.package for d in entries] == [world.registry.digest(n) for n in ("1", "2")]
     swapped(world, "1")
     with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
         release.rollback(world.root, None, "Ada", "wrong on Mondays")
@@ -498,9 +484,9 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
 
 def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
     digest = world.register([2.0, 0.0, 0.0], "a")
-    assert versions.find_version(tracking.client(), NAME, digest) == "1"
+    assert world.registry.find(digest) == "1"
     shutil.rmtree(world.root / ".regraft/mlartifacts")
-    assert versions.find_version(tracking.client(), NAME, digest) is None
+    assert world.registry.find(digest) is None
 
 
 def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_ones_come(world: World) -> None:

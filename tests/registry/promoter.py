@@ -10,23 +10,22 @@ import sys
 import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
-from steps.registry import ledger, tracking
-from steps.registry.chain import PROMOTE, Chain
+from steps.registry import ledger
+from steps.registry.chain import PROMOTE
+from steps.registry.model_registry import Registry
+from steps.runtime import files
 
 
 def promote(model: str, version: str, attempts: int) -> None:
     """Decide for `version`, and tell for each attempt its turns, and which head of the ledger the last one saw."""
-    client = tracking.client()
+    registry = Registry(files.project_root(), model)
     for attempt in range(attempts):
-        seen: list[str] = []
-
-        def turn(chain: Chain, question: str = f"{version}-{attempt}", seen: list[str] = seen) -> bool:
-            seen.append(chain.head)
-            reasons = [f"turn {len(seen)}"]
-            return ledger.append(client, model, chain, PROMOTE, version, version, reasons, question=question)
-
-        ledger.decide(client, model, turn)
-        line = json.dumps({"question": f"{version}-{attempt}", "turns": len(seen), "head": seen[-1]})
+        question = f"{version}-{attempt}"
+        for turn, chain in enumerate(ledger.attempts(registry), 1):
+            if ledger.append(registry, chain, PROMOTE, version, version, [f"turn {turn}"], question=question):
+                break
+        ledger.restore_alias(registry, chain)
+        line = json.dumps({"question": question, "turns": turn, "head": chain.head})
         os.write(1, line.encode() + b"\n")  # short enough to arrive whole among the others'
 
 

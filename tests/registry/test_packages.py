@@ -10,55 +10,51 @@ import pandas as pd
 import pytest
 
 from steps.errors import RegistryError
-from steps.registry import packages, tracking
-from steps.registry import versions as registry
-from steps.runtime.stage import Lineage
+from steps.registry import packages
+from steps.registry.model_registry import Registry
 from tests import packaged
 
 NAME = "regraft"
 
 
-class Registry:
+class Versions:
     """Version 1 is a package of regraft; others are made of copies of its files."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.mlflow = root, tracking.client()
+        self.root, self.registry = root, Registry(root, NAME)
         self.saved, self.digest = packaged.save(root / "package", packaged.grafted())
-        registry.ensure_model(self.mlflow, NAME)
-        lineage = Lineage("train_head", "1", "", {}, {})
-        self.run = tracking.log_run(self.mlflow, tracking.experiment(self.mlflow, "any"), lineage, [], (), {})
         self.put(self.digest)
 
     def put(self, digest: str) -> str:
-        return registry.create_version(self.mlflow, NAME, digest, self.run, self.saved, {"kind": "head"}, {})
+        return packaged.register(self.registry, digest, self.saved)
 
     def files(self, version: str) -> Path:
         """Return where the registry keeps a version's files."""
-        source = str(self.mlflow.get_model_version(NAME, version).source).removeprefix("models:/")
-        location = self.mlflow.get_logged_model(source).artifact_location
+        source = str(self.registry.version(version).source).removeprefix("models:/")
+        location = self.registry.client.get_logged_model(source).artifact_location
         return Path(str(location).removeprefix("file://"))
 
     def refusal(self, version: str) -> str:
         with pytest.raises(RegistryError) as caught:
-            packages.load(self.mlflow, NAME, version)
+            packages.load(self.registry, version)
         with pytest.raises(RegistryError) as again:
-            packages.verify(self.mlflow, NAME, version)
+            packages.verify(self.registry, version)
         assert str(again.value) == str(caught.value)
         return str(caught.value)
 
 
 @pytest.fixture(scope="module")
-def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
     root = tmp_path_factory.mktemp("registry")
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
         patched.delenv("REGRAFT_KEY", raising=False)
         patched.setenv("DVC_ROOT", str(root))
-        yield Registry(root)
+        yield Versions(root)
 
 
-def test_a_version_is_loaded_from_the_bytes_that_were_verified(versions: Registry) -> None:
-    package = packages.load(versions.mlflow, NAME, "1")
+def test_a_version_is_loaded_from_the_bytes_that_were_verified(versions: Versions) -> None:
+    package = packages.load(versions.registry, "1")
     assert (package.version, package.digest) == ("1", versions.digest)
     assert versions.files("1") not in [package.folder, *package.folder.parents], "its own copy, not the registry's"
     picture = next((versions.root / "package/images").rglob("*.png"))
@@ -69,7 +65,7 @@ def test_a_version_is_loaded_from_the_bytes_that_were_verified(versions: Registr
     assert not folder.exists(), "a copy outlived its use"
 
 
-def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(versions: Registry) -> None:
+def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(versions: Versions) -> None:
     """As README and MLflow's documentation show it; in a process that writes bytecode, as Python does."""
     version = versions.put(versions.digest)
     code = f"import mlflow; mlflow.pyfunc.load_model({str(versions.files(version))!r})"
@@ -77,7 +73,7 @@ def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(ve
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=versions.root, check=True)
     assert [*versions.files(version).rglob("*.pyc")]
     (next(versions.files(version).rglob("__pycache__")) / "planted.pyc").touch()
-    package = packages.load(versions.mlflow, NAME, version)
+    package = packages.load(versions.registry, version)
     assert package.folder.is_dir() and not [*package.folder.rglob("*.pyc")]
 
 
@@ -95,7 +91,7 @@ def append(path: Path) -> None:
     ],
 )
 def test_a_version_that_is_not_what_was_signed_is_refused(
-    versions: Registry, name: str, change: Callable[[Path], object], told: str
+    versions: Versions, name: str, change: Callable[[Path], object], told: str
 ) -> None:
     version = versions.put(versions.digest)
     change(versions.files(version) / name)
@@ -104,7 +100,7 @@ def test_a_version_that_is_not_what_was_signed_is_refused(
     assert told in refusal and name in refusal
 
 
-def test_a_version_without_a_signature_is_told_what_to_do(versions: Registry) -> None:
+def test_a_version_without_a_signature_is_told_what_to_do(versions: Versions) -> None:
     version = versions.put(versions.digest)
     (versions.files(version) / "model.sig").unlink()
     assert versions.refusal(version) == (
@@ -113,7 +109,7 @@ def test_a_version_without_a_signature_is_told_what_to_do(versions: Registry) ->
     )
 
 
-def test_a_package_registered_under_anothers_digest_is_refused(versions: Registry) -> None:
+def test_a_package_registered_under_anothers_digest_is_refused(versions: Versions) -> None:
     version = versions.put("12" * 32)
     assert versions.refusal(version) == (
         f"version {version} of regraft holds the package {versions.digest[:16]}, but was registered as {'12' * 8}"

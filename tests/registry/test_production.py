@@ -10,11 +10,12 @@ from steps.commands.export import export
 from steps.commands.serve import _follower
 from steps.errors import RegistryError, RequestError
 from steps.registry import chain as core
-from steps.registry import ledger, packages, tracking, versions
+from steps.registry import ledger, packages
+from steps.registry.model_registry import CHAMPION
 from steps.registry.production import Named, Production
 from steps.serving import answering as prediction
 from steps.serving import champion
-from tests.registered import NAME, Registered, inside
+from tests.registered import Registered, inside
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def project(registered_once: Registered, tmp_path_factory: pytest.TempPathFactor
 
 
 def production(project: Registered) -> Production:
-    return Production(tracking.client(), NAME, project.root)
+    return Production(project.registry)
 
 
 def test_what_has_not_changed_is_not_read_again(project: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,21 +56,21 @@ SWAP = (
 
 def test_a_package_that_was_swapped_under_its_number_is_refused(project: Registered, tmp_path: Path) -> None:
     with inside(project.copy(tmp_path / "project")) as copied:
-        asked, mlflow = production(copied), tracking.client()
+        asked, registry = production(copied), copied.registry
         number = asked.champion()
         decided = asked.package_of(number)
-        assert decided == packages.verify(mlflow, NAME, "2", decided)
+        assert decided == packages.verify(registry, "2", decided)
         with sqlite3.connect(copied.root / ".regraft/mlflow.db") as database:
             for statement in SWAP:
                 database.execute(statement)
-        versions.point_alias(mlflow, NAME, "nightly", "2")
-        assert packages.verify(mlflow, NAME, "2") == packages.verify(mlflow, NAME, "1"), "signature and tag are good"
+        registry.point("nightly", "2")
+        assert packages.verify(registry, "2") == packages.verify(registry, "1"), "signature and tag are good"
         with pytest.raises(RegistryError, match=f"holds the package .*, but was decided about as {str(decided)[:16]}"):
-            champion.load(mlflow, NAME, number, decided)
+            champion.load(registry, number, decided)
         for use in (
             lambda: prediction.load(copied.root, None),
             lambda: prediction.load(copied.root, "2"),
-            lambda: _follower(copied.root, versions.CHAMPION, "2", 3600),
+            lambda: _follower(copied.root, CHAMPION, "2", 3600),
             lambda: _follower(copied.root, "nightly", None, 3600),
             lambda: export(copied.root, "2", "onnx", copied.root / "out"),
         ):
@@ -79,11 +80,11 @@ def test_a_package_that_was_swapped_under_its_number_is_refused(project: Registe
 
 def test_an_entry_that_was_seen_has_to_stay(project: Registered, tmp_path: Path) -> None:
     with inside(project.copy(tmp_path / "project")) as copied:
-        mlflow, asked = tracking.client(), production(copied)
-        chain = ledger.read(mlflow, NAME)
+        registry, asked = copied.registry, production(copied)
+        chain = ledger.read(registry)
         assert asked.named() == Named("2")
         ledger.export(chain, copied.root)
-        mlflow.delete_model_version(ledger.name_of(NAME), str(chain.last_number))
+        registry.client.delete_model_version(ledger.of(registry).name, str(chain.last_number))
         for one in (asked, production(copied)):  # one that has seen it, and one that has the export
             with pytest.raises(RegistryError, match="its end was cut off"):
                 one.named()
@@ -91,7 +92,7 @@ def test_an_entry_that_was_seen_has_to_stay(project: Registered, tmp_path: Path)
 
 def test_a_ledger_that_was_edited_names_nobody(project: Registered, tmp_path: Path) -> None:
     with inside(project.copy(tmp_path / "project")) as copied:
-        mlflow, name = tracking.client(), ledger.name_of(NAME)
+        mlflow, name = copied.registry.client, ledger.of(copied.registry).name
         text = mlflow.get_model_version(name, "1").tags[ledger.TEXT]
         mlflow.set_model_version_tag(name, "1", ledger.TEXT, text.replace('"champion":"1"', '"champion":"2"'))
         with pytest.raises(RegistryError, match="entry 1: its signature does not verify"):
@@ -100,7 +101,7 @@ def test_a_ledger_that_was_edited_names_nobody(project: Registered, tmp_path: Pa
 
 def test_without_a_decision_there_is_no_champion_whatever_the_alias_says(project: Registered, tmp_path: Path) -> None:
     with inside(project.copy(tmp_path / "project")) as copied:
-        tracking.client().delete_registered_model(ledger.name_of(NAME))
-        assert versions.alias_version(tracking.client(), NAME, versions.CHAMPION) == "2"
+        copied.registry.client.delete_registered_model(ledger.of(copied.registry).name)
+        assert copied.registry.alias(CHAMPION) == "2"
         with pytest.raises(RequestError, match="the ledger of regraft names no champion; `regraft run` makes one"):
             production(copied).champion()

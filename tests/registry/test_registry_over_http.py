@@ -12,10 +12,12 @@ import httpx
 import pytest
 
 from steps.errors import RegistryError, RequestError
-from steps.registry import ledger, look_ledger, packages, tracking, versions
+from steps.registry import ledger, look_ledger, packages, tracking
+from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Production, chosen
 from steps.registry.tracking import ABSENT, DENIED, UNKNOWN
 from steps.runtime.stage import Lineage
+from tests import packaged
 from tests.servers import guarded_mlflow_server
 
 MODEL = "regraft"
@@ -65,21 +67,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module")
 def made(server: Guarded) -> Guarded:
-    mlflow = tracking.client()
-    versions.ensure_model(mlflow, MODEL)
     (server.folder / "saved/artifacts/model").mkdir(parents=True)
     (server.folder / "saved/MLmodel").write_text("flavors: {}")
     (server.folder / "saved/artifacts/model/model.json").write_text("{}")
-    run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), lineage("d"), [], (), {})
-    versions.create_version(mlflow, MODEL, "d" * 64, run, server.folder / "saved", {"kind": "head"}, {})
-    ledger.decide(
-        mlflow,
-        MODEL,
-        lambda chain: (
-            chain.champion == "1" or ledger.append(mlflow, MODEL, chain, "promote", "1", "1", ["a test wants it"])
-        ),
-    )
+    packaged.promote(registry(), packaged.register(registry(), "d" * 64, server.folder / "saved"))
     return server
+
+
+def registry(name: str = MODEL) -> Registry:
+    return Registry(Path(os.environ["DVC_ROOT"]), name)
 
 
 def lineage(letter: str, **params: object) -> Lineage:
@@ -93,33 +89,33 @@ def test_looks_of_a_database_that_is_served_later_go_on_to_count(server: Guarded
 
 
 def test_what_is_not_there_is_not_there_with_passwords_too(server: Guarded) -> None:
-    mlflow = tracking.client()
-    assert versions.alias_version(mlflow, "nobody", versions.CHAMPION) is None
-    assert versions.registered(mlflow, "nobody", "1") is None
-    assert ledger.read(mlflow, "nobody").entries == ()
+    nobody = registry("nobody")
+    assert nobody.alias(CHAMPION) is None
+    assert nobody.version("1") is None
+    assert ledger.read(nobody).entries == ()
     with pytest.raises(RequestError, match=r"the registry has no model 'nobody'; it has: regraft\.looks"):
-        versions.resolve(mlflow, "models:/nobody/1")
+        nobody.resolve("models:/nobody/1")
 
 
 def test_of_a_model_that_is_there_what_it_lacks_is_absent(made: Guarded) -> None:
-    mlflow = tracking.client()
-    assert versions.alias_version(mlflow, MODEL, versions.CHAMPION) == "1"
-    assert versions.alias_version(mlflow, MODEL, "nightly") is None
-    assert versions.registered(mlflow, MODEL, "9") is None and versions.listing(mlflow, MODEL, "9") == []
-    assert versions.fetch(mlflow, MODEL, "1", "artifacts/model", made.folder / "there").is_dir()
+    model = registry()
+    assert model.alias(CHAMPION) == "1"
+    assert model.alias("nightly") is None
+    assert model.version("9") is None and model.listing("9") == []
+    assert model.fetch("1", "artifacts/model", made.folder / "there").is_dir()
     for path in ("artifacts/other", "nothing/there"):
         with pytest.raises(RequestError, match=f"version 1 of regraft has no {path}: regraft did not register it"):
-            versions.fetch(mlflow, MODEL, "1", path, made.folder / "nowhere")
+            model.fetch("1", path, made.folder / "nowhere")
 
 
 def test_everything_that_a_run_logs_is_within_what_a_server_takes(made: Guarded) -> None:
-    mlflow, epochs = tracking.client(), [{"epoch": i, "loss": 1 / (i + 1), "gap": float("nan")} for i in range(700)]
+    model, epochs = registry(), [{"epoch": i, "loss": 1 / (i + 1), "gap": float("nan")} for i in range(700)]
     long = lineage("e", seed=0, one={f"name_{i}": "x" * 500 for i in range(120)})
-    run = tracking.log_run(mlflow, tracking.experiment(mlflow, "regraft"), long, epochs, (), {})
-    assert len(mlflow.get_run(run).data.params) == 121
-    assert len(mlflow.get_metric_history(run, "loss")) == 700
-    told = tracking.fetch(mlflow, run, made.folder / "fetched")
-    assert json.loads(told["lineage.json"].read_text())["digest"] == long.digest and "evaluation.json" not in told
+    run = model.log_run(model.experiment("regraft"), long, epochs)
+    assert len(model.client.get_run(run).data.params) == 121
+    assert len(model.client.get_metric_history(run, "loss")) == 700
+    fetched = model.fetch_run(run, made.folder / "fetched")
+    assert json.loads(fetched["lineage.json"].read_text())["digest"] == long.digest and "evaluation.json" not in fetched
     images = [sha256(f"{i}".encode()).hexdigest() for i in range(5000)]
     look_ledger.record(["a model of many images"], images)
     assert look_ledger.count(images) == 1
@@ -127,31 +123,33 @@ def test_everything_that_a_run_logs_is_within_what_a_server_takes(made: Guarded)
 
 QUESTIONS: dict[str, Callable[[], object]] = {
     "client": tracking.client,
-    "alias": lambda: versions.alias_version(asked(), MODEL, versions.CHAMPION),
-    "alias that is not there": lambda: versions.alias_version(asked(), "nobody", versions.CHAMPION),
-    "version": lambda: versions.has_version(asked(), MODEL, "1"),
-    "files": lambda: versions.listing(asked(), MODEL, "1"),
-    "address": lambda: versions.resolve(asked(), f"models:/{MODEL}@champion"),
-    "folder": lambda: versions.fetch(asked(), MODEL, "1", "artifacts/model", Path(os.environ["DVC_ROOT"]) / "got"),
-    "digest": lambda: versions.find_version(asked(), MODEL, "d" * 64),
-    "package": lambda: packages.verify(asked(), MODEL, "1"),
-    "model": lambda: versions.ensure_model(asked(), "another"),
-    "ledger": lambda: ledger.read(asked(), MODEL),
-    "production": lambda: Production(asked(), MODEL, Path()).named(),
-    "chosen": lambda: chosen(asked(), MODEL, Path(), "1"),
-    "decision": lambda: ledger.decide(asked(), MODEL, lambda chain: pytest.fail(f"decided on {chain}")),
-    "looks": lambda: look_ledger.read(asked(), look_ledger.NAME),
-    "run": lambda: tracking.run(asked(), "0" * 32),
-    "experiment": lambda: tracking.experiment(asked(), "another"),
-    "logging": lambda: tracking.log_run(asked(), "1", lineage("f"), [], (), {}),
+    "alias": lambda: asked().alias(CHAMPION),
+    "alias that is not there": lambda: asked("nobody").alias(CHAMPION),
+    "version": lambda: asked().has("1"),
+    "files": lambda: asked().listing("1"),
+    "address": lambda: asked().resolve(f"models:/{MODEL}@champion"),
+    "folder": lambda: asked().fetch("1", "artifacts/model", Path(os.environ["DVC_ROOT"]) / "got"),
+    "digest": lambda: asked().find("d" * 64),
+    "package": lambda: packages.verify(asked(), "1"),
+    "model": lambda: asked("another").ensure(),
+    "ledger": lambda: ledger.read(asked()),
+    "production": lambda: Production(asked()).named(),
+    "chosen": lambda: chosen(asked(), "1"),
+    "decision": lambda: next(ledger.attempts(asked())),
+    "looks": lambda: look_ledger.read(asked(look_ledger.NAME)),
+    "run": lambda: asked().run("0" * 32),
+    "experiment": lambda: asked().experiment("another"),
+    "logging": lambda: asked().log_run("1", lineage("f")),
 }
 
 
-def asked() -> tracking.Client:
-    """Return a client that was there before: what `client` itself asks is not asked again."""
+def asked(name: str = MODEL) -> Registry:
+    """Return a registry whose client was there before: what `client` itself asks is not asked again."""
     from mlflow import MlflowClient
 
-    return tracking.Client(MlflowClient(tracking.tracking_uri()))
+    model = registry(name)
+    model.client = tracking.Client(MlflowClient(tracking.tracking_uri()))  # type: ignore[assignment]
+    return model
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -167,17 +165,15 @@ def test_a_ledger_that_this_user_may_not_read_is_not_empty(made: Guarded, monkey
     made.administrate("2.0/mlflow/users/create", username="bob", password="password-of-bob")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password-of-bob")
-    assert Production(tracking.client(), MODEL, Path()).named().number == "1", (
-        "everybody may read, unless told otherwise"
-    )
-    made.grant("bob", ledger.name_of(MODEL), "DENY")
+    assert Production(registry()).named().number == "1", "everybody may read, unless told otherwise"
+    made.grant("bob", ledger.of(registry()).name, "DENY")
     exported = made.folder / ledger.EXPORT
     exported.parent.mkdir(exist_ok=True)
     exported.write_text("what stands there\n")
     for ask in (
-        lambda: Production(tracking.client(), MODEL, Path()).named(),
-        lambda: ledger.reconcile(tracking.client(), MODEL, made.folder),
-        lambda: ledger.decide(tracking.client(), MODEL, lambda chain: pytest.fail(f"decided on {chain}")),
+        lambda: Production(registry()).named(),
+        lambda: ledger.reconcile(registry()),
+        lambda: next(ledger.attempts(registry())),
     ):
         with pytest.raises(RegistryError, match="this user may not do that") as caught:
             ask()
@@ -186,10 +182,9 @@ def test_a_ledger_that_this_user_may_not_read_is_not_empty(made: Guarded, monkey
 
 
 def test_files_that_a_server_keeps_on_its_own_disk_are_a_sentence(made: Guarded) -> None:
-    mlflow = tracking.client()
-    elsewhere = mlflow.create_experiment("elsewhere", artifact_location="/proc/only")
+    elsewhere = registry().client.create_experiment("elsewhere", artifact_location="/proc/only")
     with pytest.raises(RegistryError, match=r"keeps its files where this machine cannot use them: .*--serve-artifacts"):
-        tracking.log_run(mlflow, elsewhere, lineage("9"), [], (), {})
+        registry().log_run(elsewhere, lineage("9"))
 
 
 def test_a_server_that_is_gone_is_no_registry_without_a_champion(made: Guarded) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from steps.errors import RegistryError
 from steps.registry import tracking
+from steps.registry.tracking import Runs
 from steps.runtime.stage import Lineage
 
 LINEAGE = Lineage("train_head", "d" * 64, "c" * 64, {"seed": 0, "train_head": {"c": [0.1, 1.0]}}, {"data/x": "f" * 64})
@@ -21,11 +22,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def log(store: Path) -> tuple[str, str]:
-    mlflow = tracking.client()
-    experiment = tracking.experiment(mlflow, "regraft")
+    runs = Runs(store)
+    experiment = runs.experiment("regraft")
     artifact = store / "history.json"
     artifact.write_text("{}")
-    return experiment, tracking.log_run(mlflow, experiment, LINEAGE, EPOCHS, (artifact,), {"kind": "head"})
+    return experiment, runs.log_run(experiment, LINEAGE, EPOCHS, (artifact,), {"kind": "head"})
 
 
 def test_a_run_holds_params_every_epoch_tags_and_artefacts(store: Path) -> None:
@@ -48,13 +49,13 @@ def test_the_same_lineage_is_logged_once(store: Path) -> None:
 
 
 def test_a_run_that_a_kill_left_open_is_marked_failed_and_made_anew(store: Path) -> None:
-    mlflow = tracking.client()
-    experiment = tracking.experiment(mlflow, "regraft")
-    half = mlflow.create_run(experiment, tags={tracking.LINEAGE: LINEAGE.digest}).info.run_id
+    runs = Runs(store)
+    experiment = runs.experiment("regraft")
+    half = runs.client.create_run(experiment, tags={tracking.LINEAGE: LINEAGE.digest}).info.run_id
     whole = log(store)[1]
     assert whole != half
-    assert mlflow.get_run(half).info.status == "FAILED"
-    assert tracking.find_run(mlflow, experiment, LINEAGE.digest) == whole
+    assert runs.client.get_run(half).info.status == "FAILED"
+    assert runs.find_run(experiment, LINEAGE.digest) == whole
 
 
 def test_everything_stays_in_the_project(store: Path) -> None:

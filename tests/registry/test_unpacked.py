@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from steps.errors import RegistryError
-from steps.registry import packages, packaging, signing, tracking, unpacked
-from steps.registry import versions as registry
+from steps.registry import packages, packaging, signing, unpacked
+from steps.registry.model_registry import Registry
 from steps.registry.production import Production
-from steps.runtime.stage import Lineage
+from steps.runtime import files
 from steps.serving import champion
 from steps.serving.champion import Follower, Served
 from tests import packaged
@@ -52,8 +52,12 @@ def project(registered_once: Registered, tmp_path_factory: pytest.TempPathFactor
         yield copied
 
 
+def registry() -> Registry:
+    return Registry(files.project_root(), NAME)
+
+
 def load(number: str) -> Served:
-    return champion.load(tracking.client(), NAME, number)
+    return champion.load(registry(), number)
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def follower(project: Registered, monkeypatch: pytest.MonkeyPatch) -> Follower:
     monkeypatch.setattr(unpacked, "_holders", weakref.WeakValueDictionary())  # other files' tests hold this code
     project.promote("1")
     load("2")  # all that any version imports of the libraries is imported from here on
-    production = Production(tracking.client(), NAME, Path())
+    production = Production(registry())
     return Follower(load("1"), production.named, load, 3600)
 
 
@@ -104,20 +108,12 @@ def test_nothing_of_a_replaced_version_stays_in_memory_or_on_the_disk(project: R
     assert [*folder.parent.iterdir()] == [follower.current.package.files.folder]
 
 
-class Registry:
+class Versions:
     """Registers changed copies of one package, signed as regraft signs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.saved, self.digest = packaged.save(root / "package", packaged.grafted())
-        self.run = tracking.log_run(
-            tracking.client(),
-            tracking.experiment(tracking.client(), "any"),
-            Lineage("train_head", "1", "", {}, {}),
-            [],
-            (),
-            {},
-        )
 
     def put(self, changes: dict[str, tuple[str, str]], *added: str) -> str:
         """Register a copy in whose files an old text is a new one, and to whose code empty modules were added."""
@@ -131,15 +127,15 @@ class Registry:
             path.write_text(text.replace(old, new, 1), encoding="utf-8")
         (copy / signing.SIGNATURE).unlink()
         signing.sign_folder(copy)
-        return registry.create_version(tracking.client(), NAME, self.digest, self.run, copy, {"kind": "head"}, {})
+        return packaged.register(registry(), self.digest, copy)
 
 
 @pytest.fixture(scope="module")
-def versions(project: Registered, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return Registry(tmp_path_factory.mktemp("versions"))
+def versions(project: Registered, tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    return Versions(tmp_path_factory.mktemp("versions"))
 
 
-def test_a_load_that_fails_in_the_versions_own_code_leaves_nothing(project: Registered, versions: Registry) -> None:
+def test_a_load_that_fails_in_the_versions_own_code_leaves_nothing(project: Registered, versions: Versions) -> None:
     load("2")
     number = versions.put({"model.py": ("set_model(", "1 / 0\nset_model(")})
     before = state()
@@ -150,7 +146,7 @@ def test_a_load_that_fails_in_the_versions_own_code_leaves_nothing(project: Regi
 
 
 def test_what_a_version_imports_when_it_is_first_asked_is_found_and_goes_with_it(
-    project: Registered, versions: Registry
+    project: Registered, versions: Versions
 ) -> None:
     """Also where the same package is loaded twice, and the first or the last of the two goes first."""
     late = f"regraft_{versions.digest[:16]}.late"
@@ -159,7 +155,7 @@ def test_what_a_version_imports_when_it_is_first_asked_is_found_and_goes_with_it
         "late.py",
     )
     for first_goes in (True, False):
-        held = [packages.load(tracking.client(), NAME, number) for _ in range(2)]
+        held = [packages.load(registry(), number) for _ in range(2)]
         held.pop(0 if first_goes else 1)
         gc.collect()
         assert late not in sys.modules
@@ -171,11 +167,11 @@ def test_what_a_version_imports_when_it_is_first_asked_is_found_and_goes_with_it
 
 
 def test_modules_of_a_versions_name_that_were_never_verified_are_not_run(
-    project: Registered, versions: Registry, monkeypatch: pytest.MonkeyPatch
+    project: Registered, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number, name = versions.put({}), f"regraft_{versions.digest[:16]}"
     monkeypatch.setitem(sys.modules, name, pd)  # any module will do
-    served = packages.load(tracking.client(), NAME, number)
+    served = packages.load(registry(), number)
     assert sys.modules[name] is not pd and served.folder.is_relative_to(
         Path(str(sys.modules[name].__file__)).parents[2]
     )

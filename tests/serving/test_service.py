@@ -26,15 +26,18 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from steps.errors import RegistryError
-from steps.registry import tracking, versions
+from steps.registry import tracking
+from steps.registry.model_registry import Registry
 from steps.registry.production import Production, aliased
+from steps.runtime import files
 from steps.serving import champion
 from steps.serving.bodies import ServiceLimits
 from steps.serving.champion import Follower, Served
 from steps.serving.server import configured
 from steps.serving.service import Service, application
 from tests.conftest import free_port
-from tests.registered import ABSTAIN_BELOW, CLASSES, NAME, Registered, inside
+from tests.packaged import CLASSES
+from tests.registered import ABSTAIN_BELOW, NAME, Registered, inside
 
 LIMITS: dict[str, Any] = {
     "body": 100_000,
@@ -75,8 +78,8 @@ def serving(follower: Follower, **limits: Any) -> Iterator[str]:
 
 def new_follower(every: float = 3600) -> Follower:
     """Return one that follows the champion; every hour, unless a test wants to see it."""
-    mlflow = tracking.client()
-    load, production = partial(champion.load, mlflow, NAME), Production(mlflow, NAME, Path())
+    registry = Registry(files.project_root(), NAME)
+    load, production = partial(champion.load, registry), Production(registry)
     return Follower(load("1"), production.named, load, every)
 
 
@@ -470,20 +473,20 @@ def test_an_alias_that_was_moved_by_hand_is_told_and_not_followed(project: Regis
 
 
 def test_another_alias_is_followed_as_it_stands(project: Registered, follower: Follower) -> None:
-    mlflow = tracking.client()
-    follower._find = partial(aliased, mlflow, NAME, "nightly")
+    follower._find = partial(aliased, project.registry, "nightly")
     follower.look()
     assert (follower.current.number, follower.problem) == ("1", "the alias nightly names no version any more")
-    versions.point_alias(mlflow, NAME, "nightly", "2")
+    project.registry.point("nightly", "2")
     follower.look()
-    versions.point_alias(mlflow, NAME, "nightly", None)
+    project.registry.point("nightly", None)
     assert (follower.current.number, follower.problem) == ("2", "")
 
 
 def test_a_registry_that_does_not_answer_is_told(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    nobody = tracking.Client(MlflowClient(f"http://127.0.0.1:{free_port()}"))
-    follower._find = Production(nobody, NAME, Path()).named
+    nobody = Registry(files.project_root(), NAME)
+    nobody.client = tracking.Client(MlflowClient(f"http://127.0.0.1:{free_port()}"))  # type: ignore[assignment]
+    follower._find = Production(nobody).named
     follower.look()
     assert follower.current.number == "1"
     assert follower.problem.startswith("MLflow at ") and " does not answer: " in follower.problem
