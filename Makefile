@@ -1,4 +1,4 @@
-# run and test set everything up on a fresh machine; the environment is made anew when it is older than its lock.
+# run and test set up a fresh machine; the environment is rebuilt when it is older than its lock file.
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -8,7 +8,7 @@ run: .venv/installed
 	@test -e data/raw.dvc || regraft use digits
 	@regraft run
 
-# A file's tests stay together: they share what is expensive. What fills the machine by itself runs after the others.
+# Tests of one file run in one process: they share expensive fixtures. Tests that need the whole machine run last.
 test: .venv/installed
 	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not alone"
 	pytest -m alone
@@ -38,7 +38,7 @@ clean:
 	$(BIN)/python -m pip check
 	@touch $@
 
-# Needs uv. Models depend on requirements.lock, so tools for development have a lock of their own.
+# Needs uv. Models depend on requirements.lock, so development tools have their own lock file.
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock

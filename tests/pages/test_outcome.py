@@ -39,7 +39,7 @@ def test_a_refusal_gives_every_reason_and_escapes_what_it_quotes(tmp_path: Path)
 
 def test_the_comparison_is_told_with_its_interval_and_drawn_to_scale(tmp_path: Path) -> None:
     text = told(tmp_path, REFUSAL)
-    assert "Version 4 less version 3 on the same 153 test images" in text
+    assert "Version 4 minus version 3 on the same 153 test images" in text
     assert "<strong>+2.0 points</strong> of balanced accuracy (-0.7 to +4.6)" in text
     champion, low, high, value = drawn(text)
     assert (value - champion) / (high - low) == pytest.approx(0.0196 / (0.0458 + 0.0065), abs=0.01)
@@ -66,7 +66,7 @@ def test_a_model_that_is_the_champion_itself_is_compared_with_nobody_and_the_pag
         assert "model of this run" in page and "challenger" not in page
     assert "nothing new" not in told(tmp_path, FIRST) + told(tmp_path, REFUSAL)
     assert "<dt>challenger</dt><dd>version 4</dd>" in told(tmp_path, REFUSAL)
-    assert "<dt>champion before</dt><dd>none</dd>" in told(tmp_path, FIRST)
+    assert "<dt>previous champion</dt><dd>none</dd>" in told(tmp_path, FIRST)
 
 
 def axis(text: str) -> list[str]:

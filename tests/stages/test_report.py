@@ -80,10 +80,10 @@ def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(
     said = "Transfer (of the frozen head: the chosen model started from random weights): helps"
     inputs.change("evaluation", transfer=honest(CLASSES)["transfer"])
     assert said in read(inputs).text and said in inputs.card().read_text(encoding="utf-8")
-    assert "parameters could move: no weight was frozen." in found.text
+    assert "parameters were trained: no weight was frozen." in found.text
     assert "than the random weights it started from" in found.text
     card = inputs.card().read_text(encoding="utf-8")
-    assert "the same architecture from random weights, and nothing of the backbone is in it; 250 parameters" in card
+    assert "the same architecture from random weights, with nothing of the backbone in it; 250 parameters" in card
     inputs.change("evaluation", chosen="head")
     card = inputs.card().read_text(encoding="utf-8")
     assert "a new head on the frozen backbone; the same architecture from random weights was no better." in card
@@ -101,7 +101,7 @@ def test_a_network_from_scratch_is_told_as_one_and_nothing_is_said_to_be_frozen(
         ),
         ("everything", "", 3, "a new head on the frozen backbone; training 3 blocks of the backbone too was no", True),
         ("early_features", "b", 1, "a new head on earlier features of the backbone; training 1 block of the", True),
-        ("head_only", "", 0, "a new head on the frozen backbone; 250 parameters could move", False),
+        ("head_only", "", 0, "a new head on the frozen backbone; 250 parameters were trained", False),
     ],
 )
 def test_where_the_head_was_chosen_card_and_chapter_claim_no_other_training(
@@ -110,7 +110,10 @@ def test_where_the_head_was_chosen_card_and_chapter_claim_no_other_training(
     inputs.change("strategy", strategy=strategy, cut=cut, blocks=blocks)
     inputs.change("evaluation", chosen="head")
     assert f"- Trained: {said}" in inputs.card().read_text(encoding="utf-8")
-    assert ("Chosen: the head on the frozen backbone, for on the validation split" in read(inputs).text) == chapter
+    assert (
+        "Chosen: the head on the frozen backbone, because this was no better on the validation split"
+        in read(inputs).text
+    ) == chapter
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, page: Page) -> None:
@@ -152,15 +155,15 @@ def test_the_numbers_are_those_of_the_json(page: Page) -> None:
         "92.8 % (87.6 to 95.9, Wilson 95 %)",
         "86.1 % (80.9 to 89.2, Wilson 95 %)",
         "91.8 % (86.8 to 94.8, bootstrap 95 %)",
-        "expect about 93 to be named correctly",
-        "reached a balanced accuracy of 89.1 % on 6 validation images, learning from 12",
+        "expect about 93 to be classified correctly",
+        "reached a balanced accuracy of 89.1 % on 6 validation images, after learning from 12",
         "Epoch 1 of 1 had the lowest log loss, with a balanced accuracy of 91.3 %",
-        "25.0 % of the parameters could move",
-        "always answering “ants”, the commonest class in training, would get 33.3 %",
+        "25.0 % of the parameters were trained",
+        "always answering “ants”, the most frequent class in training, would get 33.3 %",
         "Why fine-tuned: it was better on validation.",
         "30 images passed the checks; 1 file could not be read",
         "1 of 2 rules about the data hold",
-        "put 1 of the head's wrong answers right and 0 of its right answers wrong",
+        "corrected 1 of the head's wrong answers and got 0 of its right answers wrong",
     ):
         assert said in page.text, said
 
@@ -176,10 +179,10 @@ def test_the_verdicts_marker_is_the_first_thing_in_main(page: Page) -> None:
 
 
 def test_wrong_answers_come_most_confident_first_with_path_and_both_probabilities(page: Page) -> None:
-    text = page.text.partition("got a wrong name")[2]
+    text = page.text.partition("were misclassified")[2]
     first, second = text.index("test/class 0/<b>1.png"), text.index("test/class 0/<b>0.png")
     assert first < second
-    assert "named bees (93.3 %) truth ants (3.3 %) test/class 0/<b>1.png" in text
+    assert "predicted bees (93.3 %) truth ants (3.3 %) test/class 0/<b>1.png" in text
 
 
 def test_a_warning_gives_its_remedy_and_stands_before_the_rules_that_hold(page: Page) -> None:
@@ -201,8 +204,8 @@ def test_untrusted_labels_and_paths_stay_text(tmp_path: Path, page: Page) -> Non
 
 def test_no_wrong_answers_are_a_sentence_and_not_an_empty_list(tmp_path: Path) -> None:
     found = read(make(tmp_path, wrong=0))
-    assert "There are no wrong answers to show: all 12 test images were named correctly." in found.text
-    assert not found.all("ol") and "What is taken for what" not in found.text
+    assert "There are no wrong answers to show: all 12 test images were classified correctly." in found.text
+    assert not found.all("ol") and "Confusions" not in found.text
 
 
 def test_a_frozen_part_that_moved_is_called_changed(inputs: Inputs) -> None:
@@ -216,7 +219,7 @@ def test_fine_tuning_that_helped_nothing_is_told_so(inputs: Inputs) -> None:
     found = read(inputs)
     assert "No epoch had a lower log loss on the validation split than the head it started from" in found.text
     assert "Head alone: test accuracy 86.1 %" in found.text
-    assert "No epoch of fine-tuning was better than the start: what is called fine-tuned here is the head" in found.text
+    assert "No epoch of fine-tuning was better than the start: the fine-tuned model is the head" in found.text
 
 
 def test_where_nothing_was_fine_tuned_no_chapter_says_that_something_was(inputs: Inputs) -> None:
@@ -225,7 +228,7 @@ def test_where_nothing_was_fine_tuned_no_chapter_says_that_something_was(inputs:
     inputs.change("evaluation", chosen="head")
     found = read(inputs)
     assert "Nothing was fine-tuned: the strategy trains the head alone, 25.0 % of the parameters" in found.text
-    assert "fine-tuning put" not in found.text and "No epoch" not in found.text
+    assert "fine-tuning corrected" not in found.text and "No epoch" not in found.text
     assert 'aria-labelledby="curve-title"' not in found.source, "a curve of one point"
 
 
@@ -260,7 +263,7 @@ def test_the_parameters_bound_what_is_shown(tmp_path: Path) -> None:
     found = read(make(tmp_path, wrong=3), ReportParams(sample_images=1, wrong_answers=2, thumbnail=32))
     assert len(found.all("img")) == len(CLASSES) + 2 + 2
     assert {max(int(image["width"] or 0), int(image["height"] or 0)) for image in found.all("img")} == {32}
-    assert "3 of 12 test images got a wrong name; here are the 2 of which the model was surest" in found.text
+    assert "3 of 12 test images were misclassified; here are the 2 most confident mistakes" in found.text
 
 
 def test_hundreds_of_classes_make_a_page_of_less_than_five_megabytes(tmp_path: Path) -> None:

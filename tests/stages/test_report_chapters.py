@@ -58,7 +58,7 @@ def test_one_class_is_the_commonest_in_every_chapter_and_the_test_images_have_no
     inputs.change("evaluation", **honest(CLASSES), test=judged)
     page = read(inputs)
     assert set(re.findall(r"[Aa]lways (?:answering )?“(.+?)”", page.source)) == {"bees"}
-    assert "always answering “bees”, the commonest class in training, would get 33.3\xa0%" in page.source
+    assert "always answering “bees”, the most frequent class in training, would get 33.3\xa0%" in page.source
 
 
 def test_no_verdict_on_transfer_is_no_chapter(inputs: Inputs) -> None:
@@ -77,7 +77,7 @@ def test_a_comparison_says_how_many_images_are_wanting(inputs: Inputs) -> None:
     [
         (-0.08, -0.01, "brought probabilities and truth closer together"),
         (0.01, 0.08, "moved probabilities away from the truth"),
-        (-0.01, 0.01, "changed nothing that 12 test images could show"),
+        (-0.01, 0.01, "made no difference that 12 test images could show"),
     ],
 )
 def test_calibration_is_praised_only_where_its_interval_allows(
@@ -92,12 +92,15 @@ def test_calibration_is_praised_only_where_its_interval_allows(
 
 def test_slices_name_the_worst_the_breached_and_fold_the_rest(inputs: Inputs) -> None:
     parts = honest(CLASSES)["slices"]["fine_tuned"]
-    assert "On none of 18 parts" in told(inputs)
+    assert "On none of 18 slices" in told(inputs)
     parts[0] |= {"p_adjusted": 0.003, "limit": 0.95, "breached": True}
     text = told(inputs, slices={"fine_tuned": parts})
-    assert "On 1 part of the test images the model is worse than on the rest, by more than luck: source ants" in text
-    assert "1 part missed a limit." in text and "under its limit" in text and "95.0 % ✗ fail" in text
-    assert "The other 6 parts" in text
+    assert (
+        "On 1 slice of the test images the model is worse than on the rest, by more than chance explains: source ants"
+        in text
+    )
+    assert "1 slice missed a limit." in text and "below its limit" in text and "95.0 % ✗ fail" in text
+    assert "The other 6 slices" in text
 
 
 def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: Inputs) -> None:
@@ -106,7 +109,7 @@ def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: In
         {"column": "source", "value": "night", "n": 3, "limit": 0.9},
     ]
     text = told(inputs, unjudged=few)
-    wanted = "source night (3; its limit of 90.0 % is not held against anything); source dusk (4)."
+    wanted = "source night (3; its limit of 90.0 % is not checked); source dusk (4)."
     assert f"Too few images to judge: {wanted}" in text
     assert "Too few images" not in told(inputs, unjudged=[])
 
@@ -114,8 +117,11 @@ def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: In
 def test_the_verdict_on_transfer_says_which_model_is_compared(inputs: Inputs) -> None:
     transfer = {**honest(CLASSES)["transfer"], "model": "head", "accuracy": 0.912, "labels": 12, "labels_of": 12}
     text = told(inputs, transfer=transfer)
-    assert "What is compared is the frozen head as fitted on the training images alone, 91.2 % right;" in text
+    assert (
+        "The comparison uses the frozen head as fitted on the training images alone, with an accuracy of 91.2 %;"
+        in text
+    )
 
 
 def test_a_test_set_too_small_for_slices_says_so(inputs: Inputs) -> None:
-    assert "no part that is large enough" in told(inputs, slices={"fine_tuned": []})
+    assert "No slice of the test images is large enough" in told(inputs, slices={"fine_tuned": []})

@@ -63,16 +63,16 @@ def page(inputs: Inputs) -> Page:
     "said",
     [
         "The linear model and the network from scratch learned from 8 of the 12 training images",
-        "convnet, 1,000 random weights, rate 0.001 of 1 tried, mean of 2 draws",
-        "Orange marks the places that speak for the answer given (Grad-CAM at block features.2).",
-        "The 1 surest of 9.",
+        "convnet, 1,000 random weights, learning rate 0.001 of 1 tried, mean of 2 draws",
+        "Orange marks the regions that support the given answer (Grad-CAM at block features.2).",
+        "The 1 most confident of 9.",
         "agree with the classes at 0.700",
-        "Of 100 validation images 97.0 % are named correctly as they are; noise (strong) does most harm",
+        "Of 100 validation images 97.0 % are classified correctly as they are; noise (strong) does the most harm",
         "and leaves 41.0 %, with 43.0 % of the answers unchanged",
         "t-SNE of 20 images of 36, training and test.",
         "the frozen head to gain 3.1 points of balanced accuracy (1.2 to 5.0): more labels help.",
-        "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv should teach most",
-        "how far its probability lies ahead of the next answer's",
+        "Of the 1,234 unlabelled images, the 50 in data/reports/label_next.csv should help most",
+        "how far that probability is ahead of the next label's",
         "(2.0 points ahead)",
     ],
 )
@@ -83,7 +83,7 @@ def test_the_chapters_say_what_was_found(page: Page, said: str) -> None:
 def test_pictures_have_words_with_the_labels_as_text_and_ids_stay_unique(page: Page) -> None:
     words = [image["alt"] for image in page.all("img")]
     assert f"Training image of class {HOSTILE[2]}" in words
-    assert words.count(f"The same image; orange where it speaks for {HOSTILE[1]}") == 1
+    assert words.count(f"The same image; orange marks the evidence for {HOSTILE[1]}") == 1
     assert f"Unlabelled image, perhaps {HOSTILE[0]}" in words
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)) and {"baselines", "inspect", "labels"} <= set(ids)
@@ -94,10 +94,10 @@ def test_what_was_left_out_is_said_so(tmp_path: Path) -> None:
     made = make(tmp_path)
     made.change("baselines", scratch=None, train=12)
     text = Page(made.page().read_text(encoding="utf-8")).text
-    assert "The network from scratch was left out (baselines.scratch)." in text
-    assert "random weights" not in text and "with all of them they might" not in text
-    assert "There is no unlabelled image to choose from" in text
-    assert "This network keeps no map of places" in text
+    assert "The network from scratch was skipped (baselines.scratch)." in text
+    assert "random weights" not in text and "With all of them they might" not in text
+    assert "There are no unlabelled images to choose from" in text
+    assert "This network has no spatial feature map" in text
 
 
 @pytest.mark.parametrize("classes", [2, 3, MOST_NAMED, MOST_NAMED + 3])

@@ -220,7 +220,7 @@ def two_classes(sets: int, figure: str) -> None:
 
 def pairs(sets: int) -> None:
     """Print how often two models are told apart, rightly and wrongly."""
-    typer.echo("\n| p | difference | coverage | interval speaks | McNemar | verdict: both | transfer, 3 draws |")
+    typer.echo("\n| p | difference | coverage | interval alone | McNemar | verdict: both | transfer, 3 draws |")
     typer.echo("|---|---|---|---|---|---|---|")
     for p, noise, other in ((0.8, 0.3, 0.3), (0.98, 0.1, 0.1), (0.98, 0.0, 0.3), (0.8, 0.0, 1.0)):
         row = paired(p, noise, other, sets)

@@ -85,7 +85,7 @@ CROWDED = (
     "log-loss",
     "Brier score",
     "share answered",
-    "right of those",
+    "accuracy of those",
 )
 SURE = 0.7  # probability from which an image counts as answered
 SLICES = 4  # columns with two values each, which mean nothing
@@ -117,7 +117,7 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
         "log-loss": float(nats),
         "Brier score": float(brier),
         "share answered": float(sure.mean()),
-        "right of those": float(right[sure].mean()),
+        "accuracy of those": float(right[sure].mean()),
     }
 
 
@@ -133,7 +133,7 @@ def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generato
         "log-loss": nats,
         "Brier score": brier,
         "share answered": intervals.share(sure, cluster, CONFIDENCE),
-        "right of those": intervals.share(right[sure], cluster[sure], CONFIDENCE),
+        "accuracy of those": intervals.share(right[sure], cluster[sure], CONFIDENCE),
     }
 
 
@@ -149,7 +149,7 @@ def _accused(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Genera
 
 def crowds(sets: int) -> None:
     """Print how often the intervals of one model hold the truth with many small classes, and with groups."""
-    typer.echo("\n| world | p | " + " | ".join(CROWDED) + " | a slice is accused |")
+    typer.echo("\n| simulated data | p | " + " | ".join(CROWDED) + " | a slice is flagged |")
     typer.echo("|---|---|" + "---|" * (len(CROWDED) + 1))
     gc.freeze()  # statsmodels collects garbage at each correction: 70 ms of a set's 100
     for crowd in CROWDS:

@@ -54,13 +54,13 @@ class Task:
 
 
 TASKS = (
-    Task("digits, 10 a class", "digits", 10, strategies=STRATEGIES),
-    Task("hymenoptera, 20 a class", "hymenoptera", 20),
+    Task("digits, 10 per class", "digits", 10, strategies=STRATEGIES),
+    Task("hymenoptera, 20 per class", "hymenoptera", 20),
     Task("hymenoptera, all", "hymenoptera", None, (0,), (HEAD_ONLY, LATER_BLOCKS), 0.92),
     Task("cifar10-mini, all", "cifar10-mini", None, (0,), (HEAD_ONLY, LATER_BLOCKS), 0.63),
     Task("pacs-photo, all", "pacs-photo", None, (0,), (HEAD_ONLY,), 0.95),
-    Task("pacs-photo, 10 a class", "pacs-photo", 10),
-    Task("cifar10-mini, 100 a class", "cifar10-mini", 100),
+    Task("pacs-photo, 10 per class", "pacs-photo", 10),
+    Task("cifar10-mini, 100 per class", "cifar10-mini", 100),
 )
 
 
