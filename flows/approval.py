@@ -15,7 +15,7 @@ from pydantic import Field
 from flows.finish import Report, answered, headline
 from flows.project import running
 from steps.promotion import release
-from steps.promotion.promote import Promotion
+from steps.promotion.terms import Promotion
 from steps.registry.chain import PROPOSE
 from steps.runtime import params
 

@@ -1,21 +1,51 @@
 """`regraft ...`: thin. Each command is one call; faults become one sentence and an exit code."""
 
+import io
 import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
 
 import typer
 
-from flows.finish import FRESH, PAGE, Report, check_params, finish, headline
+from flows.finish import FRESH, Report, check_params, finish
+from flows.finish import status as status_of
 from flows.project import check_stages, enter, running
 from steps.errors import RegraftError, RequestError, without_passwords
 from steps.runtime import files
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+class Result(Protocol):
+    """What a command returns."""
+
+    def lines(self) -> Iterable[str]:
+        """Return text for a person."""
+
+    def plain(self) -> Any:
+        """Return JSON values."""
+
+
+def show(result: Result, as_json: bool = False, err: bool = False) -> None:
+    """Print a command's result as text or as JSON, in which all but ASCII is escaped."""
+    text = json.dumps(result.plain(), indent=2, default=files.plain) if as_json else "\n".join(result.lines())
+    typer.echo(text, err=err)
+
+
+def locked(
+    command: Callable[Concatenate[Path, Arguments], Returned], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Returned:
+    """Run a command on the project in the present folder while its lock is held."""
+    root = enter(Path.cwd())
+    with running(root):
+        return command(root, *arguments, **named)
 
 
 @app.callback()
@@ -38,11 +68,7 @@ def use(
     """Point the project at your images and at a backbone."""
     from flows.use import use as set_inputs
 
-    root = enter(Path.cwd())
-    with running(root):
-        for line in set_inputs(root, images, backbone, weights, accept_new_weights, packed):
-            typer.echo(line)
-    typer.echo("next      regraft run")
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed))
 
 
 @app.command()
@@ -59,7 +85,7 @@ def run(
         from flows.retrain import retrain_now
 
         report = retrain_now(root, targets or [], force)
-    typer.echo(_json(report) if as_json else "\n".join(_lines(report)))
+    show(report, as_json)
 
 
 def _nothing_to_do(root: Path) -> Report | None:
@@ -94,30 +120,16 @@ def validate(
         raise RequestError("--reweight needs --against FOLDER: weights make training look like something")
     reference = gates.checked(against) if against else None
     root = enter(Path.cwd())
-    reports, refusal = gates.validate(root)
-    words = gates.lines(reports)
-    if reference and refusal is None:
-        reports["against"], refusal = gates.against(root, reference, reweight)
-        words += [*gates.lines({"against": reports["against"]}), *gates.differences(reports["against"])]
-    told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False, default=files.plain) if as_json else "\n".join(words))
-    if refusal:
-        raise refusal
+    reports = gates.validate(root, reference, reweight)
+    show(reports, as_json)
+    if reports.refusal:
+        raise reports.refusal
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say which stages are fresh, and which version is in production."""
-    from flows.graph import Graph
-    from steps.promotion.promote import production
-
-    root = enter(Path.cwd())
-    graph = Graph(root)
-    stages = {name: FRESH if graph.is_fresh(name) else "Stale" for name in graph.stages}
-    champion = production(root)
-    told = f"champion: version {champion}" if champion else "champion: none yet"
-    facts = {"stages": stages, "champion": champion}
-    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join([*_table(stages), "", told]))
+    show(status_of(enter(Path.cwd())), as_json)
 
 
 By = Annotated[str, typer.Option("--by", help="Who decides; default: the name of this login.")]
@@ -129,9 +141,7 @@ def approve(version: str, reason: Reason, by: By = "") -> None:
     """Make a version champion that the gate has proposed (promote.approval: required)."""
     from steps.promotion.release import approve as decide
 
-    root = enter(Path.cwd())
-    with running(root):
-        decision = decide(root, version, by, reason)
+    decision = locked(decide, version, by, reason)
     typer.echo(f"version {decision.version} is the new champion, approved by {decision.by}")
 
 
@@ -140,9 +150,7 @@ def decline(version: str, reason: Reason, by: By = "") -> None:
     """Refuse a version that the gate has proposed; the same proposal is not made again."""
     from steps.promotion.release import decline as decide
 
-    root = enter(Path.cwd())
-    with running(root):
-        decision = decide(root, version, by, reason)
+    decision = locked(decide, version, by, reason)
     typer.echo(f"version {decision.version} is declined by {decision.by}")
 
 
@@ -155,9 +163,7 @@ def rollback(
     """Put an earlier champion back into production. It stays there until a better one comes."""
     from steps.promotion.release import rollback as decide
 
-    root = enter(Path.cwd())
-    with running(root):
-        decision = decide(root, to, by, reason)
+    decision = locked(decide, to, by, reason)
     typer.echo(f"version {decision.version} is the champion again, in place of version {decision.previous}")
 
 
@@ -167,14 +173,11 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Print every decision about production, from the signed ledger; exit code 1 where it was tampered with."""
-    from steps.commands.history import lines, plain
-    from steps.promotion.release import history as read
-    from steps.promotion.release import moment
+    from steps.commands.history import history as read
 
-    chain, faults = read(enter(Path.cwd()))
-    when = moment(at) if at else None
-    typer.echo(json.dumps(plain(chain, faults, when), indent=2) if as_json else "\n".join(lines(chain, faults, when)))
-    sys.exit(1 if faults else 0)
+    ledger = read(enter(Path.cwd()), at)
+    show(ledger, as_json)
+    raise typer.Exit(bool(ledger.faults))
 
 
 @app.command()
@@ -190,9 +193,9 @@ def audit(
     from steps.commands.audit import audit as follow
 
     root = enter(Path.cwd())
-    found = follow(root, version, verify, cache(root))
-    typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
-    sys.exit(1 if found.faults else 0)
+    links = follow(root, version, verify, cache(root))
+    show(links, as_json)
+    raise typer.Exit(bool(links.faults))
 
 
 @app.command()
@@ -216,10 +219,7 @@ def replay(
     from flows.replay import replay as again
 
     given = values.expanduser().resolve() if values else None
-    root = enter(Path.cwd())
-    with running(root):
-        found = again(root, version, given, tolerance)
-    typer.echo(json.dumps(found.plain(), indent=2) if as_json else "\n".join(found.lines()))
+    show(locked(again, version, given, tolerance), as_json)
 
 
 @app.command()
@@ -230,13 +230,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a version for another runtime, once it is shown to answer alike on the test images."""
-    from steps.commands.export import OUTPUT, lines
+    from steps.commands.export import OUTPUT
     from steps.commands.export import export as write
 
     target = output.expanduser().resolve() if output else None
     root = enter(Path.cwd())
-    found = write(root, version, kind, target or root / OUTPUT)
-    typer.echo(json.dumps(found, indent=2, default=files.plain) if as_json else "\n".join(lines(found)))
+    show(write(root, version, kind, target or root / OUTPUT), as_json)
 
 
 @app.command()
@@ -253,7 +252,7 @@ def predict(
     from steps.commands.predict import predict as answer
 
     target = output.expanduser().absolute() if output else None
-    typer.echo(answer(enter(Path.cwd()), paths, target, version, probabilities, as_json), err=True)
+    show(answer(enter(Path.cwd()), paths, target, version, probabilities, as_json), err=True)
 
 
 @app.command()
@@ -311,11 +310,8 @@ def compare(
 ) -> None:
     """Compare two versions on the test images of today: paired, per class, and where they differ."""
     from steps.commands.compare import compare as versions
-    from steps.commands.compare import lines
 
-    found = versions(enter(Path.cwd()), one, other)
-    told = json.dumps(found, indent=2, ensure_ascii=False, default=files.plain) if as_json else "\n".join(lines(found))
-    typer.echo(told)
+    show(versions(enter(Path.cwd()), one, other), as_json)
 
 
 @app.command()
@@ -328,7 +324,8 @@ def tune(
 
     root = enter(Path.cwd())
     with running(root):
-        measure(root, compiled, write, typer.echo)
+        for line in measure(root, compiled, write):
+            typer.echo(line)
 
 
 @app.command()
@@ -338,10 +335,9 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Say which images came, went, changed label or split between two versions of the data."""
-    from flows.diff import between, lines
+    from flows.diff import between
 
-    found = between(enter(Path.cwd()), old, new)
-    typer.echo(json.dumps(vars(found), indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    show(between(enter(Path.cwd()), old, new), as_json)
 
 
 @app.command()
@@ -353,26 +349,18 @@ def rank(
 ) -> None:
     """Rank backbones on your training images by a cross-validated probe; says which cannot be told apart."""
     from steps.commands.rank import rank as rank_backbones
-    from steps.commands.rank import show
 
-    rows, verdict = rank_backbones(enter(Path.cwd()), names, weights or [], images)
-    if as_json:
-        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2, default=files.plain))
-    else:
-        show(rows, verdict)
+    show(rank_backbones(enter(Path.cwd()), names, weights or [], images), as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is missing or misconfigured, and the fix; exit code 1 where something is."""
-    from flows.doctor import FAULT, examine
+    from flows.doctor import examine
 
-    findings = examine(Path.cwd())
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-    else:
-        typer.echo("\n".join(finding.line() for finding in findings))
-    raise typer.Exit(any(finding.state == FAULT for finding in findings))
+    diagnosis = examine(Path.cwd())
+    show(diagnosis, as_json)
+    raise typer.Exit(diagnosis.faulty)
 
 
 @app.command()
@@ -394,36 +382,10 @@ def ui() -> None:
     serve_pages(enter(Path.cwd()))
 
 
-def _table(stages: dict[str, str]) -> list[str]:
-    width = max(map(len, stages))
-    return [f"  {name:<{width}}  {state.lower()}" for name, state in stages.items()]
-
-
-def _lines(report: Report) -> list[str]:
-    lines = _table(report.stages)
-    found = report.promotion
-    if found is None:
-        return lines
-    accuracy = found.judged["accuracy"]
-    interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, {accuracy['method']}"
-    return [
-        *lines,
-        "",
-        headline(found),
-        *(f"  {reason}" for reason in found.reasons),
-        f"  accuracy {100 * accuracy['value']:.1f} % ({interval}) on {found.judged['n']:,} test images",
-        f"  report: {PAGE}",
-    ]
-
-
-def _json(report: Report) -> str:
-    found = report.promotion
-    promotion: dict[str, Any] | None = vars(found) | {"headline": headline(found)} if found else None
-    return json.dumps({"stages": report.stages, "promotion": promotion, "report": report.page}, indent=2)
-
-
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 wrong request or params, 3 data rejected."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks becomes a question mark
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("regraft").setLevel(logging.INFO)
     try:

@@ -34,6 +34,30 @@ class DataDifference:
     renamed: list[dict[str, Any]]
     balance: dict[str, dict[str, list[list[float]]]]
 
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        return [*self._lines()]
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{self.old} -> {self.new}: {self.images[0]} images, then {self.images[1]}"
+        for kind in ("added", "removed", "relabelled", "moved", "renamed"):
+            items = getattr(self, kind)
+            yield f"  {kind:<11}{len(items)}"
+            for item in items[:SHOWN]:
+                values = [value for value in (item["path"], item["label"], item["split"]) if value]
+                yield "    " + "  ".join(" -> ".join(v) if isinstance(v, list) else v for v in values)
+            if len(items) > SHOWN:
+                yield f"    and {len(items) - SHOWN} more (--json lists all)"
+        for split, labels in self.balance.items():
+            yield f"  {split}"
+            for label, ((count, share), (later, part)) in labels.items():
+                mark = "" if count == later else f"   {later - count:+d}"
+                yield f"    {label or '(none)'}: {count} ({share:.1%}) -> {later} ({part:.1%}){mark}"
+
 
 def between(root: Path, old: str, new: str) -> DataDifference:
     """Compare the manifests of two revisions; `workspace` is the one that lies here. RequestError as `read_at`."""
@@ -60,27 +84,6 @@ def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Da
         renamed=changed("path"),
         balance=_balance(before, after),
     )
-
-
-def lines(found: DataDifference) -> Iterator[str]:
-    """Yield the difference as text for a person."""
-    yield f"{found.old} -> {found.new}: {found.images[0]} images, then {found.images[1]}"
-    for kind in ("added", "removed", "relabelled", "moved", "renamed"):
-        items = getattr(found, kind)
-        yield f"  {kind:<11}{len(items)}"
-        for item in items[:SHOWN]:
-            yield "    " + "  ".join(" -> ".join(v) if isinstance(v, list) else v for v in _told(item))
-        if len(items) > SHOWN:
-            yield f"    and {len(items) - SHOWN} more (--json lists all)"
-    for split, labels in found.balance.items():
-        yield f"  {split}"
-        for label, ((count, share), (later, part)) in labels.items():
-            mark = "" if count == later else f"   {later - count:+d}"
-            yield f"    {label or '(none)'}: {count} ({share:.1%}) -> {later} ({part:.1%}){mark}"
-
-
-def _told(item: dict[str, Any]) -> Iterator[Any]:
-    yield from (value for value in (item["path"], item["label"], item["split"]) if value)
 
 
 def _manifest(root: Path, revision: str) -> pd.DataFrame:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from flows.sources import BACKBONE, RAW, read_source
 from steps.errors import RegistryError, RegraftError, without_passwords
+from steps.promotion.terms import SECTIONS
 from steps.registry import signing, tracking
-from steps.runtime import files
+from steps.runtime import files, stage
 
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
@@ -39,11 +40,31 @@ class Finding:
         return f"{MARKS[self.state]} {self.what:<12} {self.found}{f'; {self.fix}' if self.fix else ''}"
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """What every check found."""
+
+    findings: list[Finding]
+
+    @property
+    def faulty(self) -> bool:
+        """Return whether any finding is a fault."""
+        return any(finding.state == FAULT for finding in self.findings)
+
+    def plain(self) -> list[dict[str, object]]:
+        """Return JSON values."""
+        return [vars(finding) for finding in self.findings]
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        return [finding.line() for finding in self.findings]
+
+
 Findings = Iterator[Finding]
 Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
 
 
-def examine(root: Path) -> list[Finding]:
+def examine(root: Path) -> Diagnosis:
     """Run every check; one that cannot even run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
@@ -72,7 +93,7 @@ def examine(root: Path) -> list[Finding]:
             subprocess.SubprocessError,
         ) as error:
             found.append(Finding(what, FAULT, f"{type(error).__name__}: {' '.join(str(error).split())}"))
-    return found
+    return Diagnosis(found)
 
 
 def _python(_: Path) -> Findings:
@@ -207,14 +228,8 @@ def _params(root: Path) -> Findings:
     """Bind every section as the stages will: the only check that has to import them, and torch with them."""
     import yaml
 
-    from steps.commands.export import ExportParams
-    from steps.promotion.promote import PromoteParams
-    from steps.runtime import stage
-
     graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    stage.check_params(
-        root, (" ".join(of["cmd"].split()) for of in graph.values()), {"promote": PromoteParams, "export": ExportParams}
-    )
+    stage.check_params(root, (" ".join(node["cmd"].split()) for node in graph.values()), SECTIONS)
     yield Finding("params", GOOD, "params.yaml is complete and in range")
 
 

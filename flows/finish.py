@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
-from steps.commands.export import ExportParams
 from steps.errors import without_passwords
-from steps.promotion.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
-from steps.promotion.rematch import EVALUATION
+from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
+from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
+from steps.registry.model_registry import Registry
 from steps.runtime import files, stage
 
 if TYPE_CHECKING:  # its templates load where a page is written
     from steps.pages.outcome import Outcome
 
-FRESH, RAN = "Fresh", "Ran"
+FRESH, STALE, RAN = "Fresh", "Stale", "Ran"
 REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
 ANSWER = Path(".regraft/promotion.json")
 Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
     """The result of a run: stage -> Fresh or Ran, and the outcome of promotion (None if only targets were run)."""
 
@@ -32,12 +32,61 @@ class Report:
     page: str | None = None
     summary: str | None = None  # the outcome in Markdown
 
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        made = self.promotion
+        promotion = vars(made) | {"headline": headline(made)} if made else None
+        return {"stages": self.stages, "promotion": promotion, "report": self.page}
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        made = self.promotion
+        if made is None:
+            return _table(self.stages)
+        accuracy = made.judged["accuracy"]
+        interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, {accuracy['method']}"
+        return [
+            *_table(self.stages),
+            "",
+            headline(made),
+            *(f"  {reason}" for reason in made.reasons),
+            f"  accuracy {100 * accuracy['value']:.1f} % ({interval}) on {made.judged['n']:,} test images",
+            f"  report: {PAGE}",
+        ]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Each stage Fresh or Stale, and the version in production."""
+
+    stages: dict[str, str]
+    champion: str | None
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        champion = f"version {self.champion}" if self.champion else "none yet"
+        return [*_table(self.stages), "", f"champion: {champion}"]
+
+
+def _table(stages: dict[str, str]) -> list[str]:
+    width = max(map(len, stages))
+    return [f"  {name:<{width}}  {state.lower()}" for name, state in stages.items()]
+
+
+def status(root: Path) -> Status:
+    """Ask DVC about each stage, and the ledger about production."""
+    graph = Graph(root)
+    stages = {name: FRESH if graph.is_fresh(name) else STALE for name in graph.stages}
+    return Status(stages, production.present(Registry(root)))
+
 
 def check_params(graph: Graph) -> None:
     """Check the whole of params.yaml, before the first image is read; ParamsError lists every fault."""
-    stage.check_params(
-        graph.root, (s.cmd for s in graph.stages.values()), {"promote": PromoteParams, "export": ExportParams}
-    )
+    stage.check_params(graph.root, (s.cmd for s in graph.stages.values()), SECTIONS)
 
 
 def finish(graph: Graph, report: Report) -> Report:
@@ -46,6 +95,8 @@ def finish(graph: Graph, report: Report) -> Report:
     recalled = _recalled(root)
     if recalled:
         return _told(root, report, *recalled)
+    from steps.promotion.promote import promote  # torch and SciPy
+
     promotion = promote(root, graph.stages["register"].cmd)
     return _told(root, report, promotion, _looks(root))
 

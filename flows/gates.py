@@ -1,18 +1,50 @@
 """`regraft validate`: the gates alone. Their reports are returned even if they refuse."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from flows.graph import Graph
+from flows.sources import Source, contents
 from steps.errors import DataError, RequestError
-from steps.runtime import files
-from steps.runtime.figure import Figure
+from steps.runtime import files, params, stage
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
 
-def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
+@dataclass(frozen=True)
+class GateReports:
+    """Gate -> its report, as far as it spoke (`against`: the comparison with production), and the refusal, if any."""
+
+    reports: dict[str, Any]
+    refusal: DataError | None
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        refusal = str(self.refusal) if self.refusal else None
+        return {"accepted": self.refusal is None, "refusal": refusal, **self.reports}
+
+    def lines(self) -> list[str]:
+        """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
+        from steps.checks.expectations import AS_IT_SHOULD_BE
+
+        lines = []
+        for rule in (rule for report in self.reports.values() for rule in report["rules"]):
+            outcome = "pass" if rule["passed"] else rule["severity"]
+            limit = "" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})"
+            lines.append(f"  {outcome:<4}  {rule['name']}: {rule['observed']}{limit}")
+        return [*lines, *(_differences(self.reports["against"]) if "against" in self.reports else [])]
+
+
+def validate(root: Path, reference: Path | None, reweight: bool) -> GateReports:
+    """Bring the gates up to date; where they accept, compare the training images with those of `reference`."""
+    reports, refusal = _gates(root)
+    if reference and refusal is None:
+        reports["against"], refusal = _against(root, reference, reweight)
+    return GateReports(reports, refusal)
+
+
+def _gates(root: Path) -> tuple[dict[str, Any], DataError | None]:
     """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
 
     A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
@@ -30,8 +62,6 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
 
 def checked(reference: Path) -> Path:
     """Return the folder to compare with, before anything runs; RequestError if it is not a folder or is empty."""
-    from flows.sources import Source, contents
-
     folder = reference.expanduser().resolve()
     if not folder.is_dir():
         raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
@@ -39,17 +69,15 @@ def checked(reference: Path) -> Path:
     return folder
 
 
-def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
+def _against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
     """Compare the training images with a folder of production images; return the report, and the refusal if any.
 
     The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
     none or holds too few images, or where no weights could make training stand for it.
     """
-    from flows.sources import Source, contents
     from steps.checks.rules import refusal
     from steps.commands.against import Trained
     from steps.commands.against import against as compare
-    from steps.runtime import params, stage
 
     graph, document = Graph(root), params.read(root)
     (extract, paths), (screen, screened) = (
@@ -71,15 +99,15 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
     return found, DataError(refusal(broken)) if broken else None
 
 
-def differences(found: dict[str, Any]) -> list[str]:
+def _differences(found: dict[str, Any]) -> list[str]:
     """Describe the comparison: how separable the two sets are, by which measures, and where to look."""
-    auc: Figure = found["auc"]
+    auc = found["auc"]
     sure = "" if auc.low is None else f" ({auc.low:.3f} to {auc.high:.3f})"
     moved = [row for row in found["measures"] if row["significant"]]
     return [
         f"  {found['training']} training images against {found['reference']} of the reference"
         + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
-        f"  told apart with an AUC of {auc.value:.3f}{sure}, p {found['p']:.2g}",
+        f"  told apart with an AUC of {auc.known:.3f}{sure}, p {found['p']:.2g}",
         *(
             f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
             for row in moved
@@ -95,16 +123,3 @@ def _spoke(graph: Graph, name: str) -> bool:
     upstream = [up for up in graph.stages[name].upstream if up in graph.stages]
     report = graph.root / GATES[name]
     return report.is_file() and all(graph.is_fresh(up) for up in upstream)
-
-
-def lines(reports: dict[str, Any]) -> list[str]:
-    """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
-    from steps.checks.expectations import AS_IT_SHOULD_BE
-
-    rules = [rule for report in reports.values() for rule in report["rules"]]
-    words = [("pass" if rule["passed"] else rule["severity"], rule) for rule in rules]
-    limits = ["" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})" for rule in rules]
-    return [
-        f"  {word:<4}  {rule['name']}: {rule['observed']}{limit}"
-        for (word, rule), limit in zip(words, limits, strict=True)
-    ]

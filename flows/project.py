@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import GraphError, ParamsError, RequestError
+from steps.promotion.terms import SECTIONS
 from steps.registry.tracking import tracking_uri
 from steps.runtime import files, params
 
@@ -67,7 +68,7 @@ def _check_sections(root: Path) -> None:
 
     document = params.read(root)
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    known = {"promote", "export", *(name for stage in stages.values() for name in stage.get("params", []))}
+    known = {*SECTIONS, *(name for stage in stages.values() for name in stage.get("params", []))}
     faults = [*params.unknown_sections(document, known)]
     if faults:
         raise ParamsError(faults)

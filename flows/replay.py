@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
 
 from flows.doctor import unlike
 from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
 from steps.errors import GraphError, RequestError
 from steps.images.manifest import TEST
-from steps.promotion.evidence import EVALUATION, Evidence, gather
+from steps.promotion.evidence import Evidence, gather
 from steps.promotion.links import lost_changes, missing_inputs, place_of
 from steps.promotion.reproduction import Verdict, differences, gaps, judge
+from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT
 from steps.registry import circumstances, ledger, look_ledger
 from steps.registry.model_registry import Registry
 from steps.registry.tracking import LINEAGE
@@ -30,7 +30,6 @@ from steps.runtime import files
 log = logging.getLogger("regraft")
 RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words
 LAST = "register"  # what comes after it does not make the version
-RECEIPT, PREDICTIONS = "data/reports/register.json", "data/predictions.parquet"
 # What a replay does not inherit.
 APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "REGRAFT_PUBLIC_KEY", "PYTHONPATH")
 
@@ -43,7 +42,7 @@ class Replay:
     verdict: Verdict
     environment: tuple[str, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Return JSON values."""
         return {
             "version": self.version,

@@ -70,7 +70,6 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
     with running(home):
         graph = refresh(home)
         check_params(graph)
-        report = Report()
         futures: dict[str, PrefectFuture[Any]] = {}
         for stage in graph.select(targets):
             limit = stage.timeout_minutes * 60 if stage.timeout_minutes else None
@@ -78,7 +77,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
             wait_for = [futures[name] for name in stage.upstream]
             futures[stage.name] = task.submit(graph, stage, force, wait_for=wait_for)  # type: ignore[call-overload]
         wait(list(futures.values()))  # all of them: the project's lock must outlive the last stage that still runs
-        report.stages = {name: _settled(name, future) for name, future in futures.items()}
+        report = Report({name: _settled(name, future) for name, future in futures.items()})
         if targets:
             return report
         report = finish(graph, report)

@@ -1,7 +1,7 @@
 """`regraft tune`: measure the ways to compute features, on the user's images and backbone; write the best if asked."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat1
 BATCHES = (16, 32, 64)
 
 
-def tune(root: Path, compiled: bool, write: bool, say: Callable[[str], None]) -> None:
-    """Measure, say each figure as it comes, then the best; `write` puts it into params.yaml.
+def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
+    """Measure; yield a line for each figure as it comes, then the best. `write` puts that into params.yaml.
 
     The device is the user's. Raises RequestError where the machine lacks it, or where no images were accepted yet.
     """
@@ -29,25 +29,25 @@ def tune(root: Path, compiled: bool, write: bool, say: Callable[[str], None]) ->
     threads = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
     for count in threads:
-        say(f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s")
+        yield f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s"
     modes = [replace(mode, device=device) for mode in EAGER + (COMPILED if compiled else ())]
     found = []
     for speed in speeds(network, pixels, tuple(dict.fromkeys((*EAGER, *modes))), threads):
         found.append(speed)
-        say(f"forward  {speed.threads:>3} threads  {speed.per_second:>8.1f} images/s  {described(speed)}")
+        yield f"forward  {speed.threads:>3} threads  {speed.per_second:>8.1f} images/s  {described(speed)}"
     best = fastest([speed for speed in found if speed.mode.device == device], images)
     for count, rate in batch_rates(network, pixels, best.mode, best.threads, BATCHES):
-        say(f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}")
-    say(
+        yield f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}"
+    yield (
         f"fastest for {images:,} images within {TOLERANCE:.0%} of plain float32: {described(best)}, "
         f"{best.threads} threads"
     )
     if write:
         _write(root, _values(best, fastest([speed for speed in found if speed.mode in EAGER], images)))
-        say("params.yaml now says so; the features will be computed anew, and other threads train other weights")
-        say("compute.batch_size stays: it is the training step's too, and another one trains another model")
+        yield "params.yaml now says so; the features will be computed anew, and other threads train other weights"
+        yield "compute.batch_size stays: it is the training step's too, and another one trains another model"
     else:
-        say("`regraft tune --write` puts it into params.yaml")
+        yield "`regraft tune --write` puts it into params.yaml"
 
 
 def fastest(found: list[Speed], images: int) -> Speed:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,28 @@ DIGITS = "digits"
 PARAMS = "params.yaml"
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone."""
+
+    images: str
+    backbone: str
+    params_followed: bool
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        followed = ["params    validate.preprocessing follows the backbone's card"] if self.params_followed else []
+        return [f"images    {self.images}", f"backbone  {self.backbone}", *followed, "next      regraft run"]
+
+
 def use(
     root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
-) -> list[str]:
-    """Set images and backbone; return what was done, in sentences.
+) -> Inputs:
+    """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` takes other weights under the name of the
     backbone that is set; `packed` is as `Source` has it. Raises RequestError, with nothing changed, where one of them
@@ -46,7 +64,7 @@ def use(
             _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
         _prepare_images(new, root, path, packed)
     refresh(root).close()
-    return _told(root, images, made is not None)
+    return _inputs(root, images, made is not None)
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -146,14 +164,11 @@ def _source(root: Path) -> Path | None:
     return source.path if source else None
 
 
-def _told(root: Path, images: str, changed: bool) -> list[str]:
+def _inputs(root: Path, images: str, changed: bool) -> Inputs:
     source, card = read_source(root), models.read_card(root / BACKBONE)
     count = sum(p.is_file() for p in (root / RAW).rglob("*"))
     packed = shards.opened(root / RAW)
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
-    lines = [
-        f"images    {held}, {where}",
-        f"backbone  {card.name}, digest {card.sha256[:12]}{', without its top' if card.cut is not None else ''}",
-    ]
-    return [*lines, "params    validate.preprocessing follows the backbone's card"] if changed else lines
+    top = ", without its top" if card.cut is not None else ""
+    return Inputs(f"{held}, {where}", f"{card.name}, digest {card.sha256[:12]}{top}", changed)

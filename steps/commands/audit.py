@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steps.promotion import links as chain
 from steps.promotion.links import Link
@@ -21,7 +20,7 @@ class Audit:
     faults: list[str] | None
     silent: Sequence[str] = ()
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """Return JSON values."""
         links = [vars(link) for link in self.links]
         return {"version": self.version, "links": links, "faults": self.faults, "silent": list(self.silent)}

@@ -1,20 +1,66 @@
 """Compare: two registered versions on the test images of today. Not a stage: it depends on what the registry holds."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from steps.errors import RequestError
-from steps.promotion.rematch import ACCEPTED, RAW, answers, weights_of
+from steps.evaluation.comparison import compare as paired
+from steps.evaluation.comparison import per_class
+from steps.evaluation.intervals import Floats, groups_of, sampled
+from steps.evaluation.protocol import EvaluateParams
+from steps.images.manifest import TEST
+from steps.promotion.rematch import answers, weights_of
+from steps.promotion.terms import RAW, SCREENED
 from steps.registry import ledger, look_ledger, packages
 from steps.registry.model_registry import Registry
 from steps.runtime import files, params
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from steps.runtime.seeding import numpy_generator
 
 
-def compare(root: Path, one: str, other: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Compared:
+    """Two versions: what `comparison.compare` found, recalls per class, and the images on which the two differ."""
+
+    model: str
+    paired: dict[str, Any]
+    per_class: list[dict[str, Any]]
+    differ: list[dict[str, Any]]
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return {"model": self.model, **self.paired, "per_class": self.per_class, "differ": self.differ}
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        paired = self.paired
+        a, b, n = paired["a"], paired["b"], paired["n"]
+        lines = [
+            f"version {a} against version {b} on {n:,} test images: {paired['sentence']}",
+            f"  accuracy {100 * paired['difference']:+.1f} points ({100 * paired['low']:+.1f} to "
+            f"{100 * paired['high']:+.1f}, {paired['method']} {paired['confidence']:.0%}); "
+            f"McNemar's exact p = {paired['mcnemar_p']:.3g}",
+        ]
+        for name in ("balanced_accuracy", "log_loss"):
+            figure = paired[name]
+            low, high = figure.ends
+            lines.append(f"  {WORDS[name]} {figure.known:+.3f} ({low:+.3f} to {high:+.3f})")
+        for row in self.per_class:
+            recalls = f"{100 * row['recall_a']:.1f} % against {100 * row['recall_b']:.1f} % of {row['n']}"
+            lines.append(f"  {row['label']}: {recalls}; only {a} right {row['only_a']}, only {b} right {row['only_b']}")
+        for row in self.differ:
+            both = f"{a} says {row['a']} ({row['of_a']:.2f}), {b} says {row['b']} ({row['of_b']:.2f})"
+            lines.append(f"  {row['path']} is {row['label']}: {both}")
+        return lines
+
+
+WORDS = {"balanced_accuracy": "balanced accuracy", "log_loss": "log-loss"}
+
+
+def compare(root: Path, one: str, other: str) -> Compared:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
@@ -22,15 +68,6 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     version, RegistryError where it is not what was signed or decided about, IntegrityError where a test image is not
     what ingest saw.
     """
-    import numpy as np
-
-    from steps.evaluation.comparison import compare as paired
-    from steps.evaluation.comparison import per_class
-    from steps.evaluation.intervals import groups_of, sampled
-    from steps.evaluation.protocol import EvaluateParams
-    from steps.images.manifest import TEST
-    from steps.runtime.seeding import numpy_generator
-
     document, registry = params.read(root), Registry(root)
     for version in (one, other):
         if not registry.has(version):
@@ -38,7 +75,7 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
                 f"{registry.name} has no version {version}, or its files are gone; `regraft history` lists them"
             )
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
-    table = files.read_table(root / ACCEPTED)
+    table = files.read_table(root / SCREENED)
     part = table[table["split"] == TEST].sort_values("path")
     chain = ledger.whole(ledger.read(registry))
     loaded = [packages.load(registry, version, chain.package_of(version)) for version in (one, other)]
@@ -49,23 +86,19 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     targets = np.searchsorted(classes, part["label"].tolist())
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
     sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
-    return {
-        "model": registry.name,
-        **paired((one, other), targets, a, b, sample, rules, rng),
-        "per_class": per_class(targets, right_a, right_b, classes),
-        "differ": _differing(part, classes, [a, b]),
-    }
+    return Compared(
+        registry.name,
+        paired((one, other), targets, a, b, sample, rules, rng),
+        per_class(targets, right_a, right_b, classes),
+        _differing(part, classes, [a, b]),
+    )
 
 
-def _probabilities(
-    package: packages.Package, root: Path, part: "pd.DataFrame", classes: list[str]
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def _probabilities(package: packages.Package, root: Path, part: pd.DataFrame, classes: list[str]) -> Floats:
     """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
 
     So does all of an image that it cannot read: a wrong answer, as the gate of promotion counts it.
     """
-    import numpy as np
-
     rows = list(zip(part["path"], part["id"], strict=True))
     told = answers(package, root / RAW, rows, "probabilities")
     known = list(package.model.unwrap_python_model().classes)
@@ -76,7 +109,7 @@ def _probabilities(
     return np.stack([*columns, np.where(unread, 1.0, found[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
-def _differing(part: "pd.DataFrame", classes: list[str], told: list[Any]) -> list[dict[str, Any]]:
+def _differing(part: pd.DataFrame, classes: list[str], told: list[Any]) -> list[dict[str, Any]]:
     """List the images to which the two gave different answers."""
     names = [*classes, "another class"]
     picked = [answers.argmax(axis=1) for answers in told]
@@ -92,24 +125,3 @@ def _differing(part: "pd.DataFrame", classes: list[str], told: list[Any]) -> lis
         for i, (path, label, a, b) in enumerate(zip(part["path"], part["label"], *picked, strict=True))
         if a != b
     ]
-
-
-def lines(found: dict[str, Any]) -> list[str]:
-    """Return a comparison as lines of text."""
-    a, b, n = found["a"], found["b"], found["n"]
-    said = [
-        f"version {a} against version {b} on {n:,} test images: {found['sentence']}",
-        f"  accuracy {100 * found['difference']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
-        f"{found['method']} {found['confidence']:.0%}); McNemar's exact p = {found['mcnemar_p']:.3g}",
-        *(
-            f"  {what} {row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-            for what, row in (("balanced accuracy", found["balanced_accuracy"]), ("log-loss", found["log_loss"]))
-        ),
-    ]
-    for row in found["per_class"]:
-        recalls = f"{100 * row['recall_a']:.1f} % against {100 * row['recall_b']:.1f} % of {row['n']}"
-        said += [f"  {row['label']}: {recalls}; only {a} right {row['only_a']}, only {b} right {row['only_b']}"]
-    for row in found["differ"]:
-        answers = f"{a} says {row['a']} ({row['of_a']:.2f}), {b} says {row['b']} ({row['of_b']:.2f})"
-        said += [f"  {row['path']} is {row['label']}: {answers}"]
-    return said

@@ -3,47 +3,83 @@
 import math
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from annotated_types import Interval
+import numpy as np
+import pandas as pd
 
+from steps.backbones import models
 from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.images.decoding import read_image
+from steps.images.manifest import uniform
+from steps.images.preprocessing import centre_crop, resized
 from steps.promotion.rematch import answers
+from steps.promotion.smaller import smaller
+from steps.promotion.terms import RAW, SCREENED, ExportParams
 from steps.registry import packages, signing
 from steps.registry.model_registry import Registry
 from steps.registry.production import chosen
 from steps.runtime import files, params
+from steps.runtime.compute import ComputeParams, configure
+from steps.serving import formats
+from steps.serving.exported import Exported
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ACCEPTED, RAW, OUTPUT = "data/screened.parquet", "data/raw", "data/outcome/exports"
+OUTPUT = "data/outcome/exports"
 MODEL = "artifacts/model"  # inside a package
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportParams:
-    """How alike an exported model has to answer or, for int8, how good it has to be, and on how many images."""
+class Findings:
+    """How a file answers beside its version: the greatest difference of a probability and, for int8, the gate's word.
 
-    most_images: Annotated[int, Interval(ge=1, le=100_000)]
-    calibration_images: Annotated[int, Interval(ge=1, le=100_000)]
-    tolerance: Annotated[float, Interval(gt=0, lt=0.1)]  # of a probability
-    max_loss: Annotated[float, Interval(gt=0, lt=1)]
+    None where that was not asked; such fields are no part of the JSON.
+    """
+
+    images: int
+    difference: float
+    comparison: dict[str, Any] | None = None
+    verdict: str | None = None
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A version as a file in a signed folder, its size in bytes beside that of the version's weights, and findings."""
+
+    version: str
+    folder: str
+    file: str
+    bytes: int
+    bytes_before: int
+    found: Findings
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        values = {name: value for name, value in vars(self).items() if name != "found"}
+        return {**values, **self.found.plain()}
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        verdict = self.found.verdict or (
+            f"answers as the version does: probabilities within {self.found.difference:.1g} "
+            f"on {self.found.images} test images"
+        )
+        sizes = f"{self.bytes / 1e6:.2f} MB; the version's weights {self.bytes_before / 1e6:.2f} MB"
+        return [f"{self.folder}/{self.file}", f"  {sizes}", f"  {verdict}"]
+
+
+def export(root: Path, which: str, kind: str, output: Path) -> Export:
     """Write version `which` in the format `kind` into a signed folder under `output`.
 
-    `which` is a number or an alias; `champion` is the ledger's. Returns what was found: folder, sizes in bytes, images,
-    the greatest difference of a probability and, for int8, how it compares with the version. Raises RequestError for an
-    unknown format or version, RegistryError where the version is not what was signed or decided about or cannot read a
-    test image, IntegrityError where the file does not answer alike or, for int8, where the gate refuses it; nothing is
-    written then.
+    `which` is a number or an alias; `champion` is the ledger's. Raises RequestError for an unknown format or version,
+    RegistryError where the version is not what was signed or decided about or cannot read a test image, IntegrityError
+    where the file does not answer alike or, for int8, where the gate refuses it; nothing is written then.
     """
-    from steps.serving import formats
-
     if kind not in formats.FILES:
         raise RequestError(f"no format {kind!r}; one of {', '.join(formats.FILES)}")
     registry = Registry(root)
@@ -53,26 +89,28 @@ def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        found = _made(root, package, kind, made)
+        file, found = _made(root, package, kind, made)
+        size = file.stat().st_size
         signing.sign_folder(made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-    return {"version": package.version, "folder": str(folder), **found}
+    return Export(
+        version=package.version,
+        folder=str(folder),
+        file=file.name,
+        bytes=size,
+        bytes_before=(package.folder / MODEL / models.WEIGHTS).stat().st_size,
+        found=found,
+    )
 
 
-def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dict[str, Any]:
-    """Write the file and its facts into `folder`, and say how it compares."""
-    from steps.backbones import models
-    from steps.promotion.smaller import smaller
-    from steps.runtime.compute import ComputeParams, configure
-    from steps.serving import formats
-    from steps.serving.exported import Exported
-
+def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[Path, Findings]:
+    """Write the file and its facts into `folder`; return the file and how it compares."""
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
     configure(compute)
     held = package.folder / MODEL
-    facts, table = files.read_json(held / models.FACTS), files.read_table(root / ACCEPTED)
+    facts, table = files.read_json(held / models.FACTS), files.read_table(root / SCREENED)
     spec = models.read_preprocessing_dict(facts["preprocessing"])
     module = Exported(package.model.unwrap_python_model().model, spec, facts["temperature"])
     test = _some(table, "test", rules.most_images)
@@ -80,46 +118,38 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     eager = _eager(root, package, test)
     file = formats.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
     answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, spec))
-    found: dict[str, Any] = {"images": len(test), "difference": float(abs(eager - answers).max())}
-    if kind == formats.INT8 and math.isfinite(found["difference"]):
-        verdict, found["comparison"] = smaller(root, package, test, file, (eager, answers), rules.max_loss)
-        found["verdict"], reasons = verdict.reasons[0], () if verdict.promote else verdict.reasons
+    found = Findings(images=len(test), difference=float(abs(eager - answers).max()))
+    if kind == formats.INT8 and math.isfinite(found.difference):
+        verdict, comparison = smaller(root, package, test, file, (eager, answers), rules.max_loss)
+        found = replace(found, comparison=comparison, verdict=verdict.reasons[0])
+        reasons = () if verdict.promote else verdict.reasons
     else:
-        reasons = _unlike(found["difference"], rules.tolerance)
+        reasons = _unlike(found.difference, rules.tolerance)
     if reasons:
         told = "\n  ".join(reasons)
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
-    sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
-    files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
-    return {"file": file.name, **sizes, **found}
+    checked = {"version": package.digest, "format": kind, "checked": found.plain()}
+    files.write_json(folder / models.FACTS, {**facts, **checked})
+    return file, found
 
 
-def _some(table: "pd.DataFrame", split: str, most: int) -> "pd.DataFrame":
+def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:
     """Return at most `most` images of a split, picked by their hash."""
-    from steps.images.manifest import uniform
-
     part = table[table["split"] == split].drop_duplicates("id")
     if part.empty:
         raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
     return part.loc[part["id"].map(uniform).sort_values().index[:most]]
 
 
-def _pixels(root: Path, table: "pd.DataFrame", spec: Any) -> Any:
+def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:
     """Return the images as uint8 [n, 3, crop, crop]: decoded, resized, cropped."""
-    import numpy as np
-
-    from steps.images.decoding import read_image
-    from steps.images.preprocessing import centre_crop, resized
-
     pictures = (read_image(root / RAW, row.path, row.id) for row in table.itertuples())
     return np.stack([centre_crop(resized(picture, spec), spec).numpy() for picture in pictures])
 
 
-def _eager(root: Path, package: packages.Package, table: "pd.DataFrame") -> Any:
+def _eager(root: Path, package: packages.Package, table: pd.DataFrame) -> Any:
     """Return the probabilities that the package gives for these images' files; RegistryError where it reads not all."""
-    import numpy as np
-
     told = answers(package, root / RAW, list(zip(table["path"], table["id"], strict=True)), "probabilities")
     lost = [path for path, answer in zip(table["path"], told, strict=True) if answer is None]
     if lost:
@@ -134,17 +164,3 @@ def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:
     if difference <= tolerance:  # the other way round, NaN would pass
         return ()
     return (f"a probability differs by {difference:.2g}; at most {tolerance} (export.tolerance)",)
-
-
-def lines(found: dict[str, Any]) -> list[str]:
-    """Return the findings of `export` as lines of text."""
-    sizes = f"{found['bytes'] / 1e6:.2f} MB; the version's weights {found['bytes_before'] / 1e6:.2f} MB"
-    told = [f"{found['folder']}/{found['file']}", f"  {sizes}"]
-    if "verdict" in found:
-        told.append(f"  {found['verdict']}")
-    else:
-        told.append(
-            f"  answers as the version does: probabilities within {found['difference']:.1g} "
-            f"on {found['images']} test images"
-        )
-    return told

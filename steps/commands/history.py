@@ -1,37 +1,50 @@
-"""The ledger as people and programs read it."""
+"""`regraft history`: the ledger as people and programs read it."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
 
+from steps.promotion import release
 from steps.registry.chain import Chain
 
 
-def plain(chain: Chain, faults: Sequence[str], at: datetime | None) -> dict[str, Any]:
-    """Return the ledger as JSON values; with `at`, what was in production then."""
-    entries = [{"entry": number, **vars(decision)} for number, decision in chain.entries]
-    found = {"champion": chain.champion, "entries": entries, "void": chain.void, "faults": list(faults)}
-    if at is None:
-        return found
-    then = chain.at(at)
-    return {"at": at.isoformat(), "champion": then.champion if then else None, "faults": list(faults)}
+@dataclass(frozen=True)
+class History:
+    """The ledger and its faults; with `at`, what was in production then."""
+
+    chain: Chain
+    faults: list[str]
+    at: datetime | None
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        if self.at is not None:
+            then = self.chain.at(self.at)
+            return {"at": self.at.isoformat(), "champion": then.champion if then else None, "faults": self.faults}
+        entries = [{"entry": number, **vars(decision)} for number, decision in self.chain.entries]
+        return {"champion": self.chain.champion, "entries": entries, "void": self.chain.void, "faults": self.faults}
+
+    def lines(self) -> list[str]:
+        """Return text for a person, oldest entry first; with `at`, one line about that moment."""
+        problems = [f"tampered with: {fault}" for fault in self.faults]
+        if self.at:
+            then = self.chain.at(self.at)
+            what = f"version {then.champion} (since entry of {then.at})" if then and then.champion else "nothing"
+            return [*problems, f"in production at {self.at.isoformat()}: {what}"]
+        if not self.chain.entries:
+            return [*problems, "no decision yet: `regraft run` makes the first"]
+        lines = []
+        for number, decision in self.chain.entries:
+            champion = f"champion {decision.champion}" if decision.champion else "no champion"
+            lines.append(
+                f"{number:>4}  {decision.at[:19]}Z  {decision.kind:<8} version {decision.version:<4} {champion}, "
+                f"by {decision.by}"
+            )
+            lines += [f"      {reason}" for reason in decision.reasons]
+        return [*lines, *problems]
 
 
-def lines(chain: Chain, faults: Sequence[str], at: datetime | None) -> list[str]:
-    """Return the ledger as lines of text, oldest first; with `at`, one line about that moment."""
-    problems = [f"tampered with: {fault}" for fault in faults]
-    if at:
-        then = chain.at(at)
-        what = f"version {then.champion} (since entry of {then.at})" if then and then.champion else "nothing"
-        return [*problems, f"in production at {at.isoformat()}: {what}"]
-    if not chain.entries:
-        return [*problems, "no decision yet: `regraft run` makes the first"]
-    told = []
-    for number, decision in chain.entries:
-        champion = f"champion {decision.champion}" if decision.champion else "no champion"
-        told.append(
-            f"{number:>4}  {decision.at[:19]}Z  {decision.kind:<8} version {decision.version:<4} {champion}, "
-            f"by {decision.by}"
-        )
-        told += [f"      {reason}" for reason in decision.reasons]
-    return [*told, *problems]
+def history(root: Path, at: str | None) -> History:
+    """Read the ledger; `at` is a point in time as `release.moment` reads it."""
+    chain, faults = release.history(root)
+    return History(chain, faults, release.moment(at) if at else None)

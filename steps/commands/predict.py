@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,10 +18,33 @@ SHOWN = 200  # rows of the table on a terminal
 TOLD = ("path", "sha256", "label", "probability", "abstain", "version", "digest", "error")
 
 
+@dataclass(frozen=True)
+class Answered:
+    """How many files a version answered, and where the answers are; None where they were printed."""
+
+    version: str
+    files: int
+    abstained: int
+    errors: int
+    output: str | None
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return dict(vars(self))
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        where = f"; {self.output}" if self.output else ""
+        return [
+            f"version {self.version}: {self.files - self.errors} of {self.files} files answered, {self.abstained} "
+            f"abstained, {self.errors} with an error{where}"
+        ]
+
+
 def predict(
     root: Path, paths: Sequence[str], output: Path | None, version: str | None, probabilities: bool, as_json: bool
-) -> str:
-    """Write the answers to `output` or print them; return one line that sums them up."""
+) -> Answered:
+    """Write the answers to `output` or print them as they come; return their counts."""
     if output is not None:
         answer_files.check(output)
     found = pictures.find(paths, besides=output)
@@ -37,7 +61,8 @@ def predict(
         _print_table(columns, values)
     else:
         answer_files.write_csv(sys.stdout, columns, values)
-    return _summary(counts, served.number, output)
+    where = str(output) if output else None
+    return Answered(served.number, counts["files"], counts["abstained"], counts["errors"], where)
 
 
 def _counted(rows: Iterable[Answer], counts: "Counter[str]") -> Iterator[Answer]:
@@ -84,12 +109,3 @@ def _short(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     return f"{value:.3f}" if isinstance(value, float) else str(value or "")
-
-
-def _summary(counts: "Counter[str]", version: str, output: Path | None) -> str:
-    answered = counts["files"] - counts["errors"]
-    where = f"; {output}" if output else ""
-    return (
-        f"version {version}: {answered} of {counts['files']} files answered, {counts['abstained']} abstained, "
-        f"{counts['errors']} with an error{where}"
-    )

@@ -44,8 +44,44 @@ class Candidate:
     milliseconds: float
 
 
-def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> tuple[list[dict[str, Any]], str]:
-    """Return the rows of the ranking and its verdict in words; RequestError where the request is wrong.
+@dataclass(frozen=True)
+class Ranking:
+    """One row per backbone, the best first, and in words which may be the best."""
+
+    rows: list[dict[str, Any]]
+    verdict: str
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return {"backbones": self.rows, "verdict": self.verdict}
+
+    def lines(self) -> list[str]:
+        """Return a table as wide as the terminal, and the verdict."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(
+            "backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms per image"
+        )
+        for row in self.rows:
+            table.add_row(
+                row["backbone"],
+                _share(row["balanced_accuracy"], ".1f"),
+                "" if row is self.rows[0] else _share(row["against_best"], "+.1f"),
+                f"{row['log_loss']:.3f}",
+                f"{row['logme']:.3f}",
+                f"{row['h_score']:.2f}",
+                f"{row['milliseconds_per_image']:.1f}",
+            )
+        console = Console()
+        with console.capture() as captured:
+            console.print(table)
+            console.print(self.verdict, highlight=False)
+        return captured.get().splitlines()
+
+
+def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> Ranking:
+    """Return the ranking; RequestError where the request is wrong.
 
     The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE.
     """
@@ -55,7 +91,7 @@ def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) ->
         raise RequestError(f"{screened.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
     raw, seed = artefacts.paths(root, "extract_features")["raw"], params.read(root)["seed"]
     rows = ranking(raw, files.read_table(screened), names, files_of, most, seed)
-    return rows, verdict(rows)
+    return Ranking(rows, verdict(rows))
 
 
 def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
@@ -147,27 +183,9 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def show(rows: Sequence[dict[str, Any]], verdict: str) -> None:
-    """Print the ranking."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("backbone", "balanced accuracy", "against the best", "log-loss", "LogME", "H-score", "ms per image")
-    for row in rows:
-        table.add_row(
-            row["backbone"],
-            _share(row["balanced_accuracy"], ".1f"),
-            "" if row is rows[0] else _share(row["against_best"], "+.1f"),
-            f"{row['log_loss']:.3f}",
-            f"{row['logme']:.3f}",
-            f"{row['h_score']:.2f}",
-            f"{row['milliseconds_per_image']:.1f}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(verdict, highlight=False)
-
-
 def _share(figure: Figure, form: str) -> str:
-    low, high = (format(100 * end, form) for end in figure.ends)
-    return f"{100 * figure.known:{form}} % ({low} to {high})"
+    share = f"{100 * figure.known:{form}} %"
+    if figure.low is None:
+        return share
+    low, high = figure.ends
+    return f"{share} ({100 * low:{form}} to {100 * high:{form}})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import RegistryError, RequestError
+from steps.promotion.terms import EVALUATION
 from steps.registry import circumstances, packages
 from steps.registry.chain import Chain
 from steps.registry.model_registry import Registry
@@ -19,7 +20,6 @@ from steps.runtime import files
 from steps.runtime.stage import digest_of
 
 FACTS = "artifacts/model/model.json"  # of a package; its owner `backbones.models` loads torch
-EVALUATION = "data/reports/evaluation.json"  # a run keeps it by its name
 IDENTITY = {"stage": str, "digest": str, "code": str, "params": dict, "inputs": dict}  # of a Lineage
 
 

@@ -1,14 +1,18 @@
 """Two models on the same test images, as the gate asks it: overall, by class, by slice."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from steps.evaluation.comparison import compare_answers
+from steps.evaluation.falls import Bools, Change, changes
+from steps.evaluation.intervals import groups_of, sampled
+from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.slices import COLUMNS, slices_of
 from steps.runtime import params
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from steps.evaluation.falls import Bools, Change
+from steps.runtime.seeding import numpy_generator
 
 
 @dataclass(frozen=True)
@@ -16,25 +20,16 @@ class Paired:
     """One model (a) against another (b), as `gate.ChallengerFacts` has it."""
 
     comparison: dict[str, Any]
-    recalls: "list[Change]"
-    slices: "list[Change]"
+    recalls: list[Change]
+    slices: list[Change]
 
 
-def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools", rng: tuple[str, str]) -> Paired:
+def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng: tuple[str, str]) -> Paired:
     """Compare two models on the images of `part` (the manifest's columns), by whether each was right [n].
 
-    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `luck` names the
+    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `rng` names the
     generator.
     """
-    import numpy as np
-
-    from steps.evaluation.comparison import compare_answers
-    from steps.evaluation.falls import changes
-    from steps.evaluation.intervals import groups_of, sampled
-    from steps.evaluation.protocol import EvaluateParams
-    from steps.evaluation.slices import COLUMNS, slices_of
-    from steps.runtime.seeding import numpy_generator
-
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)

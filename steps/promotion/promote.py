@@ -1,57 +1,30 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import Any
 
 from steps.errors import RegistryError
-from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
-from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
-from steps.registry import comparisons, ledger, packages
+from steps.promotion.gate import ChallengerFacts, Verdict, decide
+from steps.promotion.rematch import rematch
+from steps.promotion.terms import (
+    EVALUATION,
+    LOOKED_AT,
+    RECEIPT,
+    REQUIRED,
+    SCREENING,
+    VALIDATION,
+    PromoteParams,
+    Promotion,
+    confirmed,
+)
+from steps.registry import comparisons, ledger, look_ledger, packages
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
-from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
+from steps.registry.model_registry import CHALLENGER, Registry
 from steps.runtime import files, params, stage
 from steps.runtime.stage import digest_of
-
-RECEIPT, VALIDATION, SCREENING = (
-    "data/reports/register.json",
-    "data/reports/validation.json",
-    "data/reports/screen.json",
-)
-LOOKED_AT = (ACCEPTED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # beside the registry and params.yaml
-REQUIRED = "required"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromoteParams(GateRules):
-    """What a challenger has to earn, and whether a person has the last word."""
-
-    approval: Literal["auto", "required"]
-    wait_minutes: Annotated[float, Ge(0)]
-
-    def rules(self) -> dict[str, Any]:
-        """Return what an answer follows from: how long a run waits for a person is not part of it."""
-        return {name: value for name, value in vars(self).items() if name != "wait_minutes"}
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What was decided, and between whom; `changed` says whether production changed just now."""
-
-    model_name: str
-    champion: str | None  # the version in production after the decision
-    challenger: str  # the version that was judged
-    previous: str | None
-    changed: bool
-    reasons: tuple[str, ...]
-    run_id: str
-    judged: dict[str, Any]  # the challenger's test figures
-    verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two by `evaluation.comparison`, where one was decided on
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -136,9 +109,7 @@ class Case:
         """Return why the test images may decide no more, if so; asked before the champion is evaluated on them."""
         if self.rules.look_limit is None:
             return None
-        from steps.registry import look_ledger as looks  # SciPy takes its time
-
-        return looks.exhausted(self.root)
+        return look_ledger.exhausted(self.root)
 
 
 @dataclass(frozen=True)
@@ -178,20 +149,6 @@ def _answer(case: Case, chain: Chain) -> Answer:
     return Answer(kind, champion, before, reasons, question, new=True, comparison=compared, package=package)
 
 
-def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
-    """Return the reasons of a run whose model is the champion itself; `reasons` are those that made it champion."""
-    nothing = f"the model of this run is version {version}, the champion itself: nothing was compared"
-    return (nothing, *(f"why it is champion: {reason}" for reason in reasons))
-
-
-def confirming(promotion: Promotion) -> Promotion:
-    """Return a promotion as a later run has to tell it that finds nothing to do: production does not change again."""
-    if not promotion.changed:
-        return promotion
-    reasons = confirmed(promotion.challenger, promotion.reasons)
-    return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None)
-
-
 def _project(case: Case, answer: Answer) -> None:
     """Write the decision to the alias and tags in MLflow, for display; the ledger is authoritative."""
     registry, challenger = case.registry, case.challenger
@@ -201,13 +158,6 @@ def _project(case: Case, answer: Answer) -> None:
         comparisons.keep(registry, challenger, answer.question, answer.comparison)
     if answer.new:
         registry.tag_verdict(challenger, answer.kind, answer.reasons, answer.previous)
-
-
-def production(root: Path) -> str | None:
-    """Return the champion, or None: the ledger's, and that of the alias where a project is older than its ledger."""
-    registry = Registry(root)
-    chain = ledger.read(registry)
-    return chain.champion if chain.entries else registry.alias(CHAMPION)
 
 
 def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str, Any]) -> str:

@@ -4,20 +4,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from steps.backbones.backbone import digest
 from steps.errors import RegistryError
+from steps.images.decoding import batched, bytes_of
+from steps.images.manifest import TEST
 from steps.promotion.paired import Paired, paired
-from steps.registry import packages
+from steps.promotion.terms import PREDICTIONS, RAW, SCREENED
+from steps.registry import look_ledger, packages
 from steps.registry.model_registry import Registry
 from steps.registry.packages import Package
 from steps.runtime import files, params
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ACCEPTED, RAW = "data/screened.parquet", "data/raw"
-EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
 TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
 
 
@@ -40,14 +42,9 @@ def rematch(registry: Registry, kind: str, challenger: str, champion: Package, t
     answers none of them, and where the challenger's package is gone or not what was signed, IntegrityError where a test
     image is not what ingest saw.
     """
-    import numpy as np
-
-    from steps.images.manifest import TEST
-    from steps.registry import look_ledger
-
     root = registry.root
     told = files.read_table(root / PREDICTIONS)
-    part = files.read_table(root / ACCEPTED)
+    part = files.read_table(root / SCREENED)
     mine = told[(told["model"] == kind) & (told["split"] == TEST)].sort_values("path")
     part = part.set_index("path", drop=False).loc[mine["path"]]
     images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
@@ -75,8 +72,6 @@ def answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], colu
 
     IntegrityError where an image has changed since ingest.
     """
-    from steps.images.decoding import batched
-
     return [answer for some in batched(images, 256) for answer in _answers(package, raw, some, column)]
 
 
@@ -101,30 +96,22 @@ def _unanswered(champion: Package, paths: list[str]) -> list[str]:
 
 def weights_of(package: Package) -> str:
     """Return the digest of a package's weights: its key in the ledger of looks."""
-    from steps.backbones.backbone import digest
-
     return digest(package.model.unwrap_python_model().model.state_dict())
 
 
-def latency_ratio(challenger: Package, champion: Package, frame: "pd.DataFrame") -> float:
+def latency_ratio(challenger: Package, champion: Package, frame: pd.DataFrame) -> float:
     """Return the challenger's time for these images over the champion's: median of rounds in which both take turns."""
-    import numpy as np
-
     rounds = [[_seconds(package.model, frame) for package in (challenger, champion)] for _ in range(ROUNDS + 1)]
     ours, theirs = np.median(rounds[1:], axis=0)  # the first round warms up
     return float(ours / theirs)
 
 
-def _seconds(model: Any, frame: "pd.DataFrame") -> float:
+def _seconds(model: Any, frame: pd.DataFrame) -> float:
     start = time.perf_counter()
     model.predict(frame)
     return time.perf_counter() - start
 
 
-def frame_of(raw: Path, rows: Sequence[tuple[str, str]]) -> "pd.DataFrame":
+def frame_of(raw: Path, rows: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Return the bytes of images (path, SHA-256) as a package takes them; IntegrityError where they have changed."""
-    import pandas as pd
-
-    from steps.images.decoding import bytes_of
-
     return pd.DataFrame({"image": [bytes_of(raw, *row) for row in rows]})

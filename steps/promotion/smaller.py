@@ -2,26 +2,28 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from steps.evaluation.intervals import Floats, groups_of, sampled
+from steps.evaluation.judgement import judge
+from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.slices import COLUMNS, judge_slices
 from steps.promotion.gate import NON_INFERIOR, ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.paired import paired
-from steps.promotion.promote import PromoteParams
 from steps.promotion.rematch import weights_of
+from steps.promotion.terms import PromoteParams
 from steps.registry import look_ledger
 from steps.registry.looks import Standing, optimism
 from steps.registry.packages import Package
 from steps.runtime import files, params
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+from steps.runtime.seeding import numpy_generator
 
 
 def smaller(
-    root: Path, package: Package, part: "pd.DataFrame", file: Path, told: "tuple[Floats, Floats]", margin: float
+    root: Path, package: Package, part: pd.DataFrame, file: Path, told: tuple[Floats, Floats], margin: float
 ) -> tuple[Verdict, dict[str, Any]]:
     """Decide by the rules under `promote:` whether the model in `file` is as good as its version; each is a look.
 
@@ -29,13 +31,6 @@ def smaller(
     by `margin` takes the place of what `promote.comparison` asks. Time is not asked, because another runtime has
     another; nor are the data gates, which say nothing of this model. Returns the verdict and the comparison.
     """
-    import numpy as np
-
-    from steps.evaluation.intervals import groups_of
-    from steps.evaluation.judgement import judge
-    from steps.evaluation.protocol import EvaluateParams
-    from steps.runtime.seeding import numpy_generator
-
     document = params.read(root)
     rules = params.bind(PromoteParams, document.get("promote"), "promote")
     asked = replace(rules, comparison=NON_INFERIOR, margin=margin, max_latency_ratio=None, blocking_warnings=())
@@ -65,20 +60,13 @@ def smaller(
     return decide(facts, asked), found.comparison
 
 
-def _widened(answers: "Floats", learnt: list[str], classes: list[str]) -> "Floats":
-    import numpy as np
-
+def _widened(answers: Floats, learnt: list[str], classes: list[str]) -> Floats:
     wide = np.zeros((len(answers), len(classes)))
     wide[:, np.searchsorted(classes, learnt)] = answers
     return wide
 
 
-def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from steps.evaluation.intervals import groups_of, sampled
-    from steps.evaluation.slices import COLUMNS, judge_slices
-
+def _slices(rules: Any, part: pd.DataFrame, right: Any) -> list[dict[str, Any]]:
     cluster = sampled(np.zeros(len(part), dtype=int), groups_of(part)).cluster
     columns = (*COLUMNS, *rules.slice_columns)
     return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)

@@ -78,3 +78,9 @@ def aliased(registry: Registry, alias: str) -> Named:
     """Return the version that an alias names; RegistryError if the registry does not answer."""
     number = registry.alias(alias)
     return Named(number, "" if number else f"the alias {alias} names no version any more")
+
+
+def present(registry: Registry) -> str | None:
+    """Return the champion, or None: the ledger's, and that of the alias where a project is older than its ledger."""
+    chain = ledger.read(registry)
+    return chain.champion if chain.entries else registry.alias(CHAMPION)

@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
-from steps.commands.export import ACCEPTED, RAW, export, lines
+from steps.commands.export import Export, export
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, preprocess
+from steps.promotion.terms import RAW, SCREENED
 from steps.registry import look_ledger, signing
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.runtime import files
@@ -35,7 +36,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root, self.table = root, table_of(write_images(root / RAW, per_class=40))
-        files.write_table(root / ACCEPTED, self.table)
+        files.write_table(root / SCREENED, self.table)
         self.spec = models.read_preprocessing_dict(packaged.facts()["preprocessing"])
         network = taught(root / RAW, self.table, self.spec)
         saved, digest = packaged.save(root / "package", network, temperature=1.5)
@@ -45,7 +46,7 @@ class Project:
         packaged.promote(registry, "1")
         registry.point(CHAMPION, "2")  # moved by hand
 
-    def export(self, kind: str, which: str = "1", gate: dict[str, Any] | None = None, **rules: float) -> dict[str, Any]:
+    def export(self, kind: str, which: str = "1", gate: dict[str, Any] | None = None, **rules: float) -> Export:
         document = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
         document["export"] |= {"max_loss": 0.1, **rules}  # 60 images show no less
         document["promote"] |= gate or {}
@@ -96,22 +97,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.mark.parametrize("kind", [formats.ONNX, formats.TORCH, formats.INT8])
 def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(project: Project, kind: str) -> None:
-    found = project.export(kind, "champion")
-    folder = Path(found["folder"])
-    assert (folder.name, found["file"], found["images"]) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([found["file"], "model.json", "model.sig"])
+    made = project.export(kind, "champion")
+    folder, found = Path(made.folder), made.found
+    assert (folder.name, made.file, found.images) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([made.file, "model.json", "model.sig"])
     assert signing.fault(folder) is None
-    assert found["bytes"] == (folder / found["file"]).stat().st_size
+    assert made.bytes == (folder / made.file).stat().st_size
     if kind == formats.INT8:
-        assert found["comparison"]["n"] == 60 and found["comparison"]["low"] > -0.1
-        assert f"{found['verdict']}" in "\n".join(lines(found)) and "version 1" in found["verdict"]
-        assert found["bytes"] < 0.4 * found["bytes_before"]
+        assert found.comparison and found.comparison["n"] == 60 and found.comparison["low"] > -0.1
+        assert str(found.verdict) in "\n".join(made.lines()) and "version 1" in str(found.verdict)
+        assert made.bytes < 0.4 * made.bytes_before
     else:
-        assert found["difference"] < 1e-5
-    words = "\n".join(lines(found))
-    assert found["file"] in words and "60 test images" in words and "MB; the version's weights 1." in words
+        assert found.difference < 1e-5
+    words = "\n".join(made.lines())
+    assert made.file in words and "60 test images" in words and "MB; the version's weights 1." in words
     assert json.loads((folder / "model.json").read_text())["temperature"] == 1.5
-    answer = formats.runner(kind, folder / found["file"], 1)
+    answer = formats.runner(kind, folder / made.file, 1)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 3, project.spec.crop, project.spec.crop), dtype=np.uint8)
     whole = answer(pixels)
     assert np.allclose(whole.sum(axis=1), 1, atol=1e-5)
@@ -163,12 +164,12 @@ def test_an_image_that_the_version_cannot_read_is_named_and_nothing_is_written(p
     table.loc[where, "id"] = hashlib.sha256(odd).hexdigest()
     try:
         path.write_bytes(odd)
-        files.write_table(project.root / ACCEPTED, table)
+        files.write_table(project.root / SCREENED, table)
         with pytest.raises(RegistryError, match=rf"version 1 cannot read 1 of 60 test images \(first: .*{path.name}\)"):
             project.export(formats.TORCH)
     finally:
         path.write_bytes(before)
-        files.write_table(project.root / ACCEPTED, project.table)
+        files.write_table(project.root / SCREENED, project.table)
     assert not list((project.root / "out").iterdir())
 
 

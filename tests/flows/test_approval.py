@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.approval import Approval, tell, wait_for_answer
 from flows.finish import Report
 from flows.project import running
-from steps.promotion.promote import Promotion
+from steps.promotion.terms import Promotion
 
 PROPOSED = Promotion(
     model_name="regraft",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.diff import between, compare, lines
+from flows.diff import between, compare
 from flows.graph import Graph
 from steps.errors import RequestError
 from steps.runtime import stage
@@ -53,12 +53,12 @@ def test_the_lists_are_the_differences_of_the_sets_of_images(before: Rows, after
             assert sum(pair[side][1] for pair in labels.values()) == pytest.approx(1) or not any(
                 pair[side][0] for pair in labels.values()
             )
-    assert list(lines(found)) == list(lines(compare("one", "two", table(before[::-1]), table(after[::-1]))))
+    assert found.lines() == compare("one", "two", table(before[::-1]), table(after[::-1])).lines()
 
 
 def test_nothing_changed_is_told_as_nothing() -> None:
     made = table([("a", "x.png", "ant", "train"), ("b", "y.png", "bee", "test")])
-    assert list(lines(compare("v1", "v2", made, made))) == [
+    assert compare("v1", "v2", made, made).lines() == [
         "v1 -> v2: 2 images, then 2",
         "  added      0",
         "  removed    0",
@@ -75,7 +75,7 @@ def test_nothing_changed_is_told_as_nothing() -> None:
 def test_a_change_is_told_with_both_sides_and_long_lists_are_cut() -> None:
     before = [(f"{i:02}", f"{i:02}.png", "ant", "train") for i in range(12)]
     after = [("00", "00.png", "bee", "val"), ("new", "new.png", "", "unlabelled")]
-    told = list(lines(compare("v1", "v2", table(before), table(after))))
+    told = compare("v1", "v2", table(before), table(after)).lines()
     assert "    00.png  ant -> bee  val" in told
     assert "    00.png  bee  train -> val" in told
     assert "    new.png  unlabelled" in told
@@ -132,9 +132,9 @@ def test_two_revisions_are_compared_and_an_image_never_changes_split(versions: P
 
 
 def test_the_command_prints_the_same_as_json_and_its_faults_as_a_sentence(versions: Project) -> None:
-    assert "    1/000.png  1  " in "\n".join(lines(between(versions.root, "two", "workspace")))
+    assert "    1/000.png  1  " in "\n".join(between(versions.root, "two", "workspace").lines())
     printed = json.loads(versions.must("regraft", "diff", "one", "two", "--json"))
-    assert printed == json.loads(json.dumps(vars(between(versions.root, "one", "two"))))
+    assert printed == json.loads(json.dumps(between(versions.root, "one", "two").plain()))
     done = versions.run("regraft", "diff", "nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "regraft: 'nonsense' is no revision of this project's git: unknown Git revision 'nonsense'\n"

@@ -48,11 +48,16 @@ def test_a_healthy_project_has_no_fault_and_the_command_says_so(project: Project
     assert findings["DVC remote"]["state"] == WARNING
 
 
+def test_a_terminal_of_another_encoding_gets_question_marks_and_no_traceback(project: Project) -> None:
+    done = project.run("python", "-m", "flows.cli", "doctor", PREFECT_API_URL="", PYTHONIOENCODING="latin-1")
+    assert "? Python" in done.stdout and "Traceback" not in done.stderr
+
+
 def test_a_folder_that_is_no_project_is_told_so_and_nothing_else_is_held_against_it(
     project: Project, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    faults = [finding for finding in examine(tmp_path / "empty") if finding.state == FAULT]
+    faults = [finding for finding in examine(tmp_path / "empty").findings if finding.state == FAULT]
     assert [finding.what for finding in faults] == ["project"]
     assert "lacks dvc.yaml, params.yaml" in faults[0].found
     assert list((tmp_path / "empty").iterdir()) == []
@@ -68,7 +73,7 @@ def test_weights_that_are_not_the_card_s_are_a_fault(project: Project) -> None:
 def test_params_out_of_range_are_a_fault_with_all_of_them_named(project: Project) -> None:
     project.edit("params.yaml", "strategy: auto", "strategy: atuo")
     project.edit("params.yaml", "threads: 2", "threads: 0")
-    finding = next(finding for finding in examine(project.root) if finding.what == "params")
+    finding = next(finding for finding in examine(project.root).findings if finding.what == "params")
     assert finding.state == FAULT
     assert "2 faults" in finding.found and "one of auto, head_only" in finding.found
 

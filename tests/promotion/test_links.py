@@ -15,8 +15,8 @@ import yaml
 
 from steps.commands.audit import Audit
 from steps.errors import RequestError
-from steps.promotion.evidence import EVALUATION
 from steps.promotion.links import Link, audit, place_of, tampered
+from steps.promotion.terms import EVALUATION
 from steps.registry import circumstances, ledger, signing, tracking
 from steps.registry.chain import PROMOTE
 from steps.registry.model_registry import Registry

@@ -18,14 +18,16 @@ from mlflow.tracking._tracking_service import utils
 from torch import nn
 
 from steps.backbones.backbone import Grafted, build, without_top
-from steps.commands.compare import compare, lines
+from steps.commands.compare import compare
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.judgement import judge
-from steps.promotion import promote as promotion
 from steps.promotion import release
+from steps.promotion.promote import promote
+from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, Promotion, confirming
 from steps.registry import comparisons, ledger, look_ledger, packages, tracking
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
+from steps.registry.production import present
 from steps.runtime import files
 from steps.runtime.seeding import numpy_generator
 from tests import packaged
@@ -69,27 +71,25 @@ class World:
         odds = np.exp(np.array(bias))
         probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
         judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
-        files.write_json(
-            self.root / promotion.EVALUATION, {"test": {"head": judged}, "classes": CLASSES, "chosen": "head"}
-        )
+        files.write_json(self.root / EVALUATION, {"test": {"head": judged}, "classes": CLASSES, "chosen": "head"})
         answers = [CLASSES[i] for i in probabilities.argmax(axis=1)]
         told = self.table.assign(model="head", predicted=answers, probabilities=list(probabilities))
-        files.write_table(self.root / promotion.PREDICTIONS, told)
+        files.write_table(self.root / PREDICTIONS, told)
         receipt = {"model_name": NAME, "chosen": "head", "versions": {"head": digest}}
-        files.write_json(self.root / promotion.RECEIPT, receipt)
+        files.write_json(self.root / RECEIPT, receipt)
 
     def replace(self, path: str, data: bytes) -> None:
         """Let the manifest hold other bytes under this path."""
         (self.root / "data/raw" / path).write_bytes(data)
         self.table.loc[self.table["path"] == path, "id"] = hashlib.sha256(data).hexdigest()
-        files.write_table(self.root / promotion.ACCEPTED, self.table)
+        files.write_table(self.root / SCREENED, self.table)
 
-    def promote(self, **rules: float | str | None) -> promotion.Promotion:
+    def promote(self, **rules: float | str | None) -> Promotion:
         document: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
         document["promote"] |= {"floor": 0.0, **rules}
         document["evaluate"] |= {"bootstrap_draws": 200, "slice_least": 3}
         (self.root / "params.yaml").write_text(yaml.safe_dump(document))
-        return promotion.promote(self.root, "python -m steps.register")
+        return promote(self.root, "python -m steps.register")
 
     def decisions(self) -> list[Decision]:
         chain, faults = release.history(self.root)
@@ -123,7 +123,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         for p in paths
     ]
     table = pd.DataFrame(rows)
-    files.write_table(tmp_path / promotion.ACCEPTED, table)
+    files.write_table(tmp_path / SCREENED, table)
     return World(tmp_path, table)
 
 
@@ -137,7 +137,7 @@ def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
         "the model of this run is version 1, the champion itself: nothing was compared",
         f"why it is champion: {done.reasons[0]}",
     )
-    recalled, wanted = vars(promotion.confirming(done)), vars(again)
+    recalled, wanted = vars(confirming(done)), vars(again)
     assert recalled == wanted, "a run that recalls the answer tells another story than one that asks again"
 
 
@@ -167,7 +167,7 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
 def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
     """Every 0 was taken at night: the challenger, which always answers 1, loses the night, and wins by day."""
     world.table["source"] = np.where(world.table["label"] == "0", "night", "day")
-    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    files.write_table(world.root / SCREENED, world.table)
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     world.promote()
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
@@ -185,7 +185,7 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
     world.promote()
     world.table = world.table[world.table["label"] == "0"]
-    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    files.write_table(world.root / SCREENED, world.table)
     world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
@@ -266,7 +266,7 @@ def better_comes(world: World) -> None:
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
     world.promote()
     world.table = world.table[world.table["label"] == "0"]
-    files.write_table(world.root / promotion.ACCEPTED, world.table)
+    files.write_table(world.root / SCREENED, world.table)
     world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
     assert world.promote().champion == "2"
 
@@ -275,7 +275,7 @@ def test_an_alias_moved_by_hand_is_set_back_and_told(world: World, monkeypatch: 
     monkeypatch.setattr(ledger, "PATIENCE", 1)
     better_comes(world)
     world.registry.point(CHAMPION, "1")
-    assert promotion.production(world.root) == "2", "an alias is no decision"
+    assert present(world.registry) == "2", "an alias is no decision"
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("2", False, "2")
     assert done.reasons == (
@@ -338,7 +338,7 @@ def test_an_approval_is_refused_where_the_test_images_decide_nothing_more(world:
     with pytest.raises(RequestError, match=r"More than 2 \(promote\.look_limit\): they decide nothing"):
         release.approve(world.root, "1", "Ada", "looks good")
     assert (world.alias(), [d.kind for d in world.decisions()]) == (None, ["propose"])
-    (world.root / promotion.ACCEPTED).unlink()
+    (world.root / SCREENED).unlink()
     with pytest.raises(RequestError, match=r"data/screened\.parquet is not here"):
         release.approve(world.root, "1", "Ada", "looks good")
 
@@ -472,7 +472,7 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
     )
     assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
     found = compare(world.root, "2", "1")
-    recalls = [(row["recall_a"], row["recall_b"]) for row in found["per_class"]]
+    recalls = [(row["recall_a"], row["recall_b"]) for row in found.per_class]
     assert recalls == [(pytest.approx(5 / 6), pytest.approx(5 / 6)), (0, 0), (0, 0)], "neither of the two can read it"
     third = world.register([3.0, 0.0, 0.0], "c")
     for path in world.table["path"]:
@@ -505,14 +505,15 @@ def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: Worl
         world.receive(world.register(bias, label), bias)
     world.promote()
     found = compare(world.root, "1", "2")
-    assert (found["only_a"], found["only_b"], found["difference"]) == (6, 3, pytest.approx(0.25))
-    assert [(row["recall_a"], row["recall_b"]) for row in found["per_class"]] == [(1, 0), (0, 1), (0, 0)]
-    assert len(found["differ"]) == 12 and found["differ"][0]["a"] == "0" and found["differ"][0]["b"] == "1"
+    paired = found.paired
+    assert (paired["only_a"], paired["only_b"], paired["difference"]) == (6, 3, pytest.approx(0.25))
+    assert [(row["recall_a"], row["recall_b"]) for row in found.per_class] == [(1, 0), (0, 1), (0, 0)]
+    assert len(found.differ) == 12 and found.differ[0]["a"] == "0" and found.differ[0]["b"] == "1"
     assert look_ledger.count(world.table["id"]) == 2
     compare(world.root, "2", "1")
     assert look_ledger.count(world.table["id"]) == 2
-    said = lines(found)
-    assert said[0] == f"version 1 against version 2 on 12 test images: {found['sentence']}"
+    said = found.lines()
+    assert said[0] == f"version 1 against version 2 on 12 test images: {paired['sentence']}"
     assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
     with pytest.raises(RequestError, match="regraft has no version 9"):
         compare(world.root, "1", "9")

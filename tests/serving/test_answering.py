@@ -125,8 +125,8 @@ def test_csv_parquet_and_json_say_the_same(
     project: Registered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = odd_folder(tmp_path / "odd")
-    told = command(project.root, [str(folder)], folder / "answers.csv", None, True, False)
-    assert re.fullmatch(r"version 1: 1 of 7 files answered, [01] abstained, 6 with an error; .*/odd/answers.csv", told)
+    (line,) = command(project.root, [str(folder)], folder / "answers.csv", None, True, False).lines()
+    assert re.fullmatch(r"version 1: 1 of 7 files answered, [01] abstained, 6 with an error; .*/odd/answers.csv", line)
     (folder / "answers.csv").rename(tmp_path / "answers.csv")
     command(project.root, [str(folder)], tmp_path / "answers.parquet", None, True, False)
     command(project.root, [str(folder)], None, None, True, True)

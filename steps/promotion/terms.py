@@ -1,0 +1,74 @@
+"""The params, artefacts and result of promotion and export. Loads nothing heavy: every command imports it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
+
+from steps.promotion.gate import GateRules
+
+RAW, SCREENED = "data/raw", "data/screened.parquet"
+EVALUATION, PREDICTIONS = "data/reports/evaluation.json", "data/predictions.parquet"
+RECEIPT, VALIDATION, SCREENING = (
+    "data/reports/register.json",
+    "data/reports/validation.json",
+    "data/reports/screen.json",
+)
+LOOKED_AT = (SCREENED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # beside the registry and params.yaml
+REQUIRED = "required"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteParams(GateRules):
+    """What a challenger has to earn, and whether a person has the last word."""
+
+    approval: Literal["auto", "required"]
+    wait_minutes: Annotated[float, Ge(0)]
+
+    def rules(self) -> dict[str, Any]:
+        """Return what an answer follows from: how long a run waits for a person is not part of it."""
+        return {name: value for name, value in vars(self).items() if name != "wait_minutes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams:
+    """How alike an exported model has to answer or, for int8, how good it has to be, and on how many images."""
+
+    most_images: Annotated[int, Interval(ge=1, le=100_000)]
+    calibration_images: Annotated[int, Interval(ge=1, le=100_000)]
+    tolerance: Annotated[float, Interval(gt=0, lt=0.1)]  # of a probability
+    max_loss: Annotated[float, Interval(gt=0, lt=1)]
+
+
+SECTIONS = {"promote": PromoteParams, "export": ExportParams}  # of params.yaml, which no stage takes
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided, and between whom; `changed` says whether production changed just now."""
+
+    model_name: str
+    champion: str | None  # the version in production after the decision
+    challenger: str  # the version that was judged
+    previous: str | None
+    changed: bool
+    reasons: tuple[str, ...]
+    run_id: str
+    judged: dict[str, Any]  # the challenger's test figures
+    verdict: str  # promote | refuse | propose
+    comparison: Mapping[str, Any] | None  # of the two by `evaluation.comparison`, where one was decided on
+
+
+def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return the reasons of a run whose model is the champion itself; `reasons` are those that made it champion."""
+    nothing = f"the model of this run is version {version}, the champion itself: nothing was compared"
+    return (nothing, *(f"why it is champion: {reason}" for reason in reasons))
+
+
+def confirming(promotion: Promotion) -> Promotion:
+    """Return a promotion as a later run has to tell it that finds nothing to do: production does not change again."""
+    if not promotion.changed:
+        return promotion
+    reasons = confirmed(promotion.challenger, promotion.reasons)
+    return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None)
