@@ -8,7 +8,8 @@ from steps.runtime import params
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steps.evaluation.falls import Bools, Change
+    from steps.evaluation.falls import Change
+    from steps.runtime.arrays import Bools
 
 
 @dataclass(frozen=True)
