@@ -20,6 +20,7 @@ from steps.backbones.inference import predict_probabilities
 from steps.images.dataset import Images
 from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
 from steps.runtime import files, stage
+from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.progress import track
 from steps.runtime.scratch import Scratch
@@ -28,7 +29,7 @@ from steps.runtime.stage import Lineage
 from steps.training import checkpoints
 from steps.training.batches import Boundary, LeastArea, augmentation, mixing, refuse_single_images, tracked
 from steps.training.fine_tuning import fine_tune_model
-from steps.training.linear_probe import Floats, Labelled, Strengths, fit_probe
+from steps.training.linear_probe import Labelled, Strengths, fit_probe
 from steps.training.metrics import scores
 from steps.training.rivals import bounded, class_shares, schedule, small_pixels
 

@@ -17,6 +17,7 @@ from steps.evaluation.intervals import Sample, sampled
 from steps.evaluation.learning_curve import next_doubling
 from steps.images.manifest import TRAIN
 from steps.runtime import files, stage
+from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import WHOLE, feature_cuts, read_features
 from steps.runtime.figure import Figure
@@ -99,7 +100,7 @@ def _at(features: Path, cut: str, sample: Divided) -> Labelled:
     return _labelled(read_features(features, cut).of(sample.table["id"]), sample)
 
 
-def _labelled(rows: transferability.Floats, sample: Divided) -> Labelled:
+def _labelled(rows: Floats, sample: Divided) -> Labelled:
     return Labelled(rows, sample.targets, sample.table["weight"].to_numpy(np.float64))
 
 

@@ -41,8 +41,8 @@ def extract_features(
 ) -> None:
     """Write float32 features [n, width] of each cut and ids of the accepted images, sorted by id; each image once.
 
-    Computed are the images that the store lacks. What is written follows from the arguments alone: without a store it
-    takes longer. Raises RequestError where the machine has not the device.
+    Only images that the store lacks are computed; the result depends on the arguments alone, and without a store it
+    takes longer. Raises RequestError if the machine lacks the device.
     """
     refuse_absent(params.device)
     spec = models.read_preprocessing(preprocessing)
@@ -64,7 +64,7 @@ def extract_features(
 def _stores(
     forward: Forward, spec: Preprocessing, card: models.Card, params: ExtractFeaturesParams, compute: ComputeParams
 ) -> dict[str, FeatureStore]:
-    """Open the store of each cut under all that its features follow from."""
+    """Open the store of each cut, keyed by everything that its features depend on."""
     key: dict[str, Any] = {
         "backbone": card.sha256,
         "architecture": card.architecture,

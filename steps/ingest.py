@@ -25,7 +25,7 @@ log = logging.getLogger("regraft")
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParams:
-    """Which share of the labelled images is set aside; fixed thresholds on the image id, so no image ever moves."""
+    """Shares of the labelled images that are set aside: fixed thresholds on the image id, so no image ever moves."""
 
     validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
     test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
@@ -35,7 +35,7 @@ Tree = dict[str, "Tree | str"]  # what lies in a folder, by name: a folder's own
 
 
 class Listed(NamedTuple):
-    """A file and what its place says of it; an empty `split` is left to the hash rule, `CARVED` in part."""
+    """A file and what its folder or the listing says of it; the hash rule decides an empty split, `CARVED` in part."""
 
     path: str
     label: str
@@ -70,7 +70,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
 
 def find(raw: Path) -> Iterator[Listed | Rejected]:
-    """Yield every file with the label and split that its place gives it, in sorted order, or why it has none."""
+    """Yield every file, sorted, with the label and split that its folder gives it, or the reason why it has none."""
     if not raw.is_dir():
         raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
@@ -82,20 +82,20 @@ def find(raw: Path) -> Iterator[Listed | Rejected]:
 
 
 def _tree(folder: Path) -> Tree:
-    """Return what lies in a folder, less what is passed over, in the order of names."""
+    """Return the contents of a folder sorted by name, without hidden files and those of the system."""
     children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
     return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
 
 
 def _grown(paths: list[str]) -> Tree:
-    """Return the tree of files that were found at these paths."""
+    """Return the tree of files at these paths."""
     tree: Tree = {}
     for path in paths:
         *folders, name = path.split("/")
-        place = tree
+        node = tree
         for folder in folders:
-            place = place.setdefault(folder, {})  # type: ignore[assignment]  # where a file is, there is no folder
-        place[name] = FILE
+            node = node.setdefault(folder, {})  # type: ignore[assignment]  # where a file is, there is no folder
+        node[name] = FILE
     return tree
 
 
@@ -109,7 +109,7 @@ def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
             yield from _class_folders(below, f"{split}/", _own_split(split, set(folders)))
         return
     if any(isinstance(node, dict) for node in folders.get(TRAIN, {}).values()):
-        # Else `train` and `valid` would become two classes, and all the rest run on without a word.
+        # Otherwise `train` and `valid` would silently become two classes.
         other = min(set(folders) - set(SPLITS))
         raise DataError(
             f"train/ holds class folders, but {other}/ beside it is no split; rename it to one of {', '.join(SPLITS)}, "
@@ -135,10 +135,10 @@ def _class_folders(tree: Tree, above: str, split: str) -> Iterator[Listed | Reje
     for name, below in tree.items():
         if isinstance(below, dict):
             label, own = ("", UNLABELLED) if name == UNLABELLED else (name, split)
-            found = list(_files(below, f"{above}{name}/", label, own))
-            if not found:  # told and not recorded: neither git nor DVC keeps an empty folder
+            listed = list(_files(below, f"{above}{name}/", label, own))
+            if not listed:  # logged and not recorded: neither git nor DVC keeps an empty folder
                 log.warning("passed over: the class folder %s holds no files", above + name)
-            yield from found
+            yield from listed
 
 
 def _files(tree: Tree, above: str, label: str, split: str) -> Iterator[Listed | Rejected]:
@@ -156,7 +156,7 @@ def _listed(path: str, fault: str, label: str, split: str) -> Listed | Rejected:
 
 
 def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
-    """Yield the files that stand beside class folders: whose class they show is not for us to guess."""
+    """Yield the files beside class folders as rejected: nothing says which class they show."""
     for name, below in tree.items():
         if not isinstance(below, dict):
             item = _listed(above + name, below, "", "")
@@ -171,7 +171,7 @@ def _from_listing(path: Path) -> Iterator[Listed]:
     table = listing.read(path)
     own = set(table["split"][table["label"] != ""])
     if "" in own and len(own) > 1:
-        # Were the hash rule to fill in what the others lack, one more row could move images from test to training.
+        # If the hash rule filled in the missing splits, one more row could move images from test to training.
         raise DataError(f"{path.name}: some labelled images have a split and some have none; give all of them or none")
     for row in table.itertuples(index=False):
         split = _own_split(row.split, own) if row.split else ""

@@ -15,7 +15,7 @@ from steps.backbones.activation import heat_of, last_map, tinted
 from steps.backbones.backbone import Grafted
 from steps.backbones.inference import predict_probabilities
 from steps.evaluation import advice, robustness
-from steps.evaluation.feature_map import Floats, lay_out, nearest
+from steps.evaluation.feature_map import lay_out, nearest
 from steps.evaluation.intervals import groups_of, sampled
 from steps.images.decoding import read_image
 from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL, uniform
@@ -25,6 +25,7 @@ from steps.pages.album import Album
 from steps.pages.figures_inspect import feature_map, worse_pictures
 from steps.pages.rendering import inline_svg, picture
 from steps.runtime import files, stage
+from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import Features, read_features
 from steps.runtime.seeding import derive, torch_generator

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from annotated_types import Interval
 
@@ -21,6 +20,7 @@ from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages.album import Album
 from steps.pages.rendering import render
 from steps.runtime import files, stage
+from steps.runtime.arrays import Bools, Floats
 from steps.runtime.binding import Because, Share
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import read_features
@@ -29,7 +29,6 @@ from steps.training.linear_probe import Labelled
 
 BUDGET = 3_000_000  # characters for all pictures of the sheet
 SIDE = 160
-Floats = npt.NDArray[np.floating[Any]]
 Found = dict[str, Any]
 
 
@@ -142,7 +141,7 @@ def _label_errors(images: pd.DataFrame, rows: Floats, seed: int, least_agreement
     }
 
 
-def _like(images: pd.DataFrame, rows: Floats, asked: npt.NDArray[np.bool_], nearness: float) -> list[Found]:
+def _like(images: pd.DataFrame, rows: Floats, asked: Bools, nearness: float) -> list[Found]:
     """Return the groups of like images; one that a person keeps is like no other."""
     part = asked & (images["split"] != UNLABELLED).to_numpy()
     return duplicates.groups(images[part], duplicates.near_by_features(rows[part], nearness))

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from steps.images.manifest import TEST, TRAIN, VAL
+from steps.runtime.arrays import Floats
 
-Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 BITS = 64
 PRECEDENCE = (TEST, VAL, TRAIN)  # of like images in several splits, those in the first of these stay

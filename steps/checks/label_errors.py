@@ -5,7 +5,6 @@ errors: of clean photographs it suspects 4 %.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,10 @@ from scipy.special import expit, log_expit, log_softmax
 from scipy.stats import chi2
 from sklearn.model_selection import StratifiedKFold
 
+from steps.runtime.arrays import Ints
 from steps.training.linear_probe import Labelled, fit
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.integer[Any]]
 FOLDS = 5
 MOST = 10_000  # images of which their number is estimated, every so many
 SHARP, RATES = (-3.0, 7.0), (-14.0, 3.0)  # logs of the sharpness, log-odds of the rate

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from annotated_types import Gt
 
+from steps.runtime.arrays import Floats
 from steps.runtime.binding import Because, Share
 
 NEIGHBOURS = 5
@@ -24,7 +25,7 @@ class OddityLimits:
     unlike: Annotated[float, Gt(0), Because("interquartile ranges")]
 
 
-def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: OddityLimits) -> list[dict[str, Any]]:
+def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> list[dict[str, Any]]:
     """List odd images with their reasons in words, the most unlike first.
 
     `images` has the manifest's columns; `features` [n, d] are theirs, row by row.
@@ -50,7 +51,7 @@ def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: O
     return sorted(rows, key=lambda row: (-row["distance"], row["path"]))
 
 
-def distance_to_others(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+def distance_to_others(features: Floats) -> npt.NDArray[np.float64]:
     """Return the mean distance [n] to the nearest neighbours, between directions, in units of its median.
 
     Kuan & Mueller 2022 (arXiv 2207.03061) find it as good a mark of outliers as any on a trained network's features.

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import chisquare, fisher_exact, hypergeom
 
 from steps.images.manifest import TRAIN
+from steps.runtime.arrays import Bools, Ints
 
 ALPHA = 0.05  # of a whole family
 PERMUTATIONS = 999
@@ -141,10 +142,10 @@ def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict
     return with_holm(rows)
 
 
-def _half(targets: npt.NDArray[np.integer[Any]], generator: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _half(targets: Ints, generator: np.random.Generator) -> Bools:
     """Mark every second image of each class, in random order."""
     order = np.argsort(targets + generator.random(len(targets)))
-    half: npt.NDArray[np.bool_] = np.zeros(len(targets), dtype=bool)
+    half: Bools = np.zeros(len(targets), dtype=bool)
     half[order[::2]] = True
     return half
 
@@ -156,10 +157,7 @@ def _column(values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
 
 
 def _predicts(
-    values: npt.NDArray[np.float64],
-    targets: npt.NDArray[np.integer[Any]],
-    half: npt.NDArray[np.bool_],
-    generator: np.random.Generator,
+    values: npt.NDArray[np.float64], targets: Ints, half: Bools, generator: np.random.Generator
 ) -> dict[str, float]:
     from sklearn.tree import DecisionTreeClassifier
 
@@ -176,7 +174,7 @@ def _predicts(
     return {"balanced_accuracy": reached, "effect": max(0.0, (reached - chance) / (1 - chance)), "p": p}
 
 
-def _balanced_accuracy(truth: npt.NDArray[np.integer[Any]], answers: Any, hits: Any) -> float:
+def _balanced_accuracy(truth: Ints, answers: Any, hits: Any) -> float:
     """Return the mean recall over the classes that occur; `hits` counts the images of each class in `truth`."""
     right = np.bincount(truth[truth == answers], minlength=len(hits))
     return float((right[hits > 0] / hits[hits > 0]).mean())

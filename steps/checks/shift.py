@@ -19,10 +19,10 @@ from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
 from steps.checks.selection import PERMUTATIONS, with_holm
+from steps.runtime.arrays import Floats
 from steps.runtime.figure import Figure
 from steps.training.linear_probe import Labelled, fit
 
-Floats = npt.NDArray[np.floating[Any]]
 Scores = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 DIRECTIONS = 64  # principal ones; a classifier in all of them would need many more images to learn as much

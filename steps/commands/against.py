@@ -24,6 +24,7 @@ from steps.images.preprocessing import Preprocessing, centre_crop, normalise, re
 from steps.pages.album import Album
 from steps.pages.rendering import render
 from steps.runtime import files
+from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
 from steps.runtime.features import WHOLE, read_features
 from steps.runtime.progress import track
@@ -35,7 +36,6 @@ IMPORTANCE = Path("data", "importance.csv")
 LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
 PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
 Found = dict[str, Any]
-Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

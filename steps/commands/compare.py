@@ -10,7 +10,7 @@ import pandas as pd
 from steps.errors import RequestError
 from steps.evaluation.comparison import compare as paired
 from steps.evaluation.comparison import per_class
-from steps.evaluation.intervals import Floats, groups_of, sampled
+from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
 from steps.images.manifest import TEST
 from steps.promotion.rematch import answers, weights_of
@@ -18,6 +18,7 @@ from steps.promotion.terms import RAW, SCREENED
 from steps.registry import ledger, look_ledger, packages
 from steps.registry.model_registry import Registry
 from steps.runtime import files, params
+from steps.runtime.arrays import Floats
 from steps.runtime.seeding import numpy_generator
 
 

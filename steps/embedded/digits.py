@@ -1,19 +1,19 @@
 """The example's images: scikit-learn's UCI handwritten digits, 1,797 of 8x8 pixels, as PNG files."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from steps.runtime.arrays import Ints
 from steps.runtime.seeding import numpy_generator
 
 LABELLED, TEST = 20, 60  # images of each class; the rest is the unlabelled pool
 
 
-def pixels() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]]]:
+def pixels() -> tuple[npt.NDArray[np.uint8], Ints]:
     """Return the digits as uint8 [1797, 8, 8], white on black, and their labels [1797]."""
     digits = load_digits()
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target

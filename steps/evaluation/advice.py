@@ -5,13 +5,11 @@ their uncertainty as weight, and of each cluster the one nearest its centre.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
+from steps.runtime.arrays import Floats
+
 UNSURE = 10  # candidates for each image that is wanted: the least certain ones
 MOST = 20_000  # candidates in all: clustering more would take minutes
 

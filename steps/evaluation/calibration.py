@@ -9,11 +9,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from steps.evaluation.intervals import Ints, Sample, mean_of_losses, share, smoothed
+from steps.evaluation.intervals import Sample, mean_of_losses, share, smoothed
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
 from steps.training.metrics import proportion
 
-Floats = npt.NDArray[np.floating[Any]]
 TRIANGLE = "triangle bound"
 MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # log-loss of an image, and its Brier score
 POINTS = 20  # of the coverage-risk curve, at most

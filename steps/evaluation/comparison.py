@@ -5,17 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Interval
 from scipy.stats import binomtest, norm
 
 from steps.evaluation.calibration import losses
 from steps.evaluation.intervals import Sample, design_effect, smoothed
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
-Bools = npt.NDArray[np.bool_]
 Confidence = Annotated[float, Interval(ge=0.5, le=0.999)]
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 HELPS, HURTS = "helps", "hurts"

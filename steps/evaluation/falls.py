@@ -2,18 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betainc
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from steps.evaluation.intervals import Floats, clustered_variance
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.integer[Any]]
+from steps.evaluation.intervals import clustered_variance
+from steps.runtime.arrays import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)

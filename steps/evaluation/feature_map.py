@@ -1,13 +1,11 @@
 """The features seen without their labels: a flat map, clusters, and how well those agree with the classes."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
+from steps.runtime.arrays import Floats, Ints
+
 AXES = 50  # principal components that t-SNE starts from: distances in more are mostly noise, and slower
 STARTS = 5  # of k-means; the tightest clustering is kept
 

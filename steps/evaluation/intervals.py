@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, expit, stdtrit
 
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 from steps.training.metrics import poisson_ends, proportion
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
-Bools = npt.NDArray[np.bool_]
 
 WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
 CELLS = 20_000_000  # of a matrix of draws in memory at a time

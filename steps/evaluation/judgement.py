@@ -8,10 +8,9 @@ from sklearn.metrics import confusion_matrix
 
 from steps.evaluation.calibration import calibration_error, scored
 from steps.evaluation.intervals import area, macro_f1, mean_of_shares, sampled, share
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.training.metrics import proportion
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 BINS = 10  # of the calibration error, at most
 TOP = 5  # answers that top-k accuracy looks at; at most half of the classes
 
@@ -57,7 +56,7 @@ def judge(
     }
 
 
-def _share(right: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_], cluster: Ints, confidence: float) -> Any:
+def _share(right: Bools, part: Bools, cluster: Ints, confidence: float) -> Any:
     return share(right[part], cluster[part], confidence) if part.any() else proportion(0, 0, confidence)
 
 

@@ -6,16 +6,13 @@ a forecast over one doubling and no further.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from steps.evaluation.intervals import Sample, resampled_sums
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 METHOD = "power law; images, labels and the curve's bend drawn anew"
 
 

@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 from steps.backbones.inference import predict_logits
-from steps.evaluation.intervals import Ints, share
+from steps.evaluation.intervals import share
 from steps.images.preprocessing import Preprocessing, normalise
+from steps.runtime.arrays import Ints
 
 STRENGTHS = ("mild", "strong")
 UNCHANGED = "as they are"

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.stats import fisher_exact
 from statsmodels.stats.multitest import multipletests
 
 from steps.evaluation.intervals import effective_images, share
+from steps.runtime.arrays import Bools, Ints
 
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.integer[Any]]
 COLUMNS = ("source", "group", "size", "brightness", "format")
 THIRDS = ("low", "middle", "high")
 

@@ -1,4 +1,4 @@
-"""What the file of a picture is made of: segments, chunks, scans, notes. Bounded work, before and beside decoding."""
+"""Parts of image files: JPEG segments and scans, PNG chunks, metadata; read in bounded work around decoding."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 from steps.errors import UndecodableError
 
 MAX_SCANS = 100  # libtiff's limit too; encoders write about ten
-# Of a file, one after the other: Pillow walks in Python over chunks, comments and junk, and keeps a good part of them.
+# Per file: Pillow walks in Python over chunks, comments and junk, and keeps many of them in memory.
 # 256 MiB of PNG in chunks of 1 kB are 800,000.
 MAX_READS = 1_000_000
 MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG
@@ -47,14 +47,14 @@ T = TypeVar("T")
 
 
 class Stream(io.BytesIO):
-    """The bytes of a file, to be read a bounded number of times."""
+    """The bytes of a file, of which a bounded number of reads is allowed."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.left = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as any stream does; UndecodableError where it has been read too often."""
+        """Read as any stream does; raises UndecodableError after too many reads."""
         self.left -= 1
         if self.left < 0:
             raise UndecodableError(TOO_MANY, "")
@@ -62,9 +62,9 @@ class Stream(io.BytesIO):
 
 
 def despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
-    """Do it with the file as it is, else without its notes: Pillow gives up a good picture over a bad note.
+    """Apply `work` to the file as it is or, if that fails, without its metadata: Pillow rejects good pictures over it.
 
-    EXIF, which says where up is, goes last.
+    EXIF, which holds the orientation, is dropped last.
     """
     if data.startswith(JPEG) and data.count(EXIF) > MAX_EXIFS:
         data = _without_notes(data, keep_exif=True)
@@ -81,7 +81,7 @@ def despite_notes(work: Callable[[bytes], T], data: bytes) -> T:
 
 
 def scans(data: bytes) -> int:
-    """Count the scans of a JPEG, to one above the limit: each passes over the whole picture, and may be 20 bytes."""
+    """Count the scans of a JPEG, up to one above the limit: each passes over the whole picture, and may be 20 bytes."""
     scans = (marker for marker, _, _ in _segments(data) if marker == START_OF_SCAN)
     return sum(1 for _ in islice(scans, MAX_SCANS + 1))
 

@@ -18,7 +18,7 @@ from steps.runtime.compute import ComputeParams
 from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive, torch_generator
 
-# Inputs float32 [n, ...]; targets int64 [n], or chances float32 [n, classes] where images were mixed; weights [n].
+# Inputs float32 [n, ...]; targets int64 [n], or probabilities float32 [n, classes] of mixed images; weights [n].
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -31,8 +31,8 @@ class Images:
     classes: list[str]
     spec: Preprocessing
     compute: ComputeParams
-    pixels: Scratch | None = None  # decoded and resized pictures by id: what is shown again is not decoded again
-    balance: str = "weights"  # of training's classes: rare ones weigh more; "sampling": are drawn more often; "none"
+    pixels: Scratch | None = None  # decoded and resized pictures by id, so that each is decoded once
+    balance: str = "weights"  # of training classes by "weights" or "sampling" (rare ones drawn more often); "none"
 
     def part(self, *splits: str) -> pd.DataFrame:
         """Return the rows of these splits, sorted by path."""
@@ -54,7 +54,7 @@ class Images:
     def augmented(self, augmentation: v2.Transform, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
         """Yield the training split shuffled and augmented; torch's global generator is seeded for the epoch.
 
-        Decoding runs in threads, augmentation in the caller's: luck must not depend on which thread was first.
+        Decoding runs in threads, augmentation in the caller's: random numbers must not depend on threads.
         """
         part = self.part(TRAIN)
         if shuffle:
@@ -71,10 +71,10 @@ class Images:
         return 2 * self.compute.batch_size
 
     def order(self, seed: int, epoch: int) -> list[int]:
-        """Return the training split's order in an epoch, as places in the order of paths.
+        """Return the training split's order in an epoch, as indices into the rows sorted by path.
 
-        Each image once; where classes are balanced by sampling, as many draws with replacement instead, in which each
-        class is as likely as another and an image within its class as likely as its own weight says.
+        Each image comes once. If classes are balanced by sampling, there are as many draws with replacement instead:
+        all classes are equally likely, and an image within its class in proportion to its weight.
         """
         part, rng = self.part(TRAIN), torch_generator(seed, "order", epoch)
         if self.balance == "sampling":
@@ -94,9 +94,9 @@ class Images:
         return torch.from_numpy(np.searchsorted(self.classes, part["label"].tolist()).astype(np.int64))
 
     def loss_weights(self, part: pd.DataFrame) -> torch.Tensor:
-        """Return the weight of each image in the loss, float32 [n]: its own, times its class's balance if so balanced.
+        """Return the weight of each image in the loss, float32 [n]: its own, times its class's if classes are weighted.
 
-        Where the draw is balanced all weigh 1: the draw has counted both already.
+        With balanced sampling all weigh 1: both weights are already in the draw.
         """
         if self.balance == "sampling":
             return torch.ones(len(part))

@@ -72,17 +72,17 @@ class ImageFacts(NamedTuple):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode the bytes of an image file to an RGB image, upright; UndecodableError says why not.
+    """Decode the bytes of an image file to an upright RGB image; raises UndecodableError with the reason.
 
     First frame of animations; EXIF orientation applied; alpha composited on `MATTE`; 16-bit, 32-bit and float grey
-    scaled by the range that the file declares (`convert("RGB")` would clip them to white without a word). Memory and
+    scaled by the range that the file declares (`convert("RGB")` would silently clip them to white). Memory and
     time are bounded by the work that the headers announce, not by a clock: a slow machine must not lose good images.
     """
     return _decode(data)[1]
 
 
 def of_pixels(pixels: light.Array) -> Image.Image:
-    """Return uint8 [height, width, 3] as an RGB image; UndecodableError where it is none, or out of bounds."""
+    """Return uint8 [height, width, 3] as an RGB image; raises UndecodableError for other arrays or too large ones."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UndecodableError(f"an array {pixels.dtype}{list(pixels.shape)}; expected uint8 [height, width, 3]", "")
     _refuse_size(pixels.shape[1], pixels.shape[0])
@@ -90,12 +90,12 @@ def of_pixels(pixels: light.Array) -> Image.Image:
 
 
 def inspect(data: bytes) -> ImageFacts:
-    """Decode fully and say what the manifest wants to know of the picture; UndecodableError as `decode`."""
+    """Decode an image fully and return the facts that the manifest keeps; raises as `decode` does."""
     return examine(data)[0]
 
 
 def examine(data: bytes) -> tuple[ImageFacts, Image.Image]:
-    """Return what `inspect` says and what `decode` gives, of one decoding."""
+    """Return the results of both `inspect` and `decode` from one decoding."""
     import imagehash  # brings SciPy; only ingest pays for it
 
     stored, image = _decode(data)
@@ -120,9 +120,9 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
     try:
         return containers.despite_notes(_whole, data)
     except containers.DECODE_ERRORS as error:
-        # Pillow names the stream by its address in memory, which would make each run's quarantine list another.
-        told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
-        raise UndecodableError(_reason(error, data), told) from None
+        # Pillow names the stream by its address in memory, so the quarantine list would differ from run to run.
+        message = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
+        raise UndecodableError(_reason(error, data), message) from None
 
 
 def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
@@ -146,7 +146,7 @@ def _refuse_size(width: int, height: int) -> None:
 def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
     """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md).
 
-    Returns whether it is a format that is decoded in Python, or as slowly.
+    Return True for formats that Pillow decodes in Python, or as slowly.
     """
     _refuse_size(image.width, image.height)
     slow = image.format == "JPEG2000" or any(tile[0] in Image.DECODERS for tile in image.tile)  # written in Python
@@ -163,7 +163,7 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
 
 
 def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """Turn the pixels as the file's EXIF or XMP says; one that cannot be read says nothing, and loses no picture."""
+    """Rotate or flip the pixels as the file's EXIF or XMP says; an unreadable tag is ignored, the picture is kept."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except containers.DECODE_ERRORS:
@@ -174,14 +174,14 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
 def _taken(image: Image.Image) -> str:
     """Return when the picture was taken, in the camera's local time as ISO 8601; empty if unknown."""
     try:
-        told = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-        return datetime.strptime(str(told).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
+        taken = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        return datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S").isoformat()
     except containers.DECODE_ERRORS:
         return ""
 
 
 def _reason(error: BaseException, data: bytes) -> str:
-    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit speaks first where it is far above ours
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, checked first for files far above ours
         return f"too many pixels; at most {MAX_PIXELS} in all"
     if not isinstance(error, UnidentifiedImageError) or data.startswith(MAGIC) or data[4:12] == b"ftypavif":
         return "damaged or truncated image"
@@ -210,7 +210,7 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
-    """Return what is black and what is white in a deep grey picture, by declaration as far as there is one."""
+    """Return the values of black and white in a grey picture deeper than 8 bits, as far as possible as declared."""
     tags: dict[int, Any] = dict(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = _number(tags.get(BITS_PER_SAMPLE, 16))
     low, high = light.scale(
@@ -223,13 +223,13 @@ def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
 
 
 def _number(value: Any) -> float:
-    """Read a TIFF field that may hold one value a channel; NaN where it holds none."""
+    """Read a TIFF field that may hold one value per channel; NaN if it holds none."""
     first = value[0] if isinstance(value, tuple) and value else value
     return float(first) if isinstance(first, int | float) else math.nan
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Return width and height as the headers of an image file announce them; UndecodableError where there are none."""
+    """Return width and height from the headers of an image file; raises UndecodableError if there are none."""
 
     def announced(data: bytes) -> tuple[int, int]:
         with Image.open(containers.Stream(data), formats=FORMATS) as image:
@@ -242,9 +242,9 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; UndecodableError if it is not a regular file (a pipe would block) or absurdly long.
+    """Read a file; raises UndecodableError if it is not a regular file (a pipe would block) or too large.
 
-    Raises OSError where it is not there or may not be read.
+    Raises OSError if it is missing or unreadable.
     """
     facts = path.stat()
     if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
@@ -259,7 +259,7 @@ def _refuse_length(size: int) -> None:
 
 
 def reader(raw: Path) -> Callable[[str], bytes]:
-    """Return what reads the file at a path in the folder of raw images, loose or packed; it raises as `read_bytes`."""
+    """Return a function that reads a raw image by its path, loose or packed; it raises as `read_bytes` does."""
     packed = shards.opened(raw)
     if packed is None:
         return lambda path: read_bytes(raw / path)
@@ -273,7 +273,7 @@ def reader(raw: Path) -> Callable[[str], bytes]:
 
 
 def bytes_of(raw: Path, path: str, identity: str) -> bytes:
-    """Return the bytes of an image of the manifest, loose or packed; IntegrityError where ingest saw others."""
+    """Return the bytes of an image of the manifest, loose or packed; raises IntegrityError if they have changed."""
     packed = shards.opened(raw)
     if packed:
         return packed.read(identity)
@@ -284,14 +284,15 @@ def bytes_of(raw: Path, path: str, identity: str) -> bytes:
 
 
 def read_image(raw: Path, path: str, identity: str) -> Image.Image:
-    """Read one image of the manifest; IntegrityError where its bytes are no longer those that ingest saw."""
+    """Decode one image of the manifest; raises IntegrityError if its bytes changed since ingest."""
     return decode(bytes_of(raw, path, identity))
 
 
 def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:
-    """Yield `work(item)` in order, computed by a few threads a bounded stretch ahead (flat memory).
+    """Yield `work(item)` in order, computed by threads a bounded number of items ahead, so that memory stays flat.
 
-    `ahead` items, four a thread at least: less than a batch, and the threads idle while the caller computes on one.
+    `ahead` is the number of items, at least four per thread. With less than a batch the threads would idle while the
+    caller computes on one.
     """
     with ThreadPoolExecutor(threads) as pool:
         source = iter(items)

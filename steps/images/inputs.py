@@ -1,4 +1,4 @@
-"""What a row of a request may hold: an image file's bytes, the same as base64 text, a path, or decoded pixels."""
+"""Images in requests: the bytes of an image file, their base64 text, a path, or decoded pixels."""
 
 import base64
 import binascii
@@ -13,9 +13,9 @@ from steps.images import decoding
 
 
 def picture(value: object, paths: bool) -> Image.Image:
-    """Return the RGB image that one row speaks of; UndecodableError says why there is none.
+    """Return the RGB image of one row of a request; raises UndecodableError with the reason if there is none.
 
-    bytes: an image file, or base64 of one. str: base64 where its letters and length allow it, else a path (a name
+    bytes: an image file, or base64 of one. str: base64 if its letters and length allow it, otherwise a path (a name
     with a dot is never base64). A path object is a path. uint8 [height, width, 3]: RGB pixels. The decoder's bounds
     on bytes and pixels hold for all of them. `paths` False refuses paths: what comes over a network must not choose
     files of this machine.
@@ -35,7 +35,7 @@ def picture(value: object, paths: bool) -> Image.Image:
 
 
 def _from_base64(text: bytes) -> bytes | None:
-    """Decode base64, also where it was wrapped into lines; None where it is something else."""
+    """Decode base64, with or without line breaks; None if it is something else."""
     try:
         return base64.b64decode(text.translate(None, b"\r\n"), validate=True)
     except binascii.Error:
@@ -48,5 +48,5 @@ def _read(path: Path, paths: bool) -> bytes:
     try:
         return decoding.read_bytes(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL inside
-        told = getattr(error, "strerror", None) or error
-        raise UndecodableError(f"{str(path)[:200]!r} is neither base64 nor a file: {told}", "") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UndecodableError(f"{str(path)[:200]!r} is neither base64 nor a file: {reason}", "") from None

@@ -1,7 +1,6 @@
-"""Light: deep grey scaled to 8 bits, and how bright, contrasted and sharp a picture is.
+"""Light: grey deeper than 8 bits scaled to 8 bits; brightness, contrast and sharpness of a picture.
 
-The measures are plain ones over 8-bit luma, in whole numbers to the end.
-Whole numbers, because sums of floats depend on the machine and the manifest must not.
+The measures are computed on 8-bit luma in integers: sums of floats depend on the machine, and the manifest must not.
 """
 
 import math
@@ -22,7 +21,7 @@ def brightness_and_contrast(histogram: Array) -> tuple[float, float]:
 def sharpness(luma: Array) -> float:
     """Return the variance of the Laplacian (4 neighbours) of uint8 luma [h, w], on the scale 0 to 1 of luma.
 
-    Pech-Pacheco et al. 2000. Flat and blurred pictures are near 0. The border, which has no neighbours, is left out.
+    Pech-Pacheco et al. 2000. Flat and blurred pictures are near 0. Border pixels, which lack neighbours, are left out.
     """
     p = luma.astype(np.int64)
     edges = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
@@ -33,11 +32,11 @@ def sharpness(luma: Array) -> float:
 def scale(values: Array, is_float: bool, bits: float, declared: tuple[float, float]) -> tuple[float, float]:
     """Return the values that are black and white in a grey picture deeper than 8 bits.
 
-    `bits` is the declared depth; `declared` the smallest and largest value as the file declares them, NaN where it
-    does not. In order: a declared range that holds every value; the declared depth, up to 16 bits; for float the range
-    0 to 1; for 32-bit integers, which hold 16-bit data as a rule, 0 to 65535; else the picture's own range, 0 included.
+    `bits` is the declared depth; `declared` the smallest and largest value that the file declares, NaN if it
+    declares none. In order: a declared range that holds every value; the declared depth, up to 16 bits; for float the
+    range 0 to 1; for 32-bit integers, which usually hold 16-bit data, 0 to 65535; else the picture's own range with 0.
     Of a largest *integer* only full depths count (1023, 4095...): some writers put the brightest pixel there, and
-    pictures of one camera would then differ in scale. Values that are not finite are passed over.
+    pictures of one camera would then differ in scale. Non-finite values are ignored.
     """
     least, most = extremes(values)
     low, high = declared
@@ -56,16 +55,16 @@ def _is_depth(largest: float) -> bool:
 
 
 def extremes(values: Array) -> tuple[float, float]:
-    """Return the least and the greatest finite value of [h, w], (0, 0) where there is none."""
+    """Return the smallest and largest finite value of [h, w], (0, 0) if there is none."""
     finite = (band[np.isfinite(band)] for band in _bands(values))
     pairs = [(float(band.min()), float(band.max())) for band in finite if band.size]
     return min((low for low, _ in pairs), default=0.0), max((high for _, high in pairs), default=0.0)
 
 
 def to_bytes(values: Array, black: float, white: float) -> Array:
-    """Scale [h, w] linearly to uint8, `black` becoming 0 and `white` 255; what is not finite becomes 0.
+    """Scale [h, w] linearly to uint8, `black` becoming 0 and `white` 255; non-finite values become 0.
 
-    A band at a time: a copy of a large picture in float64 would take a gigabyte.
+    It works on a band of rows at a time: a copy of a large picture in float64 would take a gigabyte.
     """
     scaled = np.zeros(values.shape, np.uint8)
     factor = 255 / (white - black) if white != black else 0.0

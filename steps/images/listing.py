@@ -1,4 +1,4 @@
-"""A listing: the CSV or Parquet file that says of each image what a folder of class folders cannot."""
+"""A listing: a CSV or Parquet file with the label, split, group, source and weight of each image."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ def read(path: Path) -> pd.DataFrame:
     """Return a listing's rows, sorted by path: path, label, split, group, source (text, empty where missing), weight.
 
     Paths are POSIX, relative to the listing's folder and inside it. Raises DataError for a file that cannot be read,
-    a column that is missing, a path that points elsewhere, an unknown split, a weight that is none.
+    a missing column, a path that leads elsewhere, an unknown split, an invalid weight.
     """
     table = _table(path)
     missing = {"path", "label"} - set(table.columns)
@@ -34,7 +34,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def paths(path: Path) -> list[str]:
-    """Return the column `path` alone, in the file's order; DataError as `read`."""
+    """Return the column `path` alone, in the file's order; raises DataError as `read` does."""
     table = _table(path)
     if "path" not in table.columns:
         raise DataError(f"{path.name} lacks the column path; it has {list(table.columns)}")
@@ -44,7 +44,7 @@ def paths(path: Path) -> list[str]:
 def _table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path, dtype_backend="numpy_nullable")  # else a gap makes "1.0" of the label 1
+            return pd.read_parquet(path, dtype_backend="numpy_nullable")  # else a gap turns the label 1 into "1.0"
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # the parsers' own errors are ValueErrors, pyarrow's included
         raise DataError(f"{path.name} cannot be read: {error}") from None

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 SPLITS = (TRAIN, VAL, TEST, UNLABELLED)
-LISTINGS = ("listing.csv", "listing.parquet")  # in the folder of raw images; beside class folders, or beside shards
-SHARDS = "shards"  # the folder in it that holds the images where they are packed
+LISTINGS = ("listing.csv", "listing.parquet")  # in the folder of raw images, beside class folders or shards
+SHARDS = "shards"  # in the folder of raw images, the one of packed images
 
 
 class Row(NamedTuple):
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     brightness: float  # mean luma, 0 to 1
     contrast: float  # standard deviation of luma, 0 to 0.5
     sharpness: float  # variance of the Laplacian of luma, at a fixed small size
-    taken: str  # EXIF DateTimeOriginal as ISO 8601 local time; empty: not told
+    taken: str  # EXIF DateTimeOriginal as ISO 8601 local time; empty: unknown
 
 
 class Rejected(NamedTuple):

@@ -1,4 +1,4 @@
-"""Packing: files become tar shards cut by their ids. Bounded memory, and what has not changed is left alone."""
+"""Packing: files become tar shards divided by their ids, in bounded memory; unchanged shards are left alone."""
 
 import hashlib
 import os
@@ -21,9 +21,9 @@ READERS = 4
 
 
 class Known(NamedTuple):
-    """A file when it was last read or written; `digest` is of its bytes, for a shard of its members.
+    """The state of a file when it was last read or written; `digest` is of its bytes, for a shard of its members.
 
-    Files of the source go by their paths, shards by their names: a packed folder may be moved to where it belongs.
+    Keys are the paths of source files and the names of shards: a packed folder may be moved.
     """
 
     size: int
@@ -35,11 +35,11 @@ Memory = dict[str, Known]
 
 
 def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
-    """Make `raw`/shards hold exactly these files, name -> where it lies; return how many shards were written.
+    """Make `raw`/shards hold exactly these files, name -> path in the source; return how many shards were written.
 
-    `memory` is a table outside of what is tracked, of the sizes, times and digests that were seen: deleting it costs
-    time, never bytes. Raises RequestError where a file changes while it is packed, and forgets what it knew of the
-    source; OSError where a file cannot be read.
+    `memory` is an untracked table of the sizes, times and digests seen: deleting it costs time and changes no bytes.
+    Raises RequestError if a file changes while it is packed, and then forgets the state of the source; OSError if a
+    file cannot be read.
     """
     before = _remembered(memory)
     names, origins = sorted(wanted), [wanted[name] for name in sorted(wanted)]
@@ -52,17 +52,17 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
 
     folder, written = raw / SHARDS, 0
     shards = list(shape.shards())
-    for name, places in track(shards, len(shards), "packing images"):
-        path, told = folder / name, _told(shape, places)
-        if before.get(name) != _now(path, told):
+    for name, rows in track(shards, len(shards), "packing images"):
+        path, digest = folder / name, _digest(shape, rows)
+        if before.get(name) != _now(path, digest):
             try:
-                _write(path, shape, places, sources)
+                _write(path, shape, rows, sources)
             except _ChangedError:  # perhaps long ago, at the same size and time, and others with it: read all next time
                 own = set(map(str, origins))
                 _remember(memory, {key: known for key, known in (before | seen).items() if key not in own})
                 raise
             written += 1
-        seen[name] = _now(path, told)
+        seen[name] = _now(path, digest)
     _keep_alone({INDEX, *(name for name, _ in shards)}, folder)
     if not _holds(folder / INDEX, table):
         files.write_table(folder / INDEX, table)
@@ -73,7 +73,7 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
 def _holds(path: Path, table: pd.DataFrame) -> bool:
     try:
         return bool(files.read_table(path).equals(table))
-    except (OSError, ValueError, KeyError, NotImplementedError):  # there is none, or a damaged one
+    except (OSError, ValueError, KeyError, NotImplementedError):  # missing or damaged
         return False
 
 
@@ -86,35 +86,35 @@ def _remembered(memory: Path) -> Memory:
     try:
         table = files.read_table(memory)
         return {row.name: Known(row.size, row.time, row.digest) for row in table.itertuples(index=False)}
-    except (OSError, ValueError, AttributeError):  # there is none yet, or none that can be used
+    except (OSError, ValueError, AttributeError):  # missing or unusable
         return {}
 
 
 def _known(origin: Path, before: Known | None) -> Known:
-    """Return a file's facts; it is read only where its size or time is another than before, as rsync does."""
+    """Return a file's state; it is read only if its size or time has changed, as by rsync."""
     facts = origin.stat()
     if before and (before.size, before.time) == (facts.st_size, facts.st_mtime_ns):
         return before
     return Known(facts.st_size, facts.st_mtime_ns, files.sha256_of(origin))
 
 
-def _now(shard: Path, told: str) -> Known:
+def _now(shard: Path, digest: str) -> Known:
     if not shard.is_file():
-        return Known(-1, -1, told)
+        return Known(-1, -1, digest)
     facts = shard.stat()
-    return Known(facts.st_size, facts.st_mtime_ns, told)
+    return Known(facts.st_size, facts.st_mtime_ns, digest)
 
 
-def _told(shape: Layout, places: range) -> str:
-    """Return a digest of what a shard holds: a shard of the same images is the same bytes."""
-    return hashlib.sha256(shape.ids[places.start : places.stop].tobytes()).hexdigest()
+def _digest(shape: Layout, rows: range) -> str:
+    """Return a digest of a shard's images: a shard of the same images has the same bytes."""
+    return hashlib.sha256(shape.ids[rows.start : rows.stop].tobytes()).hexdigest()
 
 
-def _write(path: Path, shape: Layout, places: range, sources: Mapping[str, Path]) -> None:
+def _write(path: Path, shape: Layout, rows: range, sources: Mapping[str, Path]) -> None:
     with files.replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
-        for place in places:
-            member = tarfile.TarInfo(shape.ids[place].decode())  # without a date and an owner
-            member.size = int(shape.sizes[place])
+        for row in rows:
+            member = tarfile.TarInfo(shape.ids[row].decode())  # without a date and an owner
+            member.size = int(shape.sizes[row])
             _add(tar, member, sources[member.name])
 
 
@@ -126,7 +126,7 @@ def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, origin: Path) -> None:
     with origin.open("rb") as file:
         reading = _Hashed(file)
         if os.fstat(file.fileno()).st_size == member.size:
-            tar.addfile(member, reading)  # type: ignore[arg-type]  # all that it does is read
+            tar.addfile(member, reading)  # type: ignore[arg-type]  # it only reads
     if reading.digest.hexdigest() != member.name:
         raise _ChangedError(f"{origin} changed while it was packed; run again")
 

@@ -1,4 +1,4 @@
-"""Which files a person means by folders, patterns, listings and names; what ingest would not read is not read here."""
+"""Files named on the command line by folders, patterns, listings and names; what ingest would skip is skipped."""
 
 import glob
 import os
@@ -24,17 +24,17 @@ class Named(NamedTuple):
 def find(arguments: Sequence[str], besides: Path | None = None) -> list[Named]:
     """Return the files, each once: in the order of the arguments, sorted by name inside a folder.
 
-    A folder is searched to its depth, a listing (.csv, .parquet) names files in its column `path`. `besides` is left
-    out: the answers may lie among the pictures. Raises RequestError where an argument leads to no file at all.
+    Folders are searched recursively; a listing (.csv, .parquet) names files in its column `path`. `besides` is left
+    out: the answers may be written among the pictures. Raises RequestError if an argument leads to no file.
     """
-    found: dict[str, Named] = {}
+    named: dict[str, Named] = {}
     for argument in arguments:
-        for one in _meant(argument):
-            if besides is None or one.path.absolute() != besides.absolute():
-                found.setdefault(one.name, one)
-    if not found:
+        for file in _meant(argument):
+            if besides is None or file.path.absolute() != besides.absolute():
+                named.setdefault(file.name, file)
+    if not named:
         raise RequestError(f"there is no file in {', '.join(arguments)}")
-    return list(found.values())
+    return list(named.values())
 
 
 def _meant(argument: str) -> Iterator[Named]:

@@ -14,7 +14,7 @@ ColourOrder = Literal["RGB", "BGR"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a base model wants its pictures, in the order in which the fields apply.
+    """The preprocessing of a base model's inputs, in the order in which the fields apply.
 
     `resize` is the length of the shorter side in pixels, `crop` the side of the centred square; `value_range` is
     what 0 and 255 become before `mean` is subtracted and `std` divides, channel by channel in `colour_order`.
@@ -30,7 +30,7 @@ class Preprocessing:
     std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(3, 3)]
 
     def faults(self) -> Iterator[str]:
-        """Yield what no pipeline could do, whatever the backbone."""
+        """Yield values that no pipeline could apply together."""
         if self.crop > self.resize:
             yield f"crop is {self.crop} and resize is {self.resize}; crop at most resize"
         if self.value_range[0] >= self.value_range[1]:
@@ -82,7 +82,7 @@ def preprocess(image: Image.Image, spec: Preprocessing) -> torch.Tensor:
 
 
 def contract(pipeline: Preprocessing, backbone: Preprocessing) -> list[dict[str, Any]]:
-    """Compare field by field what the pipeline will do with what the backbone expects."""
+    """Compare the pipeline's preprocessing with the backbone's, field by field."""
     ours, theirs = pipeline.to_dict(), backbone.to_dict()
     return [
         {"field": name, "pipeline": ours[name], "backbone": theirs[name], "agree": ours[name] == theirs[name]}

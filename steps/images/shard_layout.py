@@ -1,7 +1,7 @@
-"""Where each image lies in a packed folder: a pure function of the set of images, of their ids and sizes alone.
+"""The layout of a packed folder: a pure function of the ids and sizes of its images.
 
-Images are sorted by id and cut by its first digits, so an image that comes or goes touches one shard, and neither
-names nor the order of arrival leave a trace. The number of digits follows from the size of the whole set.
+Images are sorted by id and divided by its first digits, so that an image added or removed changes one shard, and
+neither names nor the order of arrival matter. The number of digits follows from the size of the whole set.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-MEAN = 8 * 2**20  # bytes of a shard, at most, on average: what one new image makes DVC copy
+MEAN = 8 * 2**20  # bytes per shard, at most, on average: what DVC copies for one new image
 MOST_DIGITS = 4  # 65,536 shards
-BLOCK = 512  # of a tar: a header of one, then the bytes, filled up to whole ones
+BLOCK = 512  # of a tar: a header of one block, then the bytes, padded to whole blocks
 PAYS_FROM, PAYS_AT = 5_000, 10  # images of the set, and of a shard: with fewer, DVC's work for each file hardly counts
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Ids [n] in order (64 hexadecimal digits each), sizes [n] in bytes, and where in its shard each begins [n]."""
+    """Ids [n] in order (64 hexadecimal digits each), sizes [n] in bytes, and offsets in their shards [n]."""
 
     ids: npt.NDArray[np.bytes_]
     sizes: npt.NDArray[np.int64]
@@ -27,16 +27,16 @@ class Layout:
     digits: int
 
     def find(self, identity: str) -> int | None:
-        """Return the place of an image in the order of ids, None where it is not there."""
-        place = int(np.searchsorted(self.ids, identity.encode()))
-        return place if place < len(self.ids) and self.ids[place] == identity.encode() else None
+        """Return the index of an image in the order of ids, None if it is not there."""
+        index = int(np.searchsorted(self.ids, identity.encode()))
+        return index if index < len(self.ids) and self.ids[index] == identity.encode() else None
 
-    def shard(self, place: int) -> str:
-        """Return the file name of the shard that holds the image at a place."""
-        return f"images-{self.ids[place][: self.digits].decode()}.tar"
+    def shard(self, index: int) -> str:
+        """Return the file name of the shard that holds the image at an index."""
+        return f"images-{self.ids[index][: self.digits].decode()}.tar"
 
     def shards(self) -> Iterator[tuple[str, range]]:
-        """Yield the file name of each shard and the places of its images."""
+        """Yield the file name of each shard and the indices of its images."""
         _, first = np.unique(self.ids.astype(f"S{self.digits}"), return_index=True)
         edges = [*first.tolist(), len(self.ids)]
         for start, stop in pairwise(edges):
@@ -44,7 +44,7 @@ class Layout:
 
 
 def layout(ids: Sequence[str], sizes: Sequence[int]) -> Layout:
-    """Lay out images by their ids and sizes in bytes, in any order; the same image twice is there once."""
+    """Lay out images by their ids and sizes in bytes, in any order; duplicates are kept once."""
     known, first = np.unique(np.array(ids, dtype="S64"), return_index=True)
     counts = np.asarray(sizes, dtype=np.int64)[first]
     digits = digits_for(int(counts.sum()))
@@ -56,14 +56,14 @@ def layout(ids: Sequence[str], sizes: Sequence[int]) -> Layout:
 
 
 def digits_for(total: int) -> int:
-    """Return how many digits of the ids cut a set of this many bytes: as few as keep the mean shard within `MEAN`."""
+    """Return how many digits of the ids divide a set of so many bytes: the fewest with shards of `MEAN` on average."""
     return next((d for d in range(1, MOST_DIGITS) if total <= MEAN * 16**d), MOST_DIGITS)
 
 
 def pays(count: int, total: int) -> bool:
-    """Return whether images of this number and total size are better packed: many, and many per shard.
+    """Return True if packing pays for so many images of this total size: many, and many per shard.
 
-    A shard has a 16th of `MEAN` bytes on average where the set has just outgrown its digits. To ask for so many images
-    in that, and not in the shards of today, keeps a set that grows from changing its form back and forth.
+    The mean shard is a 16th of `MEAN` just after the set has outgrown its digits. The limit is on the images in such a
+    shard rather than in the present ones, so that a growing set does not switch back and forth.
     """
     return count >= PAYS_FROM and total * PAYS_AT * 16 <= count * MEAN

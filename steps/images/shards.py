@@ -1,6 +1,6 @@
-"""Packed images: tar shards cut by the images' ids, and a table of the paths at which they were found.
+"""Packed images: tar shards divided by image id, and a table of the images' original paths.
 
-`packing` writes them. Nothing is ever unpacked: an image is read where the layout says that it lies.
+`packing` writes them. Nothing is ever unpacked: an image is read at the offset that the layout gives.
 """
 
 import errno
@@ -17,11 +17,11 @@ from steps.images.shard_layout import Layout, layout
 
 INDEX = "index.parquet"
 REMEDY = "`regraft run` packs it anew from the images' source, `dvc checkout data/raw.dvc` brings back what was tracked"
-_opening = threading.Lock()  # else each of eight reading threads would load the index
+_opening = threading.Lock()  # otherwise each of eight reading threads would load the index
 
 
 class Packed:
-    """The images of a packed folder, by id, checked against it; 72 bytes of memory for each."""
+    """Images of a packed folder, read by id and verified against it; the index takes 72 bytes of memory per image."""
 
     def __init__(self, raw: Path) -> None:
         self.folder = raw / SHARDS
@@ -29,15 +29,15 @@ class Packed:
         self.layout: Layout = layout(table["id"].tolist(), table["bytes"].tolist())
 
     def read(self, identity: str) -> bytes:
-        """Return the bytes of an image; IntegrityError, naming the shard, where it does not hold them."""
-        place = self.layout.find(identity)
-        if place is None:
+        """Return the bytes of an image; raises IntegrityError with the shard's name if it does not hold them."""
+        index = self.layout.find(identity)
+        if index is None:
             raise IntegrityError(f"{self.folder / INDEX} knows no image {identity[:12]}; run again")
-        shard = self.folder / self.layout.shard(place)
+        shard = self.folder / self.layout.shard(index)
         try:
             with shard.open("rb") as file:
-                file.seek(self.layout.starts[place])
-                data = file.read(self.layout.sizes[place])
+                file.seek(self.layout.starts[index])
+                data = file.read(self.layout.sizes[index])
         except FileNotFoundError:
             raise IntegrityError(f"{shard} is missing; {REMEDY}") from None
         if hashlib.sha256(data).hexdigest() != identity:
@@ -45,14 +45,14 @@ class Packed:
         return data
 
     def known(self, path: str) -> tuple[str, int]:
-        """Return id and size in bytes of the file that was found at `path`; FileNotFoundError where there was none."""
+        """Return id and size in bytes of the file with this original path; raises FileNotFoundError if none has it."""
         if path not in self._by_path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return self._by_path[path]
 
     @property
     def paths(self) -> list[str]:
-        """Return the paths at which files were found, in order."""
+        """Return the original paths of the files, in order."""
         return list(self._by_path)
 
     @cached_property
@@ -66,12 +66,12 @@ class Packed:
         try:
             return pd.read_parquet(self.folder / INDEX, columns=list(names))
         except (ValueError, OSError, KeyError) as error:  # pyarrow's own are ValueErrors
-            told = str(error).splitlines()[0]
-            raise DataError(f"{self.folder / INDEX} is no table of path, id and bytes: {told}; {REMEDY}") from None
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.folder / INDEX} is no table of path, id and bytes: {reason}; {REMEDY}") from None
 
 
 def opened(raw: Path) -> Packed | None:
-    """Return the packed images of a folder, None where they lie loose; DataError where the index is no such table."""
+    """Return the packed images of a folder, None if it is not packed; raises DataError if the index is unreadable."""
     try:
         facts = (raw / SHARDS / INDEX).stat()
     except (FileNotFoundError, NotADirectoryError):

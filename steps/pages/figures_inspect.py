@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from steps.evaluation.feature_map import Floats
 from steps.pages.figures import COLOURS, WIDTH, _axes, _figure, accuracy_intervals, shorten, styled
+from steps.runtime.arrays import Floats
 
 SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
 TINTS = ("accent", "second", "ink")

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from steps.evaluation.comparison import compare_answers
-from steps.evaluation.falls import Bools, Change, changes
+from steps.evaluation.falls import Change, changes
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.slices import COLUMNS, slices_of
 from steps.runtime import params
+from steps.runtime.arrays import Bools
 from steps.runtime.seeding import numpy_generator
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steps.evaluation.intervals import Floats, groups_of, sampled
+from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.judgement import judge
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.slices import COLUMNS, judge_slices
@@ -19,6 +19,7 @@ from steps.registry import look_ledger
 from steps.registry.looks import Standing, optimism
 from steps.registry.packages import Package
 from steps.runtime import files, params
+from steps.runtime.arrays import Floats
 from steps.runtime.seeding import numpy_generator
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binom
 
 from steps.registry.chain import Slot, Verify, walk_entries
+from steps.runtime.arrays import Bools
 
 NAME = 6  # bytes of an image's SHA-256 that stand for it: two of 100,000 images share them once in 50,000 projects
 
@@ -69,7 +69,7 @@ class Looks:
 
     head: str
     names: dict[str, int]
-    seen: dict[str, npt.NDArray[np.bool_]]
+    seen: dict[str, Bools]
     faults: tuple[str, ...]
     kept: tuple[Kept, ...] = ()
 
@@ -108,7 +108,7 @@ def packed(images: Sequence[str], names: dict[str, int]) -> str:
     return f"{_encoded(zlib.compress(np.packbits(bits).tobytes(), 9))}.{_encoded(bytes.fromhex(''.join(new)))}"
 
 
-def unpacked(payload: str, known: int) -> tuple[list[str], npt.NDArray[np.bool_]]:
+def unpacked(payload: str, known: int) -> tuple[list[str], Bools]:
     """Return the images that a payload names anew, and whether each of those known by then was looked at."""
     members, _, added = payload.partition(".")
     raw = base64.b64decode(added).hex()
@@ -130,7 +130,7 @@ def read(slots: Sequence[Slot], payloads: dict[int, str], verify: Verify) -> Loo
     """Walk the slots as the ledger of decisions is walked, and collect who has looked at what."""
     found, at = walk_entries(slots, verify, parse), {slot.number: slot for slot in slots}
     names: dict[str, int] = {}
-    seen: dict[str, npt.NDArray[np.bool_]] = {}
+    seen: dict[str, Bools] = {}
     faults = list(found.faults)
     for number, look in found.entries:
         payload = payloads.get(number, "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Share = Annotated[float, Interval(ge=0, le=1)]
 Place = Sequence[int | str]
+UNIONS = (typing.Union, types.UnionType)
 
 NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -81,27 +82,27 @@ def _sentence(kind: Any, fault: "ErrorDetails", where: str, values: Any) -> str:
     """Translate one of pydantic's errors; one about a type that is not described here keeps pydantic's words."""
     loc, error = fault["loc"], fault["type"]
     of_type = error.endswith("_type")
-    while not of_type and loc and isinstance(loc[-1], int):
+    while not of_type and error != MISSING and loc and isinstance(loc[-1], int):
         loc = loc[:-1]  # the rule of a list names the whole list
     path, hint, value = _path(where, loc), _hint(kind, loc), _value(values, loc)
-    if error == UNKNOWN:
-        hints, section = _hints(_hint(kind, loc[:-1])), _value(values, loc[:-1])
-        absent = [name for name in hints if name not in section]
-        said = f": no such parameter{nearest(str(loc[-1]), absent or list(hints))}"
+    if error == UNKNOWN and (section := _hint(kind, loc[:-1])):
+        hints, given = _hints(section), _value(values, loc[:-1])
+        absent = [name for name in hints if name not in given]
+        rest = f": no such parameter{nearest(str(loc[-1]), absent or list(hints))}"
     elif error == MISSING and hint:
-        said = f": missing ({_name(hint)} expected)"
+        rest = f": missing ({_name(hint)} expected)"
     elif error in ("dataclass_type", "dict_type"):
-        said = f": {value!r} is no mapping"
+        rest = f": {value!r} is no mapping"
     elif error in ("tuple_type", "list_type"):
-        said = f": {value!r} is no list"
+        rest = f": {value!r} is no list"
     elif of_type and hint:
         infinite = isinstance(value, float) and not math.isfinite(value)
-        said = f": {value!r} is {'not finite' if infinite else _name(type(value))}; {_name(hint)} expected"
+        rest = f": {value!r} is {'not finite' if infinite else _name(type(value))}; {_name(hint)} expected"
     elif hint and (asked := rule(hint)):
-        said = f" is {value!r}; {asked}"
+        rest = f" is {value!r}; {asked}"
     else:
-        said = f": {fault['msg']}"
-    return path + said
+        rest = f": {fault['msg']}"
+    return path + rest
 
 
 def _path(where: str, loc: Place) -> str:
@@ -113,7 +114,7 @@ def _value(values: Any, loc: Place) -> Any:
         if isinstance(values, dict):  # YAML's keys need not be text
             values = next((value for key, value in values.items() if str(key) == part), None)
         elif isinstance(values, list | tuple) and isinstance(part, int):
-            values = values[part]
+            values = values[part] if part < len(values) else None
     return values
 
 
@@ -137,7 +138,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def parts(hint: Any) -> tuple[Any, list[Any], bool]:
     """Return an annotation's type, its marks (bounds, reasons) and whether null is allowed beside it."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    options = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     others = [option for option in options if option is not types.NoneType or len(options) == 1]
     base, marks = others[0] if len(others) == 1 else hint, []
     if typing.get_origin(base) is typing.Annotated:
@@ -154,7 +155,9 @@ def rule(hint: Any) -> str:
     if typing.get_origin(base) is Literal:
         words = _name(base)
     elif typing.get_origin(base) is tuple:
-        words = _list_rule(typing.get_args(base)[0], of_marks.get("min_length", 0), of_marks.get("max_length"))
+        items = typing.get_args(base)
+        fixed = 0 if items[-1] is Ellipsis else len(items)
+        words = _list_rule(items[0], of_marks.get("min_length", fixed), of_marks.get("max_length", fixed or None))
     else:
         bounds = {name: of_marks[name] for name in MARKS[:4] if name in of_marks}
         words = RANGES[tuple(bounds)].format(**bounds)
@@ -165,18 +168,18 @@ def rule(hint: Any) -> str:
 def _list_rule(item: Any, least: int, most: int | None) -> str:
     items = f"{_name(parts(item)[0]).removeprefix('a ')}s {rule(item)}".rstrip()
     if least == most:
-        return f"{COUNTS[least]} {items}"
-    return f"{items}, at least {COUNTS[least]}" if least else items
+        return f"{COUNTS.get(least, least)} {items}"
+    return f"{items}, at least {COUNTS.get(least, least)}" if least else items
 
 
 def _name(hint: Any) -> str:
-    base, _, nullable = parts(hint)
+    if typing.get_origin(hint) in UNIONS:
+        return " or ".join(map(_name, typing.get_args(hint)))
+    base, _, _ = parts(hint)
     if typing.get_origin(base) is Literal:
-        name = f"one of {', '.join(map(str, typing.get_args(base)))}"
-    else:
-        known = dict if dataclasses.is_dataclass(base) else typing.get_origin(base) or base
-        name = NAMES.get(known, getattr(known, "__name__", str(known)))
-    return f"{name} or null" if nullable else name
+        return f"one of {', '.join(map(str, typing.get_args(base)))}"
+    known = dict if dataclasses.is_dataclass(base) else typing.get_origin(base) or base
+    return NAMES.get(known, getattr(known, "__name__", str(known)))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from steps.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeParams:
-    """How a stage uses the machine. One and two threads train different weights, so this is a value like any other."""
+    """How a stage uses the machine: one and two threads train different weights, so this is a value like any other."""
 
     threads: Annotated[int, Interval(ge=1, le=256)]
     batch_size: Annotated[int, Interval(ge=1, le=4096)]
@@ -27,7 +27,7 @@ def configure(compute: ComputeParams) -> None:
 
 
 def refuse_absent(device: str) -> None:
-    """Raise RequestError where the machine has no such device; nothing falls back in silence."""
+    """Raise RequestError if the machine lacks the device; nothing falls back silently."""
     import torch
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

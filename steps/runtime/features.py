@@ -18,7 +18,7 @@ STRETCH = 4096  # rows of features in memory at a time
 
 
 class Rows(Protocol):
-    """Float rows [n, width] that can be read a stretch at a time: an array, or something larger than memory."""
+    """Float rows [n, width] that can be read in slices: an array, or something larger than memory."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, stretch: slice, /) -> np.ndarray[Any, Any]:
-        """Return the rows of a stretch."""
+        """Return a slice of the rows."""
         ...
 
 
@@ -58,7 +58,7 @@ def write_features(path: Path, ids: list[str], cuts: Mapping[str, Rows]) -> None
 
 
 def _safetensors_header(shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """Return the head of a safetensors file: length, then JSON with dtype, shape and place of each tensor."""
+    """Return the head of a safetensors file: length, then JSON with dtype, shape and offsets of each tensor."""
     entries, end = {}, 0
     for name, (dtype, shape) in shapes.items():
         start, end = end, end + math.prod(shape) * (4 if dtype == "F32" else 1)
@@ -78,7 +78,7 @@ def feature_cuts(path: Path) -> list[str]:
 def read_features(path: Path, cut: str = WHOLE) -> Features:
     """Return the image ids and, in the same order, the features of a cut, mapped into memory.
 
-    Raises IntegrityError where the file does not hold the cut.
+    Raises IntegrityError if the file does not hold the cut.
     """
     with path.open("rb") as file:
         entries, start = _features_header(file)
@@ -88,7 +88,7 @@ def read_features(path: Path, cut: str = WHOLE) -> Features:
         raise IntegrityError(f"{path.name} holds no features of the cut {cut!r}; it has {has}")
     entry = entries[f"cut/{cut}"]
     n, width = entry["shape"]
-    if n == 0:  # nothing cannot be mapped
+    if n == 0:  # an empty file cannot be mapped
         return Features([], np.empty((0, width), dtype=np.float32))
     rows = np.memmap(path, dtype="<f4", mode="r", offset=start + entry["data_offsets"][0], shape=(n, width))
     return Features([ids[start : start + 32].hex() for start in range(0, len(ids), 32)], rows)

@@ -1,4 +1,4 @@
-"""Private folders for code that will be run: nobody else can write into one, or replace it."""
+"""Private folders for code that will be run: no other user can write into one or replace it."""
 
 import fcntl
 import os
@@ -17,9 +17,9 @@ OWNER = "owner"  # a file in each folder, locked for as long as its process live
 
 
 def make() -> tuple[Path, IO[bytes]]:
-    """Make a folder of mode 0700; return it and the open file that keeps it. Those of killed processes are removed.
+    """Make a folder of mode 0700; return it and the open file that keeps it. Folders of killed processes are removed.
 
-    Raises RegistryError where there is no place for one that others cannot exchange.
+    Raises RegistryError if there is no folder to make it in that others cannot exchange.
     """
     try:
         place = _in_project() or _elsewhere()
@@ -31,9 +31,9 @@ def make() -> tuple[Path, IO[bytes]]:
 
 
 def _in_project() -> Path | None:
-    """Return `.regraft/packages`; None where it cannot be written, or where others own it or a folder above it.
+    """Return `.regraft/packages`; None if it cannot be written, or if others own it or a folder above it.
 
-    A project on a read-only disk and a container without one have none. A folder of ours that is open to others is
+    There is none on a read-only disk or in a container without a project. A folder of ours that is open to others is
     closed to them.
     """
     folder = project_root() / ".regraft" / "packages"
@@ -51,10 +51,10 @@ def _in_project() -> Path | None:
 
 
 def _elsewhere() -> Path:
-    """Return the system's temporary folder: with its sticky bit nobody but its owner renames there what is another's.
+    """Return the system's temporary folder: its sticky bit lets only the owner of a folder rename it.
 
-    A folder in it is ours alone from its first moment (mode 0700, a random name). Once it is gone somebody may make one
-    of that name, but no path of this process leads there any more.
+    A folder in it is ours alone from the start (mode 0700, a random name). After its removal somebody may make one of
+    that name, but no path of this process leads there any more.
     """
     place = Path(tempfile.gettempdir()).resolve()
     owners = {folder.stat().st_uid for folder in (place, *place.parents)}
@@ -67,18 +67,18 @@ def _elsewhere() -> Path:
 
 
 def _exchangeable(place: Path) -> bool:
-    """Return whether all users may rename what lies in this folder, or in one above it."""
+    """Return True if all users may rename the contents of this folder or of one above it."""
     modes = [above.stat().st_mode for above in (place, *place.parents)]
     return any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in modes)
 
 
 def _is_mine(folder: Path) -> bool:
-    told = folder.lstat()
-    return stat.S_ISDIR(told.st_mode) and told.st_uid == os.geteuid()
+    facts = folder.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
 
 
 def _kept(folder: Path) -> IO[bytes]:
-    """Return the open, locked file OWNER; it gets its name once it is locked, so that no sweep finds it free."""
+    """Return the open, locked file OWNER; it is renamed to that after locking, so that no sweep finds it free."""
     file = (folder / f".{OWNER}").open("xb")
     with suppress(OSError):  # on a disk without locks, where a sweep gets none either and leaves all as it is
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +87,7 @@ def _kept(folder: Path) -> IO[bytes]:
 
 
 def _sweep(place: Path) -> None:
-    """Remove the folders of ours whose process is gone."""
+    """Remove our folders whose process has ended."""
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another process sweeps, too, or the folder's own lives
             if _is_mine(folder):

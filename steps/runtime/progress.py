@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, a plain line now and then elsewhere. Silent about short work."""
+"""Progress of long work: a bar on a terminal, a log line every `EVERY` seconds elsewhere."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ EVERY = 15.0  # seconds between plain lines
 
 
 def track(items: Iterable[T], total: int, what: str, size: int = 1) -> Iterator[T]:
-    """Yield `items` and show how far, how fast and how long to go; one item counts as `size` of `total`."""
+    """Yield `items` and show progress, speed and time left; one item counts as `size` of `total`."""
     if sys.stderr.isatty():
         yield from _bar(items, total, what, size)
     else:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from steps.runtime.files import project_root
+
 RESERVE = 0.05  # of the disk stays free
 
 
 def project_cache(name: str) -> Path:
     """Return a folder of the project's ignored cache; deleting it changes time, never bytes."""
-    folder = Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve() / ".regraft" / name
+    folder = project_root() / ".regraft" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -28,25 +30,25 @@ class Scratch:
     def __init__(self) -> None:
         self._folder = project_cache("scratch")
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (lives as long as the mapping)
-        self._places: dict[Hashable, tuple[int, torch.Size, torch.dtype]] = {}
+        self._entries: dict[Hashable, tuple[int, torch.Size, torch.dtype]] = {}
         self._end, self._lock = 0, threading.Lock()
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._places
+        return key in self._entries
 
     def __getitem__(self, key: Hashable) -> torch.Tensor:
-        start, shape, dtype = self._places[key]
+        start, shape, dtype = self._entries[key]
         data = bytearray(os.pread(self._file.fileno(), shape.numel() * dtype.itemsize, start))
         return torch.frombuffer(data, dtype=dtype).view(shape)
 
     def keep(self, key: Hashable, tensor: torch.Tensor) -> bool:
-        """Keep a copy of `tensor`; return False where the disk has no room for it."""
+        """Keep a copy of `tensor`; return False if the disk has no room for it."""
         data = tensor.contiguous().numpy().tobytes()
         disk = shutil.disk_usage(self._folder)
         if disk.free - len(data) < RESERVE * disk.total:
             return False
         with self._lock:
             os.pwrite(self._file.fileno(), data, self._end)
-            self._places[key] = (self._end, tensor.shape, tensor.dtype)
+            self._entries[key] = (self._end, tensor.shape, tensor.dtype)
             self._end += len(data)
         return True

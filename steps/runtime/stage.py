@@ -65,7 +65,7 @@ def run(cmd: str, root: Path) -> None:
 
 
 def parse(cmd: str) -> tuple[Function, dict[str, str]]:
-    """Parse a `cmd`: the stage's function, and path argument -> path. GraphError if it is not a stage's."""
+    """Parse a `cmd`: the stage's function, and path argument -> path. raises GraphError if it is not a stage's."""
     if not cmd.startswith(PREFIX):
         raise GraphError(f"{cmd!r} does not start with {PREFIX!r}")
     name, *arguments = shlex.split(cmd.removeprefix(PREFIX))

@@ -6,7 +6,7 @@ the first fine-tuning gradients from distorting the features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,9 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
+from steps.runtime.arrays import Floats, Ints
 from steps.training.metrics import scores
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 Strengths = Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]  # to try
 
 

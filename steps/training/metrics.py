@@ -1,17 +1,12 @@
 """Figures with their uncertainty. Libraries do the arithmetic; this module says which figure, of what, how sure."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaincinv
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 
 def balanced_accuracy(targets: Ints, predicted: Ints) -> float:

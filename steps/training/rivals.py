@@ -4,20 +4,16 @@ They are fitted as the head is (class-weighted, chosen on validation), and on th
 compared with has the same labels, so that a difference tells of the features and not of the care.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
 from steps.images.manifest import TRAIN, uniform
+from steps.runtime.arrays import Floats, Ints
 from steps.training.fine_tuning import OFF, Recipe, from_scratch
 from steps.training.transferability import first_share
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 WEIGHT_DECAY = 1e-2
 
 

@@ -6,21 +6,18 @@ about 0.66 (Transfer-Learning-Library's table), so the probe decides and the sco
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from steps.images.manifest import uniform
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.seeding import derive
 from steps.training.linear_probe import Labelled, fit_path
 from steps.training.metrics import scores
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 Folds = Sequence[tuple[Ints, Ints]]
 TOLERANCE = 1e-3  # of the probes: the third decimal of their log-loss, in a third of the time
 LOGME_STEPS = 100  # of the fixed point; it takes about ten, and cannot be allowed to circle for ever

@@ -19,10 +19,11 @@ from rich.table import Table
 from steps.backbones import models
 from steps.commands import origins
 from steps.embedded.digits import pixels
-from steps.evaluation.advice import Floats, Ints, next_labels
+from steps.evaluation.advice import next_labels
 from steps.evaluation.intervals import sampled
 from steps.evaluation.learning_curve import next_doubling
 from steps.images.preprocessing import preprocess
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training.linear_probe import Labelled, fit

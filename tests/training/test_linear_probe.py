@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steps.training.linear_probe import Floats, Labelled, Linear, fit, fit_probe
+from steps.runtime.arrays import Floats
+from steps.training.linear_probe import Labelled, Linear, fit, fit_probe
 
 PATH = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 

@@ -5,8 +5,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
+from steps.runtime.arrays import Floats, Ints
 from steps.training.linear_probe import Labelled, fit
-from steps.training.transferability import Floats, Ints, first_share, folds_of, h_score, hash_bits, logme, probe
+from steps.training.transferability import first_share, folds_of, h_score, hash_bits, logme, probe
 
 
 def sample(n: int, width: int, classes: int = 3, spread: float = 1.0, seed: int = 0) -> tuple[Floats, Ints]:
