@@ -23,10 +23,12 @@ from steps.evaluation.advice import Floats, Ints, next_labels
 from steps.evaluation.intervals import sampled
 from steps.evaluation.learning_curve import next_doubling
 from steps.images.preprocessing import preprocess
+from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training.linear_probe import Labelled, fit
 from steps.training.metrics import balanced_accuracy
 from steps.training.transferability import folds_of, probe
+from tests.studies.crowds import covers
 
 MORE, TEST = 20, 600  # labels that are bought; images that judge
 C, PATH = 1e-2, (1e-3, 1e-2, 0.1)
@@ -81,7 +83,7 @@ def advice_against_luck(digits: Digits, start: int, seed: int) -> tuple[float, f
     return digits.reached(known, test), digits.reached(np.append(known, picked), test), float(np.mean(drawn))
 
 
-def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[dict[str, Any], float]:
+def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[Figure, float]:
     """Return the gain forecast from `labels` a class, and the gain that twice as many brought on all other images."""
     rng = numpy_generator(seed, "forecast", labels)
     order = rng.permutation(len(digits.labels))
@@ -93,8 +95,8 @@ def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[dict
         np.stack([probe(data, CLASSES, folds, PATH, share, draw).correct for draw in range(round(1 / share))])
         for share in SHARES
     ]
-    told = next_doubling(correct, targets, sampled(targets), 0.95, 1000, rng)
-    return told, digits.reached(twice, test) - digits.reached(rows, test)
+    forecast = next_doubling(correct, targets, sampled(targets), 0.95, 1000, rng)
+    return forecast, digits.reached(twice, test) - digits.reached(rows, test)
 
 
 def interval(differences: Sequence[float]) -> str:
@@ -121,8 +123,8 @@ def main() -> None:
     gains = Table("labels a class", "forecast of twice as many, points", "measured", "inside the 95 % interval")
     for labels in (5, 10, 20):
         rows = [forecast_against_truth(digits, labels, seed) for seed in range(draws)]
-        inside = sum(told["low"] <= truth <= told["high"] for told, truth in rows)
-        told, truth = (100 * float(np.mean(of)) for of in ([told["value"] for told, _ in rows], [t for _, t in rows]))
+        inside = sum(covers(forecast, truth) for forecast, truth in rows)
+        told, truth = (100 * float(np.mean(of)) for of in ([f.known for f, _ in rows], [gain for _, gain in rows]))
         gains.add_row(str(labels), f"{told:+.1f}", f"{truth:+.1f}", f"{inside} of {draws}")
     console.print(gains)
 
