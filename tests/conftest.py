@@ -1,5 +1,6 @@
 """What the tests share: a project in a temporary folder, a Prefect server, and an honest list of what was left out."""
 
+import gc
 import os
 import shutil
 import socket
@@ -67,6 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(marker) and not there:
                 # Not silent: pytest_terminal_summary lists these with the remedy, and .ci/run provides both parts.
                 item.add_marker(pytest.mark.skip(reason=f"{marker}: {remedy}"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # statsmodels collects garbage at each correction: 0.2 s with all that the tests have imported
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -159,6 +168,19 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": os.devnull,
         "TORCHINDUCTOR_CACHE_DIR": str(home / "compiled"),
     }
+
+
+def write(folder: Path, content: Mapping[str, bytes]) -> dict[str, Path]:
+    """Write files below a folder; return name -> path."""
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in content}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return name -> content of the files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def free_port() -> int:

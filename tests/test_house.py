@@ -7,23 +7,10 @@ from pathlib import Path
 import pytest
 
 from steps.runtime.stage import code_dependencies
+from tests.test_graph import STAGES as LISTED
 
 ROOT = Path(__file__).parents[1]
-STAGES = {
-    "ingest",
-    "validate",
-    "extract_features",
-    "screen",
-    "choose_strategy",
-    "train_head",
-    "fine_tune",
-    "baselines",
-    "evaluate",
-    "describe",
-    "inspect",
-    "register",
-    "report",
-}
+STAGES = set(LISTED)
 ROOMS = [path for path in sorted((ROOT / "steps").iterdir()) if (path / "__init__.py").exists()]
 PRODUCT = [path for folder in ("steps", "flows") for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -1,9 +1,10 @@
-"""`regraft` in processes forked from one that has imported what takes 8 s: `python -m tests.warm`.
+"""`regraft` in processes forked from one that has imported what takes 10 s: `python -m tests.warm`.
 
 Each command is still a process of its own, with its own environment, folder and end. What reads the environment as it
 is imported (Prefect) is not imported before the fork, and no thread is started.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 BIN = Path(sys.executable).parent
+HEAVY = ("great_expectations", "mlflow", "torchvision", "cleanlab.filter", "captum.attr", "model_signing")
 
 
 class Warm:
@@ -88,8 +90,8 @@ def main() -> None:
     from flows.project import TELEMETRY_OFF
 
     os.environ |= TELEMETRY_OFF
-    import great_expectations  # noqa: F401
-    import mlflow  # noqa: F401
+    for library in HEAVY:
+        importlib.import_module(library)
 
     for line in iter(sys.stdin.buffer.readline, b""):
         request = json.loads(line)

@@ -14,23 +14,15 @@ from steps.backbones import models
 from steps.backbones.backbone import architectures, build, without_top
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files
+from tests.made import spec
 
 SAMPLE = {"glyphnet", "densenet121", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"}
 
 
-def spec(architecture: str) -> Preprocessing:
+def preprocessing(architecture: str) -> Preprocessing:
     # Inception is five times halved without padding; MaxViT's windows fit the size that it was made for; patches of 14.
     side = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}.get(architecture, 64)
-    return Preprocessing(
-        resize=side,
-        crop=side,
-        interpolation="bilinear",
-        antialias=True,
-        colour_order="RGB",
-        value_range=(0.0, 1.0),
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-    )
+    return spec(side, side)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +31,8 @@ def spec(architecture: str) -> Preprocessing:
 )
 def test_a_saved_backbone_computes_the_same_bits_when_it_is_read(architecture: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    whole, side = build(architecture, 7, spec(architecture).crop), spec(architecture).crop
+    side = preprocessing(architecture).crop
+    whole = build(architecture, 7, side)
     state = whole.state_dict()
     files.write_tensors(tmp_path / models.WEIGHTS, state)
     card = models.Card(
@@ -49,7 +42,7 @@ def test_a_saved_backbone_computes_the_same_bits_when_it_is_read(architecture: s
         sha256=files.sha256_of(tmp_path / models.WEIGHTS),
         source="",
         licence="",
-        preprocessing=spec(architecture),
+        preprocessing=preprocessing(architecture),
         input_statistics=None,
         notes={},
     )

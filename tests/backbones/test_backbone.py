@@ -34,24 +34,10 @@ from steps.backbones.backbone import (
     without_top,
 )
 from steps.errors import RequestError
-from steps.training.fine_tuning import Recipe, _groups
+from steps.training.fine_tuning import _groups
+from tests.training.test_fine_tuning import SCHEDULE
 
 ALL = architectures()
-SCHEDULE = Recipe(
-    optimiser="adamw",
-    decay="cosine",
-    epochs=2,
-    patience=2,
-    warmup_epochs=0,
-    unfreeze_every=0,
-    head_rate=1e-3,
-    backbone_rate=1e-4,
-    block_decay=1.0,
-    weight_decay=0.01,
-    l2_sp=0.0,
-    label_smoothing=0.0,
-    ema=0.0,
-)
 WIDTHS = {
     "alexnet": 4096,
     "densenet121": 1024,

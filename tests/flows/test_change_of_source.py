@@ -14,30 +14,23 @@ from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
 from steps.errors import RequestError
 from steps.runtime import files
-from tests.conftest import make_project
+from tests.conftest import make_project, tree, write
 
 FIRST = {"cats/1.png": b"one", "cats/2.png": b"two", "dogs/3.png": b"three"}
 OTHER = {"cats/1.png": b"ONE", "birds/4.png": b"four", "dogs": b"a file where a folder was"}
 DIGITS = {"train/0/1.png": b"0", "test/0/2.png": b"00"}
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def write(folder: Path, content: dict[str, bytes]) -> Path:
-    for name, data in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-        os.utime(folder / name, (1, 1))
-    return folder
+def write_old(folder: Path, content: dict[str, bytes]) -> None:
+    for path in write(folder, content).values():
+        os.utime(path, (1, 1))
 
 
 @pytest.fixture
 def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a project whose images are `FIRST`; the digits are two files, and what follows on a `use` is left out."""
     made = make_project(tmp_path / "project", isolated).root
-    monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write(root, DIGITS) and None)
+    monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write_old(root, DIGITS))
     monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
     monkeypatch.setattr(use, "_refuse_without_pictures", lambda *_: None)
     monkeypatch.setattr(use, "_told", lambda *_: [])
@@ -49,9 +42,9 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(use, "refresh", lambda _: Closed())
     (made / STATE).mkdir()
-    write(made / "data/backbone", {"card.json": b"{}"})
-    write(tmp_path / "first", FIRST)
-    write(tmp_path / "other", OTHER)
+    write_old(made / "data/backbone", {"card.json": b"{}"})
+    write_old(tmp_path / "first", FIRST)
+    write_old(tmp_path / "other", OTHER)
     return made
 
 

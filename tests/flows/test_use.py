@@ -23,36 +23,45 @@ def fails(project: Project, code: int, sentence: str, *command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_folder(project: Project) -> None:
-    fails(project, 2, "/nowhere does not exist", "use", "/nowhere", "--backbone", "glyphnet")
+NO_PICTURE = "holds no picture that can be used (2 files looked at; the first, a/note.txt: not an image format);"
 
 
-def test_an_empty_folder(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "images" / "cats").mkdir(parents=True)
-    fails(project, 2, "holds no files", "use", str(tmp_path / "images"), "--backbone", "glyphnet")
-
-
-def test_a_misspelt_backbone(project: Project, tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", 1)
-    fails(project, 2, "did you mean 'resnet18'?", "use", str(images), "--backbone", "resnet_18")
-    assert not (project / "data/backbone").exists()
-
-
-def test_no_backbone_at_all(project: Project, tmp_path: Path) -> None:
-    fails(project, 2, "which backbone?", "use", str(write_images(tmp_path / "images", 1)))
-
-
-def test_a_run_without_images(project: Project) -> None:
-    fails(project, 2, "`regraft use IMAGES` sets them", "run")
-
-
-def test_a_folder_of_text_files(project: Project, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make folders of images, of nothing and of text."""
+    root = tmp_path_factory.mktemp("folders")
+    write_images(root / "images", 1)
+    (root / "empty/cats").mkdir(parents=True)
     for label in ("a", "b"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        (tmp_path / "images" / label / "note.txt").write_text("no picture")
-    sentence = "holds no picture that can be used (2 files looked at; the first, a/note.txt: not an image format);"
-    fails(project, 2, sentence, "use", str(tmp_path / "images"), "--backbone", "glyphnet")
-    assert not (project / "data/backbone").exists() and not (project / "data/raw").exists()
+        (root / "texts" / label).mkdir(parents=True)
+        (root / "texts" / label / "note.txt").write_text("no picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def untouched(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return new_project(tmp_path_factory.mktemp("untouched") / "project")
+
+
+@pytest.mark.parametrize(
+    ("images", "backbone", "sentence"),
+    [
+        ("nowhere", "glyphnet", "/nowhere does not exist"),
+        ("empty", "glyphnet", "holds no files"),
+        ("images", "resnet_18", "did you mean 'resnet18'?"),
+        ("images", None, "which backbone?"),
+        ("texts", "glyphnet", NO_PICTURE),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_changes_nothing(
+    untouched: Project, folders: Path, images: str, backbone: str | None, sentence: str
+) -> None:
+    fails(untouched, 2, sentence, "use", str(folders / images), *(["--backbone", backbone] if backbone else []))
+    assert not (untouched / "data/backbone").exists() and not (untouched / "data/raw").exists()
+
+
+def test_a_run_without_images(untouched: Project) -> None:
+    fails(untouched, 2, "`regraft use IMAGES` sets them", "run")
 
 
 def test_one_class_only(project: Project, tmp_path: Path) -> None:
@@ -61,14 +70,14 @@ def test_one_class_only(project: Project, tmp_path: Path) -> None:
     fails(project, 3, "two classes or more: the number of classes found 1 class limit at least 2 classes", "run")
 
 
-def test_a_misspelt_stage_is_refused_before_anything_heavy_is_loaded(project: Project) -> None:
+def test_a_misspelt_stage_is_refused_before_anything_heavy_is_loaded(untouched: Project) -> None:
     code = (
         "import sys; sys.argv = ['regraft', 'run', 'fine_tun']\n"
         "from flows.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: print(end.code, sorted({'torch', 'prefect', 'mlflow', 'dvc'} & set(sys.modules)))"
     )
-    done = project.run("python", "-c", code)
+    done = untouched.run("python", "-c", code)
     assert done.stdout == "2 []\n"
     assert "no stage 'fine_tun' in dvc.yaml; did you mean 'fine_tune'? (stages: ingest, " in done.stderr
 

@@ -17,20 +17,12 @@ from steps.backbones.backbone import Grafted
 from steps.errors import IntegrityError, ParamsError
 from steps.images.dataset import Batch, Images
 from steps.images.packing import pack
-from steps.images.preprocessing import Preprocessing, preprocess
+from steps.images.preprocessing import preprocess
 from steps.runtime.compute import ComputeParams, configure
 from steps.training.batches import augmentation, mixing, refuse_single_images, tracked
+from tests.made import spec
 
-SPEC = Preprocessing(
-    resize=12,
-    crop=10,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.5, 0.4, 0.3),
-    std=(0.5, 0.25, 0.2),
-)
+SPEC = spec(12, 10, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 CLASSES = ["ant", "bee", "wasp"]
 
 

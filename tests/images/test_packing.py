@@ -16,19 +16,9 @@ from steps.errors import DataError, IntegrityError, RequestError, UndecodableErr
 from steps.images import decoding, packing, shards
 from steps.images.manifest import SHARDS
 from steps.images.packing import pack
+from tests.conftest import tree, write
 
 IMAGES = {f"ant/{i}.jpg": bytes([i]) * (i * 97) for i in range(40)} | {"bee/a copy.jpg": bytes([7]) * (7 * 97)}
-
-
-def written(folder: Path, content: dict[str, bytes]) -> dict[str, Path]:
-    for name, data in content.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return {name: folder / name for name in content}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def identity(data: bytes) -> str:
@@ -37,7 +27,7 @@ def identity(data: bytes) -> str:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    pack(written(tmp_path / "source", IMAGES), tmp_path / "raw", tmp_path / "memory")
+    pack(write(tmp_path / "source", IMAGES), tmp_path / "raw", tmp_path / "memory")
     return tmp_path / "raw"
 
 
@@ -72,12 +62,10 @@ def test_the_order_of_arrival_leaves_no_trace(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], first: int
 ) -> None:
     home = tmp_path_factory.mktemp("order")
-    early = written(home / "source", {name: IMAGES[name] for name in order[:first]})
-    pack(early | written(home / "source", {"gone.jpg": b"gone"}), home / "raw", home / "memory")
-    pack(
-        early | written(home / "source", {name: IMAGES[name] for name in order[first:]}), home / "raw", home / "memory"
-    )
-    pack(written(home / "once", IMAGES), home / "at once", home / "no memory")
+    early = write(home / "source", {name: IMAGES[name] for name in order[:first]})
+    pack(early | write(home / "source", {"gone.jpg": b"gone"}), home / "raw", home / "memory")
+    pack(early | write(home / "source", {name: IMAGES[name] for name in order[first:]}), home / "raw", home / "memory")
+    pack(write(home / "once", IMAGES), home / "at once", home / "no memory")
     assert tree(home / "raw") == tree(home / "at once")
 
 
@@ -85,7 +73,7 @@ def test_a_second_pass_writes_nothing_and_a_new_image_one_shard_and_a_name_none(
     before = {path.name: path.stat().st_mtime_ns for path in (raw / SHARDS).iterdir()}
     assert again(raw) == 0
     assert {path.name: path.stat().st_mtime_ns for path in (raw / SHARDS).iterdir()} == before
-    written(raw.parent / "source", {"wasp/new.jpg": b"new"})
+    write(raw.parent / "source", {"wasp/new.jpg": b"new"})
     assert again(raw) == 1
     assert decoding.reader(raw)("wasp/new.jpg") == b"new"
     (raw.parent / "source/wasp/new.jpg").rename(raw.parent / "source/wasp/renamed.jpg")
@@ -162,7 +150,7 @@ def test_an_image_that_is_not_there_and_an_index_that_is_none_are_refused(raw: P
 
 
 def test_a_file_that_changes_while_it_is_packed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = written(tmp_path / "source", {"a.jpg": b"first", "b.jpg": b"other"})
+    wanted = write(tmp_path / "source", {"a.jpg": b"first", "b.jpg": b"other"})
     hashed = packing.files.sha256_of
 
     def and_then_it_changes(path: Path) -> str:
@@ -193,7 +181,7 @@ def test_files_that_changed_at_the_same_size_and_time_are_refused_once_and_then_
 
 def test_memory_does_not_grow_with_the_bytes(tmp_path: Path, raw: Path) -> None:
     rng, megabytes = np.random.default_rng(0), 2**20
-    wanted = written(tmp_path / "large", {f"{i}.jpg": rng.bytes(2 * megabytes) for i in range(24)})
+    wanted = write(tmp_path / "large", {f"{i}.jpg": rng.bytes(2 * megabytes) for i in range(24)})
     tracemalloc.start()
     try:
         pack(wanted, tmp_path / "large raw", tmp_path / "large memory")

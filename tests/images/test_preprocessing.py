@@ -14,17 +14,9 @@ from torchvision import models
 from steps.commands.origins import preprocessing_of
 from steps.images.preprocessing import Preprocessing, centre_crop, contract, normalise, preprocess, resized
 from steps.runtime.params import faults_of
+from tests.made import spec
 
-SPEC = Preprocessing(
-    resize=32,
-    crop=24,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+SPEC = spec(32, 24)
 ENTRIES = [
     entry
     for name in models.list_models(module=models)

@@ -29,6 +29,7 @@ from steps.runtime.seeding import numpy_generator
 from steps.training.linear_probe import Labelled, fit
 from steps.training.metrics import balanced_accuracy
 from steps.training.transferability import folds_of, probe
+from tests.studies.crowds import covers
 
 MORE, TEST = 20, 600  # labels that are bought; images that judge
 C, PATH = 1e-2, (1e-3, 1e-2, 0.1)
@@ -95,8 +96,8 @@ def forecast_against_truth(digits: Digits, labels: int, seed: int) -> tuple[Figu
         np.stack([probe(data, CLASSES, folds, PATH, share, draw).correct for draw in range(round(1 / share))])
         for share in SHARES
     ]
-    told = next_doubling(correct, targets, sampled(targets), 0.95, 1000, rng)
-    return told, digits.reached(twice, test) - digits.reached(rows, test)
+    forecast = next_doubling(correct, targets, sampled(targets), 0.95, 1000, rng)
+    return forecast, digits.reached(twice, test) - digits.reached(rows, test)
 
 
 def interval(differences: Sequence[float]) -> str:
@@ -123,8 +124,8 @@ def main() -> None:
     gains = Table("labels a class", "forecast of twice as many, points", "measured", "inside the 95 % interval")
     for labels in (5, 10, 20):
         rows = [forecast_against_truth(digits, labels, seed) for seed in range(draws)]
-        inside = sum(told.ends[0] <= truth <= told.ends[1] for told, truth in rows)
-        told, truth = (100 * float(np.mean(of)) for of in ([told.value for told, _ in rows], [t for _, t in rows]))
+        inside = sum(covers(forecast, truth) for forecast, truth in rows)
+        told, truth = (100 * float(np.mean(of)) for of in ([f.known for f, _ in rows], [gain for _, gain in rows]))
         gains.add_row(str(labels), f"{told:+.1f}", f"{truth:+.1f}", f"{inside} of {draws}")
     console.print(gains)
 

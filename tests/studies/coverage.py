@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from steps.evaluation import calibration, comparison, intervals
 from steps.runtime.figure import Figure
 from steps.training.metrics import proportion
-from tests.studies.crowds import crowds
+from tests.studies.crowds import covers, crowds
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -148,11 +148,10 @@ def coverage(p: float, temperature: float, sets: int, asked: str = "") -> Iterat
     held, methods = dict.fromkeys(all_of_them, 0), {}
     for _ in range(sets):
         one = drawn(N)
-        for name, (figure, truth) in all_of_them.items():
-            found = figure(one)
-            low, high = (-np.inf if found.low is None else found.low, np.inf if found.high is None else found.high)
-            held[name] += low - 1e-12 <= (truths[name] if name in truths else truth(one)) <= high + 1e-12
-            methods[name] = found.method
+        for name, (measure, truth) in all_of_them.items():
+            figure = measure(one)
+            held[name] += covers(figure, truths[name] if name in truths else truth(one), 1e-12)
+            methods[name] = figure.method
     for name, count in held.items():
         yield {
             "p": p,

@@ -91,6 +91,11 @@ SURE = 0.7  # probability from which an image counts as answered
 SLICES = 4  # columns with two values each, which mean nothing
 
 
+def covers(figure: Figure, truth: float, tolerance: float = 0.0) -> bool:
+    """Return whether the interval contains the truth; an unknown end excludes nothing."""
+    return not (figure.above(truth + tolerance) or figure.below(truth - tolerance))
+
+
 def crowded(crowd: Crowd, p: float, sets: int) -> dict[str, float]:
     """Return how often each interval held the truth, and in how many sets a slice that means nothing was accused."""
     rng, sharpness = np.random.default_rng(3), crowd.sharpness(p)
@@ -98,8 +103,8 @@ def crowded(crowd: Crowd, p: float, sets: int) -> dict[str, float]:
     truths, held = _true(targets, answers), dict.fromkeys((*CROWDED, "slices"), 0)
     for _ in range(sets):
         targets, groups, answers = crowd.draw(sharpness, 1, rng)
-        for name, found in _found(targets, groups, answers, rng).items():
-            held[name] += not (found.above(truths[name]) or found.below(truths[name]))
+        for name, figure in _figures(targets, groups, answers, rng).items():
+            held[name] += covers(figure, truths[name])
         held["slices"] += _accused(targets, groups, answers, rng)
     return {name: count / sets for name, count in held.items()}
 
@@ -121,7 +126,7 @@ def _true(targets: Ints, answers: Floats) -> dict[str, float]:
     }
 
 
-def _found(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, Figure]:
+def _figures(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Generator) -> dict[str, Figure]:
     predicted, sample = answers.argmax(axis=1), intervals.sampled(targets, groups)
     right, sure, cluster = predicted == targets, answers.max(axis=1) >= SURE, sample.cluster
     nats, brier = calibration.scored(answers, targets, sample, CONFIDENCE)

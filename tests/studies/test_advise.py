@@ -26,5 +26,5 @@ def test_advised_labels_beat_random_ones(digits: Digits) -> None:
 
 def test_the_forecast_of_twice_the_labels_is_right_on_the_whole(digits: Digits) -> None:
     rows = [forecast_against_truth(digits, 10, seed) for seed in range(4)]
-    told, truth = np.mean([told.value for told, _ in rows]), np.mean([gain for _, gain in rows])
+    told, truth = np.mean([forecast.known for forecast, _ in rows]), np.mean([gain for _, gain in rows])
     assert truth > 0 and 0.3 * truth < told < 3 * truth

@@ -1,11 +1,10 @@
 """The simulation of our intervals is itself put to test: its truths are true, and a bad interval is seen."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from steps.evaluation import calibration, intervals
+from steps.runtime.figure import Figure
 from tests.studies import coverage, crowds
 
 
@@ -14,8 +13,8 @@ def test_the_world_is_as_hard_as_asked_and_the_model_means_what_it_says() -> Non
     answers = coverage.answers(odds)
     assert ((odds > 0) == targets).mean() == pytest.approx(0.9, abs=0.003)
     assert answers.max(axis=1).mean() == pytest.approx(0.9, abs=0.003)
-    found = calibration.calibration_error(answers, targets, 10, intervals.sampled(targets), 0.95)
-    assert found.known < 0.005
+    error = calibration.calibration_error(answers, targets, 10, intervals.sampled(targets), 0.95)
+    assert error.known < 0.005
 
 
 def test_every_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -25,10 +24,14 @@ def test_every_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_an_interval_that_is_too_narrow_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure, truth = coverage.FIGURES["log-loss"]
-    narrow = (lambda s: replace(figure(s), low=figure(s).known - 1e-6, high=figure(s).known + 1e-6), truth)
-    monkeypatch.setitem(coverage.FIGURES, "log-loss", narrow)
-    (row,) = [row for row in coverage.coverage(0.8, 1.0, 20) if row["figure"] == "log-loss"]
+    measure, truth = coverage.FIGURES["log-loss"]
+
+    def narrow(drawn: coverage.Set) -> Figure:
+        value = measure(drawn).known
+        return Figure(value, value - 1e-6, value + 1e-6, "too narrow")
+
+    monkeypatch.setitem(coverage.FIGURES, "log-loss", (narrow, truth))
+    (row,) = coverage.coverage(0.8, 1.0, 20, "log-loss")
     assert row["coverage"] < 0.2
 
 
