@@ -355,7 +355,7 @@ def rank(
 
     rows, verdict = rank_backbones(enter(Path.cwd()), names, weights or [], images)
     if as_json:
-        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2))
+        typer.echo(json.dumps({"backbones": rows, "verdict": verdict}, indent=2, default=vars))
     else:
         show(rows, verdict)
 

@@ -70,10 +70,10 @@ def _stores(
     forward: Forward, spec: Preprocessing, card: models.Card, params: ExtractFeaturesParams, compute: ComputeParams
 ) -> dict[str, FeatureStore]:
     """Open the store of each cut under all that its features follow from."""
-    key: dict[str, Any] = {
+    key = {
         "backbone": card.sha256,
         "architecture": card.architecture,
-        "preprocessing": spec.to_dict(),
+        "preprocessing": vars(spec),
         "mode": {field.name: getattr(params, field.name) for field in fields(Mode)},
         "compute": vars(compute),
         "torch": torch.__version__,

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,22 +14,15 @@ from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.backbones.inference import predict_probabilities
 from steps.images import decoding
-from steps.images.preprocessing import preprocess
+from steps.images.preprocessing import Preprocessing, preprocess
 from steps.registry import ledger, tracking, versions
 from steps.registry import packaging as package
 from steps.registry.chain import PROMOTE
 from steps.runtime.stage import Lineage
+from tests import packaged
 from tests.conftest import make_project, write_images
 
 CLASSES, NAME, ABSTAIN_BELOW = ["0", "1", "2"], "regraft", 0.35
-SPEC: dict[str, Any] = {
-    "interpolation": "bilinear",
-    "antialias": True,
-    "colour_order": "RGB",
-    "value_range": [0.0, 1.0],
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-}
 
 
 @dataclass
@@ -43,8 +35,17 @@ class Registered:
     networks: dict[str, Grafted] = field(default_factory=dict)
 
     @property
-    def spec(self) -> dict[str, Any]:
-        return {**SPEC, "resize": self.side, "crop": self.side}
+    def spec(self) -> Preprocessing:
+        return Preprocessing(
+            resize=self.side,
+            crop=self.side,
+            interpolation="bilinear",
+            antialias=True,
+            colour_order="RGB",
+            value_range=(0.0, 1.0),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
 
     @property
     def pictures(self) -> list[Path]:
@@ -55,15 +56,14 @@ class Registered:
         torch.manual_seed(seed)
         backbone, width = without_top(build(self.architecture, 10, self.side))
         network, scratch = Grafted(backbone, nn.Linear(width, len(CLASSES))).eval(), self.root / f"scratch-{seed}"
-        facts = {
-            "architecture": self.architecture,
-            "num_classes": 10,
-            "cut": "",
-            "classes": CLASSES,
-            "preprocessing": self.spec,
-            "temperature": 2.0,
-            "abstain_below": ABSTAIN_BELOW,
-        }
+        facts = packaged.facts(
+            architecture=self.architecture,
+            num_classes=10,
+            classes=tuple(CLASSES),
+            preprocessing=self.spec,
+            temperature=2.0,
+            abstain_below=ABSTAIN_BELOW,
+        )
         digest = package.write_model(scratch / "model", network.state_dict(), facts)
         package.save(scratch / "saved", scratch / "model", digest, self.pictures[0].read_bytes())
         mlflow = tracking.client()
@@ -93,8 +93,7 @@ class Registered:
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
         """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""
-        spec = models.read_preprocessing_dict(self.spec)
-        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), spec) for path in pictures])
+        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), self.spec) for path in pictures])
         return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
 
     def copy(self, root: Path) -> "Registered":

@@ -81,9 +81,9 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
     configure(compute)
     held = package.folder / MODEL
-    facts, table = files.read_json(held / models.FACTS), files.read_table(root / ACCEPTED)
-    spec = models.read_preprocessing_dict(facts["preprocessing"])
-    module = Exported(package.model.unwrap_python_model().model, spec, facts["temperature"])
+    facts, table = models.read_facts(held), files.read_table(root / ACCEPTED)
+    spec = facts.preprocessing
+    module = Exported(package.model.unwrap_python_model().model, spec, facts.temperature)
     test = _some(table, "test", rules.most_images)
 
     eager = _eager(root, package, test)
@@ -100,7 +100,8 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
     sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
-    files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
+    signed = files.read_json(held / models.FACTS)  # whole: a version of another release may hold more than the class
+    files.write_json(folder / models.FACTS, {**signed, "version": package.digest, "format": kind, "checked": found})
     return {"file": file.name, **sizes, **found}
 
 

@@ -42,8 +42,8 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
             yield f"mean is {list(self.mean)} and std is {list(self.std)}; three numbers each, std above 0"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and scalars, in field order, ready for JSON or YAML."""
+    def to_dict(self) -> dict[str, object]:
+        """Return plain lists and scalars, in field order, as YAML has them."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 

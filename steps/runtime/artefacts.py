@@ -4,30 +4,31 @@ import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from steps.errors import GraphError
 
 T = TypeVar("T")
 
 
-def read(kind: type[T], path: Path) -> T:
-    """Read a JSON file that a stage wrote of a `kind` (a frozen dataclass), strictly.
+def read(kind: type[T], path: Path, remedy: str = "`regraft run` makes it anew", lenient: bool = False) -> T:
+    """Read a JSON file that was written of a `kind` (a frozen dataclass), strictly.
 
-    Raises GraphError with every fault where the file is another kind's, or another release's.
+    `lenient` reads the file of another release too: keys that the class lacks are passed over. Raises GraphError with
+    every fault where the file is another kind's, or another release's.
     """
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True, extra="forbid")
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True, extra="ignore" if lenient else "forbid")
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        which = f"{path.name} is no {kind.__name__} of this release; `regraft run` makes it anew"
+        which = f"{path.name} is no {kind.__name__} of this release; {remedy}"
         raise GraphError("\n  ".join([f"{which}:", *faults])) from None
 
 
 def declared(root: Path, stage: str) -> dict[str, Any]:
     """Return a stage's entry in dvc.yaml."""
+    import yaml  # here: this module travels with registered versions, which declare no YAML
+
     return dict(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage])
 
 

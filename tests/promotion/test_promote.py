@@ -21,6 +21,7 @@ from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands.compare import compare, lines
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.judgement import judge
+from steps.images.preprocessing import Preprocessing
 from steps.promotion import promote as promotion
 from steps.promotion import release
 from steps.registry import comparisons, ledger, look_ledger, packages, packaging, tracking, versions
@@ -28,19 +29,20 @@ from steps.registry.chain import Decision
 from steps.runtime import files
 from steps.runtime.seeding import numpy_generator
 from steps.runtime.stage import Lineage
+from tests import packaged
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
-SPEC = {
-    "resize": 32,
-    "crop": 32,
-    "interpolation": "bilinear",
-    "antialias": True,
-    "colour_order": "RGB",
-    "value_range": [0.0, 1.0],
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-}
+SPEC = Preprocessing(
+    resize=32,
+    crop=32,
+    interpolation="bilinear",
+    antialias=True,
+    colour_order="RGB",
+    value_range=(0.0, 1.0),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 NAME = "regraft"
 
 
@@ -59,15 +61,7 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         scratch = self.root / f"scratch-{label}"
-        facts = {
-            "architecture": "glyphnet",
-            "num_classes": 10,
-            "cut": "",
-            "classes": CLASSES,
-            "preprocessing": SPEC,
-            "temperature": 1.0,
-            "abstain_below": 0.0,
-        }
+        facts = packaged.facts(num_classes=10, classes=tuple(CLASSES), preprocessing=SPEC)
         digest = packaging.write_model(scratch / "model", Grafted(backbone, head).state_dict(), facts)
         packaging.save(scratch / "saved", scratch / "model", digest, (self.root / "data/raw/0/000.png").read_bytes())
         mlflow = tracking.client()

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chi2, norm
 from sklearn.metrics import balanced_accuracy_score
 
+from steps.runtime.figure import Figure
+from steps.training.histories import Scores
 from steps.training.metrics import balanced_accuracy, proportion, scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -39,25 +41,25 @@ def test_the_interval_of_a_share_is_wilsons_with_poissons_ends(n: int, data: st.
     successes = data.draw(st.integers(0, n))
     found = proportion(successes, n, confidence)
     low, high = corrected_by_hand(successes, n, confidence)
-    assert found["value"] == successes / n
-    assert found["low"] == pytest.approx(low, abs=1e-12)
-    assert found["high"] == pytest.approx(high, abs=1e-12)
-    assert -1e-12 <= found["low"] <= found["value"] <= found["high"] <= 1 + 1e-12
+    assert found.value == successes / n
+    assert found.low == pytest.approx(low, abs=1e-12)
+    assert found.high == pytest.approx(high, abs=1e-12)
+    assert -1e-12 <= found.low <= found.value <= found.high <= 1 + 1e-12
 
 
 def test_a_known_share_has_its_known_interval() -> None:
     found = proportion(142, 153, 0.95)  # fine-tuning in PyTorch's own tutorial on ants and bees
-    assert (round(found["low"], 3), round(found["high"], 3)) == (0.876, 0.959)
+    assert (round(found.low, 3), round(found.high, 3)) == (0.876, 0.959)
 
 
 def test_a_share_of_nothing_is_nothing_rather_than_zero() -> None:
-    assert proportion(0, 0, 0.95) == {"value": None, "low": None, "high": None, "method": "Wilson"}
+    assert proportion(0, 0, 0.95) == Figure(None, None, None, "Wilson")
 
 
 @cache
 def interval(successes: int, n: int) -> tuple[float, float]:
     found = proportion(successes, n, 0.95)
-    return found["low"], found["high"]
+    return found.low, found.high
 
 
 @pytest.mark.parametrize("n", [50, 97, 153])
@@ -114,17 +116,12 @@ def test_scores_are_what_their_names_say() -> None:
     targets, probabilities = random_predictions(50, 0)
     found = scores(targets, probabilities)
     predicted = [max(range(3), key=lambda k: row[k]) for row in probabilities]
-    assert found["accuracy"] == pytest.approx(np.mean(np.array(predicted) == targets))
-    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
-    assert found["log_loss"] == pytest.approx(-np.mean([math.log(probabilities[i, t]) for i, t in enumerate(targets)]))
-    assert found["n"] == 50
+    assert found.accuracy == pytest.approx(np.mean(np.array(predicted) == targets))
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(targets, predicted))
+    assert found.log_loss == pytest.approx(-np.mean([math.log(probabilities[i, t]) for i, t in enumerate(targets)]))
+    assert found.n == 50
 
 
 def test_scores_stand_where_a_class_does_not_occur() -> None:
     found = scores(np.array([0, 0]), np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
-    assert found == {
-        "accuracy": 0.5,
-        "balanced_accuracy": 0.5,
-        "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2),
-        "n": 2,
-    }
+    assert found == Scores(0.5, 0.5, pytest.approx((math.log(2) + math.log(4)) / 2), 2)
