@@ -216,12 +216,14 @@ def _backbone(root: Path) -> Findings:
     if not (folder / "card.json").exists() or not (folder / "weights.safetensors").exists():
         yield Finding("backbone", FAULT, f"none in {BACKBONE}", "`regraft use IMAGES --backbone NAME`")
         return
-    card = files.read_json(folder / "card.json")
-    if files.sha256_of(folder / "weights.safetensors") != card["sha256"]:
-        told = f"the weights of {card['name']} are not those that its card pins"
-        yield Finding("backbone", FAULT, told, "set it anew with `regraft use`")
+    from steps.backbones import models
+
+    card = models.read_card(folder)
+    if files.sha256_of(folder / models.WEIGHTS) != card.sha256:
+        fault = f"the weights of {card.name} are not those that its card pins"
+        yield Finding("backbone", FAULT, fault, "set it anew with `regraft use`")
     else:
-        yield Finding("backbone", GOOD, f"{card['name']}, digest {card['sha256'][:12]}")
+        yield Finding("backbone", GOOD, f"{card.name}, digest {card.sha256[:12]}")
 
 
 def _params(root: Path) -> Findings:
@@ -292,11 +294,12 @@ def _transfer(root: Path) -> Findings:
     """Warn where most of a backbone is fully connected: such layers learn the patterns of their own task."""
     if not (root / BACKBONE / "card.json").exists():
         return
+    from steps.backbones import models
     from steps.backbones.cost import dense_share
 
-    card = files.read_json(root / BACKBONE / "card.json")
-    share = dense_share(card["architecture"], card["num_classes"])
-    told = f"{100 * share:.0f} % of {card['architecture']}'s parameters are in fully connected layers"
+    card = models.read_card(root / BACKBONE)
+    share = dense_share(card.architecture, card.num_classes)
+    told = f"{100 * share:.0f} % of {card.architecture}'s parameters are in fully connected layers"
     if share > DENSE:
         advice = (
             "transfer is known to be weak there; prefer another backbone or choose_strategy.strategy: early_features"

@@ -192,7 +192,7 @@ def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdi
     graph.close()
     was, now = held.lock(), files.read_yaml(tree / circumstances.LOCK)["stages"]
     versions = files.read_json(tree / RECEIPT)["versions"]
-    kind = held.proof.facts["kind"] if held.proof else None
+    kind = held.proof.facts.kind if held.proof else None
     reproduced = versions.get(kind) == held.tags.get(LINEAGE)
     return judge(differences(order, was, now), reproduced, _measured(tree, held, store), tolerance)
 

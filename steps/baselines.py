@@ -6,7 +6,7 @@ of them learn from the training split alone; validation chooses, and is learnt f
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from steps.runtime.stage import Lineage
 from steps.training import checkpoints
 from steps.training.batches import Boundary, LeastArea, augmentation, mixing, refuse_single_images, tracked
 from steps.training.fine_tuning import fine_tune_model
+from steps.training.histories import BaselinesHistory, FromScratch, Majority, Pixels, ScratchRun
 from steps.training.linear_probe import Labelled, Strengths, fit_probe
 from steps.training.metrics import scores
 from steps.training.rivals import bounded, class_shares, schedule, small_pixels
@@ -51,14 +52,6 @@ class BaselinesParams:
     small_set: Annotated[int, Interval(ge=0, le=1_000_000)]
     least_area: LeastArea
     horizontal_flip: bool
-
-
-@dataclass(frozen=True)
-class Found:
-    """One baseline's result: its facts for a reader, and its test probabilities [n, classes], one per draw."""
-
-    facts: dict[str, Any]
-    answers: list[Floats]
 
 
 def baselines(
@@ -86,42 +79,46 @@ def baselines(
     images = Images(raw, bounded(table, params.most_images), classes, spec, compute, Scratch())
     configure(compute)
 
-    found = {MAJORITY: _majority(images), PIXELS: _pixels(images, params)}
+    answers: dict[str, list[Floats]] = {}  # test probabilities [n, classes] of each baseline, one array per draw
+    majority, answers[MAJORITY] = _majority(images)
+    pixels, answers[PIXELS] = _pixels(images, params)
+    scratch = None
     if params.scratch:
-        found[SCRATCH] = _scratch(images, models.read_card(card.parent), params, seed, lineage)
+        scratch, answers[SCRATCH] = _scratch(images, models.read_card(card.parent), params, seed, lineage)
 
     files.write_json(
         history,
-        {
-            "classes": classes,
-            "train": len(images.part(TRAIN)),
-            "train_of": known,
-            "most_images": params.most_images,
-            "val": len(images.part(VAL)),
-            "test": len(images.part(TEST)),
-            SCRATCH: None,
-            **{name: each.facts for name, each in found.items()},
-        },
+        BaselinesHistory(
+            classes=tuple(classes),
+            train=len(images.part(TRAIN)),
+            train_of=known,
+            most_images=params.most_images,
+            val=len(images.part(VAL)),
+            test=len(images.part(TEST)),
+            scratch=scratch,
+            majority=majority,
+            pixels=pixels,
+        ),
     )
-    files.write_table(predictions, _rows(images, found))
+    files.write_table(predictions, _rows(images, answers))
     for attempt in _attempts(params, len(images.part(TRAIN))):
         checkpoints.remove(attempt.lineage(lineage))
 
 
-def _majority(images: Images) -> Found:
+def _majority(images: Images) -> tuple[Majority, list[Floats]]:
     train, val = images.part(TRAIN), images.part(VAL)
     weights = train["weight"].to_numpy(np.float64)
     shares = class_shares(images.targets(train).numpy(), weights, len(images.classes))
     validation = scores(images.targets(val).numpy(), np.tile(shares, (len(val), 1)))
-    facts = {"label": images.classes[int(shares.argmax())], "validation": validation}
-    return Found(facts, [np.tile(shares, (len(images.part(TEST)), 1))])
+    answers = np.tile(shares, (len(images.part(TEST)), 1))
+    return Majority(images.classes[int(shares.argmax())], validation), [answers]
 
 
-def _pixels(images: Images, params: BaselinesParams) -> Found:
+def _pixels(images: Images, params: BaselinesParams) -> tuple[Pixels, list[Floats]]:
     train, val, test = (_shrunk(images, split, params.side) for split in (TRAIN, VAL, TEST))
     probe = fit_probe(train, val, len(images.classes), params.inverse_regularisation)
-    facts = {"side": params.side, "chosen_c": probe.chosen_c, "path": probe.path, "validation": probe.validation}
-    return Found(facts, [probe.train_only.probabilities(test.features)])
+    facts = Pixels(params.side, probe.chosen_c, probe.path, probe.validation)
+    return facts, [probe.train_only.probabilities(test.features)]
 
 
 def _shrunk(images: Images, split: str, side: int) -> Labelled:
@@ -148,26 +145,28 @@ def _attempts(params: BaselinesParams, images: int) -> list[_Attempt]:
     return [_Attempt(draw, place) for draw in range(draws) for place in range(len(params.rates))]
 
 
-def _scratch(images: Images, card: models.Card, params: BaselinesParams, seed: int, lineage: Lineage) -> Found:
+def _scratch(
+    images: Images, card: models.Card, params: BaselinesParams, seed: int, lineage: Lineage
+) -> tuple[FromScratch, list[Floats]]:
     """Train with every rate once, choose the rate on validation, and train with it from other random weights too."""
     kept = Scratch()
     attempts = _attempts(params, len(images.part(TRAIN)))
 
-    def train(attempt: _Attempt) -> tuple[Grafted, dict[str, Any]]:
+    def train(attempt: _Attempt) -> tuple[Grafted, ScratchRun]:
         return _train(_Training(images, card, params, derive(seed, "baselines", attempt.draw), kept), attempt, lineage)
 
     tried = {attempt: train(attempt) for attempt in attempts if attempt.draw == 0}
-    chosen = min(tried, key=lambda attempt: tried[attempt][1]["validation"]["log_loss"])
+    chosen = min(tried, key=lambda attempt: tried[attempt][1].validation.log_loss)
     drawn = [tried[chosen], *(train(other) for other in attempts if other.draw and other.place == chosen.place)]
     networks = [network for network, _ in drawn]
-    facts = {
-        "architecture": card.architecture,
-        "parameters": sum(parameter.numel() for parameter in networks[0].parameters()),
-        "rates": [told for _, told in tried.values()],
-        "chosen_rate": params.rates[chosen.place],
-        "draws": [told for _, told in drawn],
-    }
-    return Found(facts, _answers(networks, images))
+    facts = FromScratch(
+        architecture=card.architecture,
+        parameters=sum(parameter.numel() for parameter in networks[0].parameters()),
+        rates=tuple(run for _, run in tried.values()),
+        chosen_rate=params.rates[chosen.place],
+        draws=tuple(run for _, run in drawn),
+    )
+    return facts, _answers(networks, images)
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class _Training:
         )
 
 
-def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Grafted, dict[str, Any]]:
+def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Grafted, ScratchRun]:
     params, mine, rate = training.params, attempt.lineage(lineage), training.params.rates[attempt.place]
     boundary, what = training.boundary(), f"from scratch, draw {attempt.draw}, rate {rate:g}"
     with torch.random.fork_rng(devices=[]):
@@ -212,15 +211,8 @@ def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Gr
             resume=checkpoints.load(mine),
             on_epoch=lambda progress: checkpoints.save(mine, progress),
         )
-    best, n = outcome["epochs"][outcome["best_epoch"]], len(training.images.part(VAL))
-    validation = {name.removeprefix("val_"): best[name] for name in best if name.startswith("val_")}
-    return model, {
-        "draw": attempt.draw,
-        "rate": rate,
-        "epochs": len(outcome["epochs"]) - 1,
-        "best_epoch": outcome["best_epoch"],
-        "validation": {**validation, "n": n},
-    }
+    validation = outcome.best(len(training.images.part(VAL)))
+    return model, ScratchRun(attempt.draw, rate, len(outcome.epochs) - 1, outcome.best_epoch, validation)
 
 
 def _answers(networks: list[Grafted], images: Images) -> list[Floats]:
@@ -231,7 +223,7 @@ def _answers(networks: list[Grafted], images: Images) -> list[Floats]:
     return [np.concatenate(answers) for answers in collected]
 
 
-def _rows(images: Images, found: dict[str, Found]) -> pd.DataFrame:
+def _rows(images: Images, answers: dict[str, list[Floats]]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
     return pd.concat(
         [
@@ -241,8 +233,8 @@ def _rows(images: Images, found: dict[str, Found]) -> pd.DataFrame:
                 predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
                 probabilities=list(probabilities),
             )
-            for name, each in found.items()
-            for draw, probabilities in enumerate(each.answers)
+            for name, of_draws in answers.items()
+            for draw, probabilities in enumerate(of_draws)
         ],
         ignore_index=True,
     )

@@ -3,9 +3,10 @@
 The test split has no say, and no image and no weight is loaded here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
@@ -19,12 +20,25 @@ from steps.images.manifest import TRAIN
 from steps.runtime import files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
-from steps.runtime.features import WHOLE, feature_cuts, read_features
+from steps.runtime.cuts import WHOLE
+from steps.runtime.features import feature_cuts, read_features
 from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability
 from steps.training.linear_probe import Labelled, Strengths
-from steps.training.strategy import FROM_SCRATCH, Evidence, Plan, StrategyRules, choose, expected
+from steps.training.strategy import (
+    FROM_SCRATCH,
+    Cost,
+    CurvePoint,
+    CutScores,
+    Evidence,
+    Size,
+    Strategy,
+    StrategyRules,
+    Worth,
+    choose,
+    expected,
+)
 from steps.training.transferability import Divided, Held, divided, probe
 
 SHARES = (0.25, 0.5, 1.0)  # of the labels: the learning curve
@@ -64,35 +78,39 @@ def choose_strategy(
     curve = [(share, _probe(at[WHOLE], sample, params, share)) for share in SHARES]
     held = {cut: curve[-1][1] if cut == WHOLE else _probe(rows, sample, params) for cut, rows in at.items()}
     plain = _probe(_labelled(transferability.hash_bits(sample.table["phash"].tolist()), sample), sample, params)
-    best = max(held.values(), key=lambda found: found.scores()["balanced_accuracy"])
+    best = max(held.values(), key=lambda of_cut: of_cut.scores().balanced_accuracy)
     compare = _Comparison(params.confidence, sampled(sample.targets, sample.groups), seed)
     evidence = Evidence(
         labels_per_class=int(table["label"].value_counts().min()),
-        error=1 - held[WHOLE].scores()["balanced_accuracy"],
+        error=1 - held[WHOLE].scores().balanced_accuracy,
         last_doubling=compare.better(curve[-1][1], curve[-2][1], "doubling"),
-        earlier={cut: compare.better(found, held[WHOLE], cut) for cut, found in held.items() if cut != WHOLE},
+        earlier={cut: compare.better(of_cut, held[WHOLE], cut) for cut, of_cut in held.items() if cut != WHOLE},
         worth=compare.better(best, plain, "worth"),
         blocks=blocks,
         images=len(table),
     )
     plan = choose(evidence, params)
 
+    # The class of validation.json lies in the room of the checks, whose words and rules no training may depend on
+    divergence = files.read_json(validation)["observed"]["source_divergence"]
     files.write_json(
         strategy,
-        {
-            "strategy": plan.strategy,
-            "cut": plan.cut,
-            "blocks": plan.blocks,
-            "pretrained": plan.strategy != FROM_SCRATCH,
-            "reasons": list(plan.reasons),
-            "size": {
-                **_size(curve, sample, evidence),
-                "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed),
-            },
-            "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
-            "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
-            "cost": _cost(evidence, plan, params),
-        },
+        Strategy(
+            strategy=plan.strategy,
+            cut=plan.cut,
+            blocks=plan.blocks,
+            pretrained=plan.strategy != FROM_SCRATCH,
+            reasons=plan.reasons,
+            size=Size(
+                labels_per_class=evidence.labels_per_class,
+                curve=_points(curve, sample),
+                last_doubling=evidence.last_doubling,
+                next_doubling=_forecast(curve, at[WHOLE], sample, params, seed),
+            ),
+            similarity=_similarity(held, at, sample, evidence, divergence),
+            worth=Worth(plain.scores(), evidence.worth),
+            cost=Cost(sum(evidence.blocks.values()), expected(evidence, plan, params)),
+        ),
     )
 
 
@@ -121,13 +139,9 @@ class _Comparison:
         return balanced_difference(gain, one.targets, self.sample, self.confidence, DRAWS, generator)
 
 
-def _size(curve: list[tuple[float, Held]], sample: Divided, evidence: Evidence) -> dict[str, Any]:
+def _points(curve: list[tuple[float, Held]], sample: Divided) -> tuple[CurvePoint, ...]:
     trained = len(sample.targets) * (1 - 1 / len(sample.folds)) / sample.classes
-    return {
-        "labels_per_class": evidence.labels_per_class,
-        "curve": [{"labels_per_class": round(share * trained, 1), **held.scores()} for share, held in curve],
-        "last_doubling": evidence.last_doubling,
-    }
+    return tuple(CurvePoint(round(share * trained, 1), **vars(held.scores())) for share, held in curve)
 
 
 def _forecast(
@@ -144,25 +158,25 @@ def _forecast(
 
 
 def _similarity(
-    held: dict[str, Held], at: dict[str, Labelled], sample: Divided, evidence: Evidence, observed: dict[str, Any]
-) -> list[dict[str, Any]]:
+    held: dict[str, Held],
+    at: dict[str, Labelled],
+    sample: Divided,
+    evidence: Evidence,
+    divergence: Mapping[str, float | None],
+) -> tuple[CutScores, ...]:
     last = list(evidence.blocks)[-1]
-    return [
-        {
-            "cut": cut,
-            **found.scores(),
-            "c": found.c,
-            "against_whole": evidence.earlier.get(cut),
-            "logme": transferability.logme(at[cut].features, sample.targets),
-            "h_score": transferability.h_score(at[cut].features, sample.targets),
-            "source_divergence": observed["source_divergence"][cut or last],
-        }
-        for cut, found in held.items()
-    ]
-
-
-def _cost(evidence: Evidence, plan: Plan, rules: StrategyRules) -> dict[str, Any]:
-    return {"image_flops": sum(evidence.blocks.values()), "strategies": expected(evidence, plan, rules)}
+    return tuple(
+        CutScores(
+            cut=cut,
+            **vars(of_cut.scores()),
+            c=of_cut.c,
+            against_whole=evidence.earlier.get(cut),
+            logme=transferability.logme(at[cut].features, sample.targets),
+            h_score=transferability.h_score(at[cut].features, sample.targets),
+            source_divergence=divergence[cut or last],
+        )
+        for cut, of_cut in held.items()
+    )
 
 
 if __name__ == "__main__":

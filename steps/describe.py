@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Predicate
 
+from steps.backbones import models
 from steps.images.manifest import VAL
 from steps.pages import findings
 from steps.pages.rendering import render
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.binding import Because
 from steps.runtime.stage import digest_of
+from steps.training.histories import FineTuneHistory
+from steps.training.strategy import Strategy
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -58,9 +61,9 @@ def describe(
         data=data,
         chosen=judged["chosen"],
         classes=judged["classes"],
-        card=files.read_json(backbone / "card.json"),
-        plan=files.read_json(strategy),
-        tuned=files.read_json(fine_tune),
+        card=models.read_card(backbone),
+        plan=artefacts.read(Strategy, strategy),
+        tuned=artefacts.read(FineTuneHistory, fine_tune),
         counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
         figures=findings.figures(judged["test"]),
         weakest=findings.hardest_first(test)[:WEAKEST],

@@ -20,11 +20,12 @@ from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_lim
 from steps.images.dataset import Images
 from steps.images.manifest import TEST, UNLABELLED, VAL
 from steps.registry import look_ledger
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
 from steps.training.choice import FINE_TUNED, HEAD, choose
+from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory, TrainedFacts
 from steps.training.same_labels import Cached, Learnt, same_labels, stand_in
 
 Floats = npt.NDArray[np.float64]
@@ -55,24 +56,22 @@ def evaluate(
     the labels the baselines had (`same_labels`), by the head where the network was trained from scratch. Raises
     ParamsError for a slice that the manifest does not know, RegistryError where the ledger of looks was tampered with.
     """
-    classes = files.read_json(head / models.FACTS)["classes"]
+    classes = list(artefacts.read(TrainedFacts, head / models.FACTS).classes)
+    fitted, tuned = artefacts.read(HeadHistory, head_history), artefacts.read(FineTuneHistory, fine_tune_history)
+    rivals = artefacts.read(BaselinesHistory, baselines_history)
     networks = {HEAD: models.load_head_model(backbone, head), FINE_TUNED: models.load_fine_tuned(backbone, fine_tuned)}
     unrefitted = Grafted(networks[HEAD].backbone, models.load_head(head, refitted=False)).eval()
     table = files.read_table(screened)
     _check_columns(params, table)
     spec = models.read_preprocessing(preprocessing)
     images = Images(raw, table[table["split"] != UNLABELLED], classes, spec, compute)
-    validation = {
-        HEAD: files.read_json(head_history)["validation"],
-        FINE_TUNED: files.read_json(fine_tune_history)["validation"],
-    }
+    validation = {HEAD: fitted.validation, FINE_TUNED: tuned.validation}
     configure(compute)
 
-    tuned = files.read_json(fine_tune_history)
-    choice = choose(validation, moved=tuned["best_epoch"] > 0)
-    transferred = choice.chosen if tuned["pretrained"] else HEAD  # random weights have nothing to transfer
-    rivals, cached = files.read_json(baselines_history), Cached(images.table, images.classes, features, head)
-    alike = stand_in(transferred, cached, files.read_json(head_history), rivals, seed)
+    choice = choose(validation, moved=tuned.best_epoch > 0)
+    transferred = choice.chosen if tuned.pretrained else HEAD  # random weights have nothing to transfer
+    cached = Cached(images.table, images.classes, features, head)
+    alike = stand_in(transferred, cached, fitted, rivals, seed)
     weights = {name: digest(network.state_dict()) for name, network in networks.items()}
     weights |= {"same_labels": digest(alike)} if alike else {}
     look_ledger.record(weights.values(), images.part(TEST)["id"])

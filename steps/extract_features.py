@@ -65,10 +65,10 @@ def _stores(
     forward: Forward, spec: Preprocessing, card: models.Card, params: ExtractFeaturesParams, compute: ComputeParams
 ) -> dict[str, FeatureStore]:
     """Open the store of each cut, keyed by everything that its features depend on."""
-    key: dict[str, Any] = {
+    key = {
         "backbone": card.sha256,
         "architecture": card.architecture,
-        "preprocessing": spec.to_dict(),
+        "preprocessing": vars(spec),
         "mode": {field.name: getattr(params, field.name) for field in fields(Mode)},
         "compute": vars(compute),
         "torch": torch.__version__,

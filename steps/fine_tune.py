@@ -6,7 +6,7 @@ Or everything from random weights, at the head's rate, where the strategy is `fr
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -17,7 +17,7 @@ from steps.backbones.inference import Precision
 from steps.errors import IntegrityError, ParamsError
 from steps.images.dataset import Images
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive
@@ -25,7 +25,9 @@ from steps.runtime.stage import Lineage
 from steps.training import checkpoints
 from steps.training.batches import Boundary, LeastArea, augmentation, mixing, refuse_single_images, tracked
 from steps.training.fine_tuning import Recipe, fine_tune_model, from_scratch
+from steps.training.histories import Balance, Epochs, FineTuneHistory, TrainedFacts
 from steps.training.presets import PRESETS
+from steps.training.strategy import Strategy
 
 NONE = "none"
 
@@ -58,7 +60,7 @@ class FineTuneParams(Recipe):
         """
         if self.preset == NONE:
             return self
-        found = replace(self, **PRESETS[self.preset](images, batch_size))
+        found = replace(self, **vars(PRESETS[self.preset](images, batch_size)))
         if faults := [f"fine_tune.preset is {self.preset!r}: {fault}" for fault in found.faults()]:
             raise ParamsError(faults)
         return found
@@ -86,16 +88,16 @@ def fine_tune(
     preset and the rest of the section do not go together or a batch is too small for BatchNorm, IntegrityError where a
     frozen tensor (BatchNorm statistics included) differs afterwards.
     """
-    cut, plan = models.cut_of(head), files.read_json(strategy)
-    images = _images(raw, screened, preprocessing, head, compute, params.balance)
+    facts, plan = artefacts.read(TrainedFacts, head / models.FACTS), artefacts.read(Strategy, strategy)
+    images = _images(raw, screened, preprocessing, list(facts.classes), compute, params.balance)
     params = params.in_full(len(images.part(TRAIN)), compute.batch_size)
-    if plan["pretrained"]:
-        model = _grafted(backbone, head, cut, int(plan["blocks"]), params.bn_policy)
+    if plan.pretrained:
+        model = _grafted(backbone, head, facts.cut, plan.blocks, params.bn_policy)
     else:
         rng = derive(seed, "fine_tune", "weights")
         model = models.from_scratch(models.read_card(backbone), len(images.classes), rng)
     schedule: Recipe = params if model.trainable else replace(params, epochs=0)
-    schedule = schedule if plan["pretrained"] else from_scratch(schedule)
+    schedule = schedule if plan.pretrained else from_scratch(schedule)
     refuse_single_images(model, compute)
     configure(compute)
 
@@ -106,17 +108,26 @@ def fine_tune(
         raise IntegrityError(f"the frozen part changed in training: {before[:12]} before, {after[:12]} after")
 
     files.write_tensors(fine_tuned / models.WEIGHTS, model.state_dict())
-    facts = {"classes": images.classes, "cut": cut, "lineage": lineage.to_dict()}
-    files.write_json(fine_tuned / models.FACTS, facts)
-    told = {
-        **outcome,
-        "pretrained": plan["pretrained"],
-        "schedule": {field.name: getattr(schedule, field.name) for field in fields(Recipe)},
-        "validation": _validation(outcome, len(images.part(VAL))),
-        "balance": {"by": params.balance, "first_epoch": _shown(images, seed) if model.trainable else {}},
-        **_account(model, before, after),
-    }
-    files.write_json(history, told)
+    files.write_json(fine_tuned / models.FACTS, replace(facts, lineage=lineage))
+    moving = model.moving_state()
+    learning = sum(p.numel() for name, p in model.named_parameters() if name in moving)
+    files.write_json(
+        history,
+        FineTuneHistory(
+            **vars(outcome),
+            pretrained=plan.pretrained,
+            schedule={field.name: getattr(schedule, field.name) for field in fields(Recipe)},
+            validation=outcome.best(len(images.part(VAL))),
+            balance=Balance(params.balance, _shown(images, seed) if model.trainable else {}),
+            bn_policy=model.bn_policy,
+            trainable_blocks=(*model.trainable, "head"),
+            frozen_blocks=tuple(name for name in model.blocks if name not in model.trainable),
+            trainable_parameters=learning,
+            frozen_parameters=sum(p.numel() for p in model.parameters()) - learning,
+            frozen_digest_before=before,
+            frozen_digest_after=after,
+        ),
+    )
     checkpoints.remove(lineage)
 
 
@@ -128,7 +139,7 @@ def _grafted(backbone: Path, head: Path, cut: str, count: int, bn_policy: str) -
 
 def _train(
     model: Grafted, images: Images, params: FineTuneParams, schedule: Recipe, seed: int, lineage: Lineage
-) -> dict[str, Any]:
+) -> Epochs:
     model.to(memory_format=torch.channels_last)
     frozen, rest = model.halves()
     boundary = Boundary(
@@ -154,12 +165,14 @@ def _train(
         )
 
 
-def _images(raw: Path, screened: Path, preprocessing: Path, head: Path, compute: ComputeParams, balance: str) -> Images:
+def _images(
+    raw: Path, screened: Path, preprocessing: Path, classes: list[str], compute: ComputeParams, balance: str
+) -> Images:
     table = files.read_table(screened)
     return Images(
         raw=raw,
         table=table[table["split"] != UNLABELLED],
-        classes=files.read_json(head / models.FACTS)["classes"],
+        classes=classes,
         spec=models.read_preprocessing(preprocessing),
         compute=compute,
         pixels=Scratch(),
@@ -171,25 +184,6 @@ def _shown(images: Images, seed: int) -> dict[str, int]:
     """Return how many images of each class the first epoch shows."""
     labels = images.part(TRAIN)["label"].iloc[images.order(seed, 1)]
     return {label: int((labels == label).sum()) for label in images.classes}
-
-
-def _validation(outcome: dict[str, Any], n: int) -> dict[str, float]:
-    best = outcome["epochs"][outcome["best_epoch"]]
-    return {**{name.removeprefix("val_"): best[name] for name in best if name.startswith("val_")}, "n": n}
-
-
-def _account(model: Grafted, before: str, after: str) -> dict[str, Any]:
-    moving = model.moving_state()
-    learning = sum(p.numel() for name, p in model.named_parameters() if name in moving)
-    return {
-        "bn_policy": model.bn_policy,
-        "trainable_blocks": [*model.trainable, "head"],
-        "frozen_blocks": [name for name in model.blocks if name not in model.trainable],
-        "trainable_parameters": learning,
-        "frozen_parameters": sum(p.numel() for p in model.parameters()) - learning,
-        "frozen_digest_before": before,
-        "frozen_digest_after": after,
-    }
 
 
 if __name__ == "__main__":

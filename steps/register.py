@@ -5,6 +5,7 @@ The receipt holds digests only, no run id, version number or clock: it must be t
 
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,11 @@ from steps.images.manifest import TEST
 from steps.registry import circumstances, packaging
 from steps.registry.circumstances import Circumstances
 from steps.registry.model_registry import Registry
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.binding import Because
 from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
+from steps.training.histories import Epoch, FineTuneHistory, HeadHistory, LinearTrial, TrainedFacts, Trial
 
 # What neither MLflow nor its filter language chokes on.
 Name = Annotated[
@@ -45,8 +47,8 @@ class Candidate:
     kind: str
     network: Grafted
     lineage: Lineage
-    facts: dict[str, Any]
-    epochs: list[dict[str, Any]]
+    facts: models.ModelFacts
+    steps: Sequence[Mapping[str, float | None]]  # the metrics of each epoch, or of each strength that was tried
     artifacts: tuple[Path, ...]
 
 
@@ -68,11 +70,20 @@ def register(
     judged = files.read_json(evaluation)
     candidates = (
         _candidate(
-            HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing, screened, judged
+            HEAD,
+            models.load_head_model(backbone, head),
+            artefacts.read(HeadHistory, head_history).path,
+            head,
+            head_history,
+            backbone,
+            preprocessing,
+            screened,
+            judged,
         ),
         _candidate(
             FINE_TUNED,
             models.load_fine_tuned(backbone, fine_tuned),
+            artefacts.read(FineTuneHistory, fine_tune_history).epochs,
             fine_tuned,
             fine_tune_history,
             backbone,
@@ -105,6 +116,7 @@ def register(
 def _candidate(
     kind: str,
     network: Grafted,
+    rows: Sequence[Epoch | LinearTrial | Trial],
     folder: Path,
     history: Path,
     backbone: Path,
@@ -112,25 +124,25 @@ def _candidate(
     screened: Path,
     judged: dict[str, Any],
 ) -> Candidate:
-    made, card, told = (files.read_json(folder / models.FACTS), models.read_card(backbone), files.read_json(history))
+    made, card = artefacts.read(TrainedFacts, folder / models.FACTS), models.read_card(backbone)
     calibration = judged.get("calibration", {}).get(kind, {})
-    facts = {
-        "kind": kind,
-        "architecture": card.architecture,
-        "num_classes": card.num_classes,
-        "backbone": card.name,
-        "backbone_sha256": card.sha256,
-        "backbone_licence": card.licence,
-        "cut": card.cut_after(made["cut"]),
-        "classes": made["classes"],
-        "lineage": made["lineage"]["digest"],
-        "code": made["lineage"]["code"],
-        "data_sha256": files.sha256_of(screened),
-        "temperature": calibration.get("temperature", 1.0),
-        "abstain_below": calibration.get("abstain_below", 0.0),
-        "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
-    }
-    return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
+    facts = models.ModelFacts(
+        kind=kind,
+        architecture=card.architecture,
+        num_classes=card.num_classes,
+        backbone=card.name,
+        backbone_sha256=card.sha256,
+        backbone_licence=card.licence,
+        cut=card.cut_after(made.cut),
+        classes=made.classes,
+        lineage=made.lineage.digest,
+        code=made.lineage.code,
+        data_sha256=files.sha256_of(screened),
+        temperature=calibration.get("temperature", 1.0),
+        abstain_below=calibration.get("abstain_below", 0.0),
+        preprocessing=models.read_preprocessing(preprocessing),
+    )
+    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in rows], (history,))
 
 
 def _example(raw: Path, screened: Path) -> bytes:
@@ -158,9 +170,9 @@ def _register(
         run = registry.log_run(
             experiment_id,
             candidate.lineage,
-            candidate.epochs,
+            candidate.steps,
             (*candidate.artifacts, *artifacts),
-            {"kind": candidate.kind, "backbone": candidate.facts["backbone"]},
+            {"kind": candidate.kind, "backbone": candidate.facts.backbone},
             around,
         )
         if registry.find(digest) is None:

@@ -10,13 +10,16 @@ from annotated_types import Ge, Interval
 from matplotlib.figure import Figure
 from PIL import Image
 
+from steps.backbones import models
 from steps.checks.rules import SWAPPED
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
 from steps.pages.album import Album
 from steps.pages.findings import NAMES
 from steps.pages.rendering import Picture, inline_svg, percent, render
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
+from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory
+from steps.training.strategy import Strategy
 
 RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
@@ -41,14 +44,14 @@ Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the 
 class Found:
     """The stages' results: the templates' variables, under these names. A chapter adds what it needs."""
 
-    card: dict[str, Any]
+    card: models.Card
     checks: dict[str, Any]
     screened: dict[str, Any]
-    plan: dict[str, Any]
-    head: dict[str, Any]
-    tuned: dict[str, Any]
+    plan: Strategy
+    head: HeadHistory
+    tuned: FineTuneHistory
     judged: dict[str, Any]
-    rivals: dict[str, Any]
+    rivals: BaselinesHistory
     inspected: dict[str, Any]
     images: pd.DataFrame
     answers: pd.DataFrame
@@ -66,7 +69,7 @@ class Found:
     @property
     def commonest(self) -> str:
         """Return the label that most of the training images carry, as `baselines` counted them."""
-        return str(self.rivals["majority"]["label"])
+        return self.rivals.majority.label
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -96,20 +99,15 @@ def report(
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
     found = Found(
-        **{
-            name: files.read_json(path)
-            for name, path in {
-                "card": backbone / "card.json",
-                "checks": validation,
-                "screened": screening,
-                "plan": strategy,
-                "head": train_head,
-                "tuned": fine_tune,
-                "judged": evaluation,
-                "rivals": baselines,
-                "inspected": inspection,
-            }.items()
-        },
+        card=models.read_card(backbone),
+        checks=files.read_json(validation),
+        screened=files.read_json(screening),
+        plan=artefacts.read(Strategy, strategy),
+        head=artefacts.read(HeadHistory, train_head),
+        tuned=artefacts.read(FineTuneHistory, fine_tune),
+        judged=files.read_json(evaluation),
+        rivals=artefacts.read(BaselinesHistory, baselines),
+        inspected=files.read_json(inspection),
         images=files.read_table(screened),
         answers=files.read_table(predictions),
     )
@@ -238,16 +236,16 @@ def _of_training(found: Found) -> Iterator[Drawing]:
     shown = findings.ends_of_scale(found.counts.get(TRAIN, {}), found.classes, MOST_CLASSES)
     yield "balance", figures.class_balance(labelled, shown), "Images of each class in each split"
 
-    curve = found.plan["size"]["curve"]
-    reached = percent(curve[-1]["balanced_accuracy"])
+    curve = found.plan.size.curve
+    reached = percent(curve[-1].balanced_accuracy)
     yield "learning", figures.learning_curve(curve), f"Balanced accuracy by labels a class; with all of them {reached}"
 
-    chosen = found.head["chosen_c"]
-    figure = figures.head_path(found.head["path"], chosen)
+    chosen = found.head.chosen_c
+    figure = figures.head_path(found.head.path, chosen)
     yield "path", figure, f"Validation balanced accuracy by C; the chosen C is {chosen:g}"
 
-    best = found.tuned["best_epoch"]
-    figure = figures.fine_tuning_curve(found.tuned["epochs"], best)
+    best = found.tuned.best_epoch
+    figure = figures.fine_tuning_curve(found.tuned.epochs, best)
     yield "curve", figure, f"Validation balanced accuracy and log loss by epoch; the best epoch is {best}"
 
 

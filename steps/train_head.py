@@ -7,14 +7,17 @@ import numpy as np
 import pandas as pd
 
 from steps.backbones import models
+from steps.backbones.heads import State
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import Features, read_features
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
-from steps.training.head_training import Fitted, Kind, fit_head
-from steps.training.linear_probe import Labelled, Strengths
+from steps.training.head_training import Kind, fit_head
+from steps.training.histories import HeadHistory, TrainedFacts
+from steps.training.linear_probe import Fitted, Labelled, Strengths
+from steps.training.strategy import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +43,28 @@ def train_head(
     table = files.read_table(screened)
     table = table[table["split"] != UNLABELLED]
     classes = sorted(table["label"].unique())
-    cut = files.read_json(strategy)["cut"]
+    cut = artefacts.read(Strategy, strategy).cut
     known = read_features(features, cut)
     configure(compute)
 
     train, val = (_select(table, split, classes, known) for split in (TRAIN, VAL))
-    found = fit_head(
+    fitted = fit_head(
         params.kind, train, val, len(classes), params.inverse_regularisation, derive(seed, "train_head") % 2**32
     )
 
-    _write(head, found, classes, cut, lineage)
+    files.write_tensors(head / models.WEIGHTS, _tensors(fitted))
+    files.write_json(head / models.FACTS, TrainedFacts(tuple(classes), cut, lineage))
     files.write_json(
         history,
-        {
-            "classes": classes,
-            "n_train": len(train.targets),
-            "n_val": len(val.targets),
-            "kind": params.kind,
-            "path": found.path,
-            "chosen_c": found.chosen_c,
-            "validation": found.validation,
-        },
+        HeadHistory(
+            classes=tuple(classes),
+            n_train=len(train.targets),
+            n_val=len(val.targets),
+            kind=params.kind,
+            path=fitted.path,
+            chosen_c=fitted.chosen_c,
+            validation=fitted.validation,
+        ),
     )
 
 
@@ -73,11 +77,9 @@ def _select(table: pd.DataFrame, split: str, classes: list[str], known: Features
     )
 
 
-def _write(folder: Path, found: Fitted, classes: list[str], cut: str, lineage: Lineage) -> None:
-    states = {"train_only": found.train_only, "refitted": found.refitted}
-    tensors = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
-    files.write_tensors(folder / models.WEIGHTS, tensors)
-    files.write_json(folder / models.FACTS, {"classes": classes, "cut": cut, "lineage": lineage.to_dict()})
+def _tensors(fitted: Fitted[State]) -> State:
+    states = {"train_only": fitted.train_only, "refitted": fitted.refitted}
+    return {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
 
 
 if __name__ == "__main__":

@@ -11,9 +11,27 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from steps.backbones import models
 from steps.describe import DescribeParams, describe
+from steps.images.preprocessing import Preprocessing
 from steps.pages.outcome import PROMOTED, REFUSED, Outcome
 from steps.report import ReportParams, report
+from steps.runtime import files
+from steps.runtime.figure import Figure
+from steps.training.histories import (
+    Balance,
+    BaselinesHistory,
+    Epoch,
+    FineTuneHistory,
+    FromScratch,
+    HeadHistory,
+    LinearTrial,
+    Majority,
+    Pixels,
+    Scores,
+    ScratchRun,
+)
+from steps.training.strategy import Cost, CurvePoint, CutScores, Size, Strategy, StrategyCost, Worth
 
 CLASSES = ["ants", "bees", "蜜蜂 Größe"]
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!-- outcome -->", "$x_{ & {{ 7*7 }}"]
@@ -65,6 +83,128 @@ class Inputs:
         page = self.root / "reports" / "report.html"
         report(params, *(getattr(self, name) for name in names), page=page)
         return page
+
+
+FIGURE = Figure(0.031, 0.012, 0.05, "power law")
+CARD = models.Card(
+    name="tiny",
+    architecture="convnet",
+    num_classes=10,
+    sha256="ab" * 32,
+    source="trained here",
+    licence="MIT",
+    preprocessing=Preprocessing(
+        resize=256,
+        crop=224,
+        interpolation="bilinear",
+        antialias=True,
+        colour_order="RGB",
+        value_range=(0.0, 1.0),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    input_statistics=None,
+    notes={},
+)
+
+
+def strategy(**changes: Any) -> Strategy:
+    """What `choose_strategy` writes."""
+    scores = Scores(0.8, 0.8, 0.5, 12)
+    return replace(
+        Strategy(
+            strategy="later_blocks",
+            cut="",
+            blocks=2,
+            pretrained=True,
+            reasons=("the data is <b>large</b>",),
+            size=Size(
+                labels_per_class=16,
+                curve=tuple(CurvePoint(n, 0.7, 0.7 + n / 100, 0.6, 12) for n in (4, 8, 15.5)),
+                last_doubling=FIGURE,
+                next_doubling=FIGURE,
+            ),
+            similarity=tuple(
+                CutScores(
+                    cut=cut,
+                    **vars(scores),
+                    c=0.1,
+                    against_whole=FIGURE if cut else None,
+                    logme=0.12,
+                    h_score=1.5,
+                    source_divergence=divergence,
+                )
+                for cut, divergence in (("features.1", None), ("", 0.034))
+            ),
+            worth=Worth(scores, FIGURE),
+            cost=Cost(1e6, (StrategyCost("later_blocks", "", 2, 1e9, True),)),
+        ),
+        **changes,
+    )
+
+
+def head_history(classes: Sequence[str]) -> HeadHistory:
+    """What `train_head` writes."""
+    n = len(classes)
+    return HeadHistory(
+        classes=tuple(classes),
+        n_train=4 * n,
+        n_val=2 * n,
+        kind="linear",
+        path=tuple(
+            LinearTrial(
+                c=c,
+                converged=True,
+                val_accuracy=0.8,
+                val_balanced_accuracy=0.8 + c / 10,
+                val_log_loss=0.3,
+                train_accuracy=1.0,
+                train_balanced_accuracy=1.0,
+                train_log_loss=0.1,
+            )
+            for c in (0.01, 0.1, 1.0)
+        ),
+        chosen_c=0.1,
+        validation=Scores(0.9, 0.8912, 0.3, 2 * n),
+    )
+
+
+def fine_tune_history(**changes: Any) -> FineTuneHistory:
+    """What `fine_tune` writes."""
+    history = FineTuneHistory(
+        epochs=(Epoch(0, None, 0.9, 0.89, 0.30), Epoch(1, 0.4, 0.9, 0.91, 0.25)),
+        best_epoch=1,
+        pretrained=True,
+        schedule={},
+        validation=Scores(0.9, 0.9134, 0.3, 6),
+        balance=Balance("weights", {}),
+        bn_policy="frozen",
+        trainable_blocks=("top",),
+        frozen_blocks=("stem", "middle"),
+        trainable_parameters=250,
+        frozen_parameters=750,
+        frozen_digest_before="cd" * 32,
+        frozen_digest_after="cd" * 32,
+    )
+    return replace(history, **changes)
+
+
+def baselines_history(classes: Sequence[str], **changes: Any) -> BaselinesHistory:
+    """What `baselines` writes."""
+    scores = Scores(0.5, 0.5, 0.7, 6)
+    run = ScratchRun(0, 0.001, 3, 2, scores)
+    history = BaselinesHistory(
+        classes=tuple(classes),
+        train=8,
+        train_of=12,
+        most_images=8,
+        val=6,
+        test=12,
+        scratch=FromScratch("convnet", 1000, (run,), 0.001, (run, replace(run, draw=1))),
+        majority=Majority(classes[0], scores),
+        pixels=Pixels(16, 0.01, (), scores),
+    )
+    return replace(history, **changes)
 
 
 def figure(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
@@ -189,27 +329,6 @@ def predicted(images: pd.DataFrame, classes: Sequence[str], wrong: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def rivals(classes: Sequence[str]) -> dict[str, Any]:
-    found = {"accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.7, "n": 6}
-    run = {"draw": 0, "rate": 0.001, "epochs": 3, "best_epoch": 2, "validation": found}
-    return {
-        "classes": classes,
-        "train": 8,
-        "train_of": 12,
-        "val": 6,
-        "test": 12,
-        "majority": {"label": classes[0], "validation": found},
-        "pixels": {"side": 16, "chosen_c": 0.01, "path": [], "validation": found},
-        "scratch": {
-            "architecture": "convnet",
-            "parameters": 1000,
-            "rates": [run],
-            "chosen_rate": 0.001,
-            "draws": [run, {**run, "draw": 1}],
-        },
-    }
-
-
 def inspected() -> dict[str, Any]:
     """Nothing to show; what a chapter makes of more is in test_report_inspect."""
     return {
@@ -237,15 +356,7 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
     confusion[0][1] += wrong
     scores = {"accuracy": 0.9, "balanced_accuracy": 0.8912, "log_loss": 0.3, "n": 2 * n}
     contents = {
-        "backbone/card.json": {
-            "name": "tiny",
-            "architecture": "convnet",
-            "sha256": "ab" * 32,
-            "source": "trained here",
-            "licence": "MIT",
-            "num_classes": 10,
-            "preprocessing": PREPROCESSING,
-        },
+        "backbone/card.json": CARD,
         "validation.json": {
             "accepted": True,
             "rules": [
@@ -321,44 +432,10 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "rules": [],
             "dropped": [],
         },
-        "strategy.json": {
-            "strategy": "later_blocks",
-            "cut": "",
-            "blocks": 2,
-            "reasons": ["the data is <b>large</b>"],
-            "size": {
-                "curve": [{"labels_per_class": n, "balanced_accuracy": 0.7 + n / 100} for n in (4, 8, 15.5)],
-                "next_doubling": {"value": 0.031, "low": 0.012, "high": 0.05, "method": "power law"},
-            },
-            "similarity": [
-                {"cut": cut, "balanced_accuracy": 0.8, "logme": 0.12, "h_score": 1.5, "source_divergence": divergence}
-                for cut, divergence in (("features.1", None), ("", 0.034))
-            ],
-        },
-        "train_head.json": {
-            "kind": "linear",
-            "classes": classes,
-            "n_train": 4 * n,
-            "n_val": 2 * n,
-            "chosen_c": 0.1,
-            "validation": scores,
-            "path": [{"c": c, "val_balanced_accuracy": 0.8 + c / 10} for c in (0.01, 0.1, 1.0)],
-        },
-        "fine_tune.json": {
-            "epochs": [
-                {"epoch": 0, "train_loss": None, "val_balanced_accuracy": 0.89, "val_log_loss": 0.30},
-                {"epoch": 1, "train_loss": 0.4, "val_balanced_accuracy": 0.91, "val_log_loss": 0.25},
-            ],
-            "best_epoch": 1,
-            "trainable_blocks": ["top"],
-            "frozen_blocks": ["stem", "middle"],
-            "trainable_parameters": 250,
-            "frozen_parameters": 750,
-            "frozen_digest_before": "cd" * 32,
-            "balance": {"by": "weights", "first_epoch": {}},
-            "frozen_digest_after": "cd" * 32,
-            "validation": {**scores, "balanced_accuracy": 0.9134},
-        },
+        "strategy.json": strategy(),
+        "train_head.json": head_history(classes),
+        "fine_tune.json": fine_tune_history(),
+        "baselines.json": baselines_history(classes),
         "evaluation.json": {
             "chosen": "fine_tuned",
             "reason": "it was better on validation",
@@ -369,10 +446,9 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
             "test": {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)},
         },
     }
-    contents |= {"baselines.json": rivals(classes), "inspection.json": inspected()}
+    contents |= {"inspection.json": inspected()}
     for name, content in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps(content))
+        files.write_json(root / name, content)
     return inputs
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import venv
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from torch import nn
 
+from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands import origins
 from steps.registry import ledger, packaging
@@ -41,31 +43,31 @@ def grafted() -> Grafted:
     return Grafted(backbone, nn.Linear(width, len(CLASSES))).eval()
 
 
-def facts(**told: Any) -> dict[str, Any]:
+def facts(**changes: Any) -> models.ModelFacts:
     card = origins.embedded()[0]
-    return {
-        "kind": "head",
-        "architecture": card.architecture,
-        "num_classes": card.num_classes,
-        "cut": "",
-        "classes": CLASSES,
-        "preprocessing": card.preprocessing.to_dict(),
-        "temperature": 1.0,
-        "abstain_below": 0.0,
-        "backbone": card.name,
-        "backbone_sha256": card.sha256,
-        "backbone_licence": card.licence,
-        "lineage": "ab" * 32,
-        "code": "cd" * 32,
-        "data_sha256": "ef" * 32,
-        **told,
-    }
+    made = models.ModelFacts(
+        kind="head",
+        architecture=card.architecture,
+        num_classes=card.num_classes,
+        backbone=card.name,
+        backbone_sha256=card.sha256,
+        backbone_licence=card.licence,
+        cut="",
+        classes=tuple(CLASSES),
+        lineage="ab" * 32,
+        code="cd" * 32,
+        data_sha256="ef" * 32,
+        temperature=1.0,
+        abstain_below=0.0,
+        preprocessing=card.preprocessing,
+    )
+    return replace(made, **changes)
 
 
-def save(folder: Path, network: Grafted, example: Path | None = None, **told: Any) -> tuple[Path, str]:
+def save(folder: Path, network: Grafted, example: Path | None = None, **changes: Any) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
     example = example or write_images(folder / "images", per_class=4) / "0" / "000.png"
-    digest = packaging.write_model(folder / "model", network.state_dict(), facts(**told))
+    digest = packaging.write_model(folder / "model", network.state_dict(), facts(**changes))
     packaging.save(folder / "saved", folder / "model", digest, example.read_bytes())
     return folder / "saved", digest
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,20 +14,25 @@ from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.backbones.inference import predict_probabilities
 from steps.images import decoding
-from steps.images.preprocessing import preprocess
+from steps.images.preprocessing import Preprocessing, preprocess
 from steps.registry.model_registry import CHAMPION, Registry
 from tests import packaged
 from tests.conftest import make_project, write_images
 
 NAME, ABSTAIN_BELOW = "regraft", 0.35
-SPEC: dict[str, Any] = {
-    "interpolation": "bilinear",
-    "antialias": True,
-    "colour_order": "RGB",
-    "value_range": [0.0, 1.0],
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-}
+
+
+def spec(side: int) -> Preprocessing:
+    return Preprocessing(
+        resize=side,
+        crop=side,
+        interpolation="bilinear",
+        antialias=True,
+        colour_order="RGB",
+        value_range=(0.0, 1.0),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
 
 
 @dataclass
@@ -41,8 +45,8 @@ class Registered:
     networks: dict[str, Grafted] = field(default_factory=dict)
 
     @property
-    def spec(self) -> dict[str, Any]:
-        return {**SPEC, "resize": self.side, "crop": self.side}
+    def spec(self) -> Preprocessing:
+        return spec(self.side)
 
     @property
     def registry(self) -> Registry:
@@ -82,8 +86,7 @@ class Registered:
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
         """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""
-        spec = models.read_preprocessing_dict(self.spec)
-        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), spec) for path in pictures])
+        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), self.spec) for path in pictures])
         return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
 
     def copy(self, root: Path) -> "Registered":

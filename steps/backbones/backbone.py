@@ -5,6 +5,7 @@ A new architecture is a name that torchvision lists or a row in `OWN`, never a s
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ OWN = {"glyphnet": glyphnet}
 CONTAINERS = {"features", "encoder", "layers", "trunk_output", "blocks", "classifier"}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+TRAITS = "traits"  # the key of a cut network's `meta`
 
 
 def architectures() -> list[str]:
@@ -51,7 +53,7 @@ class _MNASNet(models.MNASNet):  # type: ignore[misc]
     _load_from_state_dict = nn.Module._load_from_state_dict
 
 
-def _extras(architecture: str, side: int) -> dict[str, Any]:
+def _extras(architecture: str, side: int) -> dict[str, int | bool]:
     if architecture.startswith("vit_"):
         return {"image_size": side}
     # torchvision sets these two by itself, but only when it downloads the weights: without transform_input the very
@@ -120,7 +122,7 @@ def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
     Raises RequestError for a block that there is not.
     """
     network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda found: found[cut])
-    return network, _output_of(network, _facts(backbone).get("image_size", 224)).shape[1]
+    return network, _output_of(network, _traits(backbone).side).shape[1]
 
 
 def features_at(backbone: nn.Module, cuts: Sequence[str]) -> nn.Module:
@@ -167,7 +169,7 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
         else:
             value = _still_spread(called[names[names.index(cut) + 1]].args[0], backbone)
         with graph.inserting_after(value):
-            found[cut] = graph.call_function(pooled, (value, _facts(backbone)["channels_last"]))
+            found[cut] = graph.call_function(pooled, (value, _traits(backbone).channels_last))
     end.args = (output(found),)
     return _pruned(backbone, graph)
 
@@ -194,16 +196,24 @@ def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[f
 def _pruned(backbone: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     _prune(graph)
     network = fx.GraphModule(backbone, graph)
-    network.meta.update(_facts(backbone))  # of all attributes, this one survives a copy
+    network.meta[TRAITS] = _traits(backbone)  # of all attributes, `meta` survives a copy
     return network
 
 
-def _facts(backbone: nn.Module) -> dict[str, Any]:
-    """Return what has to be known of a network's class, also where it was cut and has that class no more."""
+@dataclass(frozen=True)
+class _Traits:
+    """What has to be known of a network's class, also where it was cut and has that class no more."""
+
+    channels_last: bool  # of the maps
+    side: int  # of square pictures that it takes, in pixels
+
+
+def _traits(backbone: nn.Module) -> _Traits:
     if isinstance(backbone, fx.GraphModule):
-        return backbone.meta
-    side = {"image_size": backbone.image_size} if isinstance(backbone, models.VisionTransformer) else {}
-    return {"channels_last": isinstance(backbone, models.SwinTransformer), **side}
+        traits: _Traits = backbone.meta[TRAITS]
+        return traits
+    side = backbone.image_size if isinstance(backbone, models.VisionTransformer) else 224
+    return _Traits(isinstance(backbone, models.SwinTransformer), side)
 
 
 def _prune(graph: fx.Graph) -> None:
@@ -343,8 +353,13 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
+def learnable(backbone: nn.Module) -> list[str]:
+    """Return the names of the blocks that hold parameters, input side first."""
+    parameters = {name for name, _ in backbone.named_parameters()}
+    return [block for block, names in blocks(backbone).items() if parameters & set(names)]
+
+
 def last_blocks(backbone: nn.Module, count: int) -> tuple[str, ...]:
     """Return the names of the `count` blocks nearest the output that hold parameters; fewer if there are fewer."""
-    parameters = {name for name, _ in backbone.named_parameters()}
-    learnable = [block for block, names in blocks(backbone).items() if parameters & set(names)]
-    return tuple(learnable[len(learnable) - min(count, len(learnable)) :])
+    names = learnable(backbone)
+    return tuple(names[max(0, len(names) - count) :])

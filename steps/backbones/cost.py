@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.backbones.backbone import blocks, build, without_top
+from steps.backbones.backbone import blocks, build, learnable, without_top
 
 
 def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
@@ -33,12 +33,6 @@ def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Modul
         return without_top(build(architecture, num_classes, side).to("meta"))[0].eval()
     with torch.device("meta"):
         return without_top(build(architecture, num_classes, side))[0].eval()
-
-
-def learnable(backbone: nn.Module) -> list[str]:
-    """Return the names of the blocks that hold parameters, input side first."""
-    parameters = {name for name, _ in backbone.named_parameters()}
-    return [block for block, names in blocks(backbone).items() if parameters & set(names)]
 
 
 def dense_share(architecture: str, num_classes: int) -> float:

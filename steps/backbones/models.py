@@ -1,8 +1,8 @@
 """Models on disk: backbones with their card, heads, and whole grafted networks. safetensors and JSON, no pickle."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from steps.backbones import heads
 from steps.backbones.backbone import Grafted, blocks, build, cut_at, without_top
 from steps.errors import IntegrityError
 from steps.images.preprocessing import Preprocessing
-from steps.runtime import files
+from steps.runtime import artefacts, files
 
 WEIGHTS, CARD, FACTS = "weights.safetensors", "card.json", "model.json"
 
@@ -28,7 +28,7 @@ class Card:
     licence: str
     preprocessing: Preprocessing
     input_statistics: dict[str, list[float]] | None  # per channel, of the source's inputs in [0, 1]
-    notes: dict[str, Any]
+    notes: Mapping[str, object]
     cut: str | None = None  # the file ends after this block ("": the last), without the original top; None: holds all
 
     def cut_after(self, cut: str) -> str:
@@ -36,28 +36,44 @@ class Card:
         return cut or self.cut or ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """model.json of a registered version: what serving needs besides its tensors, and what it was made of."""
+
+    kind: str
+    architecture: str
+    num_classes: int  # of the backbone's original top
+    backbone: str
+    backbone_sha256: str
+    backbone_licence: str | None = None  # the materials that a version does not name are left out of its bill
+    cut: str
+    classes: tuple[str, ...]  # in the order of probabilities
+    lineage: str
+    code: str | None = None
+    data_sha256: str | None = None
+    temperature: float
+    abstain_below: float
+    preprocessing: Preprocessing
+
+
 def read_card(folder: Path) -> Card:
     """Read a backbone's card."""
-    raw = files.read_json(folder / CARD)
-    return Card(**{**raw, "preprocessing": read_preprocessing_dict(raw["preprocessing"])})
+    return artefacts.read(Card, folder / CARD, "set the backbone anew with `regraft use`")
 
 
 def write_card(folder: Path, card: Card) -> None:
     """Write a backbone's card."""
-    files.write_json(folder / CARD, {**vars(card), "preprocessing": card.preprocessing.to_dict()})
+    files.write_json(folder / CARD, card)
 
 
-def read_preprocessing_dict(raw: dict[str, Any]) -> Preprocessing:
-    """Make a Preprocessing of its JSON form."""
-    fields: dict[str, Any] = {
-        key: tuple(map(float, value)) if isinstance(value, list) else value for key, value in raw.items()
-    }
-    return Preprocessing(**fields)
+def read_facts(folder: Path) -> ModelFacts:
+    """Read the facts of a registered version, which may be of another release: keys it has beside are passed over."""
+    return artefacts.read(ModelFacts, folder / FACTS, "the version needs code of its own release", lenient=True)
 
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """Read the preprocessing that `validate` accepted."""
-    return read_preprocessing_dict(files.read_json(path))
+    return artefacts.read(Preprocessing, path)
 
 
 def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
@@ -83,10 +99,10 @@ def load_with_top(folder: Path) -> tuple[Card, nn.Module]:
 
 def _pinned(folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
     card = read_card(folder)
-    found = files.sha256_of(folder / WEIGHTS)
-    if found != card.sha256:
+    digest = files.sha256_of(folder / WEIGHTS)
+    if digest != card.sha256:
         raise IntegrityError(
-            f"the weights of {card.name} have digest {found[:12]}, its card pins {card.sha256[:12]}; "
+            f"the weights of {card.name} have digest {digest[:12]}, its card pins {card.sha256[:12]}; "
             "set the backbone anew with `regraft use`"
         )
     return card, files.read_tensors(folder / WEIGHTS)
@@ -108,7 +124,7 @@ def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple
 def from_scratch(card: Card, classes: int, seed: int) -> Grafted:
     """Return the backbone's architecture with a linear head, all of it random from `seed`, all of it to learn.
 
-    No weights are read, and torch's own luck is left as it was. BatchNorm makes its own statistics.
+    No weights are read, and torch's own generator is left as it was. BatchNorm makes its own statistics.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

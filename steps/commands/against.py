@@ -26,7 +26,8 @@ from steps.pages.rendering import render
 from steps.runtime import files
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
-from steps.runtime.features import WHOLE, read_features
+from steps.runtime.cuts import WHOLE
+from steps.runtime.features import read_features
 from steps.runtime.progress import track
 from steps.runtime.seeding import derive, numpy_generator
 from steps.screen import BUDGET, SIDE, ScreenParams

@@ -110,14 +110,15 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tup
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
     configure(compute)
     held = package.folder / MODEL
-    facts, table = files.read_json(held / models.FACTS), files.read_table(root / SCREENED)
-    spec = models.read_preprocessing_dict(facts["preprocessing"])
-    module = Exported(package.model.unwrap_python_model().model, spec, facts["temperature"])
+    facts, table = models.read_facts(held), files.read_table(root / SCREENED)
+    module = Exported(package.model.unwrap_python_model().model, facts.preprocessing, facts.temperature)
     test = _some(table, "test", rules.most_images)
 
     eager = _eager(root, package, test)
-    file = formats.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
-    answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, spec))
+    file = formats.write(
+        kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), facts.preprocessing)
+    )
+    answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, facts.preprocessing))
     found = Findings(images=len(test), difference=float(abs(eager - answers).max()))
     if kind == formats.INT8 and math.isfinite(found.difference):
         verdict, comparison = smaller(root, package, test, file, (eager, answers), rules.max_loss)
@@ -130,7 +131,8 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tup
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
     checked = {"version": package.digest, "format": kind, "checked": found.plain()}
-    files.write_json(folder / models.FACTS, {**facts, **checked})
+    signed = files.read_json(held / models.FACTS)  # whole: a version of another release may hold more than the class
+    files.write_json(folder / models.FACTS, {**signed, **checked})
     return file, found
 
 

@@ -12,12 +12,12 @@ import torch
 
 from steps.backbones import models
 from steps.backbones.backbone import OWN, architectures, build, top_of
-from steps.backbones.models import Card
-from steps.errors import RegraftError, RequestError
+from steps.backbones.models import Card, ModelFacts
+from steps.errors import GraphError, RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
 from steps.registry import ledger, packages, signing
 from steps.registry.model_registry import Registry
-from steps.runtime import files
+from steps.runtime import artefacts, files
 
 log = logging.getLogger("regraft")
 State = dict[str, torch.Tensor]
@@ -38,8 +38,7 @@ def named(name: str, weights: str | None) -> Loaded:
 
 def embedded() -> Loaded:
     """Return the backbone that the project trained itself and ships."""
-    raw = files.read_json(EMBEDDED / "glyphnet.json")
-    card = Card(**{**raw, "preprocessing": models.read_preprocessing_dict(raw["preprocessing"])})
+    card = artefacts.read(Card, EMBEDDED / "glyphnet.json")
     return card, files.read_tensors(EMBEDDED / "glyphnet.safetensors")
 
 
@@ -80,10 +79,12 @@ def registered(address: str) -> Loaded:
     name = registry.name
     try:
         with _model_of(registry, version) as folder:
-            facts, state = files.read_json(folder / models.FACTS), files.read_tensors(folder / models.WEIGHTS)
+            facts, state = models.read_facts(folder), files.read_tensors(folder / models.WEIGHTS)
         card = _card_of_version(name, version, facts)
         state = models.under("backbone.", state)
         _check(card, state)
+    except GraphError as error:
+        raise RequestError(f"version {version} of {name} is none that regraft registered ({error})") from None
     except RegraftError:
         raise
     except Exception as error:  # what else may lie in a registry is anyone's guess
@@ -113,19 +114,19 @@ def _model_of(registry: Registry, version: str) -> Iterator[Path]:
     )
 
 
-def _card_of_version(name: str, version: str, facts: dict[str, Any]) -> Card:
-    told = {key: facts[key] for key in ("kind", "backbone", "backbone_sha256", "classes", "lineage")}
+def _card_of_version(name: str, version: str, facts: ModelFacts) -> Card:
+    notes = {key: getattr(facts, key) for key in ("kind", "backbone", "backbone_sha256", "classes", "lineage")}
     return Card(
         name=name,
-        architecture=facts["architecture"],
-        num_classes=facts["num_classes"],
+        architecture=facts.architecture,
+        num_classes=facts.num_classes,
         sha256="",
         source=f"models:/{name}/{version}",
-        licence=f"that of {facts['backbone']}, on which it was grafted",
-        preprocessing=models.read_preprocessing_dict(facts["preprocessing"]),
+        licence=f"that of {facts.backbone}, on which it was grafted",
+        preprocessing=facts.preprocessing,
         input_statistics=None,
-        notes=told,
-        cut=facts["cut"],
+        notes=notes,
+        cut=facts.cut,
     )
 
 

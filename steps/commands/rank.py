@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,9 @@ from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import mean_of_shares, sampled
 from steps.images import decoding
 from steps.images.manifest import TRAIN
-from steps.images.preprocessing import preprocess
+from steps.images.preprocessing import Preprocessing, preprocess
 from steps.runtime import artefacts, files, params
+from steps.runtime.arrays import Floats
 from steps.runtime.figure import Figure
 from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
@@ -45,10 +45,25 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A row of the ranking: a backbone's figures, and its paired difference from the best one."""
+
+    backbone: str
+    images: int
+    balanced_accuracy: Figure
+    log_loss: float  # nats
+    logme: float
+    h_score: float
+    milliseconds_per_image: float
+    against_best: Figure
+    told_apart_from_best: bool
+
+
+@dataclass(frozen=True)
 class Ranking:
     """One row per backbone, the best first, and in words which may be the best."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Ranked]
     verdict: str
 
     def plain(self) -> dict[str, object]:
@@ -65,13 +80,13 @@ class Ranking:
         )
         for row in self.rows:
             table.add_row(
-                row["backbone"],
-                _share(row["balanced_accuracy"], ".1f"),
-                "" if row is self.rows[0] else _share(row["against_best"], "+.1f"),
-                f"{row['log_loss']:.3f}",
-                f"{row['logme']:.3f}",
-                f"{row['h_score']:.2f}",
-                f"{row['milliseconds_per_image']:.1f}",
+                row.backbone,
+                _share(row.balanced_accuracy, ".1f"),
+                "" if row is self.rows[0] else _share(row.against_best, "+.1f"),
+                f"{row.log_loss:.3f}",
+                f"{row.logme:.3f}",
+                f"{row.h_score:.2f}",
+                f"{row.milliseconds_per_image:.1f}",
             )
         console = Console()
         with console.capture() as captured:
@@ -104,18 +119,17 @@ def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def ranking(raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int) -> Any:
-    """Return one row a backbone, the best first: figures with intervals, and the paired difference from the best.
+def ranking(
+    raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int
+) -> list[Ranked]:
+    """Return one row per backbone, the best first.
 
     `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
     Raises RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
     """
-    loaded = {
-        name: origins.named(name, weights.get(name)) for name in names
-    }  # refuse all faults before the first image
+    loaded = {name: origins.named(name, weights.get(name)) for name in names}  # all faults before the first image
     task = _task(table, most, seed)
-    found = [_judge(name, *loaded[name], raw, task) for name in names]
-    return _rows(found, task, seed)
+    return _ranked([_judge(name, *loaded[name], raw, task) for name in names], task, seed)
 
 
 def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
@@ -127,7 +141,7 @@ def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
     return divided(table, most, FOLDS, seed)
 
 
-def _judge(name: str, card: Any, state: origins.State, raw: Path, task: Divided) -> Candidate:
+def _judge(name: str, card: models.Card, state: origins.State, raw: Path, task: Divided) -> Candidate:
     backbone, _ = models.assemble(card, state)
     features, milliseconds = _features(name, backbone, card.preprocessing, raw, task)
     data = Labelled(features, task.targets, np.ones(len(task.targets)))
@@ -135,7 +149,9 @@ def _judge(name: str, card: Any, state: origins.State, raw: Path, task: Divided)
     return Candidate(name, held, logme(features, task.targets), h_score(features, task.targets), milliseconds)
 
 
-def _features(name: str, backbone: torch.nn.Module, spec: Any, raw: Path, task: Divided) -> tuple[Any, float]:
+def _features(
+    name: str, backbone: torch.nn.Module, spec: Preprocessing, raw: Path, task: Divided
+) -> tuple[Floats, float]:
     """Return float32 features [n, width], and milliseconds of forward pass an image (the first batch warms up)."""
     items = list(zip(task.table["path"], task.table["id"], strict=True))
     tensors = decoding.parallel(lambda item: preprocess(decoding.read_image(raw, *item), spec), items, 2)
@@ -148,38 +164,39 @@ def _features(name: str, backbone: torch.nn.Module, spec: Any, raw: Path, task: 
     return np.concatenate(rows), 1000 * float(np.median(seconds[1:] or seconds))
 
 
-def _rows(found: Sequence[Candidate], task: Divided, seed: int) -> list[dict[str, Any]]:
-    ordered = sorted(found, key=lambda one: (-one.held.scores()["balanced_accuracy"], one.held.scores()["log_loss"]))
-    return [_row(one, ordered[0], task, seed) for one in ordered]
+def _ranked(candidates: Sequence[Candidate], task: Divided, seed: int) -> list[Ranked]:
+    scores = {candidate.name: candidate.held.scores() for candidate in candidates}
+    ordered = sorted(candidates, key=lambda each: (-scores[each.name].balanced_accuracy, scores[each.name].log_loss))
+    return [_row(candidate, ordered[0], task, seed) for candidate in ordered]
 
 
-def _row(one: Candidate, best: Candidate, task: Divided, seed: int) -> dict[str, Any]:
+def _row(candidate: Candidate, best: Candidate, task: Divided, seed: int) -> Ranked:
     rng = numpy_generator(seed, "rank")  # the same draws of images for all
-    gain, sample = one.held.correct - best.held.correct, sampled(task.targets, task.groups)
+    gain, sample = candidate.held.correct - best.held.correct, sampled(task.targets, task.groups)
     behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, rng)
-    reached = mean_of_shares(one.held.correct > 0, task.targets, sample.cluster, CONFIDENCE)
-    return {
-        "backbone": one.name,
-        "images": len(task.targets),
-        "balanced_accuracy": reached,
-        "log_loss": one.held.scores()["log_loss"],
-        "logme": one.logme,
-        "h_score": one.h_score,
-        "milliseconds_per_image": one.milliseconds,
-        "against_best": behind,
-        "told_apart_from_best": behind.below(0),
-    }
+    return Ranked(
+        backbone=candidate.name,
+        images=len(task.targets),
+        balanced_accuracy=mean_of_shares(candidate.held.correct > 0, task.targets, sample.cluster, CONFIDENCE),
+        log_loss=candidate.held.scores().log_loss,
+        logme=candidate.logme,
+        h_score=candidate.h_score,
+        milliseconds_per_image=candidate.milliseconds,
+        against_best=behind,
+        told_apart_from_best=behind.below(0),
+    )
 
 
-def verdict(rows: Sequence[dict[str, Any]]) -> str:
+def verdict(rows: Sequence[Ranked]) -> str:
     """Return one sentence: which backbones may be the best."""
-    best, *others = [row["backbone"] for row in rows if not row["told_apart_from_best"]]
-    if not others:
+    alike = [row for row in rows if not row.told_apart_from_best]
+    if len(alike) == 1:
+        best = alike[0].backbone
         return f"{best} is the best of these on your images" if len(rows) > 1 else f"{best} is the only one"
-    cheapest = min((row for row in rows if not row["told_apart_from_best"]), key=lambda r: r["milliseconds_per_image"])
+    cheapest = min(alike, key=lambda row: row.milliseconds_per_image)
     return (
-        f"{best}, {', '.join(others)} cannot be told apart on {rows[0]['images']} images; "
-        f"the cheapest of them is {cheapest['backbone']}"
+        f"{', '.join(row.backbone for row in alike)} cannot be told apart on {rows[0].images} images; "
+        f"the cheapest of them is {cheapest.backbone}"
     )
 
 

@@ -36,8 +36,8 @@ class Preprocessing:
         if self.value_range[0] >= self.value_range[1]:
             yield f"value_range is {list(self.value_range)}; two numbers, the lower first"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and scalars, in field order, ready for JSON or YAML."""
+    def to_dict(self) -> dict[str, object]:
+        """Return plain lists and scalars, in field order, as YAML has them."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 

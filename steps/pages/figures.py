@@ -8,6 +8,7 @@ the reader's browser sets the text in its own font.
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from operator import attrgetter
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -16,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from steps.training.histories import Epoch, LinearTrial, Trial
+from steps.training.strategy import CurvePoint
 
 # What a page may restyle: figures have no other colours, and the page has a custom property of each name.
 COLOURS = {
@@ -119,11 +123,11 @@ def _bars(axes: Axes, values: Sequence[int], names: Sequence[str]) -> None:
 
 
 @styled
-def head_path(path: Sequence[Row], chosen: float) -> Figure:
+def head_path(path: Sequence[LinearTrial | Trial], chosen: float) -> Figure:
     """Draw the head's validation balanced accuracy against C, its inverse regularisation; marks the chosen C."""
     figure = _figure(WIDTH, 200)
     axes = _axes(figure, 52, 14, WIDTH - 68, 142)
-    points = _points(sorted(path, key=lambda row: float(row["c"])), "c", "val_balanced_accuracy")
+    points = _points(sorted(path, key=attrgetter("c")), "c", "val_balanced_accuracy")
     axes.plot(*zip(*points, strict=True), "o-", color=COLOURS["accent"])
     _mark(axes, points, chosen, f"C = {chosen:g}")
     axes.set_xscale("log")
@@ -136,7 +140,7 @@ def head_path(path: Sequence[Row], chosen: float) -> Figure:
 
 
 @styled
-def learning_curve(points: Sequence[Row]) -> Figure:
+def learning_curve(points: Sequence[CurvePoint]) -> Figure:
     """Draw cross-validated balanced accuracy against labels per class, on a scale where each doubling is a step."""
     figure = _figure(WIDTH, 190)
     axes = _axes(figure, 52, 14, WIDTH - 68, 132)
@@ -152,7 +156,7 @@ def learning_curve(points: Sequence[Row]) -> Figure:
 
 
 @styled
-def fine_tuning_curve(epochs: Sequence[Row], best: int) -> Figure:
+def fine_tuning_curve(epochs: Sequence[Epoch], best: int) -> Figure:
     """Draw validation balanced accuracy (above) and both log losses (below) by epoch; marks the best epoch."""
     figure = _figure(WIDTH, 350)
     upper, lower = _axes(figure, 52, 26, WIDTH - 68, 110), _axes(figure, 52, 182, WIDTH - 68, 124)
@@ -168,7 +172,7 @@ def fine_tuning_curve(epochs: Sequence[Row], best: int) -> Figure:
         axes.set_title(title, loc="left", fontsize=11, color=COLOURS["soft"])
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         _scale(axes, share=axes is upper)
-        axes.set_xlim(-0.4, max(row["epoch"] for row in epochs) + 0.4)
+        axes.set_xlim(-0.4, max(epoch.epoch for epoch in epochs) + 0.4)
     lower.set_xlabel("epoch (0: the head as it was grafted on)")
     lower.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=10, handlelength=1.4)
     return figure
@@ -281,8 +285,9 @@ def _room(names: Iterable[str]) -> float:
     return LETTER * max(map(cells, names), default=0) + 10
 
 
-def _points(rows: Iterable[Row], x: str, y: str) -> list[tuple[float, float]]:
-    return [(row[x], row[y]) for row in rows if row[y] is not None and np.isfinite(row[y])]
+def _points(rows: Iterable[object], x: str, y: str) -> list[tuple[float, float]]:
+    points = ((getattr(row, x), getattr(row, y)) for row in rows)
+    return [(across, up) for across, up in points if up is not None and np.isfinite(up)]
 
 
 def _mark(axes: Axes, points: Sequence[tuple[float, float]], chosen: float, name: str) -> None:

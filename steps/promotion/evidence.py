@@ -16,7 +16,7 @@ from steps.registry import circumstances, packages
 from steps.registry.chain import Chain
 from steps.registry.model_registry import Registry
 from steps.registry.tracking import LINEAGE
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.stage import digest_of
 
 FACTS = "artifacts/model/model.json"  # of a package; its owner `backbones.models` loads torch
@@ -24,10 +24,19 @@ IDENTITY = {"stage": str, "digest": str, "code": str, "params": dict, "inputs": 
 
 
 @dataclass(frozen=True)
+class SignedFacts:
+    """The facts of a version's model.json that evidence rests on; the package may be of an older release, without."""
+
+    kind: str | None = None
+    lineage: str | None = None
+    backbone_sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Proof:
     """What the signature of a version's package proves; `around` is None where the package is older than that."""
 
-    facts: dict[str, Any]  # model.json
+    facts: SignedFacts
     around: dict[str, Any] | None  # circumstances.json: run, whether it is older than the version, tags
     kept: dict[str, Path]  # the files that bring the run back, by name
 
@@ -83,7 +92,7 @@ class Evidence:
             return False
         facts = {name: value for name, value in told.items() if name != "digest"}
         made = digest_of({"cmd": lock[told["stage"]]["cmd"], **facts})
-        return bool(made == told["digest"] == self.proof.facts["lineage"])
+        return bool(made == told["digest"] == self.proof.facts.lineage)
 
     def lock(self) -> dict[str, Any]:
         """Return the stages of the run's dvc.lock; empty where it is lost."""
@@ -105,7 +114,7 @@ class Evidence:
         """Yield where the run, as MLflow has it today, says something else than what was signed."""
         if self.proof is None or self.run is None:
             return
-        tags, signed = dict(self.run.data.tags), self.proof.facts.get("lineage")
+        tags, signed = dict(self.run.data.tags), self.proof.facts.lineage
         if tags.get(LINEAGE) != signed:
             yield f"the run's lineage digest is {tags.get(LINEAGE)}, the signed one {signed}"
         if self.around is None:
@@ -146,7 +155,8 @@ def _proof(registry: Registry, chain: Chain, version: str, folder: Path) -> tupl
     """Verify the package, also against the ledger, before a file of it is read; return why not where it fails."""
     try:
         with packages.verified(registry, version, chain.package_of(version)) as package:
-            facts, there = files.read_json(package / FACTS), package / circumstances.FOLDER
+            facts = artefacts.read(SignedFacts, package / FACTS, lenient=True)
+            there = package / circumstances.FOLDER
             if not there.is_dir():
                 return Proof(facts, None, {}), ""
             shutil.copytree(there, folder)

@@ -103,7 +103,7 @@ def _run(held: Evidence) -> Iterator[Link]:
     there = "lineage.json" in held.told
     lost = () if there else ("lineage.json is not among the run's files",)
     spoilt = ("the run's lineage.json is not what regraft writes: it was changed",) if there and not lineage else ()
-    digest = held.proof.facts.get("lineage") if held.proof else held.run.data.tags.get(LINEAGE)
+    digest = held.proof.facts.lineage if held.proof else held.run.data.tags.get(LINEAGE)
     yield Link("lineage", f"digest {digest}", lost, held.proof is not None, spoilt)
     changed = ("the run's lineage.json is not what the signed digest was made of",) if proven is False else ()
     if lineage:
@@ -204,7 +204,7 @@ def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
         return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps, signed=signed)
     told = files.read_json(card)
     weights = f"{told['name']} ({told['source']}; licence: {told['licence']}), weights {told['sha256']}"
-    pinned = held.proof.facts.get("backbone_sha256") if held.proof else None
+    pinned = held.proof.facts.backbone_sha256 if held.proof else None
     other = (f"its card in DVC's cache pins other weights than those that were signed, {pinned}",)
     agrees = pinned == told["sha256"]
     return Link("backbone", weights, gaps, agrees, () if agrees or held.proof is None else other)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steps.backbones.models import ModelFacts
+
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
@@ -13,21 +15,21 @@ FILE = "bill.cdx.json"
 PINNED = re.compile(r"^([a-zA-Z0-9._-]+)==([^\s;]+)(?: ; (.*?))? \\$", re.MULTILINE)
 
 
-def bill_of_materials(facts: Mapping[str, Any], weights: str, code: str, lock: str) -> str:
+def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> str:
     """Return a model's components as CycloneDX JSON: backbone, data, code and libraries.
 
-    `facts` are those of model.json; materials that they do not name are left out. `weights` and `code` are SHA-256 of
+    Materials that `facts` does not name are left out. `weights` and `code` are SHA-256 of
     the model's tensors and of the code that serves it, `lock` the text of requirements.lock. The training code is
     named by its digest and not by a commit: the same code may stand in many.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.output.json import JsonV1Dot6
 
-    model = _component("model", facts.get("kind", "model"), weights, {"regraft:lineage": facts.get("lineage")})
+    model = _component("model", facts.kind, weights, {"regraft:lineage": facts.lineage})
     materials = [
-        _component("code", "regraft", code, {"regraft:training-code": facts.get("code")}),
-        *([_backbone(facts)] if "backbone_sha256" in facts else []),
-        *([_component("data", "accepted images", facts["data_sha256"], {})] if "data_sha256" in facts else []),
+        _component("code", "regraft", code, {"regraft:training-code": facts.code}),
+        _backbone(facts),
+        *([_component("data", "accepted images", facts.data_sha256, {})] if facts.data_sha256 else []),
     ]
     bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock)])
     bom.register_dependency(model, bom.components)
@@ -37,16 +39,16 @@ def bill_of_materials(facts: Mapping[str, Any], weights: str, code: str, lock: s
     return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def _card(facts: Mapping[str, Any]) -> dict[str, Any]:
-    datasets = {"datasets": [{"ref": "data"}]} if "data_sha256" in facts else {}
+def _card(facts: ModelFacts) -> dict[str, Any]:
+    datasets = {"datasets": [{"ref": "data"}]} if facts.data_sha256 else {}
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": "image classification",
-            "modelArchitecture": facts["architecture"],
+            "modelArchitecture": facts.architecture,
             **datasets,
             "inputs": [{"format": "image"}],
-            "outputs": [{"format": f"one of {len(facts['classes'])} classes"}],
+            "outputs": [{"format": f"one of {len(facts.classes)} classes"}],
         }
     }
 
@@ -69,9 +71,9 @@ def _component(
     )
 
 
-def _backbone(facts: Mapping[str, Any]) -> "Component":
-    told = {"regraft:architecture": facts["architecture"], "regraft:cut": facts["cut"]}
-    return _component("backbone", facts["backbone"], facts["backbone_sha256"], told, facts.get("backbone_licence"))
+def _backbone(facts: ModelFacts) -> "Component":
+    properties = {"regraft:architecture": facts.architecture, "regraft:cut": facts.cut}
+    return _component("backbone", facts.backbone, facts.backbone_sha256, properties, facts.backbone_licence)
 
 
 def _libraries(lock: str) -> "list[Component]":

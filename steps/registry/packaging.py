@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
@@ -19,14 +18,11 @@ from steps.runtime import files
 from steps.runtime.stage import code_dependencies, digest_of
 
 HOME = Path(__file__).parents[2]
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch", "torchvision")
 
 
-def write_model(folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:
-    """Write weights, facts and bill of materials into `folder`; return the digest of content and serving code.
-
-    `facts` holds architecture, num_classes, cut, classes, preprocessing, temperature, abstain_below and lineage.
-    """
+def write_model(folder: Path, state: dict[str, torch.Tensor], facts: models.ModelFacts) -> str:
+    """Write weights, facts and bill of materials into `folder`; return the digest of content and serving code."""
     code = {path: files.sha256_of(HOME / path) for path in _code()}
     lock = (HOME / "requirements.lock").read_text(encoding="utf-8")
     files.write_tensors(folder / models.WEIGHTS, state)

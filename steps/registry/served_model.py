@@ -50,12 +50,11 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Rebuild the network of safetensors and JSON; nothing is unpickled."""
         folder = Path(context.artifacts["model"])
-        facts = files.read_json(folder / models.FACTS)
-        self.classes = facts["classes"]
-        self.temperature, self.abstain_below = facts["temperature"], facts["abstain_below"]
-        self.spec = models.read_preprocessing_dict(facts["preprocessing"])
+        facts = models.read_facts(folder)
+        self.classes, self.spec = list(facts.classes), facts.preprocessing
+        self.temperature, self.abstain_below = facts.temperature, facts.abstain_below
         state = files.read_tensors(folder / models.WEIGHTS)
-        self.model = models.rebuild(facts["architecture"], facts["num_classes"], self.spec.crop, state, facts["cut"])
+        self.model = models.rebuild(facts.architecture, facts.num_classes, self.spec.crop, state, facts.cut)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Map a frame with a column `image` to one answer per row: label, its probability, all of them (calibrated).

@@ -4,28 +4,29 @@ import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from steps.errors import GraphError
 from steps.runtime import binding
 
 T = TypeVar("T")
 
 
-def read(kind: type[T], path: Path) -> T:
-    """Read a JSON file that a stage wrote of a `kind` (a frozen dataclass), strictly.
+def read(kind: type[T], path: Path, remedy: str = "`regraft run` makes it anew", lenient: bool = False) -> T:
+    """Read a JSON file that was written of a `kind` (a frozen dataclass), strictly.
 
-    Raises GraphError with every fault where the file is another kind's, or another release's.
+    `lenient` reads the file of another release too: keys that the class lacks are passed over. Raises GraphError with
+    every fault where the file is another kind's, or another release's.
     """
     try:
-        return binding.parse(kind, path.read_bytes())
+        return binding.parse(kind, path.read_bytes(), lenient=lenient)
     except binding.MisfitError as error:
-        which = f"{path.name} is no {kind.__name__} of this release; `regraft run` makes it anew"
+        which = f"{path.name} is no {kind.__name__} of this release; {remedy}"
         raise GraphError("\n  ".join([f"{which}:", *error.faults])) from None
 
 
 def declared(root: Path, stage: str) -> dict[str, Any]:
     """Return a stage's entry in dvc.yaml."""
+    import yaml  # here: this module travels with registered versions, which declare no YAML
+
     return dict(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage])
 
 

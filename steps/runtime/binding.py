@@ -59,17 +59,17 @@ class MisfitError(ValueError):
         super().__init__("\n".join(faults))
 
 
-def parse(kind: type[T], document: str | bytes, where: str = "", values: Any = None) -> T:
+def parse(kind: type[T], document: str | bytes, where: str = "", values: Any = None, lenient: bool = False) -> T:
     """Return the JSON document as a `kind`: a scalar, or a frozen dataclass whose annotations hold types and bounds.
 
     Lists become tuples, and whole numbers fit where floats are expected; nothing else is converted, and no key may be
-    unknown. Raises MisfitError with a sentence for each fault, its place under `where`; `values` is what the document
-    was made of, if that was no JSON.
+    unknown, unless the reading is `lenient`. Raises MisfitError with a sentence for each fault, its place under
+    `where`; `values` is what the document was made of, if that was no JSON.
     """
     from pydantic import TypeAdapter, ValidationError  # 50 ms, which `regraft status` need not spend
 
     try:
-        return TypeAdapter(kind).validate_json(document, strict=True, extra="forbid")
+        return TypeAdapter(kind).validate_json(document, strict=True, extra="ignore" if lenient else "forbid")
     except ValidationError as error:
         faults = sorted(error.errors(), key=lambda fault: (len(fault["loc"]), ORDER.get(fault["type"], 2)))
     if faults[0]["type"] == "json_invalid":

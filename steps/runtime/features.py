@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.errors import IntegrityError
+from steps.runtime.cuts import WHOLE
 from steps.runtime.files import replacing
 
-WHOLE = ""  # the cut behind the last block: the whole backbone without its top
 STRETCH = 4096  # rows of features in memory at a time
 
 

@@ -14,6 +14,7 @@ from steps.runtime import files
 from steps.runtime.scratch import project_cache
 from steps.runtime.stage import Lineage
 from steps.training.fine_tuning import Progress
+from steps.training.histories import Epoch
 
 KEY = "progress"
 
@@ -21,10 +22,11 @@ KEY = "progress"
 def save(lineage: Lineage, progress: Progress) -> None:
     """Keep `progress` for a run of the same lineage, atomically; older ones of the stage go."""
     path = _path(lineage)
-    told = json.dumps({"lineage": lineage.digest, "rows": progress.rows, "best": progress.best})
+    epochs = [vars(epoch) for epoch in progress.epochs]
+    facts = json.dumps({"lineage": lineage.digest, "epochs": epochs, "best": progress.best})
     with files.replacing(path) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in progress.tensors.items()}
-        save_file(tensors, temporary, metadata={KEY: told})
+        save_file(tensors, temporary, metadata={KEY: facts})
     for other in path.parent.glob(f"{lineage.stage}-*"):
         if other != path:
             other.unlink(missing_ok=True)
@@ -34,11 +36,13 @@ def load(lineage: Lineage) -> Progress | None:
     """Return where a run of this very lineage stood; None where there was none, or its file is damaged."""
     try:
         with safe_open(_path(lineage), framework="pt") as file:
-            told = json.loads(file.metadata()[KEY])
+            facts = json.loads(file.metadata()[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if facts["lineage"] != lineage.digest:
+            return None
+        return Progress(tuple(Epoch(**epoch) for epoch in facts["epochs"]), facts["best"], tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return Progress(told["rows"], told["best"], tensors) if told["lineage"] == lineage.digest else None
 
 
 def remove(lineage: Lineage) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from steps.training.histories import Scores
+
 HEAD, FINE_TUNED = "head", "fine_tuned"
 
 
@@ -14,7 +16,7 @@ class Choice:
     reason: str
 
 
-def choose(validation: Mapping[str, Mapping[str, float]], moved: bool) -> Choice:
+def choose(validation: Mapping[str, Scores], moved: bool) -> Choice:
     """Choose between head and fine-tuned on validation figures alone; the test split never has a say.
 
     Fine-tuning has to be better on balanced accuracy, or equal there and better on log-loss: a tie goes to the
@@ -22,11 +24,9 @@ def choose(validation: Mapping[str, Mapping[str, float]], moved: bool) -> Choice
     epoch was better than the start: the two differ by rounding alone then, and rounding decides nothing.
     """
     head, tuned = validation[HEAD], validation[FINE_TUNED]
-    key = "balanced_accuracy"
-    figures = (
-        f"{100 * tuned[key]:.1f} % against the head's {100 * head[key]:.1f} % on {int(head['n']):,} validation images"
-    )
-    if moved and (tuned[key], -tuned["log_loss"]) > (head[key], -head["log_loss"]):
-        tie = "" if tuned[key] > head[key] else f", with the lower log-loss ({tuned['log_loss']:.3f})"
+    reached, before = tuned.balanced_accuracy, head.balanced_accuracy
+    figures = f"{100 * reached:.1f} % against the head's {100 * before:.1f} % on {head.n:,} validation images"
+    if moved and (reached, -tuned.log_loss) > (before, -head.log_loss):
+        tie = "" if reached > before else f", with the lower log-loss ({tuned.log_loss:.3f})"
         return Choice(FINE_TUNED, f"fine-tuning reached a balanced accuracy of {figures}{tie}")
     return Choice(HEAD, f"fine-tuning was no better: balanced accuracy {figures}")

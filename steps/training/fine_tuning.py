@@ -16,6 +16,7 @@ from steps.backbones.backbone import Grafted
 from steps.backbones.inference import predict_probabilities
 from steps.errors import IntegrityError
 from steps.images.dataset import Batch
+from steps.training.histories import Epoch, Epochs, Scores
 from steps.training.metrics import scores
 
 Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
@@ -78,9 +79,9 @@ def from_scratch(schedule: Recipe) -> Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state after an epoch: the rows so far, which was best, and every tensor needed to continue."""
+    """The state after an epoch: the epochs so far, which was best, and every tensor needed to continue."""
 
-    rows: list[dict[str, Any]]
+    epochs: tuple[Epoch, ...]
     best: int
     tensors: State
 
@@ -93,7 +94,7 @@ def fine_tune_model(
     network: nn.Module | None = None,
     resume: Progress | None = None,
     on_epoch: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Epochs:
     """Train `model` in place and leave it at its best epoch; return the epochs and which was best.
 
     Epoch 0 is the model as it came (the linear probe): if no epoch beats it, it is what remains.
@@ -107,29 +108,29 @@ def fine_tune_model(
     learning, moving = dict(model.named_parameters()), model.moving_state()
     origin, best, average = _copied(moving), _copied(moving), _copied(moving if schedule.ema else {})
     if resume is None:
-        rows, best_epoch = [_row(0, None, network, val)], 0
+        epochs, best_epoch = [_validated(0, None, network, val)], 0
         if model.bn_policy == "adapt":
             _adapt_statistics(model, network, train(1))
             average = _copied(moving if schedule.ema else {})
     else:
-        rows, best_epoch = list(resume.rows), resume.best
+        epochs, best_epoch = list(resume.epochs), resume.best
         _restore(resume.tensors, optimiser, model=moving, best=best, average=average)
 
-    while len(rows) <= schedule.epochs and len(rows) - 1 - best_epoch < schedule.patience:
-        epoch = len(rows)
+    while len(epochs) <= schedule.epochs and len(epochs) - 1 - best_epoch < schedule.patience:
+        epoch = len(epochs)
         model.activate(_active(model.trainable, schedule.unfreeze_every, epoch))
         _scale_rates(optimiser, _factor(schedule, epoch))
         model.train()
         loss = _one_epoch(network, train(epoch), optimiser, schedule, learning, moving, origin, average)
         with _averaged(moving, average):
-            rows.append(_row(epoch, loss, network, val))
-            if rows[-1]["val_log_loss"] < rows[best_epoch]["val_log_loss"]:
+            epochs.append(_validated(epoch, loss, network, val))
+            if epochs[-1].val_log_loss < epochs[best_epoch].val_log_loss:
                 best_epoch, best = epoch, _copied(moving)
-        on_epoch(Progress(list(rows), best_epoch, _collected(optimiser, model=moving, best=best, average=average)))
+        on_epoch(Progress(tuple(epochs), best_epoch, _collected(optimiser, model=moving, best=best, average=average)))
 
     _fill(moving, best)
     model.eval()
-    return {"epochs": rows, "best_epoch": best_epoch}
+    return Epochs(epochs=tuple(epochs), best_epoch=best_epoch)
 
 
 def _one_epoch(
@@ -159,7 +160,7 @@ def _one_epoch(
     return total / seen
 
 
-def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, Any]]:
+def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     """Return all groups that will ever learn, so that no resume meets another number of them.
 
     Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
@@ -170,7 +171,7 @@ def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, Any]]:
     for depth, block in enumerate(reversed(model.trainable)):
         inside = {name: parameters[name] for name in model.blocks[block] if name in parameters}
         groups.append((schedule.backbone_rate * schedule.block_decay**depth, inside))
-    found = []
+    found: list[dict[str, object]] = []
     for rate, named in groups:
         for decays in (True, False):
             members = [p for p in named.values() if (p.dim() > 1) is decays]
@@ -297,12 +298,12 @@ def _restore(tensors: State, optimiser: torch.optim.Optimizer, **states: State) 
         optimiser.state[owner][name] = alike.detach()
 
 
-def _row(epoch: int, train_loss: float | None, network: nn.Module, val: Loader) -> dict[str, Any]:
-    found = validation_scores(network, val(epoch))
-    return {"epoch": epoch, "train_loss": train_loss, **{f"val_{k}": v for k, v in found.items() if k != "n"}}
+def _validated(epoch: int, train_loss: float | None, network: nn.Module, val: Loader) -> Epoch:
+    reached = validation_scores(network, val(epoch))
+    return Epoch(epoch, train_loss, reached.accuracy, reached.balanced_accuracy, reached.log_loss)
 
 
-def validation_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+def validation_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores:
     """Return accuracy, balanced accuracy, log-loss and n of a model in evaluation mode over labelled batches."""
     probabilities, targets = [], []
     for inputs, labels, _ in batches:

@@ -5,7 +5,6 @@ one number, tried along a path: the inverse L2 strength of an MLP, the sharpness
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.backbones.heads import Mlp, State, rebuild
-from steps.training.linear_probe import Labelled, Linear, fit_probe
-from steps.training.metrics import scores
+from steps.training.linear_probe import Fitted, Labelled, Linear, fit_probe, search
 
 MOST_KNOWN = 20_000  # training images that a k-NN head may hold: 160 MB at 2048 features
 HIDDEN = 128  # units of the MLP
@@ -94,36 +92,17 @@ FITS: dict[str, Fit] = {"prototype": prototype, "knn": knn, "mlp": mlp}
 Kind = Literal["linear", "prototype", "knn", "mlp"]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A head's tensors, fitted on train alone and refitted on train + val; the path that led there; figures on val."""
-
-    train_only: State
-    refitted: State
-    chosen_c: float
-    path: list[dict[str, float]]
-    validation: dict[str, float]
-
-
-def fit_head(kind: str, train: Labelled, val: Labelled, classes: int, path: Sequence[float], seed: int) -> Fitted:
+def fit_head(
+    kind: str, train: Labelled, val: Labelled, classes: int, path: Sequence[float], seed: int
+) -> Fitted[State]:
     """Fit a head of `kind` for each number of the path, choose by validation log-loss, refit on train + val."""
     if kind == LINEAR:
-        found = fit_probe(train, val, classes, path)
-        return Fitted(_layer(found.train_only), _layer(found.refitted), found.chosen_c, found.path, found.validation)
-    fitted = [FITS[kind](train, classes, c, seed) for c in path]
-    rows = [
-        {"c": float(c), **_prefixed("val", state, val), **_prefixed("train", state, train)}
-        for c, state in zip(path, fitted, strict=True)
-    ]
-    best = min(range(len(rows)), key=lambda i: rows[i]["val_log_loss"])
-    refitted = FITS[kind](_joined(train, val), classes, path[best], seed)
-    validation = scores(val.targets, probabilities(fitted[best], val))
-    return Fitted(fitted[best], refitted, float(path[best]), rows, validation)
-
-
-def _joined(one: Labelled, other: Labelled) -> Labelled:
-    names = ("features", "targets", "weights")
-    return Labelled(*(np.concatenate([getattr(part, name) for part in (one, other)]) for name in names))
+        probe = fit_probe(train, val, classes, path)
+        layers = _layer(probe.train_only), _layer(probe.refitted)
+        return Fitted(*layers, probe.chosen_c, probe.path, probe.validation)
+    return search(
+        lambda data, strengths: [FITS[kind](data, classes, c, seed) for c in strengths], probabilities, train, val, path
+    )
 
 
 def probabilities(state: State, data: Labelled) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -131,11 +110,6 @@ def probabilities(state: State, data: Labelled) -> np.ndarray[Any, np.dtype[np.f
     with torch.inference_mode():
         logits = rebuild(state)(torch.from_numpy(np.asarray(data.features, dtype=np.float32)))
         return torch.softmax(logits.double(), dim=1).numpy()
-
-
-def _prefixed(split: str, state: State, data: Labelled) -> dict[str, float]:
-    found = scores(data.targets, probabilities(state, data))
-    return {f"{split}_{name}": value for name, value in found.items() if name != "n"}
 
 
 def _layer(head: Linear) -> State:

@@ -4,9 +4,9 @@ Kumar et al. 2022 (arXiv 2202.10054) fit the head first and fine-tune afterwards
 the first fine-tuning gradients from distorting the features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 from steps.runtime.arrays import Floats, Ints
+from steps.training.histories import LinearTrial, Scores, Trial
 from steps.training.metrics import scores
 
+Head = TypeVar("Head")
 Strengths = Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]  # to try
 
 
@@ -45,39 +47,59 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The outcome of the search: the head fitted on train alone, the one refitted on train + val, and the path."""
+class Fitted(Generic[Head]):
+    """A search's outcome: the head fitted on train alone, the one refitted on train + val, the strengths tried."""
 
-    train_only: Linear
-    refitted: Linear
+    train_only: Head
+    refitted: Head
     chosen_c: float
-    path: list[dict[str, float]]
-    validation: dict[str, float]
+    path: tuple[LinearTrial | Trial, ...]
+    validation: Scores
 
 
-def fit_probe(train: Labelled, val: Labelled, classes: int, inverse_regularisation: Sequence[float]) -> Probe:
-    """Fit one head per regularisation, choose by validation log-loss, refit the choice on train + val.
+def search(
+    fit_each: Callable[[Labelled, Sequence[float]], Sequence[Head]],
+    answers: Callable[[Head, Labelled], Floats],
+    train: Labelled,
+    val: Labelled,
+    path: Sequence[float],
+) -> Fitted[Head]:
+    """Fit one head per strength of the path, choose by validation log-loss, refit the choice on train + val.
 
-    Log-loss decides rather than accuracy: on a few dozen validation images accuracy ties over most of the path.
+    `answers` gives a head's probabilities [n, classes]. Log-loss decides rather than accuracy: on a few dozen
+    validation images accuracy ties over most of the path.
     """
-    fitted = fit_path(train, classes, inverse_regularisation)
-    path = [
-        {"c": float(c), "converged": head.converged, **_prefixed("val", head, val), **_prefixed("train", head, train)}
-        for c, head in zip(inverse_regularisation, fitted, strict=True)
+    heads = fit_each(train, path)
+    validation = [scores(val.targets, answers(head, val)) for head in heads]
+    trials = [
+        _trial(float(c), head, of_val, scores(train.targets, answers(head, train)))
+        for c, head, of_val in zip(path, heads, validation, strict=True)
     ]
-    best = min(range(len(path)), key=lambda i: path[i]["val_log_loss"])
-    both = Labelled(
-        np.concatenate([train.features, val.features]),
-        np.concatenate([train.targets, val.targets]),
-        np.concatenate([train.weights, val.weights]),
-    )
-    chosen = float(inverse_regularisation[best])
-    return Probe(
-        train_only=fitted[best],
-        refitted=fit(both, classes, chosen),
-        chosen_c=chosen,
-        path=path,
-        validation=scores(val.targets, fitted[best].probabilities(val.features)),
+    best = min(range(len(path)), key=lambda i: validation[i].log_loss)
+    names = ("features", "targets", "weights")
+    both = Labelled(*(np.concatenate([getattr(part, name) for part in (train, val)]) for name in names))
+    (refitted,) = fit_each(both, path[best : best + 1])
+    return Fitted(heads[best], refitted, float(path[best]), tuple(trials), validation[best])
+
+
+def _trial(c: float, head: object, val: Scores, train: Scores) -> LinearTrial | Trial:
+    figures = {
+        f"{split}_{name}": value
+        for split, of_split in (("val", val), ("train", train))
+        for name, value in vars(of_split).items()
+        if name != "n"
+    }
+    return LinearTrial(c=c, converged=head.converged, **figures) if isinstance(head, Linear) else Trial(c=c, **figures)
+
+
+def fit_probe(train: Labelled, val: Labelled, classes: int, inverse_regularisation: Sequence[float]) -> Fitted[Linear]:
+    """Search for a linear head along scikit-learn's inverse L2 strengths."""
+    return search(
+        lambda data, path: fit_path(data, classes, path),
+        lambda head, data: head.probabilities(data.features),
+        train,
+        val,
+        inverse_regularisation,
     )
 
 
@@ -112,8 +134,3 @@ def _folded(model: LogisticRegression, mean: Floats, scale: Floats) -> Linear:
     weight = weight / scale
     converged = int(model.n_iter_.max()) < model.max_iter
     return Linear(weight.astype(np.float32), (bias - weight @ mean).astype(np.float32), converged)
-
-
-def _prefixed(split: str, head: Linear, data: Labelled) -> dict[str, float]:
-    found = scores(data.targets, head.probabilities(data.features))
-    return {f"{split}_{name}": value for name, value in found.items() if name != "n"}

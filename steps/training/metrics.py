@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
+from steps.training.histories import Scores
 
 
 def balanced_accuracy(targets: Ints, predicted: Ints) -> float:
@@ -14,15 +15,15 @@ def balanced_accuracy(targets: Ints, predicted: Ints) -> float:
     return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro", zero_division=0))
 
 
-def scores(targets: Ints, probabilities: Floats) -> dict[str, float]:
+def scores(targets: Ints, probabilities: Floats) -> Scores:
     """Return accuracy, balanced accuracy, log-loss (nats) and n of class indices [n], probabilities [n, classes]."""
     predicted = probabilities.argmax(axis=1)
-    return {
-        "accuracy": float(accuracy_score(targets, predicted)),
-        "balanced_accuracy": balanced_accuracy(targets, predicted),
-        "log_loss": float(log_loss(targets, probabilities, labels=np.arange(probabilities.shape[1]))),
-        "n": len(targets),
-    }
+    return Scores(
+        accuracy=float(accuracy_score(targets, predicted)),
+        balanced_accuracy=balanced_accuracy(targets, predicted),
+        log_loss=float(log_loss(targets, probabilities, labels=np.arange(probabilities.shape[1]))),
+        n=len(targets),
+    )
 
 
 def proportion(successes: int, n: int, confidence: float) -> Figure:

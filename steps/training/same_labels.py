@@ -6,7 +6,6 @@ the training images. So the frozen head is answered for here by the one fitted o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from steps.runtime.features import read_features
 from steps.runtime.seeding import derive
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.head_training import fit_head, probabilities
+from steps.training.histories import BaselinesHistory, HeadHistory
 from steps.training.linear_probe import Labelled
 from steps.training.rivals import bounded
 
@@ -61,7 +61,7 @@ class Cached:
             part["weight"].to_numpy(np.float64),
         )
 
-    def refit(self, history: dict[str, Any], most: int, seed: int) -> State:
+    def refit(self, history: HeadHistory, most: int, seed: int) -> State:
         """Fit the head as `train_head` did, with the strength that it chose, on the images the baselines learned from.
 
         Where they had all of them, this is the head that `train_head` fitted on train alone.
@@ -71,23 +71,23 @@ class Cached:
             return models.under("train_only.", files.read_tensors(self.head / models.WEIGHTS))
         train, val = (self.part(table, split) for split in (TRAIN, VAL))
         rng = derive(seed, "train_head") % 2**32
-        return fit_head(history["kind"], train, val, len(self.classes), [history["chosen_c"]], rng).train_only
+        return fit_head(history.kind, train, val, len(self.classes), [history.chosen_c], rng).train_only
 
 
-def stand_in(chosen: str, cached: Cached, history: dict[str, Any], rivals: dict[str, Any], seed: int) -> State | None:
+def stand_in(chosen: str, cached: Cached, history: HeadHistory, rivals: BaselinesHistory, seed: int) -> State | None:
     """Return the head that answers for the chosen model; None where the fine-tuned network, of train alone, does.
 
-    `history` is what `train_head` wrote, `rivals` what `baselines` wrote. Where the baselines learned from a part of
-    the training images, the frozen head stands for both: fine-tuning anew would cost what the part was to save.
+    Where the baselines learned from a part of the training images, the frozen head stands for both: fine-tuning anew
+    would cost what the part was to save.
     """
-    if chosen == FINE_TUNED and rivals["train"] == rivals["train_of"]:
+    if chosen == FINE_TUNED and rivals.train == rivals.train_of:
         return None
-    return cached.refit(history, int(rivals["most_images"]), seed)
+    return cached.refit(history, rivals.most_images, seed)
 
 
-def same_labels(head: State | None, tuned: Floats, cached: Cached, rivals: dict[str, Any]) -> Learnt:
+def same_labels(head: State | None, tuned: Floats, cached: Cached, rivals: BaselinesHistory) -> Learnt:
     """Return the answers of the stand-in, or where there is none those of the fine-tuned network, `tuned`."""
-    used, known = int(rivals["train"]), int(rivals["train_of"])
     if head is None:
-        return Learnt(FINE_TUNED, tuned, used, known)
-    return Learnt(HEAD, probabilities(head, cached.part(cached.table, TEST)), used, known)
+        return Learnt(FINE_TUNED, tuned, rivals.train, rivals.train_of)
+    answers = probabilities(head, cached.part(cached.table, TEST))
+    return Learnt(HEAD, answers, rivals.train, rivals.train_of)

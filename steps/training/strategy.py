@@ -5,15 +5,16 @@ different, a head on earlier features; many and different, everything. Where the
 and there are many labels, everything from scratch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Gt, Interval
 
 from steps.runtime.binding import Share
-from steps.runtime.features import WHOLE
+from steps.runtime.cuts import WHOLE
 from steps.runtime.figure import Figure
+from steps.training.histories import Scores
 
 HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING = "head_only", "later_blocks", "early_features", "everything"
 FROM_SCRATCH = "from_scratch"  # the architecture alone, from random weights
@@ -55,6 +56,85 @@ class Plan:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of the learning curve: labels per class (a mean, rounded), and the head's figures with so many."""
+
+    labels_per_class: float
+    accuracy: float
+    balanced_accuracy: float
+    log_loss: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """How far the labels reach: those of the smallest class, the learning curve, its last and its next doubling."""
+
+    labels_per_class: int
+    curve: tuple[CurvePoint, ...]
+    last_doubling: Figure
+    next_doubling: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutScores:
+    """How well the features of a cut tell the classes apart; `against_whole` is None for the whole backbone."""
+
+    cut: str
+    accuracy: float
+    balanced_accuracy: float
+    log_loss: float
+    n: int
+    c: float
+    against_whole: Figure | None
+    logme: float
+    h_score: float
+    source_divergence: float | None  # nats; None where the block keeps no statistics
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the weights are worth: a linear model on the perceptual hash, and how far the best cut exceeds it."""
+
+    perceptual_hash: Scores
+    best_cut_less: Figure
+
+
+@dataclass(frozen=True)
+class StrategyCost:
+    """The cost of a training epoch of one strategy."""
+
+    strategy: str
+    cut: str
+    blocks: int
+    epoch_flops: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The FLOPs of one image's forward pass, and the cost of each strategy."""
+
+    image_flops: float
+    strategies: tuple[StrategyCost, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """strategy.json: a `Plan`, its reasons in words, and the measurements behind it."""
+
+    strategy: str
+    cut: str
+    blocks: int
+    pretrained: bool
+    reasons: tuple[str, ...]
+    size: Size
+    similarity: tuple[CutScores, ...]
+    worth: Worth
+    cost: Cost
+
+
 def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
     """Return the strategy that the rules make of the evidence, or the one they name, within the budget."""
     large, size = _size(evidence, rules)
@@ -87,21 +167,21 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
         return None, "similarity was not measured: the features were extracted at one cut only"
     best = max(evidence.earlier, key=lambda name: evidence.earlier[name].known)
     against = evidence.earlier[best]
-    told = f"the best earlier cut, {best}, differs from the whole backbone by {_points(against)}"
+    difference = f"the best earlier cut, {best}, differs from the whole backbone by {_points(against)}"
     if against.above(0):
-        return best, f"the task is different from the source: {told}, so the last blocks lose what it needs"
-    return None, f"the task is similar to the source: {told}, so the last blocks serve it"
+        return best, f"the task is different from the source: {difference}, so the last blocks lose what it needs"
+    return None, f"the task is similar to the source: {difference}, so the last blocks serve it"
 
 
 def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:
     """Return whether the weights are shown to be worthless: features no better than a picture's coarsest pattern."""
-    told = f"the best cut differs from a linear model on the perceptual hash by {_points(evidence.worth)}"
+    difference = f"the best cut differs from a linear model on the perceptual hash by {_points(evidence.worth)}"
     if evidence.worth.above(0):
-        return False, f"the weights are worth something: {told}"
+        return False, f"the weights are worth something: {difference}"
     if evidence.worth.high is not None and evidence.worth.high <= 0:
-        return True, f"the weights are worth nothing here: {told}"
+        return True, f"the weights are worth nothing here: {difference}"
     advice = "; from_scratch, by name, is worth a try" if large else ""
-    return False, f"the weights are not shown to be worth anything: {told}{advice}"
+    return False, f"the weights are not shown to be worth anything: {difference}{advice}"
 
 
 def _quadrant(evidence: Evidence, rules: StrategyRules, large: bool, different: bool, worthless: bool) -> str:
@@ -162,22 +242,14 @@ def epoch_flops(evidence: Evidence, cut: str, blocks: int) -> float:
     return evidence.images * (sum(costs[:depth]) + 2 * sum(costs[depth - blocks : depth]))
 
 
-def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> Sequence[dict[str, Any]]:
+def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> tuple[StrategyCost, ...]:
     """Return the cost of an epoch of each strategy, the chosen one marked."""
-    rows = []
+    costs = []
     for strategy in STRATEGIES:
         other = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())
         flops = epoch_flops(evidence, other.cut, other.blocks)
-        rows.append(
-            {
-                "strategy": strategy,
-                "cut": other.cut,
-                "blocks": other.blocks,
-                "epoch_flops": flops,
-                "chosen": strategy == plan.strategy,
-            }
-        )
-    return rows
+        costs.append(StrategyCost(strategy, other.cut, other.blocks, flops, strategy == plan.strategy))
+    return tuple(costs)
 
 
 def _points(difference: Figure) -> str:

@@ -15,6 +15,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 from steps.images.manifest import uniform
 from steps.runtime.arrays import Floats, Ints
 from steps.runtime.seeding import derive
+from steps.training.histories import Scores
 from steps.training.linear_probe import Labelled, fit_path
 from steps.training.metrics import scores
 
@@ -101,7 +102,7 @@ class Held:
         chosen = self.probabilities[np.arange(len(self.targets)), self.targets]
         return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).tiny, 1)))
 
-    def scores(self) -> dict[str, float]:
+    def scores(self) -> Scores:
         """Return accuracy, balanced accuracy, log-loss and n."""
         return scores(self.targets, self.probabilities)
 

@@ -29,9 +29,9 @@ def test_every_kind_learns_what_can_be_learnt_and_the_best_of_the_path_is_taken(
     train, val, other = sample(150, 0), sample(60, 1), sample(200, 2)
     found = fit_head(kind, train, val, 3, PATH, seed=0)
     assert (probabilities(found.refitted, other).argmax(1) == other.targets).mean() > 0.85
-    losses = [row["val_log_loss"] for row in found.path]
+    losses = [trial.val_log_loss for trial in found.path]
     assert found.chosen_c == PATH[int(np.argmin(losses))]
-    assert found.validation["log_loss"] == pytest.approx(min(losses))
+    assert found.validation.log_loss == pytest.approx(min(losses))
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

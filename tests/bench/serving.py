@@ -24,7 +24,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from steps.backbones import models
 from steps.backbones.inference import predict_probabilities
 from steps.images import decoding
 from steps.images.preprocessing import preprocess
@@ -58,7 +57,7 @@ def seconds_of(work: Callable[[], Any], seconds: float) -> float:
 def bare(project: Registered, data: bytes, seconds: float) -> dict[str, float]:
     """Return milliseconds a picture: the forward pass for one, for each of eight at once, and decoding, one thread."""
     torch.set_num_threads(1)
-    network, spec = project.networks["1"], models.read_preprocessing_dict(project.spec)
+    network, spec = project.networks["1"], project.spec
     one = preprocess(decoding.decode(data), spec)[None]
     eight = one.repeat(8, 1, 1, 1)
     return {

@@ -14,7 +14,6 @@ import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
 
-from steps.backbones import models
 from steps.backbones.backbone import Grafted
 from steps.commands.export import Export, export
 from steps.errors import IntegrityError, RegistryError, RequestError
@@ -37,7 +36,7 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root, self.table = root, table_of(write_images(root / RAW, per_class=40))
         files.write_table(root / SCREENED, self.table)
-        self.spec = models.read_preprocessing_dict(packaged.facts()["preprocessing"])
+        self.spec = packaged.facts().preprocessing
         network = taught(root / RAW, self.table, self.spec)
         saved, digest = packaged.save(root / "package", network, temperature=1.5)
         registry = Registry(root, NAME)

@@ -274,19 +274,8 @@ class Versions:
         torch.manual_seed(0)
         backbone, width = cut_at(without_top(build(architecture, 5))[0].eval(), cut)
         network = Grafted(backbone, torch.nn.Linear(width, 3))
-        card = origins.embedded()[0]
-        facts = {
-            "kind": "head",
-            "architecture": architecture,
-            "num_classes": 5,
-            "backbone": "oak",
-            "backbone_sha256": "0",
-            "cut": cut,
-            "classes": ["a", "b", "c"],
-            "lineage": "1",
-            "preprocessing": card.preprocessing.to_dict(),
-            **told,
-        }
+        made = {"architecture": architecture, "num_classes": 5, "cut": cut, "classes": ("a", "b", "c")}
+        facts = packaged.facts(**{**made, "backbone": "oak", "backbone_sha256": "0", "lineage": "1", **told})
         packaging.write_model(folder, network.state_dict(), facts)
         return network
 
@@ -442,8 +431,8 @@ def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, ver
         ({"cut": "layer9"}, "the backbone has no block 'layer9'"),
         ({"cut": "layer2"}, "the weights do not fit resnet18: 0 tensors missing, 30 unknown"),
         ({"architecture": "squeezenet1_1", "cut": ""}, "the weights do not fit squeezenet1_1"),
-        ({"preprocessing": {"resize": 16}}, "none that regraft registered (TypeError"),
-        ({"num_classes": "many"}, "none that regraft registered (TypeError"),
+        ({"preprocessing": {"resize": 16}}, "none that regraft registered (model.json is no ModelFacts"),
+        ({"num_classes": "many"}, "none that regraft registered (model.json is no ModelFacts"),
     ],
 )
 def test_a_version_whose_facts_and_weights_disagree_is_refused(

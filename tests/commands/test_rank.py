@@ -1,7 +1,6 @@
 """The ranking on real digits: the backbone that learned characters against the same one with random weights."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
-from steps.commands.rank import _weights, ranking, verdict
+from steps.commands.rank import Ranked, _weights, ranking, verdict
 from steps.errors import DataError, RequestError
 from steps.runtime import files
+from steps.runtime.figure import Figure
 from tests.conftest import write_images
 
 
@@ -42,31 +42,29 @@ def table(raw: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def rows(raw: Path, random_weights: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ranking(
-        raw, table(raw), ["squeezenet1_1", "glyphnet"], {"squeezenet1_1": random_weights}, most=1000, seed=0
-    )
-    return found
+def rows(raw: Path, random_weights: str) -> list[Ranked]:
+    return ranking(raw, table(raw), ["squeezenet1_1", "glyphnet"], {"squeezenet1_1": random_weights}, most=1000, seed=0)
 
 
-def test_the_backbone_that_knows_characters_comes_first(rows: list[dict[str, Any]]) -> None:
-    assert [row["backbone"] for row in rows] == ["glyphnet", "squeezenet1_1"]
-    assert rows[0]["balanced_accuracy"].known > 0.9
-    assert rows[0]["logme"] > rows[1]["logme"]
-    assert all(row["milliseconds_per_image"] > 0 and row["images"] == 36 for row in rows)
+def test_the_backbone_that_knows_characters_comes_first(rows: list[Ranked]) -> None:
+    assert [row.backbone for row in rows] == ["glyphnet", "squeezenet1_1"]
+    assert rows[0].balanced_accuracy.known > 0.9
+    assert rows[0].logme > rows[1].logme
+    assert all(row.milliseconds_per_image > 0 and row.images == 36 for row in rows)
 
 
-def test_the_difference_is_paired_and_the_best_is_no_worse_than_itself(rows: list[dict[str, Any]]) -> None:
+def test_the_difference_is_paired_and_the_best_is_no_worse_than_itself(rows: list[Ranked]) -> None:
     best, other = rows
-    gap = other["balanced_accuracy"].known - best["balanced_accuracy"].known
-    assert other["against_best"].known == pytest.approx(gap)
-    assert best["against_best"].known == 0
-    assert not best["told_apart_from_best"]
+    gap = other.balanced_accuracy.known - best.balanced_accuracy.known
+    assert other.against_best.value == pytest.approx(gap)
+    assert best.against_best.value == 0
+    assert not best.told_apart_from_best
 
 
 def test_a_tie_is_called_a_tie_and_the_cheapest_is_named() -> None:
+    unknown = Figure(None, None, None, "none")
     made = [
-        {"backbone": name, "told_apart_from_best": apart, "milliseconds_per_image": ms, "images": 40}
+        Ranked(name, 40, unknown, 0.5, 0.1, 0.1, ms, unknown, told_apart_from_best=apart)
         for name, apart, ms in (("a", False, 9.0), ("b", False, 2.0), ("c", True, 1.0))
     ]
     assert verdict(made) == "a, b cannot be told apart on 40 images; the cheapest of them is b"
@@ -78,13 +76,13 @@ def test_the_test_split_and_unlabelled_images_are_not_looked_at(raw: Path) -> No
     splits = table(raw).assign(split=lambda t: ["test" if i % 4 == 0 else "train" for i in range(len(t))])
     gone = splits.assign(path=splits["path"].where(splits["split"] == "train", "no such file"))
     (row,) = ranking(raw, gone, ["glyphnet"], {}, most=1000, seed=0)
-    assert row["images"] == 27
+    assert row.images == 27
 
 
 def test_no_more_images_are_used_than_asked_for_and_equal_ones_count_once(raw: Path) -> None:
     twice = pd.concat([table(raw), table(raw)])
     (row,) = ranking(raw, twice, ["glyphnet"], {}, most=18, seed=0)
-    assert row["images"] == 18
+    assert row.images == 18
 
 
 def test_what_cannot_be_ranked_is_refused_before_an_image_is_read(raw: Path) -> None:

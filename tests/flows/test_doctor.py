@@ -171,5 +171,5 @@ def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monk
     [("alexnet", WARNING), ("vgg11", WARNING), ("resnet18", GOOD), ("vit_b_16", GOOD), ("convnext_tiny", GOOD)],
 )
 def test_networks_that_are_mostly_fully_connected_are_warned_of(tmp_path: Path, architecture: str, state: str) -> None:
-    files.write_json(tmp_path / "data/backbone/card.json", {"architecture": architecture, "num_classes": 10})
+    models.write_card(tmp_path / "data/backbone", replace(origins.embedded()[0], architecture=architecture))
     assert next(doctor._transfer(tmp_path)).state == state

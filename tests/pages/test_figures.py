@@ -1,5 +1,7 @@
 """Figures say the numbers they were given, whatever the labels; read back from matplotlib's own objects."""
 
+import math
+
 import matplotlib as mpl
 import pytest
 from matplotlib.colors import to_hex
@@ -7,13 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from steps.pages import figures
+from steps.training.histories import Epoch, Trial
+from steps.training.strategy import CurvePoint
 
-PATH = [{"c": 10.0**power, "val_balanced_accuracy": 0.9 - 0.01 * power**2} for power in (1, -2, 0, -1)]
-EPOCHS = [
-    {"epoch": 0, "val_balanced_accuracy": 0.80, "val_log_loss": 0.5, "train_loss": None},
-    {"epoch": 1, "val_balanced_accuracy": 0.85, "val_log_loss": 0.4, "train_loss": 0.6},
-    {"epoch": 2, "val_balanced_accuracy": None, "val_log_loss": 0.3, "train_loss": 0.2},
+PATH = [
+    Trial(
+        c=10.0**power,
+        val_accuracy=0.9,
+        val_balanced_accuracy=0.9 - 0.01 * power**2,
+        val_log_loss=0.3,
+        train_accuracy=1.0,
+        train_balanced_accuracy=1.0,
+        train_log_loss=0.1,
+    )
+    for power in (1, -2, 0, -1)
 ]
+EPOCHS = [Epoch(0, None, 0.80, 0.80, 0.5), Epoch(1, 0.6, 0.85, 0.85, 0.4), Epoch(2, 0.2, math.nan, math.nan, 0.3)]
 ROWS = [
     {"name": "head alone", "value": 0.90, "low": 0.85, "high": 0.94, "chosen": False},
     {"name": "fine-tuned", "value": 0.928, "low": 0.876, "high": 0.959, "chosen": True},
@@ -44,7 +55,7 @@ def test_head_path_is_drawn_in_order_of_c_and_names_the_chosen_one() -> None:
 
 
 def test_the_learning_curve_shows_each_share_of_the_labels_and_names_what_all_of_them_reach() -> None:
-    points = [{"labels_per_class": n, "balanced_accuracy": a} for n, a in ((5, 0.7), (10, 0.8), (20, 0.85))]
+    points = [CurvePoint(n, a, a, 0.5, 12) for n, a in ((5, 0.7), (10, 0.8), (20, 0.85))]
     figure = figures.learning_curve(points)
     assert drawn(figure)[0] == ([5, 10, 20], pytest.approx([0.7, 0.8, 0.85]))
     assert "all labels: 85.0 %" in words(figure)

@@ -33,7 +33,7 @@ from steps.runtime.seeding import numpy_generator
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
 from tests.packaged import CLASSES
-from tests.registered import NAME, SPEC
+from tests.registered import NAME, spec
 
 
 @dataclass
@@ -55,7 +55,7 @@ class World:
             Grafted(backbone, head),
             self.root / "data/raw/0/000.png",
             num_classes=10,
-            preprocessing={**SPEC, "resize": 32, "crop": 32},
+            preprocessing=spec(32),
         )
         packaged.register(self.registry, digest, saved)
         return digest

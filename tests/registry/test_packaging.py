@@ -60,7 +60,7 @@ def saved(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 
 def test_an_answer_is_calibrated_and_says_when_it_abstains_and_who_gave_it(saved: Saved) -> None:
-    spec = models.read_preprocessing_dict(packaged.facts()["preprocessing"])
+    spec = packaged.facts().preprocessing
     pixels = torch.stack([preprocess(Image.open(path).convert("RGB"), spec) for path in saved.pictures])
     with torch.no_grad():
         odds = np.exp(saved.network(pixels).double().numpy() / TEMPERATURE)
@@ -212,9 +212,9 @@ def test_the_bill_of_materials_is_valid_and_names_what_the_model_is_made_of(save
     assert "serialNumber" not in told and "timestamp" not in told["metadata"]
     found = {component["bom-ref"]: component for component in told["components"]}
     facts = packaged.facts()
-    assert found["backbone"]["hashes"] == [{"alg": "SHA-256", "content": facts["backbone_sha256"]}]
-    assert found["backbone"]["licenses"] == [{"license": {"name": facts["backbone_licence"]}}]
-    assert found["data"]["hashes"][0]["content"] == facts["data_sha256"]
+    assert found["backbone"]["hashes"] == [{"alg": "SHA-256", "content": facts.backbone_sha256}]
+    assert found["backbone"]["licenses"] == [{"license": {"name": facts.backbone_licence}}]
+    assert found["data"]["hashes"][0]["content"] == facts.data_sha256
     weights = files.sha256_of(saved.folder / "artifacts/model" / models.WEIGHTS)
     assert told["metadata"]["component"]["hashes"][0]["content"] == weights
     assert found[f"pkg:pypi/torch@{torch.__version__.split('+')[0]}"]["version"] == torch.__version__.split("+")[0]

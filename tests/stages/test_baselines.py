@@ -1,6 +1,5 @@
 """The rivals of transfer: each answers for every test image, learns from the other splits alone, and can be resumed."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from steps.backbones import models
 from steps.baselines import BaselinesParams, baselines
 from steps.commands import origins
 from steps.errors import ParamsError
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.params import bind, faults_of
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
+from steps.training.histories import BaselinesHistory
 from tests.conftest import REPOSITORY, write_images
 from tests.test_graph import GRAPH, split_deps
 
@@ -43,7 +43,7 @@ class World:
 
     root: Path
 
-    def run(self, to: str = "out", batch_size: int = 8, **changes: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def run(self, to: str = "out", batch_size: int = 8, **changes: Any) -> tuple[pd.DataFrame, BaselinesHistory]:
         out = self.root / to
         baselines(
             params(**changes),
@@ -57,7 +57,7 @@ class World:
             predictions=out / "baselines.parquet",
             history=out / "baselines.json",
         )
-        return pd.read_parquet(out / "baselines.parquet"), json.loads((out / "baselines.json").read_text())
+        return pd.read_parquet(out / "baselines.parquet"), artefacts.read(BaselinesHistory, out / "baselines.json")
 
     @property
     def table(self) -> pd.DataFrame:
@@ -92,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files.write_table(root / "screened.parquet", table)
     card, _ = origins.embedded()
     models.write_card(root / "backbone", card)
-    files.write_json(root / "preprocessing.json", card.preprocessing.to_dict())
+    files.write_json(root / "preprocessing.json", card.preprocessing)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
@@ -102,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def found(world: World) -> tuple[pd.DataFrame, dict[str, Any]]:
+def found(world: World) -> tuple[pd.DataFrame, BaselinesHistory]:
     return world.run()
 
 
@@ -120,14 +120,14 @@ def test_every_baseline_and_draw_answers_once_for_every_test_image(world: World,
     )
     spread = np.stack(rows["probabilities"].tolist())
     assert np.allclose(spread.sum(axis=1), 1) and (spread >= 0).all()
-    assert rows["predicted"].tolist() == [told["classes"][i] for i in spread.argmax(axis=1)]
+    assert rows["predicted"].tolist() == [told.classes[i] for i in spread.argmax(axis=1)]
 
 
 def test_the_majority_is_the_class_with_most_weight_and_answers_with_the_shares(world: World, found: Any) -> None:
     rows, told = found
     known = world.table[world.table["split"] == "train"]
     shares = known.groupby("label")["weight"].sum() / known["weight"].sum()
-    assert told["majority"]["label"] == shares.idxmax() == "2"
+    assert told.majority.label == shares.idxmax() == "2"
     assert np.allclose(probabilities(rows, "majority"), shares.to_numpy())
 
 
@@ -148,7 +148,7 @@ def test_the_linear_model_is_logistic_regression_on_shrunk_pixels(world: World, 
     known, test = ((table["split"] == split).to_numpy() for split in ("train", "test"))
     known = known & (table["weight"] > 0).to_numpy()
     reference = make_pipeline(
-        StandardScaler(), LogisticRegression(C=told["pixels"]["chosen_c"], class_weight="balanced", tol=1e-6)
+        StandardScaler(), LogisticRegression(C=told.pixels.chosen_c, class_weight="balanced", tol=1e-6)
     )
     wanted = reference.fit(pixels[known], table["label"][known]).predict_proba(pixels[test])
     assert np.abs(wanted - probabilities(rows, "pixels")).max() < 0.02, "up to the resampling filter's last bits"
@@ -158,12 +158,12 @@ def test_the_network_from_scratch_learns_and_each_draw_is_another(found: Any) ->
     rows, told = found
     truth = rows[(rows["model"] == "scratch") & (rows["draw"] == 0)]["label"].astype(int).to_numpy()
     one, other = (probabilities(rows, "scratch", draw) for draw in (0, 1))
-    assert (one.argmax(axis=1) == truth).mean() > 0.75 > told["majority"]["validation"]["accuracy"]
+    assert (one.argmax(axis=1) == truth).mean() > 0.75 > told.majority.validation.accuracy
     assert not np.array_equal(one, other)
-    assert [(run["draw"], run["rate"]) for run in told["scratch"]["rates"]] == [(0, 1e-3), (0, 1e-2)]
-    assert [run["draw"] for run in told["scratch"]["draws"]] == [0, 1]
-    losses = {run["rate"]: run["validation"]["log_loss"] for run in told["scratch"]["rates"]}
-    assert losses[told["scratch"]["chosen_rate"]] == min(losses.values())
+    assert [(run.draw, run.rate) for run in told.scratch.rates] == [(0, 1e-3), (0, 1e-2)]
+    assert [run.draw for run in told.scratch.draws] == [0, 1]
+    losses = {run.rate: run.validation.log_loss for run in told.scratch.rates}
+    assert losses[told.scratch.chosen_rate] == min(losses.values())
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
@@ -189,7 +189,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 
 def test_from_scratch_can_be_left_out(world: World, found: Any) -> None:
     rows, told = world.run(to="without", scratch=False)
-    assert set(rows["model"]) == {"majority", "pixels"} and told["scratch"] is None
+    assert set(rows["model"]) == {"majority", "pixels"} and told.scratch is None
     assert np.array_equal(probabilities(rows, "pixels"), probabilities(found[0], "pixels"))
 
 
@@ -201,8 +201,8 @@ def test_batches_of_one_image_are_refused_where_batch_norm_would_learn_from_them
 
 def test_no_more_training_images_are_used_than_params_say_and_that_is_told(world: World) -> None:
     rows, told = world.run(to="few", scratch=False, most_images=30)
-    assert told["train_of"] == (world.table["split"] == "train").sum()
-    assert 28 <= told["train"] <= 32, "about 30, the same share of each class"
+    assert told.train_of == (world.table["split"] == "train").sum()
+    assert 28 <= told.train <= 32, "about 30, the same share of each class"
     assert rows["id"].nunique() == (world.table["split"] == "test").sum()
 
 

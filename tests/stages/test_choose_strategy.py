@@ -1,7 +1,6 @@
 """The stage on generated features: what it decides, what it may not see, and that it decides the same twice."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from steps.backbones import models
 from steps.choose_strategy import ChooseStrategyParams, choose_strategy
 from steps.images.manifest import Row
 from steps.images.preprocessing import Preprocessing
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import write_features
 from steps.runtime.params import faults_of
+from steps.training.strategy import Strategy
 
 PARAMS = ChooseStrategyParams(
     strategy="auto",
@@ -55,11 +55,11 @@ class Inputs:
     root: Path
     table: pd.DataFrame
 
-    def run(self, params: ChooseStrategyParams = PARAMS, seed: int = 0) -> dict[str, Any]:
+    def run(self, params: ChooseStrategyParams = PARAMS, seed: int = 0) -> Strategy:
         files.write_table(self.root / "screened.parquet", self.table)
         names = ("screened.parquet", "validation.json", "backbone", "features.safetensors", "strategy.json")
         choose_strategy(params, seed, COMPUTE, *(self.root / name for name in names))
-        return dict(json.loads((self.root / "strategy.json").read_text()))
+        return artefacts.read(Strategy, self.root / "strategy.json")
 
 
 def row(split: str, label: str, number: int) -> Row:
@@ -102,38 +102,38 @@ def make(tmp_path: Path) -> Callable[..., Inputs]:
 
 def test_few_labels_on_a_similar_source_train_the_head_alone(make: Callable[..., Inputs]) -> None:
     found = make(10, {WHOLE: 3.0, EARLY: 1.0}).run()
-    assert (found["strategy"], found["cut"], found["blocks"]) == ("head_only", "", 0)
-    assert found["pretrained"]
-    assert found["size"]["labels_per_class"] == 10
-    assert [point["labels_per_class"] for point in found["size"]["curve"]] == [1.9, 3.8, 7.5]
+    assert (found.strategy, found.cut, found.blocks) == ("head_only", "", 0)
+    assert found.pretrained
+    assert found.size.labels_per_class == 10
+    assert [point.labels_per_class for point in found.size.curve] == [1.9, 3.8, 7.5]
 
 
 def test_many_labels_on_a_similar_source_train_the_later_blocks_too(make: Callable[..., Inputs]) -> None:
     found = make(200, {WHOLE: 2.5, EARLY: 1.0}).run()
-    assert (found["strategy"], found["cut"], found["blocks"]) == ("later_blocks", "", 2)
-    assert [cut["cut"] for cut in found["similarity"]] == [EARLY, WHOLE], "in the order of the network"
-    assert found["similarity"][1]["balanced_accuracy"] > found["similarity"][0]["balanced_accuracy"]
-    for score in ("logme", "h_score"):
-        assert found["similarity"][1][score] > found["similarity"][0][score]
-    assert [cut["source_divergence"] for cut in found["similarity"]] == [0.2, None], "each of the block it ends after"
+    assert (found.strategy, found.cut, found.blocks) == ("later_blocks", "", 2)
+    assert [cut.cut for cut in found.similarity] == [EARLY, WHOLE], "in the order of the network"
+    assert found.similarity[1].balanced_accuracy > found.similarity[0].balanced_accuracy
+    assert found.similarity[1].logme > found.similarity[0].logme
+    assert found.similarity[1].h_score > found.similarity[0].h_score
+    assert [cut.source_divergence for cut in found.similarity] == [0.2, None], "each of the block it ends after"
 
 
 def test_earlier_features_that_part_the_classes_better_are_a_different_task(make: Callable[..., Inputs]) -> None:
     small = make(20, {WHOLE: 0.5, EARLY: 5.0}).run()
-    assert (small["strategy"], small["cut"], small["blocks"]) == ("early_features", EARLY, 0)
+    assert (small.strategy, small.cut, small.blocks) == ("early_features", EARLY, 0)
     large = make(80, {WHOLE: 0.0, EARLY: 5.0}).run()
-    assert (large["strategy"], large["cut"], large["blocks"]) == ("everything", "", 3)
+    assert (large.strategy, large.cut, large.blocks) == ("everything", "", 3)
 
 
 def test_weights_that_tell_less_than_a_perceptual_hash_are_left_for_random_ones(make: Callable[..., Inputs]) -> None:
     inputs = make(80, {WHOLE: 0.3, EARLY: 0.3})
     telling = inputs.table["label"].map({"ant": "00", "bee": "f0", "cat": "ff"}) + inputs.table["phash"].str[2:]
     found = replace(inputs, table=inputs.table.assign(phash=telling)).run()
-    assert (found["strategy"], found["cut"], found["blocks"]) == ("from_scratch", "", 3)
-    assert not found["pretrained"]
-    assert found["worth"]["perceptual_hash"]["balanced_accuracy"] > 0.95
-    assert found["worth"]["best_cut_less"]["high"] < 0
-    assert inputs.run()["strategy"] != "from_scratch", "hashes that tell nothing accuse no weights"
+    assert (found.strategy, found.cut, found.blocks) == ("from_scratch", "", 3)
+    assert not found.pretrained
+    assert found.worth.perceptual_hash.balanced_accuracy > 0.95
+    assert found.worth.best_cut_less.below(0)
+    assert inputs.run().strategy != "from_scratch", "hashes that tell nothing accuse no weights"
 
 
 def test_the_test_split_has_no_say(make: Callable[..., Inputs]) -> None:
@@ -165,13 +165,13 @@ def test_one_or_two_labels_a_class_are_enough_to_say_that_they_are_few(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert make(labels, {WHOLE: 3.0, EARLY: 1.0}).run()["strategy"] in ("head_only", "early_features")
+        assert make(labels, {WHOLE: 3.0, EARLY: 1.0}).run().strategy in ("head_only", "early_features")
 
 
 def test_no_more_images_are_measured_than_params_say(make: Callable[..., Inputs]) -> None:
     found = make(100, {WHOLE: 1.0}).run(replace(PARAMS, most_images=120))
-    assert found["size"]["curve"][-1]["n"] == 120
-    assert found["size"]["labels_per_class"] == 100, "what there is, not what was measured"
+    assert found.size.curve[-1].n == 120
+    assert found.size.labels_per_class == 100, "what there is, not what was measured"
 
 
 def test_the_wrong_values_are_refused_all_at_once() -> None:

@@ -25,13 +25,15 @@ from steps.evaluation.calibration import tempered
 from steps.evaluation.protocol import EvaluateParams
 from steps.images.dataset import Images
 from steps.registry import look_ledger, tracking
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import read_features, write_features
 from steps.runtime.params import bind, faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
+from steps.training.histories import FineTuneHistory, HeadHistory
 from steps.training.rivals import bounded
+from tests import outputs
 from tests.conftest import REPOSITORY, write_images
 
 CLASSES = ["0", "1", "2"]
@@ -115,7 +117,7 @@ def write_world(root: Path) -> World:
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))
-    files.write_json(root / "preprocessing.json", card.preprocessing.to_dict())
+    files.write_json(root / "preprocessing.json", card.preprocessing)
     world = World(root, table)
     _, network, _ = models.load_backbone(root / "backbone")
     images = Images(root / "raw", table, CLASSES, card.preprocessing, COMPUTE)
@@ -123,7 +125,7 @@ def write_world(root: Path) -> World:
         found = [network(pixels) for pixels, _, _ in images.batches("train", "val", "test")]
     ids = images.part("train", "val", "test")["id"].tolist()
     write_features(root / "features.safetensors", ids, {"": torch.cat(found).numpy()})
-    files.write_json(root / "strategy.json", {"cut": ""})
+    files.write_json(root / "strategy.json", outputs.strategy())
     names = ("screened.parquet", "features.safetensors", "strategy.json", "head", "head.json")
     head = TrainHeadParams(kind="linear", inverse_regularisation=(1e-3, 1e-2))
     files.write_table(root / "screened.parquet", table[table["split"] != "test"])
@@ -131,16 +133,16 @@ def write_world(root: Path) -> World:
     files.write_table(root / "screened.parquet", table)
     model = Grafted(network, models.load_head(root / "head", refitted=False))
     files.write_tensors(root / "fine_tuned" / models.WEIGHTS, model.state_dict())
-    files.write_json(root / "fine_tuned" / models.FACTS, {"classes": CLASSES, "cut": ""})
-    history = {"validation": files.read_json(root / "head.json")["validation"], "best_epoch": 0, "pretrained": True}
-    files.write_json(root / "fine_tuned.json", history)
+    shutil.copy(root / "head" / models.FACTS, root / "fine_tuned")
+    validation = artefacts.read(HeadHistory, root / "head.json").validation
+    files.write_json(root / "fine_tuned.json", outputs.fine_tune_history(validation=validation, best_epoch=0))
     part = table[table["split"] == "test"].sort_values("path")[["id", "path", "split", "label"]]
     rivals = [
         part.assign(model="majority", draw=0, predicted="0"),
         *(part.assign(model="scratch", draw=draw, predicted="1") for draw in range(2)),
     ]
     files.write_table(root / "baselines.parquet", pd.concat(rivals))
-    learnt = {"train": 30, "train_of": 30, "most_images": 30}
+    learnt = outputs.baselines_history(CLASSES, train=30, train_of=30, most_images=30)
     files.write_json(root / "baselines.json", learnt)
     return world
 
@@ -219,7 +221,7 @@ def test_transfer_is_judged_by_the_labels_that_the_baselines_had(world: World, f
 def test_where_the_baselines_had_a_part_of_the_labels_so_has_the_head(world: World) -> None:
     path = world.root / "baselines.json"
     whole = path.read_bytes()
-    files.write_json(path, {"train": 6, "train_of": 30, "most_images": 6})
+    files.write_json(path, outputs.baselines_history(CLASSES, train=6, train_of=30, most_images=6))
     found = world.evaluate()["transfer"]
     path.write_bytes(whole)
     table = bounded(world.table, 6)
@@ -228,7 +230,7 @@ def test_where_the_baselines_had_a_part_of_the_labels_so_has_the_head(world: Wor
     parts = [table[table["split"] == split].sort_values("path") for split in ("train", "test")]
     assert len(parts[0]) == 6
     features, labels = zip(*((rows[[position[i] for i in part["id"]]], part["label"]) for part in parts), strict=True)
-    c = files.read_json(world.root / "head.json")["chosen_c"]
+    c = artefacts.read(HeadHistory, world.root / "head.json").chosen_c
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", tol=1e-6))
     right = reference.fit(features[0], labels[0]).predict(features[1]) == labels[1].to_numpy()
     assert found["accuracy"] == right.mean()
@@ -260,10 +262,10 @@ def test_without_a_network_from_scratch_the_verdict_is_against_the_strongest_riv
 
 def test_a_network_from_random_weights_is_no_evidence_of_transfer(world: World) -> None:
     path = world.root / "fine_tuned.json"
-    told = files.read_json(path)
-    better = {**told["validation"], "balanced_accuracy": 1.0, "log_loss": 0.0}
+    told = artefacts.read(FineTuneHistory, path)
+    better = replace(told.validation, balanced_accuracy=1.0, log_loss=0.0)
     for pretrained, judged in ((True, "fine_tuned"), (False, "head")):
-        files.write_json(path, {**told, "validation": better, "best_epoch": 1, "pretrained": pretrained})
+        files.write_json(path, replace(told, validation=better, best_epoch=1, pretrained=pretrained))
         found = world.evaluate()
         assert (found["chosen"], found["transfer"]["model"]) == ("fine_tuned", judged)
     files.write_json(path, told)

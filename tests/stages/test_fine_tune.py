@@ -19,11 +19,13 @@ from steps.backbones.backbone import Grafted
 from steps.commands import origins
 from steps.errors import IntegrityError, ParamsError
 from steps.fine_tune import FineTuneParams, fine_tune
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.params import bind
 from steps.runtime.stage import Lineage
 from steps.training import checkpoints
+from steps.training.histories import FineTuneHistory, TrainedFacts
+from tests import outputs
 from tests.conftest import REPOSITORY, write_images
 
 FILES = ("fine_tuned/weights.safetensors", "fine_tuned/model.json", "history.json")
@@ -64,7 +66,7 @@ class World:
     ) -> dict[str, bytes]:
         """Run the stage; return the bytes of what it wrote."""
         out = self.root / to
-        files.write_json(self.root / "strategy.json", {"cut": "", "blocks": blocks, "pretrained": pretrained})
+        files.write_json(self.root / "strategy.json", outputs.strategy(blocks=blocks, pretrained=pretrained))
         fine_tune(
             params(**changes),
             seed=3,
@@ -80,6 +82,9 @@ class World:
             history=out / "history.json",
         )
         return {name: (out / name).read_bytes() for name in FILES}
+
+    def history(self, of: str = "out") -> FineTuneHistory:
+        return artefacts.read(FineTuneHistory, self.root / of / "history.json")
 
 
 def write_world(root: Path) -> World:
@@ -98,11 +103,11 @@ def write_world(root: Path) -> World:
     card, state = origins.embedded()
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))
-    files.write_json(root / "preprocessing.json", card.preprocessing.to_dict())
+    files.write_json(root / "preprocessing.json", card.preprocessing)
     drawn = torch.Generator().manual_seed(0)
     head = {"train_only.weight": 0.1 * torch.randn(3, 512, generator=drawn), "train_only.bias": torch.zeros(3)}
     files.write_tensors(root / "head" / models.WEIGHTS, head)
-    files.write_json(root / "head" / models.FACTS, {"classes": ["0", "1", "2"], "cut": ""})
+    files.write_json(root / "head" / models.FACTS, TrainedFacts(("0", "1", "2"), "", lineage()))
     return World(root)
 
 
@@ -158,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_one_that_was_not(
     kill(world, place, count)
     found = checkpoints.load(lineage())
     assert found is not None
-    assert len(found.rows) == 1 + epochs
+    assert len(found.epochs) == 1 + epochs
     assert world.fine_tune(to="resumed", **GRADUAL) == wanted
     assert checkpoints.load(lineage()) is None, "a run that has ended leaves nothing to skip the next one with"
 
@@ -258,9 +263,9 @@ def test_batch_norm_statistics_follow_the_policy_in_learning_blocks_and_stand_st
     world.fine_tune(blocks=1, epochs=4, patience=4, bn_policy=policy, head_rate=0.01, backbone_rate=1e-3)
     tuned = files.read_tensors(world.root / "out/fine_tuned" / models.WEIGHTS)
     base = models.load_backbone(world.root / "backbone")[1].state_dict()
-    told = files.read_json(world.root / "out/history.json")
-    assert told["bn_policy"] == policy
-    assert told["best_epoch"] > 0
+    told = world.history()
+    assert told.bn_policy == policy
+    assert told.best_epoch > 0
     moved = {name for name in base if not torch.equal(tuned[f"backbone.{name}"], base[name])}
     assert all(name.startswith("features.2.") for name in moved)
     statistics = {name for name in base if "running" in name and name.startswith("features.2.")}
@@ -275,17 +280,17 @@ def test_how_the_classes_were_balanced_is_told_and_what_an_epoch_shows_follows(w
     files.write_table(world.root / "screened.parquet", table.drop(index=rare))
     counts = table.drop(index=rare).query("split == 'train'")["label"].value_counts().to_dict()
     world.fine_tune(epochs=1, balance=balance)
-    told = files.read_json(world.root / "out/history.json")["balance"]
-    assert told["by"] == balance
-    assert sum(told["first_epoch"].values()) == sum(counts.values())
-    assert (told["first_epoch"] == counts) == (balance == "weights")
-    assert balance == "weights" or told["first_epoch"]["0"] > counts["0"]
+    told = world.history().balance
+    assert told.by == balance
+    assert sum(told.first_epoch.values()) == sum(counts.values())
+    assert (told.first_epoch == counts) == (balance == "weights")
+    assert balance == "weights" or told.first_epoch["0"] > counts["0"]
 
 
 def test_a_preset_puts_its_values_in_place_and_says_which(world: World) -> None:
     """32 training images in batches of 8 are 4 steps an epoch, so 500 steps are 125 epochs; none is run here."""
     world.fine_tune(blocks=0, preset="bit_hyperrule")
-    told = files.read_json(world.root / "out/history.json")["schedule"]
+    told = world.history().schedule
     assert (told["optimiser"], told["decay"], told["weight_decay"]) == ("sgd", "steps", 0)
     assert params(preset="bit_hyperrule").in_full(32, 8).epochs == 125
     assert params().in_full(32, 8) == params()
@@ -306,14 +311,14 @@ def test_batches_of_one_image_are_refused_where_batch_norm_learns_and_nowhere_el
     assert not (world.root / "out").exists()
     world.fine_tune(batch_size=1, bn_policy="frozen", epochs=1)
     world.fine_tune(batch_size=1, bn_policy="train", blocks=0)
-    assert len(files.read_json(world.root / "out/history.json")["epochs"]) == 1
+    assert len(world.history().epochs) == 1
 
 
 def test_a_strategy_of_no_blocks_leaves_backbone_and_head_as_they_are(world: World) -> None:
     world.fine_tune(blocks=0, balance="sampling")
-    told = files.read_json(world.root / "out/history.json")
-    assert told["balance"]["first_epoch"] == {}, "no epoch, nothing shown"
-    assert (len(told["epochs"]), told["best_epoch"], told["trainable_blocks"]) == (1, 0, ["head"])
+    told = world.history()
+    assert told.balance.first_epoch == {}, "no epoch, nothing shown"
+    assert (len(told.epochs), told.best_epoch, told.trainable_blocks) == (1, 0, ("head",))
     tuned = files.read_tensors(world.root / "out/fine_tuned" / models.WEIGHTS)
     base = models.load_backbone(world.root / "backbone")[1].state_dict()
     head = models.load_head(world.root / "head", refitted=False).state_dict()
@@ -325,10 +330,10 @@ def test_a_head_trained_at_an_earlier_cut_is_fine_tuned_there(world: World) -> N
     drawn = torch.Generator().manual_seed(0)
     head = {"train_only.weight": 0.1 * torch.randn(3, 64, generator=drawn), "train_only.bias": torch.zeros(3)}
     files.write_tensors(world.root / "head" / models.WEIGHTS, head)
-    files.write_json(world.root / "head" / models.FACTS, {"classes": ["0", "1", "2"], "cut": "features.1"})
+    files.write_json(world.root / "head" / models.FACTS, TrainedFacts(("0", "1", "2"), "features.1", lineage()))
     world.fine_tune(epochs=1)
-    told = files.read_json(world.root / "out/history.json")
-    assert (told["trainable_blocks"], told["frozen_blocks"]) == (["features.1", "head"], ["features.0"])
+    told = world.history()
+    assert (told.trainable_blocks, told.frozen_blocks) == (("features.1", "head"), ("features.0",))
     model = models.load_fine_tuned(world.root / "backbone", world.root / "out/fine_tuned")
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
@@ -339,10 +344,8 @@ SCRATCH: dict[str, Any] = {"pretrained": False, "blocks": 3, "epochs": 12, "pati
 def test_from_scratch_takes_nothing_from_weights_and_head_and_learns(world: World) -> None:
     """Neither file is read: what is in their place is no safetensors at all."""
     found = world.fine_tune(to="one", **SCRATCH)
-    told = files.read_json(world.root / "one/history.json")
-    assert (
-        told["epochs"][told["best_epoch"]]["val_balanced_accuracy"] > 0.8 > told["epochs"][0]["val_balanced_accuracy"]
-    )
+    told = world.history("one")
+    assert told.epochs[told.best_epoch].val_balanced_accuracy > 0.8 > told.epochs[0].val_balanced_accuracy
     (world.root / "backbone" / models.WEIGHTS).write_bytes(b"no weights")
     (world.root / "head" / models.WEIGHTS).write_bytes(b"no head")
     assert world.fine_tune(to="other", **SCRATCH) == found
@@ -352,10 +355,10 @@ def test_from_scratch_takes_nothing_from_weights_and_head_and_learns(world: Worl
 
 def test_from_scratch_freezes_nothing_and_every_part_learns_at_the_heads_rate(world: World) -> None:
     world.fine_tune(**{**SCRATCH, "l2_sp": 0.1, "block_decay": 0.5, "unfreeze_every": 2, "bn_policy": "frozen"})
-    told = files.read_json(world.root / "out/history.json")
-    assert (told["bn_policy"], told["frozen_blocks"], told["frozen_parameters"]) == ("train", [], 0)
-    assert told["trainable_blocks"] == ["features.0", "features.1", "features.2", "head"]
-    schedule = told["schedule"]
+    told = world.history()
+    assert (told.bn_policy, told.frozen_blocks, told.frozen_parameters) == ("train", (), 0)
+    assert told.trainable_blocks == ("features.0", "features.1", "features.2", "head")
+    schedule = told.schedule
     assert schedule["backbone_rate"] == schedule["head_rate"] == SCRATCH["head_rate"]
     assert (schedule["l2_sp"], schedule["block_decay"], schedule["unfreeze_every"]) == (0.0, 1.0, 0)
     assert schedule["warmup_epochs"] == 1, "a tenth of the epochs"
@@ -381,5 +384,5 @@ def test_from_scratch_goes_on_to_the_same_bytes_after_it_was_stopped(
             world.fine_tune(to="stopped", **SCRATCH)
     assert not (world.root / "stopped").exists()
     found = checkpoints.load(lineage())
-    assert found is not None and len(found.rows) == 1 + 5
+    assert found is not None and len(found.epochs) == 1 + 5
     assert world.fine_tune(to="resumed", **SCRATCH) == wanted

@@ -20,6 +20,7 @@ from steps.runtime.params import faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head
 from steps.training.head_training import Kind
+from tests import outputs
 
 CUT = "features.0"
 LINEAGE = Lineage("train_head", "d" * 64, "c" * 64, {}, {})
@@ -35,7 +36,7 @@ class Made:
     targets: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"
 
     def run(self, kind: str, cut: str) -> Path:
-        files.write_json(self.root / "strategy.json", {"cut": cut})
+        files.write_json(self.root / "strategy.json", outputs.strategy(cut=cut))
         names = ("screened.parquet", "features.safetensors", "strategy.json", "head", "history.json")
         params = TrainHeadParams(kind=kind, inverse_regularisation=(0.01, 1.0))
         train_head(params, 0, COMPUTE, LINEAGE, *(self.root / name for name in names))

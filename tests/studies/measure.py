@@ -235,7 +235,7 @@ def main(tuning: Annotated[bool, typer.Option("--tune", help="Show the search; w
     measured = {labels: measure(data, learned, labels) for labels in COUNTS}
     notes = {**card.notes, "figures": _figures(measured)}
     written = replace(card, notes=notes)
-    files.write_json(CARD, {**vars(written), "preprocessing": card.preprocessing.to_dict()})
+    files.write_json(CARD, written)
     return _show(measured)
 
 

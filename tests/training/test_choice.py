@@ -4,13 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.training.choice import FINE_TUNED, HEAD, choose
+from steps.training.histories import Scores
 
 shares = st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.9, 1.0])
 losses = st.sampled_from([0.1, 0.5, 2.0])
 
 
-def figures(balanced: float, loss: float) -> dict[str, float]:
-    return {"accuracy": 0.123, "balanced_accuracy": balanced, "log_loss": loss, "n": 40}
+def figures(balanced: float, loss: float) -> Scores:
+    return Scores(0.123, balanced, loss, 40)
 
 
 @given(shares, losses, shares, losses)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from steps.backbones.backbone import Grafted, digest
 from steps.images.dataset import Batch
 from steps.training.fine_tuning import Progress, Recipe, fine_tune_model, validation_scores
+from steps.training.histories import Epoch, Epochs
 
 SCHEDULE = Recipe(
     optimiser="adamw",
@@ -83,7 +84,7 @@ def flipped(epoch: int) -> Iterable[Batch]:
     return batches(TRAIN[0], 1 - TRAIN[1])
 
 
-def run(model: Grafted, train: Any, schedule: Recipe) -> tuple[dict[str, Any], list[str]]:
+def run(model: Grafted, train: Any, schedule: Recipe) -> tuple[Epochs, list[str]]:
     """Fine-tune, and note the fingerprint of the whole model whenever it is validated."""
     prints: list[str] = []
 
@@ -97,22 +98,22 @@ def run(model: Grafted, train: Any, schedule: Recipe) -> tuple[dict[str, Any], l
 
 def test_it_learns() -> None:
     found, _ = run(tiny(), honest, SCHEDULE)
-    assert found["best_epoch"] >= 1
-    assert found["epochs"][found["best_epoch"]]["val_log_loss"] < 0.5 * found["epochs"][0]["val_log_loss"]
-    assert found["epochs"][found["best_epoch"]]["val_accuracy"] >= 0.9
-    assert [row["epoch"] for row in found["epochs"]] == list(range(len(found["epochs"])))
+    assert found.best_epoch >= 1
+    assert found.epochs[found.best_epoch].val_log_loss < 0.5 * found.epochs[0].val_log_loss
+    assert found.epochs[found.best_epoch].val_accuracy >= 0.9
+    assert [row.epoch for row in found.epochs] == list(range(len(found.epochs)))
 
 
 def test_the_model_is_left_at_its_best_epoch_and_not_at_its_last() -> None:
     model = tiny()
     found, prints = run(model, lambda epoch: (honest if epoch <= 2 else flipped)(epoch), SCHEDULE)
-    assert found["best_epoch"] == 2, "the labels are turned round from the third epoch on"
-    assert len(found["epochs"]) == 7
+    assert found.best_epoch == 2, "the labels are turned round from the third epoch on"
+    assert len(found.epochs) == 7
     assert digest(model.state_dict()) == prints[2] != prints[-1]
-    losses = [row["val_log_loss"] for row in found["epochs"]]
-    assert found["best_epoch"] == losses.index(min(losses))
+    losses = [row.val_log_loss for row in found.epochs]
+    assert found.best_epoch == losses.index(min(losses))
     again = validation_scores(model, batches(*VAL))
-    assert {f"val_{k}": v for k, v in again.items() if k != "n"}.items() <= found["epochs"][2].items()
+    assert again == found.best(len(VAL[0]))
     assert not model.training
 
 
@@ -122,29 +123,23 @@ def test_where_no_epoch_is_better_the_probe_remains_and_patience_ends_it(patienc
     run(model, honest, SCHEDULE)  # a good probe to start from
     before = digest(model.state_dict())
     found, _ = run(model, flipped, replace(SCHEDULE, patience=patience))
-    assert found["best_epoch"] == 0
-    assert len(found["epochs"]) == 1 + patience
+    assert found.best_epoch == 0
+    assert len(found.epochs) == 1 + patience
     assert digest(model.state_dict()) == before
 
 
 def test_an_epoch_that_is_only_as_good_does_not_displace_the_one_before() -> None:
     still = replace(SCHEDULE, head_rate=0.0, backbone_rate=0.0, patience=3)
     found, prints = run(tiny(), honest, still)
-    assert len({row["val_log_loss"] for row in found["epochs"]}) == len(set(prints)) == 1
-    assert (found["best_epoch"], len(found["epochs"])) == (0, 4)
+    assert len({row.val_log_loss for row in found.epochs}) == len(set(prints)) == 1
+    assert (found.best_epoch, len(found.epochs)) == (0, 4)
 
 
 def test_epoch_zero_is_the_model_as_it_came() -> None:
     model = tiny()
     wanted = validation_scores(model, batches(*VAL))
     found, _ = run(model, honest, replace(SCHEDULE, epochs=1))
-    assert found["epochs"][0] == {
-        "epoch": 0,
-        "train_loss": None,
-        "val_accuracy": wanted["accuracy"],
-        "val_balanced_accuracy": wanted["balanced_accuracy"],
-        "val_log_loss": wanted["log_loss"],
-    }
+    assert found.epochs[0] == Epoch(0, None, wanted.accuracy, wanted.balanced_accuracy, wanted.log_loss)
 
 
 def test_rates_start_at_their_peaks_and_follow_half_a_cosine() -> None:
@@ -198,7 +193,7 @@ def test_the_first_training_loss_is_the_weighted_cross_entropy_of_the_model_as_i
         chances = torch.softmax(model.eval()(images).double(), dim=1).numpy()
     wanted = log_loss(targets.numpy(), chances, sample_weight=weights.numpy())
     found, _ = run(model, lambda _: [(images, targets, weights)], replace(SCHEDULE, epochs=1))
-    assert found["epochs"][1]["train_loss"] == pytest.approx(wanted, rel=1e-5)
+    assert found.epochs[1].train_loss == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_image_of_weight_zero_is_an_image_that_is_not_there() -> None:
@@ -223,7 +218,7 @@ def test_a_batch_in_which_nothing_counts_does_no_harm() -> None:
     found, _ = run(with_it, lambda epoch: [*honest(epoch), nothing], SCHEDULE)
     wanted, _ = run(without, honest, SCHEDULE)
     assert all(torch.isfinite(tensor).all() for tensor in with_it.state_dict().values())
-    assert found["epochs"][1]["train_loss"] == pytest.approx(wanted["epochs"][1]["train_loss"])
+    assert found.epochs[1].train_loss == pytest.approx(wanted.epochs[1].train_loss)
 
 
 def test_validation_scores_are_those_of_the_model_in_service() -> None:
@@ -232,10 +227,10 @@ def test_validation_scores_are_those_of_the_model_in_service() -> None:
     found = validation_scores(model, batches(images, targets, size=7))
     with torch.no_grad():
         chances = torch.softmax(model.eval()(images).double(), dim=1).numpy()
-    assert found["n"] == 20
-    assert found["log_loss"] == pytest.approx(log_loss(targets.numpy(), chances), rel=1e-5)
-    assert found["accuracy"] == np.mean(chances.argmax(axis=1) == targets.numpy())
-    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets.numpy(), chances.argmax(axis=1)))
+    assert found.n == 20
+    assert found.log_loss == pytest.approx(log_loss(targets.numpy(), chances), rel=1e-5)
+    assert found.accuracy == np.mean(chances.argmax(axis=1) == targets.numpy())
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(targets.numpy(), chances.argmax(axis=1)))
 
 
 def test_training_leaves_the_network_it_was_copied_from_alone() -> None:
@@ -309,7 +304,7 @@ def test_the_average_is_what_is_judged_and_kept() -> None:
     finally:
         hook.remove()
     found, _ = run(model, honest, replace(SCHEDULE, epochs=1, ema=0.8))
-    assert found["best_epoch"] == 1
+    assert found.best_epoch == 1
     wanted = dict(averaged.module.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, wanted[name], atol=1e-6, rtol=1e-5)
@@ -336,7 +331,7 @@ def test_smoothed_labels_are_torchs() -> None:
         wanted = nn.functional.cross_entropy(model.eval()(images), targets, label_smoothing=0.3)
     schedule = replace(SCHEDULE, epochs=1, label_smoothing=0.3)
     found, _ = run(model, lambda _: [(images, targets, torch.ones(32))], schedule)
-    assert found["epochs"][1]["train_loss"] == pytest.approx(float(wanted), rel=1e-5)
+    assert found.epochs[1].train_loss == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_adapted_statistics_are_those_of_the_training_images_and_then_stand_still() -> None:
@@ -361,7 +356,7 @@ def test_going_on_from_any_epoch_gives_the_weights_of_a_run_that_was_never_inter
         torch.manual_seed(0)
         return Grafted(Tiny(), nn.Linear(6, 2), ("0", "1"), "train").to(memory_format=torch.channels_last)
 
-    def fit(model: Grafted, resume: Progress | None = None) -> dict[str, Any]:
+    def fit(model: Grafted, resume: Progress | None = None) -> Epochs:
         with torch.random.fork_rng(devices=[]):
             val = lambda _: batches(*VAL)  # noqa: E731
             return fine_tune_model(model, honest, val, schedule, resume=resume, on_epoch=kept.append)

@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steps.runtime.arrays import Floats
+from steps.training.histories import Scores
 from steps.training.linear_probe import Labelled, Linear, fit, fit_probe
 
 PATH = (1e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -135,16 +136,11 @@ def test_the_strength_with_the_least_validation_loss_is_chosen_and_refitted_on_b
 
     losses = [log_loss(val.targets, reference(train, c, val.features), labels=range(3)) for c in PATH]
     assert probe.chosen_c == PATH[int(np.argmin(losses))]
-    assert [row["c"] for row in probe.path] == list(PATH)
-    np.testing.assert_allclose([row["val_log_loss"] for row in probe.path], losses, atol=1e-4)
+    assert [trial.c for trial in probe.path] == list(PATH)
+    np.testing.assert_allclose([trial.val_log_loss for trial in probe.path], losses, atol=1e-4)
 
     chosen = probe.path[PATH.index(probe.chosen_c)]
-    assert probe.validation == {
-        "accuracy": chosen["val_accuracy"],
-        "balanced_accuracy": chosen["val_balanced_accuracy"],
-        "log_loss": chosen["val_log_loss"],
-        "n": 40,
-    }
+    assert probe.validation == Scores(chosen.val_accuracy, chosen.val_balanced_accuracy, chosen.val_log_loss, 40)
     both = Labelled(
         np.concatenate([train.features, val.features]), np.concatenate([train.targets, val.targets]), np.ones(100)
     )
@@ -155,7 +151,7 @@ def test_the_strength_with_the_least_validation_loss_is_chosen_and_refitted_on_b
 
 def test_stronger_regularisation_fits_the_training_images_less() -> None:
     probe = fit_probe(sample(100, 4, 0), sample(50, 4, 1), 4, PATH)
-    losses = [row["train_log_loss"] for row in probe.path]
+    losses = [trial.train_log_loss for trial in probe.path]
     assert losses == sorted(losses, reverse=True)
     assert len(set(losses)) == len(PATH)
 

@@ -12,6 +12,7 @@ from scipy.stats import binom, chi2, norm
 from sklearn.metrics import balanced_accuracy_score
 
 from steps.runtime.figure import Figure
+from steps.training.histories import Scores
 from steps.training.metrics import balanced_accuracy, proportion, scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -115,17 +116,12 @@ def test_scores_are_what_their_names_say() -> None:
     targets, probabilities = random_predictions(50, 0)
     found = scores(targets, probabilities)
     predicted = [max(range(3), key=lambda k: row[k]) for row in probabilities]
-    assert found["accuracy"] == pytest.approx(np.mean(np.array(predicted) == targets))
-    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
-    assert found["log_loss"] == pytest.approx(-np.mean([math.log(probabilities[i, t]) for i, t in enumerate(targets)]))
-    assert found["n"] == 50
+    assert found.accuracy == pytest.approx(np.mean(np.array(predicted) == targets))
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(targets, predicted))
+    assert found.log_loss == pytest.approx(-np.mean([math.log(probabilities[i, t]) for i, t in enumerate(targets)]))
+    assert found.n == 50
 
 
 def test_scores_stand_where_a_class_does_not_occur() -> None:
     found = scores(np.array([0, 0]), np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
-    assert found == {
-        "accuracy": 0.5,
-        "balanced_accuracy": 0.5,
-        "log_loss": pytest.approx((math.log(2) + math.log(4)) / 2),
-        "n": 2,
-    }
+    assert found == Scores(0.5, 0.5, pytest.approx((math.log(2) + math.log(4)) / 2), 2)

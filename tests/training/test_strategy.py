@@ -125,11 +125,11 @@ def test_from_scratch_over_the_budget_falls_back_on_the_weights_and_says_why() -
 
 def test_the_costs_of_all_strategies_stand_side_by_side_and_one_is_chosen() -> None:
     plan = choose(evidence(), RULES)
-    rows = expected(evidence(), plan, RULES)
-    assert [row["strategy"] for row in rows] == list(STRATEGIES)
-    assert [row["strategy"] for row in rows if row["chosen"]] == [LATER_BLOCKS]
-    assert rows[0]["epoch_flops"] == 0 < rows[1]["epoch_flops"] < rows[3]["epoch_flops"]
-    assert rows[3]["epoch_flops"] == rows[4]["epoch_flops"], "an epoch from scratch trains everything, too"
+    costs = expected(evidence(), plan, RULES)
+    assert [cost.strategy for cost in costs] == list(STRATEGIES)
+    assert [cost.strategy for cost in costs if cost.chosen] == [LATER_BLOCKS]
+    assert costs[0].epoch_flops == 0 < costs[1].epoch_flops < costs[3].epoch_flops
+    assert costs[3].epoch_flops == costs[4].epoch_flops, "an epoch from scratch trains everything, too"
 
 
 @pytest.mark.parametrize(("depth", "share", "wanted"), [(9, 0.5, 4), (1, 0.5, 1), (2, 1.0, 1), (9, 0.0, 1)])

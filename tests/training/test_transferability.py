@@ -99,7 +99,7 @@ def test_of_the_regularisations_the_one_with_the_least_held_out_loss_answers() -
     single = [probe(data, 3, folds, (c,)) for c in (1e-3, 1e-2, 1.0)]
     found = probe(data, 3, folds, (1e-3, 1e-2, 1.0))
     assert found.loss.mean() == min(held.loss.mean() for held in single)
-    assert found.scores()["log_loss"] == pytest.approx(found.loss.mean())
+    assert found.scores().log_loss == pytest.approx(found.loss.mean())
 
 
 def test_a_share_takes_the_first_of_each_class_and_at_least_one() -> None:
