@@ -5,7 +5,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -230,13 +230,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a version for another runtime, once it is shown to answer alike on the test images."""
-    from steps.commands.export import OUTPUT, lines
+    from steps.commands.export import OUTPUT
     from steps.commands.export import export as write
 
     target = output.expanduser().resolve() if output else None
     root = enter(Path.cwd())
     found = write(root, version, kind, target or root / OUTPUT)
-    typer.echo(json.dumps(found, indent=2, default=files.plain) if as_json else "\n".join(lines(found)))
+    typer.echo(json.dumps(found.plain(), indent=2, default=files.plain) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -311,11 +311,10 @@ def compare(
 ) -> None:
     """Compare two versions on the test images of today: paired, per class, and where they differ."""
     from steps.commands.compare import compare as versions
-    from steps.commands.compare import lines
 
     found = versions(enter(Path.cwd()), one, other)
-    told = json.dumps(found, indent=2, ensure_ascii=False, default=files.plain) if as_json else "\n".join(lines(found))
-    typer.echo(told)
+    plain = json.dumps(found.plain(), indent=2, ensure_ascii=False, default=files.plain) if as_json else ""
+    typer.echo(plain or "\n".join(found.lines()))
 
 
 @app.command()
@@ -404,22 +403,24 @@ def _lines(report: Report) -> list[str]:
     found = report.promotion
     if found is None:
         return lines
-    accuracy = found.judged["accuracy"]
-    interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, {accuracy['method']}"
+    accuracy = found.judged.accuracy
+    low, high = accuracy.ends
+    interval = f"{100 * low:.1f} to {100 * high:.1f}, {accuracy.method}"
     return [
         *lines,
         "",
         headline(found),
         *(f"  {reason}" for reason in found.reasons),
-        f"  accuracy {100 * accuracy['value']:.1f} % ({interval}) on {found.judged['n']:,} test images",
+        f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {found.judged.n:,} test images",
         f"  report: {PAGE}",
     ]
 
 
 def _json(report: Report) -> str:
     found = report.promotion
-    promotion: dict[str, Any] | None = vars(found) | {"headline": headline(found)} if found else None
-    return json.dumps({"stages": report.stages, "promotion": promotion, "report": report.page}, indent=2)
+    promotion = vars(found) | {"headline": headline(found)} if found else None
+    plain = {"stages": report.stages, "promotion": promotion, "report": report.page}
+    return json.dumps(plain, indent=2, default=files.plain)
 
 
 def main() -> NoReturn:

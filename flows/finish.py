@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from flows.graph import Graph
 from steps.commands.export import ExportParams
-from steps.errors import without_passwords
+from steps.errors import GraphError, without_passwords
+from steps.evaluation.results import Evaluation
 from steps.promotion.promote import LOOKED_AT, RECEIPT, PromoteParams, Promotion, confirming, promote
 from steps.promotion.rematch import EVALUATION
 from steps.registry.chain import PROPOSE, Decision
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 
 if TYPE_CHECKING:  # its templates load where a page is written
     from steps.pages.outcome import Outcome
@@ -31,6 +32,15 @@ class Report:
     promotion: Promotion | None = None
     page: str | None = None
     summary: str | None = None  # the outcome in Markdown
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The last answer, and the state of project and registry in which it was given; None if that cannot be told."""
+
+    state: str | None
+    promotion: Promotion
+    looks: Looks
 
 
 def check_params(graph: Graph) -> None:
@@ -78,7 +88,7 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     """Store the decision, and write it into the page and into Markdown."""
     from steps.pages.outcome import markdown, write_outcome
 
-    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
+    files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
     told = outcome(root, promotion, looks)
     write_outcome(root / REPORT, root / PAGE, told)
     return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
@@ -94,13 +104,10 @@ def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
     if state is None or not kept.is_file():
         return None
     try:
-        found = files.read_json(kept)
-        if found["state"] != state:
-            return None
-        answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"])}
-        return confirming(Promotion(**answer)), found["looks"]
-    except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
+        answer = artefacts.read(_Answer, kept)
+    except GraphError:  # damaged, or of another release: ask again
         return None
+    return (confirming(answer.promotion), answer.looks) if answer.state == state else None
 
 
 def _state(root: Path) -> str | None:
@@ -146,7 +153,7 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
         previous_version=promotion.previous,
         model_name=promotion.model_name,
         judged=promotion.judged,
-        confidence=files.read_json(root / EVALUATION)["confidence"],
+        confidence=artefacts.read(Evaluation, root / EVALUATION).confidence,
         comparison=promotion.comparison,
         looks=looks,
         links=tuple(_links(root, promotion.run_id)),

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from steps.evaluation.results import Evaluation
 from steps.images.manifest import VAL
 from steps.pages import findings
 from steps.pages.rendering import render
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
@@ -47,32 +48,31 @@ def describe(
     """
     from huggingface_hub import ModelCard
 
-    judged, checks = files.read_json(evaluation), files.read_json(validation)
+    judged, checks = artefacts.read(Evaluation, evaluation), files.read_json(validation)
     data = digest_of(sorted(files.read_table(screened)["id"]))
-    test = judged["test"][judged["chosen"]]
     body = render(
         "model_card.md",
         params=params,
         judged=judged,
         checks=checks,
-        test=test,
+        test=judged.judged,
         names=findings.NAMES,
         data=data,
-        chosen=judged["chosen"],
-        classes=judged["classes"],
+        chosen=judged.chosen,
+        classes=judged.classes,
         card=files.read_json(backbone / "card.json"),
         plan=files.read_json(strategy),
         tuned=files.read_json(fine_tune),
         counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
-        figures=findings.figures(judged["test"]),
-        weakest=findings.hardest_first(test)[:WEAKEST],
+        figures=findings.figures(judged.test),
+        weakest=findings.hardest_first(judged.judged)[:WEAKEST],
     )
     facts = _facts(params, judged, data)
 
     files.write_text(model_card, str(ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{body}")))
 
 
-def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelCardData":
+def _facts(params: DescribeParams, judged: Evaluation, data: str) -> "ModelCardData":
     """Return the card's machine-readable part: every figure of the chosen model, its interval among the arguments."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -84,19 +84,23 @@ def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelC
             dataset_split="test",
             dataset_revision=data,
             metric_type=name,
-            metric_value=figure["value"],
-            metric_args={**{end: figure[end] for end in ("low", "high", "method")}, "confidence": judged["confidence"]},
+            metric_value=figure.value,
+            metric_args={
+                "low": figure.low,
+                "high": figure.high,
+                "method": figure.method,
+                "confidence": judged.confidence,
+            },
         )
-        for name, figure in findings.figures({judged["chosen"]: judged["test"][judged["chosen"]]}).items()
-        for figure in figure.values()
-        if figure["value"] is not None
+        for name, figure in judged.judged.figures.items()
+        if figure.value is not None
     ]
     return ModelCardData(
         license=params.licence or None,
         library_name="regraft",
         pipeline_tag="image-classification",
         tags=["image-classification", "transfer-learning", "regraft"],
-        model_name=f"{findings.NAMES[judged['chosen']]} on {judged['backbone']}",
+        model_name=f"{findings.NAMES[judged.chosen]} on {judged.backbone}",
         eval_results=results,
     )
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
+from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TEST
 from steps.registry import circumstances, packaging, tracking, versions
 from steps.registry.circumstances import Circumstances
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
 
@@ -64,7 +65,7 @@ def register(
     receipt: Path,
 ) -> None:
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
-    judged = files.read_json(evaluation)
+    judged = artefacts.read(Evaluation, evaluation)
     candidates = (
         _candidate(
             HEAD, models.load_head_model(backbone, head), head, head_history, backbone, preprocessing, screened, judged
@@ -93,7 +94,7 @@ def register(
         receipt,
         {
             "model_name": params.model_name,
-            "chosen": judged["chosen"],
+            "chosen": judged.chosen,
             "versions": digests,
             "runs": {candidate.kind: candidate.lineage.digest for candidate in candidates},
         },
@@ -108,10 +109,9 @@ def _candidate(
     backbone: Path,
     preprocessing: Path,
     screened: Path,
-    judged: dict[str, Any],
+    judged: Evaluation,
 ) -> Candidate:
     made, card, told = (files.read_json(folder / models.FACTS), models.read_card(backbone), files.read_json(history))
-    calibration = judged.get("calibration", {}).get(kind, {})
     facts = {
         "kind": kind,
         "architecture": card.architecture,
@@ -124,8 +124,8 @@ def _candidate(
         "lineage": made["lineage"]["digest"],
         "code": made["lineage"]["code"],
         "data_sha256": files.sha256_of(screened),
-        "temperature": calibration.get("temperature", 1.0),
-        "abstain_below": calibration.get("abstain_below", 0.0),
+        "temperature": judged.calibration[kind].temperature,
+        "abstain_below": judged.calibration[kind].abstain_below,
         "preprocessing": models.read_preprocessing(preprocessing).to_dict(),
     }
     return Candidate(kind, network, Lineage(**made["lineage"]), facts, told.get("epochs") or told["path"], (history,))
@@ -141,7 +141,7 @@ def _register(
     mlflow: "MlflowClient",
     params: RegisterParams,
     candidate: Candidate,
-    judged: dict[str, Any],
+    judged: Evaluation,
     example: bytes,
     around: Circumstances,
     *artifacts: Path,
@@ -171,14 +171,14 @@ def _register(
                 run,
                 Path(scratch) / "saved",
                 {"kind": candidate.kind},
-                _test_metrics(judged["test"][candidate.kind]),
+                _test_metrics(judged.test[candidate.kind]),
             )
     return digest
 
 
-def _test_metrics(test: dict[str, Any]) -> dict[str, float]:
-    names = ("accuracy", "balanced_accuracy", "log_loss")
-    return {f"test_{name}": float(test[name]["value"]) for name in names}
+def _test_metrics(test: Judgement) -> dict[str, float]:
+    figures = {"accuracy": test.accuracy, "balanced_accuracy": test.balanced_accuracy, "log_loss": test.log_loss}
+    return {f"test_{name}": figure.known for name, figure in figures.items()}
 
 
 if __name__ == "__main__":

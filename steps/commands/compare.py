@@ -1,9 +1,11 @@
 """Compare: two registered versions on the test images of today. Not a stage: it depends on what the registry holds."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import RequestError
+from steps.evaluation.results import ClassComparison, Comparison
 from steps.promotion.rematch import ACCEPTED, RAW, answers, weights_of
 from steps.registry import ledger, look_ledger, packages, tracking, versions
 from steps.runtime import files, params
@@ -12,8 +14,55 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-def compare(root: Path, one: str, other: str) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image to which the two versions gave different answers, each with the probability of its own."""
+
+    path: str
+    label: str
+    a: str
+    b: str
+    of_a: float
+    of_b: float
+
+
+@dataclass(frozen=True)
+class VersionComparison:
+    """Two versions of a model compared: overall, for each class, and the images on which they differ."""
+
+    model: str
+    overall: Comparison
+    per_class: list[ClassComparison]
+    differ: list[Disagreement]
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        return {"model": self.model, **vars(self.overall), "per_class": self.per_class, "differ": self.differ}
+
+    def lines(self) -> list[str]:
+        """Return lines of text."""
+        found, a, b = self.overall, self.overall.a, self.overall.b
+        text = [
+            f"version {a} against version {b} on {found.n:,} test images: {found.sentence}",
+            f"  accuracy {100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}, "
+            f"{found.method} {found.confidence:.0%}); McNemar's exact p = {found.mcnemar_p:.3g}",
+        ]
+        for name, figure in (("balanced accuracy", found.balanced_accuracy), ("log-loss", found.log_loss)):
+            low, high = figure.ends
+            text.append(f"  {name} {figure.known:+.3f} ({low:+.3f} to {high:+.3f})")
+        for row in self.per_class:
+            recalls = f"{100 * row.recall_a:.1f} % against {100 * row.recall_b:.1f} % of {row.n}"
+            text.append(f"  {row.label}: {recalls}; only {a} right {row.only_a}, only {b} right {row.only_b}")
+        for image in self.differ:
+            answers = f"{a} says {image.a} ({image.of_a:.2f}), {b} says {image.b} ({image.of_b:.2f})"
+            text.append(f"  {image.path} is {image.label}: {answers}")
+        return text
+
+
+def compare(root: Path, one: str, other: str) -> VersionComparison:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
@@ -47,17 +96,15 @@ def compare(root: Path, one: str, other: str) -> dict[str, Any]:
     targets = np.searchsorted(classes, part["label"].tolist())
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
     sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
-    return {
-        "model": name,
-        **paired((one, other), targets, a, b, sample, rules.verdicts, rng),
-        "per_class": per_class(targets, right_a, right_b, classes),
-        "differ": _differing(part, classes, [a, b]),
-    }
+    return VersionComparison(
+        name,
+        paired((one, other), targets, a, b, sample, rules.verdicts, rng),
+        per_class(targets, right_a, right_b, classes),
+        _differing(part, classes, a, b),
+    )
 
 
-def _probabilities(
-    package: packages.Package, root: Path, part: "pd.DataFrame", classes: list[str]
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def _probabilities(package: packages.Package, root: Path, part: "pd.DataFrame", classes: list[str]) -> "Floats":
     """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
 
     So does all of an image that it cannot read: a wrong answer, as the gate of promotion counts it.
@@ -74,40 +121,11 @@ def _probabilities(
     return np.stack([*columns, np.where(unread, 1.0, found[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
-def _differing(part: "pd.DataFrame", classes: list[str], told: list[Any]) -> list[dict[str, Any]]:
-    """List the images to which the two gave different answers."""
+def _differing(part: "pd.DataFrame", classes: list[str], a: "Floats", b: "Floats") -> list[Disagreement]:
     names = [*classes, "another class"]
-    picked = [answers.argmax(axis=1) for answers in told]
+    picked = zip(part["path"], part["label"], a.argmax(axis=1), b.argmax(axis=1), strict=True)
     return [
-        {
-            "path": path,
-            "label": label,
-            "a": names[a],
-            "b": names[b],
-            "of_a": float(told[0][i, a]),
-            "of_b": float(told[1][i, b]),
-        }
-        for i, (path, label, a, b) in enumerate(zip(part["path"], part["label"], *picked, strict=True))
-        if a != b
+        Disagreement(path, label, names[of_a], names[of_b], float(a[i, of_a]), float(b[i, of_b]))
+        for i, (path, label, of_a, of_b) in enumerate(picked)
+        if of_a != of_b
     ]
-
-
-def lines(found: dict[str, Any]) -> list[str]:
-    """Return a comparison as lines of text."""
-    a, b, n = found["a"], found["b"], found["n"]
-    said = [
-        f"version {a} against version {b} on {n:,} test images: {found['sentence']}",
-        f"  accuracy {100 * found['difference']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
-        f"{found['method']} {found['confidence']:.0%}); McNemar's exact p = {found['mcnemar_p']:.3g}",
-        *(
-            f"  {what} {row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-            for what, row in (("balanced accuracy", found["balanced_accuracy"]), ("log-loss", found["log_loss"]))
-        ),
-    ]
-    for row in found["per_class"]:
-        recalls = f"{100 * row['recall_a']:.1f} % against {100 * row['recall_b']:.1f} % of {row['n']}"
-        said += [f"  {row['label']}: {recalls}; only {a} right {row['only_a']}, only {b} right {row['only_b']}"]
-    for row in found["differ"]:
-        answers = f"{a} says {row['a']} ({row['of_a']:.2f}), {b} says {row['b']} ({row['of_b']:.2f})"
-        said += [f"  {row['path']} is {row['label']}: {answers}"]
-    return said

@@ -4,15 +4,17 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.evaluation.results import PairedComparison
 from steps.promotion.rematch import answers
 from steps.registry import packages, signing, tracking
 from steps.registry.production import chosen
 from steps.runtime import files, params
+from steps.runtime.artefacts import OPTIONAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +43,45 @@ class ExportParams:
             yield f"max_loss is {self.max_loss}; above 0 and below 1"
 
 
-def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checked:
+    """How a file answers `images` test images: the greatest difference of a probability and, for int8, the gate."""
+
+    images: int
+    difference: float
+    comparison: PairedComparison | None = field(default=None, metadata=OPTIONAL)
+    verdict: str | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file that was written, the sizes of it and of the version's weights in bytes, and how it was checked."""
+
+    version: str
+    folder: Path
+    file: str
+    bytes: int
+    bytes_before: int
+    checked: Checked
+
+    def plain(self) -> dict[str, object]:
+        """Return JSON values."""
+        facts = {**vars(self), "folder": str(self.folder), **files.plain(self.checked)}
+        return {name: value for name, value in facts.items() if name != "checked"}
+
+    def lines(self) -> list[str]:
+        """Return lines of text."""
+        sizes = f"{self.bytes / 1e6:.2f} MB; the version's weights {self.bytes_before / 1e6:.2f} MB"
+        difference, images = self.checked.difference, self.checked.images
+        alike = f"answers as the version does: probabilities within {difference:.1g} on {images} test images"
+        return [f"{self.folder}/{self.file}", f"  {sizes}", f"  {self.checked.verdict or alike}"]
+
+
+def export(root: Path, which: str, kind: str, output: Path) -> Export:
     """Write version `which` in the format `kind` into a signed folder under `output`.
 
-    `which` is a number or an alias; `champion` is the ledger's. Returns what was found: folder, sizes in bytes, images,
-    the greatest difference of a probability and, for int8, how it compares with the version. Raises RequestError for an
-    unknown format or version, RegistryError where the version is not what was signed or decided about or cannot read a
+    `which` is a number or an alias; `champion` is the ledger's. Raises RequestError for an unknown format or
+    version, RegistryError where the version is not what was signed or decided about or cannot read a
     test image, IntegrityError where the file does not answer alike or, for int8, where the gate refuses it; nothing is
     written then.
     """
@@ -62,15 +97,15 @@ def export(root: Path, which: str, kind: str, output: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        found = _made(root, package, kind, made)
+        file, size, before, checked = _made(root, package, kind, made)
         signing.sign_folder(made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-    return {"version": package.version, "folder": str(folder), **found}
+    return Export(package.version, folder, file, size, before, checked)
 
 
-def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dict[str, Any]:
-    """Write the file and its facts into `folder`, and say how it compares."""
+def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[str, int, int, Checked]:
+    """Write the file and its facts into `folder`; return its name, both sizes and the check."""
     from steps.backbones import models
     from steps.promotion.smaller import smaller
     from steps.runtime.compute import ComputeParams, configure
@@ -89,19 +124,19 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
     eager = _eager(root, package, test)
     file = formats.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
     answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, spec))
-    found: dict[str, Any] = {"images": len(test), "difference": float(abs(eager - answers).max())}
-    if kind == formats.INT8 and math.isfinite(found["difference"]):
-        verdict, found["comparison"] = smaller(root, package, test, file, (eager, answers), rules.max_loss)
-        found["verdict"], reasons = verdict.reasons[0], () if verdict.promote else verdict.reasons
+    checked = Checked(len(test), float(abs(eager - answers).max()))
+    if kind == formats.INT8 and math.isfinite(checked.difference):
+        verdict, comparison = smaller(root, package, test, file, (eager, answers), rules.max_loss)
+        checked = replace(checked, comparison=comparison, verdict=verdict.reasons[0])
+        reasons = () if verdict.promote else verdict.reasons
     else:
-        reasons = _unlike(found["difference"], rules.tolerance)
+        reasons = _unlike(checked.difference, rules.tolerance)
     if reasons:
         told = "\n  ".join(reasons)
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
-    sizes = {"bytes": file.stat().st_size, "bytes_before": (held / models.WEIGHTS).stat().st_size}
-    files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": found})
-    return {"file": file.name, **sizes, **found}
+    files.write_json(folder / models.FACTS, {**facts, "version": package.digest, "format": kind, "checked": checked})
+    return file.name, file.stat().st_size, (held / models.WEIGHTS).stat().st_size, checked
 
 
 def _some(table: "pd.DataFrame", split: str, most: int) -> "pd.DataFrame":
@@ -143,17 +178,3 @@ def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:
     if difference <= tolerance:  # the other way round, NaN would pass
         return ()
     return (f"a probability differs by {difference:.2g}; at most {tolerance} (export.tolerance)",)
-
-
-def lines(found: dict[str, Any]) -> list[str]:
-    """Return the findings of `export` as lines of text."""
-    sizes = f"{found['bytes'] / 1e6:.2f} MB; the version's weights {found['bytes_before'] / 1e6:.2f} MB"
-    told = [f"{found['folder']}/{found['file']}", f"  {sizes}"]
-    if "verdict" in found:
-        told.append(f"  {found['verdict']}")
-    else:
-        told.append(
-            f"  answers as the version does: probabilities within {found['difference']:.1g} "
-            f"on {found['images']} test images"
-        )
-    return told

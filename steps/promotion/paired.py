@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steps.evaluation.results import PairedComparison
 from steps.runtime import params
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class Paired:
     """One model (a) against another (b), as `gate.ChallengerFacts` has it."""
 
-    comparison: dict[str, Any]
+    comparison: PairedComparison
     recalls: "list[Change]"
     slices: "list[Change]"
 
@@ -39,7 +40,6 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
     found = compare_answers(targets, a, b, sample, rules.verdicts, generator)
-    figure = found["balanced_accuracy"]
     found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
     slices = [
         (f"slice {one.column} = {one.shown}", one.members)
@@ -47,12 +47,16 @@ def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools
         if one.members.sum() >= rules.slice_least and not one.members.all()
     ]
     return Paired(
-        {
-            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure.value,
-            "low": figure.low,
-            "high": figure.high,
-        },
+        PairedComparison(
+            n=found.n,
+            only_a=found.only_a,
+            only_b=found.only_b,
+            mcnemar_p=found.mcnemar_p,
+            confidence=found.confidence,
+            difference=found.balanced_accuracy.known,
+            low=found.balanced_accuracy.low,
+            high=found.balanced_accuracy.high,
+        ),
         changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
         changes(slices, a, b, sample.cluster),
     )

@@ -1,17 +1,18 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import RegistryError
+from steps.evaluation.results import Evaluation, Judgement, PairedComparison
 from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
 from steps.registry import comparisons, ledger, packages, tracking, versions
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
-from steps.runtime import files, params, stage
+from steps.runtime import artefacts, files, params, stage
 from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class PromoteParams(GateRules):
         if self.wait_minutes < 0:
             yield f"wait_minutes is {self.wait_minutes}; 0 or more"
 
-    def rules(self) -> dict[str, Any]:
+    def rules(self) -> dict[str, object]:
         """Return what an answer follows from: how long a run waits for a person is not part of it."""
         return {name: value for name, value in vars(self).items() if name != "wait_minutes"}
 
@@ -57,9 +58,9 @@ class Promotion:
     changed: bool
     reasons: tuple[str, ...]
     run_id: str
-    judged: dict[str, Any]  # the challenger's test figures
+    judged: Judgement  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two by `evaluation.comparison`, where one was decided on
+    comparison: PairedComparison | None  # where one was decided on
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
@@ -105,7 +106,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         changed=found.champion != found.previous,
         reasons=found.reasons,
         run_id=str(mlflow.get_model_version(name, challenger).run_id),
-        judged=case.evaluation["test"][case.kind],
+        judged=case.evaluation.test[case.kind],
         verdict=found.kind,
         comparison=found.comparison,
     )
@@ -122,10 +123,9 @@ class Case:
     rules: PromoteParams
 
     @cached_property
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> Evaluation:
         """Return what `evaluate` wrote."""
-        found: dict[str, Any] = files.read_json(self.root / EVALUATION)
-        return found
+        return artefacts.read(Evaluation, self.root / EVALUATION)
 
     def question(self, champion: str | None) -> str:
         """Return the digest of all that the answer follows from; no clock: measured time is evidence, not question."""
@@ -162,7 +162,7 @@ class Answer:
     reasons: tuple[str, ...]
     question: str
     new: bool
-    comparison: Mapping[str, Any] | None = None
+    comparison: PairedComparison | None = None
     package: str | None = None  # digest of the challenger's package, as it was verified
 
 
@@ -242,7 +242,7 @@ def _ensure_registered(mlflow: "MlflowClient", root: Path, register_cmd: str, re
     return chosen
 
 
-def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
+def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
     """Decide; a champion whose files are gone, all of them, cannot be judged, and is no opponent.
 
     Raises RegistryError where some are gone, where they are not what was signed or decided about, and where they cannot
@@ -257,14 +257,13 @@ def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict,
         match = rematch(mlflow, case.root, case.name, case.kind, case.challenger, opponent, timed)
         lost = match.unanswered
     evaluation = case.evaluation
-    calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
     facts = ChallengerFacts(
-        challenger=evaluation["test"][case.kind],
+        challenger=evaluation.test[case.kind],
         comparison=match.paired.comparison if match else None,
         recalls=match.paired.recalls if match else (),
         slice_changes=match.paired.slices if match else (),
-        slices=evaluation.get("slices", {}).get(case.kind, ()),
-        calibration_error=calibration.get("calibration_error"),
+        slices=evaluation.slices[case.kind],
+        calibration_error=evaluation.calibration[case.kind].after.calibration_error,
         latency_ratio=match.latency_ratio if match else None,
         size=versions.size(mlflow, case.name, case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,

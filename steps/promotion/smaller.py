@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.promotion.gate import NON_INFERIOR, ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.paired import paired
 from steps.promotion.promote import PromoteParams
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from steps.evaluation.protocol import EvaluateParams
+
     Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 def smaller(
     root: Path, package: Package, part: "pd.DataFrame", file: Path, told: "tuple[Floats, Floats]", margin: float
-) -> tuple[Verdict, dict[str, Any]]:
+) -> tuple[Verdict, PairedComparison]:
     """Decide by the rules under `promote:` whether the model in `file` is as good as its version; each is a look.
 
     `told`: the probabilities [n, the version's classes] that version and file give for the images of `part`. Not worse
@@ -59,7 +62,7 @@ def smaller(
         slice_changes=found.slices,
         slices=_slices(evaluate, part, right),
         size=file.stat().st_size,
-        calibration_error=judged["calibration_error"],
+        calibration_error=judged.calibration_error,
         looks=_exhausted(before, judged, asked),
     )
     return decide(facts, asked), found.comparison
@@ -73,7 +76,7 @@ def _widened(answers: "Floats", learnt: list[str], classes: list[str]) -> "Float
     return wide
 
 
-def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]]:
+def _slices(rules: "EvaluateParams", part: "pd.DataFrame", right: Any) -> tuple[SliceJudgement, ...]:
     import numpy as np
 
     from steps.evaluation.intervals import groups_of, sampled
@@ -84,7 +87,7 @@ def _slices(rules: Any, part: "pd.DataFrame", right: Any) -> list[dict[str, Any]
     return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
 
 
-def _exhausted(looked: int, judged: dict[str, Any], rules: GateRules) -> str | None:
-    by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
+def _exhausted(looked: int, judged: Judgement, rules: GateRules) -> str | None:
+    by_luck = optimism(looked, judged.n, judged.accuracy.ends[0])
     standing = Standing(looked, by_luck, rules.look_budget, rules.look_limit)
     return standing.sentence if standing.exhausted else None

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.errors import RegistryError, RequestError
+from steps.evaluation.results import Evaluation
 from steps.images.manifest import TEST
 from steps.registry import ledger, signing, tracking, versions
 from steps.registry.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.registry.looks import read as gathered
-from steps.runtime import files, params
+from steps.runtime import artefacts, files, params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,12 +63,11 @@ def standing(root: Path) -> Standing:
     Models that `evaluate` has judged and the ledger lacks are recorded first: figures that exist were looked at.
     """
     table = files.read_table(root / "data/screened.parquet")
-    told = files.read_json(root / "data/reports/evaluation.json")
-    judged, rules = told["test"][told["chosen"]], params.read(root)["promote"]
+    evaluation, rules = artefacts.read(Evaluation, root / "data/reports/evaluation.json"), params.read(root)["promote"]
     images = table["id"][table["split"] == TEST].tolist()
-    looked = record(told.get("weights", {}).values(), images).count(images)
+    looked = record(evaluation.weights.values(), images).count(images)
     # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
-    by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
+    by_luck = optimism(looked, evaluation.judged.n, evaluation.judged.accuracy.ends[0])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
 
 

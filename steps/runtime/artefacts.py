@@ -9,6 +9,7 @@ import yaml
 from steps.errors import GraphError
 
 T = TypeVar("T")
+OPTIONAL = {"optional": True}  # metadata of a field that JSON lacks where it is None; `files.plain` obeys
 
 
 def read(kind: type[T], path: Path) -> T:

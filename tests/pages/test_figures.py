@@ -15,8 +15,8 @@ EPOCHS = [
     {"epoch": 2, "val_balanced_accuracy": None, "val_log_loss": 0.3, "train_loss": 0.2},
 ]
 ROWS = [
-    {"name": "head alone", "value": 0.90, "low": 0.85, "high": 0.94, "chosen": False},
-    {"name": "fine-tuned", "value": 0.928, "low": 0.876, "high": 0.959, "chosen": True},
+    figures.Dot("head alone", chosen=False, value=0.90, low=0.85, high=0.94),
+    figures.Dot("fine-tuned", chosen=True, value=0.928, low=0.876, high=0.959),
 ]
 
 
