@@ -55,7 +55,7 @@ def describe(
         params=params,
         judged=judged,
         checks=checks,
-        test=judged.judged,
+        test=judged.judgement,
         names=findings.NAMES,
         data=data,
         chosen=judged.chosen,
@@ -65,7 +65,7 @@ def describe(
         tuned=files.read_json(fine_tune),
         counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
         figures=findings.figures(judged.test),
-        weakest=findings.hardest_first(judged.judged)[:WEAKEST],
+        weakest=findings.hardest_first(judged.judgement)[:WEAKEST],
     )
     facts = _facts(params, judged, data)
 
@@ -92,7 +92,7 @@ def _facts(params: DescribeParams, judged: Evaluation, data: str) -> "ModelCardD
                 "confidence": judged.confidence,
             },
         )
-        for name, figure in judged.judged.figures.items()
+        for name, figure in judged.judgement.figures.items()
         if figure.value is not None
     ]
     return ModelCardData(

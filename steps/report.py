@@ -71,7 +71,7 @@ class Found:
     @property
     def test(self) -> Judgement:
         """Return the chosen model's figures on the test split."""
-        return self.judged.judged
+        return self.judged.judgement
 
     @property
     def commonest(self) -> str:
@@ -157,11 +157,8 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
     """Gather the mistakes and the suspects, with their pictures."""
     wrong = findings.mistakes(found.answers, found.judged.chosen, found.classes)
     suspects = findings.suspects(found.screened, params.wrong_answers)
-    shown = _pictured(
-        [vars(image) for image in wrong[: params.wrong_answers]],
-        album,
-        "Test image of class {label}, named {predicted}",
-    )
+    surest = [vars(image) for image in wrong[: params.wrong_answers]]
+    shown = _pictured(surest, album, "Test image of class {label}, named {predicted}")
     album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
     return {
         "wrong_total": len(wrong),

@@ -80,10 +80,9 @@ class Export:
 def export(root: Path, which: str, kind: str, output: Path) -> Export:
     """Write version `which` in the format `kind` into a signed folder under `output`.
 
-    `which` is a number or an alias; `champion` is the ledger's. Raises RequestError for an unknown format or
-    version, RegistryError where the version is not what was signed or decided about or cannot read a
-    test image, IntegrityError where the file does not answer alike or, for int8, where the gate refuses it; nothing is
-    written then.
+    `which` is a number or an alias; `champion` is the ledger's. Raises RequestError for an unknown format or version,
+    RegistryError where the version is not what was signed or decided about or cannot read a test image, IntegrityError
+    where the file does not answer alike or, for int8, where the gate refuses it; nothing is written then.
     """
     from steps.serving import formats
 

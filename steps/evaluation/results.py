@@ -233,7 +233,7 @@ class Evaluation:
     transfer: Transfer
 
     @property
-    def judged(self) -> Judgement:
+    def judgement(self) -> Judgement:
         """The chosen model's figures on the test split."""
         return self.test[self.chosen]
 

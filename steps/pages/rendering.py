@@ -115,7 +115,7 @@ def decimal(number: float | None) -> str:
 
 
 def _ends(figure: Any) -> tuple[float | None, float | None]:
-    """Return the ends of an interval: those of a figure, of a difference, or of either as JSON has it."""
+    """Return the ends of an interval: those of a figure, of a difference, or of a figure as strategy.json has it."""
     return (figure["low"], figure["high"]) if isinstance(figure, Mapping) else (figure.low, figure.high)
 
 

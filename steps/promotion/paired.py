@@ -24,7 +24,7 @@ class Paired:
 def paired(document: dict[str, Any], part: "pd.DataFrame", a: "Bools", b: "Bools", rng: tuple[str, str]) -> Paired:
     """Compare two models on the images of `part` (the manifest's columns), by whether each was right [n].
 
-    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `luck` names the
+    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `rng` names the
     generator.
     """
     import numpy as np

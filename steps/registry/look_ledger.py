@@ -67,7 +67,7 @@ def standing(root: Path) -> Standing:
     images = table["id"][table["split"] == TEST].tolist()
     looked = record(evaluation.weights.values(), images).count(images)
     # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
-    by_luck = optimism(looked, evaluation.judged.n, evaluation.judged.accuracy.ends[0])
+    by_luck = optimism(looked, evaluation.judgement.n, evaluation.judgement.accuracy.ends[0])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
 
 
