@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
-from steps.errors import without_passwords
+from steps.errors import GraphError, without_passwords
+from steps.evaluation.results import Evaluation
 from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
 from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
 from steps.registry.model_registry import Registry
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 
 if TYPE_CHECKING:  # its templates load where a page is written
     from steps.pages.outcome import Outcome
@@ -43,14 +44,15 @@ class Report:
         made = self.promotion
         if made is None:
             return _table(self.stages)
-        accuracy = made.judged["accuracy"]
-        interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, {accuracy['method']}"
+        accuracy = made.judged.accuracy
+        low, high = accuracy.ends
+        interval = f"{100 * low:.1f} to {100 * high:.1f}, {accuracy.method}"
         return [
             *_table(self.stages),
             "",
             headline(made),
             *(f"  {reason}" for reason in made.reasons),
-            f"  accuracy {100 * accuracy['value']:.1f} % ({interval}) on {made.judged['n']:,} test images",
+            f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
             f"  report: {PAGE}",
         ]
 
@@ -82,6 +84,15 @@ def status(root: Path) -> Status:
     graph = Graph(root)
     stages = {name: FRESH if graph.is_fresh(name) else STALE for name in graph.stages}
     return Status(stages, production.present(Registry(root)))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The last answer, and the state of project and registry in which it was given; None if that cannot be told."""
+
+    state: str | None
+    promotion: Promotion
+    looks: Looks
 
 
 def check_params(graph: Graph) -> None:
@@ -129,7 +140,7 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     """Store the decision, and write it into the page and into Markdown."""
     from steps.pages.outcome import markdown, write_outcome
 
-    files.write_json(root / ANSWER, {"state": _state(root), "promotion": vars(promotion), "looks": looks})
+    files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
     told = outcome(root, promotion, looks)
     write_outcome(root / REPORT, root / PAGE, told)
     return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
@@ -145,13 +156,10 @@ def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
     if state is None or not kept.is_file():
         return None
     try:
-        found = files.read_json(kept)
-        if found["state"] != state:
-            return None
-        answer = {**found["promotion"], "reasons": tuple(found["promotion"]["reasons"])}
-        return confirming(Promotion(**answer)), found["looks"]
-    except (ValueError, KeyError, TypeError):  # damaged, or of another release: ask again
+        answer = artefacts.read(_Answer, kept)
+    except GraphError:  # damaged, or of another release: ask again
         return None
+    return (confirming(answer.promotion), answer.looks) if answer.state == state else None
 
 
 def _state(root: Path) -> str | None:
@@ -197,7 +205,7 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
         previous_version=promotion.previous,
         model_name=promotion.model_name,
         judged=promotion.judged,
-        confidence=files.read_json(root / EVALUATION)["confidence"],
+        confidence=artefacts.read(Evaluation, root / EVALUATION).confidence,
         comparison=promotion.comparison,
         looks=looks,
         links=tuple(_links(root, promotion.run_id)),

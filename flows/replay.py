@@ -182,8 +182,8 @@ def _looked_at(tree: Path) -> None:
     made with other params is, like any that somebody may pick from.
     """
     answers = files.read_table(tree / PREDICTIONS)
-    judged = files.read_json(tree / EVALUATION).get("weights", {})
-    look_ledger.record(judged.values(), sorted(set(answers["id"][answers["split"] == TEST])))
+    weights = files.read_json(tree / EVALUATION).get("weights", {})  # of the version's own release
+    look_ledger.record(weights.values(), sorted(set(answers["id"][answers["split"] == TEST])))
 
 
 def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdict:
@@ -203,7 +203,7 @@ def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | Non
     place = place_of(store, made.get(PREDICTIONS, ""))
     if told is None or not (_is(place, made.get(PREDICTIONS)) and _is(told, made.get(EVALUATION))):
         return None
-    judged, anew = files.read_json(told), files.read_json(tree / EVALUATION)
+    judged, anew = files.read_json(told), files.read_json(tree / EVALUATION)  # of the version's own release
     return gaps(files.read_table(place), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
 
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Predicate
 
 from steps.backbones import models
+from steps.evaluation.results import Evaluation
 from steps.images.manifest import VAL
 from steps.pages import findings
 from steps.pages.rendering import render
@@ -48,32 +49,31 @@ def describe(
     """
     from huggingface_hub import ModelCard
 
-    judged, checks = files.read_json(evaluation), files.read_json(validation)
+    judged, checks = artefacts.read(Evaluation, evaluation), files.read_json(validation)
     data = digest_of(sorted(files.read_table(screened)["id"]))
-    test = judged["test"][judged["chosen"]]
     body = render(
         "model_card.md",
         params=params,
         judged=judged,
         checks=checks,
-        test=test,
+        test=judged.judgement,
         names=findings.NAMES,
         data=data,
-        chosen=judged["chosen"],
-        classes=judged["classes"],
+        chosen=judged.chosen,
+        classes=judged.classes,
         card=models.read_card(backbone),
         plan=artefacts.read(Strategy, strategy),
         tuned=artefacts.read(FineTuneHistory, fine_tune),
         counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
-        figures=findings.figures(judged["test"]),
-        weakest=findings.hardest_first(test)[:WEAKEST],
+        figures=findings.figures(judged.test),
+        weakest=findings.hardest_first(judged.judgement)[:WEAKEST],
     )
     facts = _facts(params, judged, data)
 
     files.write_text(model_card, str(ModelCard(f"---\n{facts.to_yaml()}\n---\n\n{body}")))
 
 
-def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelCardData":
+def _facts(params: DescribeParams, judged: Evaluation, data: str) -> "ModelCardData":
     """Return the card's machine-readable part: every figure of the chosen model, its interval among the arguments."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -85,19 +85,23 @@ def _facts(params: DescribeParams, judged: dict[str, Any], data: str) -> "ModelC
             dataset_split="test",
             dataset_revision=data,
             metric_type=name,
-            metric_value=figure["value"],
-            metric_args={**{end: figure[end] for end in ("low", "high", "method")}, "confidence": judged["confidence"]},
+            metric_value=figure.value,
+            metric_args={
+                "low": figure.low,
+                "high": figure.high,
+                "method": figure.method,
+                "confidence": judged.confidence,
+            },
         )
-        for name, figure in findings.figures({judged["chosen"]: judged["test"][judged["chosen"]]}).items()
-        for figure in figure.values()
-        if figure["value"] is not None
+        for name, figure in judged.judgement.figures.items()
+        if figure.value is not None
     ]
     return ModelCardData(
         license=params.licence or None,
         library_name="regraft",
         pipeline_tag="image-classification",
         tags=["image-classification", "transfer-learning", "regraft"],
-        model_name=f"{findings.NAMES[judged['chosen']]} on {judged['backbone']}",
+        model_name=f"{findings.NAMES[judged.chosen]} on {judged.backbone}",
         eval_results=results,
     )
 

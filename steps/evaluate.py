@@ -1,7 +1,7 @@
 """Evaluate: validation chooses and calibrates, the test split judges, in eager float32; every look is recorded."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from steps.evaluation.comparison import compare, transfer
 from steps.evaluation.intervals import Sample, groups_of, sampled
 from steps.evaluation.judgement import BINS, judge
 from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.results import CalibrationReport, Comparison, Evaluation, Judgement, SliceJudgement, Transfer
 from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.images.dataset import Images
 from steps.images.manifest import TEST, UNLABELLED, VAL
@@ -76,29 +77,37 @@ def evaluate(
     weights |= {"same_labels": digest(alike)} if alike else {}
     look_ledger.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
-    found = _logits(networks, images, TEST)
-    judged, probabilities = judge_all(params, seed, images, unseen, found)
-    learnt = same_labels(alike, probabilities[FINE_TUNED], cached, rivals)
-    judged["transfer"] = _transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images))
+    judged = _judge_all(params, seed, images, unseen, _logits(networks, images, TEST))
+    learnt = same_labels(alike, judged.probabilities[FINE_TUNED], cached, rivals)
+    part = images.part(TEST)
 
     files.write_json(
         evaluation,
-        {
-            "chosen": choice.chosen,
-            "reason": choice.reason,
-            "classes": classes,
-            "backbone": models.read_card(backbone).name,
-            "confidence": params.confidence,
-            "validation": validation,
-            "weights": weights,
-            **judged,
-        },
+        Evaluation(
+            chosen=choice.chosen,
+            reason=choice.reason,
+            classes=tuple(classes),
+            backbone=models.read_card(backbone).name,
+            confidence=params.confidence,
+            validation=validation,
+            weights=weights,
+            test=judged.test,
+            calibration=judged.calibration,
+            slices=judged.slices,
+            unjudged=unjudged(part, _columns(params), params.slice_least, params.slice_limits),
+            comparisons=(judged.comparison,),
+            transfer=_transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images)),
+        ),
     )
-    files.write_table(predictions, _rows(images, probabilities))
+    files.write_table(predictions, _rows(images, judged.probabilities))
+
+
+def _columns(params: EvaluateParams) -> tuple[str, ...]:
+    return (*COLUMNS, *params.slice_columns)
 
 
 def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
-    known = [*COLUMNS, *params.slice_columns]
+    known = _columns(params)
     faults = [
         f"evaluate.slice_columns: the manifest has no column {name!r} (it has: {', '.join(table.columns)})"
         for name in params.slice_columns
@@ -112,7 +121,7 @@ def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
 
 def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[str, Floats]:
     """Return logits [n, classes] of each model on a split; each image is decoded once."""
-    collected: dict[str, list[Any]] = {name: [] for name in networks}
+    collected: dict[str, list[Floats]] = {name: [] for name in networks}
     total = len(images.part(split))
     for pixels, _, _ in track(images.batches(split), total, f"evaluating, {split}", images.compute.batch_size):
         for name, network in networks.items():
@@ -120,39 +129,49 @@ def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[st
     return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 
-def judge_all(
-    params: EvaluateParams, seed: int, images: Images, unseen: dict[str, Floats], found: dict[str, Floats]
-) -> tuple[dict[str, Any], dict[str, Floats]]:
+@dataclass(frozen=True)
+class _Judged:
+    """The results of both models on the test split, by name; `probabilities` [n, classes] are calibrated."""
+
+    test: dict[str, Judgement]
+    calibration: dict[str, CalibrationReport]
+    slices: dict[str, tuple[SliceJudgement, ...]]
+    comparison: Comparison
+    probabilities: dict[str, Floats]
+
+
+def _judge_all(
+    params: EvaluateParams, seed: int, images: Images, unseen: dict[str, Floats], logits: dict[str, Floats]
+) -> _Judged:
     """Calibrate each model on its logits of unseen validation images, and judge it by those of the test images."""
     part, targets = images.part(TEST), images.targets(images.part(TEST)).numpy()
     validated = images.targets(images.part(VAL)).numpy()
     groups = groups_of(part)
     sample = sampled(targets, groups)
-    columns = (*COLUMNS, *params.slice_columns)
-    told: dict[str, Any] = {"test": {}, "calibration": {}, "slices": {}}
-    told["unjudged"] = unjudged(part, columns, params.slice_least, params.slice_limits)
-    probabilities = {}
-    for name, logits in found.items():
+    reports: dict[str, CalibrationReport] = {}
+    test: dict[str, Judgement] = {}
+    slices: dict[str, tuple[SliceJudgement, ...]] = {}
+    probabilities: dict[str, Floats] = {}
+    for name, of_test in logits.items():
         generator = numpy_generator(seed, "evaluate", name)
-        told["calibration"][name] = _calibrated(params, unseen[name], validated, logits, targets, sample, generator)
-        answers = calibration.tempered(logits, told["calibration"][name]["temperature"])
-        told["test"][name] = judge(
+        reports[name] = _calibrated(params, unseen[name], validated, of_test, targets, sample, generator)
+        probabilities[name] = answers = calibration.tempered(of_test, reports[name].temperature)
+        test[name] = judge(
             targets, answers, images.classes, params.confidence, params.bootstrap_draws, generator, groups
         )
-        told["slices"][name] = judge_slices(
+        slices[name] = judge_slices(
             part,
             answers.argmax(axis=1) == targets,
             sample.cluster,
-            columns,
+            _columns(params),
             params.slice_least,
             params.slice_limits,
             params.confidence,
         )
-        probabilities[name] = answers
     generator = numpy_generator(seed, "evaluate", "comparison")
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
-    told["comparisons"] = [compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator)]
-    return told, probabilities
+    comparison = compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator)
+    return _Judged(test, reports, slices, comparison, probabilities)
 
 
 def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray[np.int64]]]:
@@ -168,19 +187,21 @@ def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray
 
 def _transfer(
     params: EvaluateParams, seed: int, images: Images, learnt: Learnt, rivals: dict[str, list[npt.NDArray[np.int64]]]
-) -> dict[str, Any]:
+) -> Transfer:
     part = images.part(TEST)
     targets = images.targets(part).numpy()
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(seed, "evaluate", "transfer")
-    told = transfer(targets, learnt.answers, rivals, sample, params, generator)
-    said = f"{told['sentence']}, {learnt.words}" if told["verdict"] else told["sentence"]
-    facts = {
-        "model": learnt.model,
-        "accuracy": float((learnt.answers.argmax(axis=1) == targets).mean()),
-        "labels": learnt.labels,
-        "labels_of": learnt.labels_of,
-    }
-    return {**told, "sentence": said, **facts}
+    verdict = transfer(targets, learnt.answers, rivals, sample, params, generator)
+    return Transfer(
+        verdict=verdict.verdict,
+        sentence=f"{verdict.sentence}, {learnt.words}" if verdict.verdict else verdict.sentence,
+        against=verdict.against,
+        baselines=verdict.baselines,
+        model=learnt.model,
+        accuracy=float((learnt.answers.argmax(axis=1) == targets).mean()),
+        labels=learnt.labels,
+        labels_of=learnt.labels_of,
+    )
 
 
 def _calibrated(
@@ -191,7 +212,7 @@ def _calibrated(
     targets: npt.NDArray[np.int64],
     sample: Sample,
     generator: np.random.Generator,
-) -> dict[str, Any]:
+) -> CalibrationReport:
     temperature = calibration.fit_temperature(unseen, validated, params.temperature_spread)
     threshold = calibration.abstention(calibration.tempered(unseen, temperature), validated, params.target_accuracy)
     return calibration.verified(

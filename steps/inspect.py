@@ -1,8 +1,9 @@
 """Inspect: what the chosen model looks at, what its features hold, and which images to label next."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,16 @@ from steps.backbones.inference import predict_probabilities
 from steps.evaluation import advice, robustness
 from steps.evaluation.feature_map import lay_out, nearest
 from steps.evaluation.intervals import groups_of, sampled
+from steps.evaluation.results import Evaluation, Robustness
 from steps.images.decoding import read_image
 from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL, uniform
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.pages import findings
 from steps.pages.album import Album
 from steps.pages.figures_inspect import feature_map, worse_pictures
-from steps.pages.rendering import inline_svg, picture
-from steps.runtime import files, stage
+from steps.pages.inspection import AnsweredImage, Inspection, MapFacts, Neighbour, Proposal, ShownImage, ShownProposal
+from steps.pages.rendering import Picture, inline_svg, picture
+from steps.runtime import artefacts, files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.features import Features, read_features
@@ -35,7 +38,6 @@ BUDGET = 1_000_000  # characters for all pictures of the chapter
 CONFIDENCE = 0.95  # of the intervals of accuracy on worse pictures
 LEAST_MAPPED = 10  # images: fewer make no map
 STRETCH = 4096  # rows of the pool that the head answers at a time
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,47 +91,53 @@ def inspect(
     Neighbours, map and advice stand on the cached features of the frozen backbone, also where the fine-tuned network
     was chosen: those are the features that cost nothing to look at. The activation pictures are the chosen model's.
     """
-    judged, table = files.read_json(evaluation), files.read_table(screened)
+    judged, table = artefacts.read(Evaluation, evaluation), files.read_table(screened)
     known = Known(table, read_features(features, models.cut_of(head)))
-    chosen, classes = judged["chosen"], judged["classes"]
+    chosen, classes = judged.chosen, judged.classes
     answers = files.read_table(predictions)
     answers = answers[(answers["model"] == chosen) & (answers["split"] == TEST)]
     configure(compute)
     album = Album(raw, params.thumbnail, BUDGET)
 
     wrong = findings.mistakes(answers, chosen, classes)
-    right = _right(answers)[: params.answers]
     model = models.load_head_model(backbone, head) if chosen == HEAD else models.load_fine_tuned(backbone, fine_tuned)
     look = _Looks(model, models.read_preprocessing(preprocessing), raw, params.thumbnail)
-    told = {
-        "chosen": chosen,
-        "block": look.block,
-        "wrong": _with_neighbours(look.at(wrong[: params.answers], classes, album), known, params.neighbours, album),
-        "wrong_total": len(wrong),
-        "right": look.at(right, classes, album),
-        **_map(known, {row["id"] for row in wrong}, params, derive(seed, "inspect", "map") % 2**32),
-    }
+    shown = _with_neighbours(look.at(wrong[: params.answers], classes, album), known, params.neighbours, album)
+    right = look.at(_right(answers)[: params.answers], classes, album)
+    facts, svg = _map(known, {image.id for image in wrong}, params, derive(seed, "inspect", "map") % 2**32)
     if chosen == HEAD:  # the refitted one has seen the validation images
         model = Grafted(model.backbone, models.load_head(head, refitted=False)).eval()
-    told["robustness"] = _robustness(model, known, look, classes, params.robustness_images, compute.batch_size, seed)
-    told["svg"] |= _drawn(told["robustness"])
+    robust = _robustness(model, known, look, classes, params.robustness_images, compute.batch_size, seed)
     picks = _advice(known, models.load_head(head, refitted=True), classes, params, derive(seed, "labels") % 2**32)
-    shown = [{**row, "picture": _picture(album, row)} for row in picks[: params.label_pictures]]
+    proposals = [ShownProposal(**vars(pick), picture=_add(album, pick)) for pick in picks[: params.label_pictures]]
 
     files.write_json(
-        inspection, {**told, "pool": len(known.part(UNLABELLED)), "asked": len(picks), "label_next": shown}
+        inspection,
+        Inspection(
+            chosen=chosen,
+            block=look.block,
+            wrong=shown,
+            wrong_total=len(wrong),
+            right=right,
+            map=facts,
+            svg=svg | _drawn(robust),
+            robustness=robust,
+            pool=len(known.part(UNLABELLED)),
+            asked=len(picks),
+            label_next=tuple(proposals),
+        ),
     )
     columns = ["path", "predicted", "margin", "stands_for", "rank"]
-    listed = pd.DataFrame(picks, columns=["id", *columns])[columns]
+    listed = pd.DataFrame(map(vars, picks), columns=columns)
     files.write_text(label_next, str(listed.to_csv(index=False, lineterminator="\n")))
 
 
-def _right(answers: pd.DataFrame) -> list[Row]:
+def _right(answers: pd.DataFrame) -> list[AnsweredImage]:
     """Return the right answers in the order of their images' hashes: nobody's choice."""
     right = answers[answers["label"] == answers["predicted"]]
     rows = right.assign(order=right["id"].map(uniform)).sort_values("order")
     return [
-        {"id": identity, "path": path, "label": label, "predicted": label, "of_predicted": float(max(chances))}
+        AnsweredImage(identity, path, label, predicted=label, of_predicted=float(max(chances)))
         for identity, path, label, chances in zip(
             rows["id"], rows["path"], rows["label"], rows["probabilities"], strict=True
         )
@@ -143,77 +151,77 @@ class _Looks:
         self.model, self.spec, self.raw, self.side = model, spec, raw, side
         self.block = last_map(model, spec.crop)
 
-    def at(self, rows: list[Row], classes: list[str], album: Album) -> list[Row]:
-        """Return the rows with a picture of each and, where the network has maps, the place it answers from."""
-        return [{**row, "picture": _picture(album, row), "heat": self._heat(row, classes, album)} for row in rows]
+    def at(self, images: Sequence[AnsweredImage], classes: Sequence[str], album: Album) -> tuple[ShownImage, ...]:
+        """Add a picture to each image and, where the network has maps, the place it answers from."""
+        return tuple(
+            ShownImage(**vars(image), picture=_add(album, image), heat=self._heat(image, classes, album))
+            for image in images
+        )
 
     def pixels(self, path: str, identity: str) -> torch.Tensor:
         """Return an image as the network gets it before it is normalised, uint8 [3, crop, crop]."""
         return centre_crop(resized(read_image(self.raw, path, identity), self.spec), self.spec)
 
-    def _heat(self, row: Row, classes: list[str], album: Album) -> Row | None:
+    def _heat(self, image: AnsweredImage, classes: Sequence[str], album: Album) -> Picture | None:
         if self.block is None or album.budget <= 0:
             return None
-        pixels = self.pixels(row["path"], row["id"])
-        target = torch.tensor([classes.index(row["predicted"])])
+        pixels = self.pixels(image.path, image.id)
+        target = torch.tensor([classes.index(image.predicted)])
         heat = heat_of(self.model, self.block, normalise(pixels, self.spec)[None], target)[0]
         shown = picture(Image.fromarray(tinted(pixels, heat).permute(1, 2, 0).numpy()), self.side)
         album.budget -= len(shown.uri)
-        return vars(shown)
+        return shown
 
 
-def _picture(album: Album, row: Row) -> Row | None:
-    shown = album.add(row["path"], row["id"])
-    return vars(shown) if shown else None
+def _add(album: Album, image: AnsweredImage | Proposal) -> Picture | None:
+    return album.add(image.path, image.id)
 
 
-def _with_neighbours(rows: list[Row], known: Known, count: int, album: Album) -> list[Row]:
-    """Add to each row the training images most like it: what the model may have learned its answer from."""
+def _with_neighbours(images: tuple[ShownImage, ...], known: Known, count: int, album: Album) -> tuple[ShownImage, ...]:
+    """Add to each image the training images most like it: what the model may have learned its answer from."""
     train = known.part(TRAIN)
-    if not rows or train.empty:
-        return [{**row, "neighbours": []} for row in rows]
-    order, cosines = nearest(known.of(train), known.of(pd.DataFrame(rows)), count)
-    facts = train[["id", "path", "label"]].to_dict("records")
-    return [
-        {
-            **row,
-            "neighbours": [
-                {**facts[i], "likeness": round(float(cosine), 4), "picture": _picture(album, facts[i])}
-                for i, cosine in zip(places, alike, strict=True)
-            ],
-        }
-        for row, places, alike in zip(rows, order, cosines, strict=True)
-    ]
+    if not images or train.empty:
+        return tuple(replace(image, neighbours=()) for image in images)
+    order, cosines = nearest(known.of(train), known.of(pd.DataFrame(map(vars, images))), count)
+
+    def neighbour(place: int, cosine: float) -> Neighbour:
+        identity, path, label = train[["id", "path", "label"]].iloc[place]
+        return Neighbour(identity, path, label, round(float(cosine), 4), album.add(path, identity))
+
+    return tuple(
+        replace(image, neighbours=tuple(map(neighbour, places, alike)))
+        for image, places, alike in zip(images, order, cosines, strict=True)
+    )
 
 
-def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> Row:
+def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> tuple[MapFacts | None, dict[str, str]]:
     """Return two flat views of the labelled images' features as figures, and how well clusters find the classes."""
     part = known.part(TRAIN, TEST)
     part = part.assign(order=part["id"].map(uniform)).sort_values("order")[: params.most_points]
     if len(part) < LEAST_MAPPED or part["label"].nunique() < 2:
-        return {"map": None, "svg": {}}
+        return None, {}
     labels = part["label"].tolist()
     found = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
     rings = part["id"].isin(wrong).tolist()
     words = f"{len(part)} images on a flat map of their features, {{}}; a mark for each class, a ring on wrong answers"
     views = {"pca": (found.pca, "principal components"), "tsne": (found.tsne, "t-SNE")}
-    svg = {
+    svg: dict[str, str] = {
         f"inspect-{name}": inline_svg(feature_map(places, labels, rings), f"inspect-{name}", words.format(how))
         for name, (places, how) in views.items()
     }
-    facts = {
-        "images": len(part),
-        "of": len(known.part(TRAIN, TEST)),
-        "clusters": int(found.clusters.max()) + 1,
-        "agreement": round(found.agreement, 4),
-        "explained": round(found.explained, 4),
-    }
-    return {"map": facts, "svg": svg}
+    facts = MapFacts(
+        images=len(part),
+        of=len(known.part(TRAIN, TEST)),
+        clusters=int(found.clusters.max()) + 1,
+        agreement=round(found.agreement, 4),
+        explained=round(found.explained, 4),
+    )
+    return facts, svg
 
 
 def _robustness(
-    model: Grafted, known: Known, look: _Looks, classes: list[str], most: int, batch_size: int, seed: int
-) -> Row | None:
+    model: Grafted, known: Known, look: _Looks, classes: Sequence[str], most: int, batch_size: int, seed: int
+) -> Robustness | None:
     """Return how the answers to some validation images fare where the pictures are worse; None where there are none.
 
     Validation images, because this look at the model is not one at the test set.
@@ -229,14 +237,16 @@ def _robustness(
     return robustness.look(model, pixels, targets, cluster, look.spec, rng, batch_size, CONFIDENCE)
 
 
-def _drawn(found: Row | None) -> dict[str, str]:
+def _drawn(found: Robustness | None) -> dict[str, str]:
     if found is None:
         return {}
-    figure, words = worse_pictures(found["rows"])
+    figure, words = worse_pictures(found.rows)
     return {"inspect-robustness": inline_svg(figure, "inspect-robustness", words)}
 
 
-def _advice(known: Known, head: torch.nn.Module, classes: list[str], params: InspectParams, seed: int) -> list[Row]:
+def _advice(
+    known: Known, head: torch.nn.Module, classes: Sequence[str], params: InspectParams, seed: int
+) -> list[Proposal]:
     """Return the images of the pool most worth a label, the head's answer with each; none where there is no pool."""
     pool = known.part(UNLABELLED)
     if pool.empty:
@@ -244,15 +254,15 @@ def _advice(known: Known, head: torch.nn.Module, classes: list[str], params: Ins
     rows = known.of(pool)
     stretches = (torch.from_numpy(rows[start : start + STRETCH]) for start in range(0, len(rows), STRETCH))
     probabilities = np.concatenate([predict_probabilities(head, stretch) for stretch in stretches])
-    facts = pool[["id", "path"]].to_dict("records")
     return [
-        {
-            **facts[pick.row],
-            "predicted": classes[int(probabilities[pick.row].argmax())],
-            "margin": round(pick.margin, 4),
-            "stands_for": pick.stands_for,
-            "rank": rank,
-        }
+        Proposal(
+            id=pool["id"].iloc[pick.row],
+            path=pool["path"].iloc[pick.row],
+            predicted=classes[int(probabilities[pick.row].argmax())],
+            margin=round(pick.margin, 4),
+            stands_for=pick.stands_for,
+            rank=rank,
+        )
         for rank, pick in enumerate(advice.next_labels(rows, probabilities, params.label_next, seed), 1)
     ]
 

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Predicate
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
+from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TEST
 from steps.registry import circumstances, packaging
 from steps.registry.circumstances import Circumstances
@@ -67,7 +68,7 @@ def register(
     receipt: Path,
 ) -> None:
     """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
-    judged = files.read_json(evaluation)
+    judged = artefacts.read(Evaluation, evaluation)
     candidates = (
         _candidate(
             HEAD,
@@ -106,7 +107,7 @@ def register(
         receipt,
         {
             "model_name": params.model_name,
-            "chosen": judged["chosen"],
+            "chosen": judged.chosen,
             "versions": digests,
             "runs": {candidate.kind: candidate.lineage.digest for candidate in candidates},
         },
@@ -122,10 +123,9 @@ def _candidate(
     backbone: Path,
     preprocessing: Path,
     screened: Path,
-    judged: dict[str, Any],
+    judged: Evaluation,
 ) -> Candidate:
     made, card = artefacts.read(TrainedFacts, folder / models.FACTS), models.read_card(backbone)
-    calibration = judged.get("calibration", {}).get(kind, {})
     facts = models.ModelFacts(
         kind=kind,
         architecture=card.architecture,
@@ -138,8 +138,8 @@ def _candidate(
         lineage=made.lineage.digest,
         code=made.lineage.code,
         data_sha256=files.sha256_of(screened),
-        temperature=calibration.get("temperature", 1.0),
-        abstain_below=calibration.get("abstain_below", 0.0),
+        temperature=judged.calibration[kind].temperature,
+        abstain_below=judged.calibration[kind].abstain_below,
         preprocessing=models.read_preprocessing(preprocessing),
     )
     return Candidate(kind, network, made.lineage, facts, [vars(row) for row in rows], (history,))
@@ -155,7 +155,7 @@ def _register(
     registry: Registry,
     experiment: str,
     candidate: Candidate,
-    judged: dict[str, Any],
+    judged: Evaluation,
     example: bytes,
     around: Circumstances,
     *artifacts: Path,
@@ -182,14 +182,14 @@ def _register(
                 run,
                 Path(scratch) / "saved",
                 {"kind": candidate.kind},
-                _test_metrics(judged["test"][candidate.kind]),
+                _test_metrics(judged.test[candidate.kind]),
             )
     return digest
 
 
-def _test_metrics(test: dict[str, Any]) -> dict[str, float]:
-    names = ("accuracy", "balanced_accuracy", "log_loss")
-    return {f"test_{name}": float(test[name]["value"]) for name in names}
+def _test_metrics(test: Judgement) -> dict[str, float]:
+    figures = {"accuracy": test.accuracy, "balanced_accuracy": test.balanced_accuracy, "log_loss": test.log_loss}
+    return {f"test_{name}": figure.known for name, figure in figures.items()}
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from PIL import Image
 
 from steps.backbones import models
 from steps.checks.rules import SWAPPED
+from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
 from steps.pages.album import Album
 from steps.pages.findings import NAMES
+from steps.pages.inspection import Inspection
 from steps.pages.rendering import Picture, inline_svg, percent, render
 from steps.runtime import artefacts, files, stage
 from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory
@@ -50,21 +52,21 @@ class Found:
     plan: Strategy
     head: HeadHistory
     tuned: FineTuneHistory
-    judged: dict[str, Any]
+    judged: Evaluation
     rivals: BaselinesHistory
-    inspected: dict[str, Any]
+    inspected: Inspection
     images: pd.DataFrame
     answers: pd.DataFrame
 
     @property
-    def classes(self) -> list[str]:
+    def classes(self) -> tuple[str, ...]:
         """Return the labels, in the order of probabilities and of the confusion matrix."""
-        return list(self.judged["classes"])
+        return self.judged.classes
 
     @property
-    def test(self) -> dict[str, Any]:
+    def test(self) -> Judgement:
         """Return the chosen model's figures on the test split."""
-        return dict(self.judged["test"][self.judged["chosen"]])
+        return self.judged.judgement
 
     @property
     def commonest(self) -> str:
@@ -105,9 +107,9 @@ def report(
         plan=artefacts.read(Strategy, strategy),
         head=artefacts.read(HeadHistory, train_head),
         tuned=artefacts.read(FineTuneHistory, fine_tune),
-        judged=files.read_json(evaluation),
+        judged=artefacts.read(Evaluation, evaluation),
         rivals=artefacts.read(BaselinesHistory, baselines),
-        inspected=files.read_json(inspection),
+        inspected=artefacts.read(Inspection, inspection),
         images=files.read_table(screened),
         answers=files.read_table(predictions),
     )
@@ -126,14 +128,14 @@ def report(
 
 def _test(found: Found) -> dict[str, Any]:
     """Collect the content of the test split's chapters, and the names that all chapters use."""
-    chosen, test = found.judged["chosen"], found.test
+    chosen, test = found.judged.chosen, found.test
     return {
         "names": NAMES,
         "chosen": chosen,
         "chosen_name": NAMES[chosen],
         "classes": found.classes,
         "test": test,
-        "figures": findings.figures(found.judged["test"]),
+        "figures": findings.figures(found.judged.test),
         "majority": findings.majority(test, found.commonest),
         "paired": findings.paired(found.answers),
         "hardest": findings.hardest_first(test),
@@ -143,9 +145,10 @@ def _test(found: Found) -> dict[str, Any]:
 
 def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
     """Gather the mistakes and the suspects, with their pictures."""
-    wrong = findings.mistakes(found.answers, found.judged["chosen"], found.classes)
+    wrong = findings.mistakes(found.answers, found.judged.chosen, found.classes)
     suspects = findings.suspects(found.screened, params.wrong_answers)
-    shown = _pictured(wrong[: params.wrong_answers], album, "Test image of class {label}, named {predicted}")
+    surest = [vars(image) for image in wrong[: params.wrong_answers]]
+    shown = _pictured(surest, album, "Test image of class {label}, named {predicted}")
     album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
     return {
         "wrong_total": len(wrong),
@@ -186,9 +189,9 @@ def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tu
 
 def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
     """Gather the sizes of the splits and sample images of each class, or of the hardest where there are many."""
-    sampled = found.classes
+    sampled: Sequence[str] = found.classes
     if len(sampled) > MOST_SAMPLED:
-        sampled = [row["label"] for row in findings.hardest_first(found.test)[:MOST_SAMPLED]]
+        sampled = [row.label for row in findings.hardest_first(found.test)[:MOST_SAMPLED]]
     picked = findings.sampled(found.images, sampled, params.sample_images)
     return {
         "counts": found.counts,
@@ -204,30 +207,25 @@ def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
 def _drawings(found: Found) -> Iterator[Drawing]:
     """Yield each figure of the page with its name and alternative text."""
     yield from _of_test(found)
-    yield from figures_calibration.drawn(found.judged.get("calibration", {}).get(found.judged["chosen"]))
+    yield from figures_calibration.drawn(found.judged.calibration.get(found.judged.chosen))
     yield from _of_training(found)
 
 
 def _of_test(found: Found) -> Iterator[Drawing]:
     judged, test = found.judged, found.test
-    rivals = [row for row in judged.get("transfer", {}).get("baselines", []) if row["against"] in RIVALS]
-    accuracies = [
-        *(
-            {"name": RIVALS[row["against"]], "chosen": False, "value": row["accuracy"], "low": None, "high": None}
-            for row in rivals
-        ),
-        *(
-            {"name": name, "chosen": model == judged["chosen"], **judged["test"][model]["accuracy"]}
-            for model, name in NAMES.items()
-        ),
+    rivals = [row for row in judged.transfer.baselines if row.against in RIVALS]
+    models = [(name, model == judged.chosen, judged.test[model].accuracy) for model, name in NAMES.items()]
+    dots = [
+        *(figures.Dot(RIVALS[row.against], chosen=False, value=row.accuracy) for row in rivals),
+        *(figures.Dot(name, chosen, share.known, share.low, share.high) for name, chosen, share in models),
     ]
     largest = findings.majority(test, found.commonest)
-    figure = figures.accuracy_intervals(accuracies, largest["value"], f"always “{largest['label']}”")
-    said = "; ".join(f"{row['name']} {percent(row['value'])}" for row in accuracies)
+    figure = figures.accuracy_intervals(dots, largest.value, f"always “{largest.label}”")
+    said = "; ".join(f"{dot.name} {percent(dot.value)}" for dot in dots)
     yield "comparison", figure, f"Test accuracy: {said}"
 
     if len(found.classes) <= MOST_CLASSES:
-        figure = figures.confusion_matrix(test["confusion"], found.classes)
+        figure = figures.confusion_matrix(test.confusion, found.classes)
         yield "confusion", figure, "Confusion matrix of the test split; the tables beside it say the same"
 
 

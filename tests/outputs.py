@@ -1,7 +1,6 @@
 """What the stages of a small pipeline write, made up, of any classes and mistakes; and two outcomes of promotion."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,23 @@ from PIL import Image
 
 from steps.backbones import models
 from steps.describe import DescribeParams, describe
+from steps.evaluation.results import (
+    BaselineComparison,
+    Calibration,
+    CalibrationChange,
+    CalibrationReport,
+    ClassJudgement,
+    Comparison,
+    CoverageRisk,
+    Evaluation,
+    Judgement,
+    PairedComparison,
+    ReliabilityBin,
+    SliceJudgement,
+    Transfer,
+)
 from steps.images.preprocessing import Preprocessing
+from steps.pages.inspection import Inspection
 from steps.pages.outcome import PROMOTED, REFUSED, Outcome
 from steps.report import ReportParams, report
 from steps.runtime import files
@@ -53,7 +68,7 @@ class Inputs:
 
     def change(self, name: str, **values: Any) -> None:
         path = getattr(self, name)
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        files.write_json(path, {**files.read_json(path), **values})
 
     def card(self, params: DescribeParams = UNSTATED) -> Path:
         """Write the model card; return where it is."""
@@ -207,96 +222,139 @@ def baselines_history(classes: Sequence[str], **changes: Any) -> BaselinesHistor
     return replace(history, **changes)
 
 
-def figure(value: float | None, low: float | None, high: float | None, method: str) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "method": method}
+def unknown(method: str) -> Figure:
+    return Figure(None, None, None, method)
 
 
-def judged(classes: Sequence[str], accuracy: float, confusion: list[list[int]]) -> dict[str, Any]:
-    n = sum(map(sum, confusion))
-    return {
-        "n": n,
-        "accuracy": figure(accuracy, accuracy - 0.052, accuracy + 0.031, "Wilson"),
-        "balanced_accuracy": figure(accuracy - 0.01, accuracy - 0.06, accuracy + 0.02, "bootstrap"),
-        "log_loss": figure(0.2144, None, None, "bootstrap"),
-        "per_class": [
-            {
-                "label": label,
-                "n": sum(row),
-                "recall": figure(0.75, 0.31, 0.95, "Wilson"),
-                "precision": figure(None, None, None, "Wilson"),
-            }
+def judged(classes: Sequence[str], accuracy: float, confusion: list[list[int]]) -> Judgement:
+    return Judgement(
+        n=sum(map(sum, confusion)),
+        accuracy=Figure(accuracy, accuracy - 0.052, accuracy + 0.031, "Wilson"),
+        balanced_accuracy=Figure(accuracy - 0.01, accuracy - 0.06, accuracy + 0.02, "bootstrap"),
+        macro_f1=Figure(accuracy - 0.02, accuracy - 0.07, accuracy + 0.01, "posterior"),
+        auroc=Figure(0.98, 0.95, 0.99, "DeLong"),
+        log_loss=Figure(0.2144, None, None, "bootstrap"),
+        brier=Figure(0.11, 0.08, 0.15, "log-t"),
+        calibration_error=Figure(0.03, 0.0, 0.07, "triangle bound"),
+        per_class=tuple(
+            ClassJudgement(label, sum(row), Figure(0.75, 0.31, 0.95, "Wilson"), unknown("Wilson"))
             for label, row in zip(classes, confusion, strict=True)
-        ],
-        "confusion": confusion,
-    }
+        ),
+        confusion=tuple(map(tuple, confusion)),
+    )
 
 
-def difference(value: float, low: float | None, high: float | None) -> dict[str, Any]:
-    return {"difference": value, "value": value, "low": low, "high": high, "method": "smoothed bootstrap"}
+def smoothed(value: float, low: float, high: float) -> Figure:
+    return Figure(value, low, high, "smoothed bootstrap")
+
+
+HELPS = BaselineComparison(
+    against="scratch",
+    draws=3,
+    accuracy=0.8,
+    difference=0.12,
+    low=0.05,
+    high=0.19,
+    method="smoothed bootstrap",
+    mcnemar_p=0.0002,
+    verdict="better",
+    needed_n=None,
+    sentence="helps by 5.0 to 19.0 points",
+)
+UNASKED = Transfer(
+    verdict=None,
+    sentence="not asked: no baseline was trained",
+    against=None,
+    baselines=(),
+    model="fine_tuned",
+    accuracy=0.9,
+    labels=12,
+    labels_of=12,
+)
+SLICE = SliceJudgement(
+    column="source",
+    value="",
+    n=12,
+    accuracy=Figure(0.9, 0.8, 0.97, "Wilson"),
+    limit=None,
+    breached=False,
+    p_adjusted=0.4,
+)
 
 
 def honest(classes: Sequence[str]) -> dict[str, Any]:
     """What evaluation.json holds of the chapters transfer, comparisons, calibration and slices."""
-    share = figure(0.9, 0.8, 0.97, "Wilson")
-    bins = [{"confidence": c, "accuracy": figure(c - 0.1, c - 0.3, c, "Wilson"), "n": 20} for c in (0.6, 0.8, 0.95)]
-    of_time = {"log_loss": figure(0.21, 0.15, 0.3, "log-t"), "reliability": bins}
-    curve = [
-        {"coverage": c, "threshold": 1 - c / 2, "risk": figure(c / 10, 0.0, c / 5, "Wilson")} for c in (0.2, 0.6, 1.0)
-    ]
-    row = {
-        "draws": 3,
-        "accuracy": 0.8,
-        **difference(0.12, 0.05, 0.19),
-        "mcnemar_p": 0.0002,
-        "verdict": "better",
-        "needed_n": None,
-        "sentence": "helps by 5.0 to 19.0 points",
-    }
-    part = {"accuracy": share, "limit": None, "breached": False, "p_adjusted": 0.4, "n": 12}
+    share = Figure(0.9, 0.8, 0.97, "Wilson")
+    bins = tuple(ReliabilityBin(c, Figure(c - 0.1, c - 0.3, c, "Wilson"), 20) for c in (0.6, 0.8, 0.95))
+    loss = Figure(0.21, 0.15, 0.3, "log-t")
     return {
-        "transfer": {
-            "verdict": "helps",
-            "sentence": row["sentence"],
-            "against": "scratch",
-            "baselines": [{**row, "against": name} for name in ("majority", "pixels", "scratch")],
-        },
-        "comparisons": [
-            {
-                "a": "fine_tuned",
-                "b": "head",
-                "n": 12,
-                **difference(0.01, -0.02, 0.05),
-                "only_a": 2,
-                "only_b": 1,
-                "mcnemar_p": 1.0,
-                "verdict": "no evidence",
-                "needed_n": 900,
-                "sentence": "no evidence yet (needs about 888 more test images)",
-                "balanced_accuracy": difference(0.01, None, None),
-                "log_loss": difference(-0.02, -0.1, 0.06),
-            }
-        ],
+        "transfer": replace(
+            UNASKED,
+            verdict="helps",
+            sentence=HELPS.sentence,
+            against="scratch",
+            baselines=tuple(replace(HELPS, against=name) for name in ("majority", "pixels", "scratch")),
+        ),
+        "comparisons": (
+            Comparison(
+                a="fine_tuned",
+                b="head",
+                n=12,
+                confidence=0.95,
+                difference=0.01,
+                low=-0.02,
+                high=0.05,
+                method="smoothed bootstrap",
+                only_a=2,
+                only_b=1,
+                mcnemar_p=1.0,
+                verdict="no evidence",
+                needed_n=900,
+                sentence="no evidence yet (needs about 888 more test images)",
+                balanced_accuracy=Figure(0.01, None, None, "smoothed bootstrap"),
+                log_loss=smoothed(-0.02, -0.1, 0.06),
+            ),
+        ),
         "calibration": {
-            "fine_tuned": {
-                "temperature": 1.43,
-                "abstain_below": 0.62,
-                "target_reached": True,
-                "coverage": share,
-                "accuracy_answered": share,
-                "curve": curve,
-                "before": {**of_time, "calibration_error": figure(0.08, 0.02, 0.12, "triangle bound")},
-                "after": {**of_time, "calibration_error": figure(0.03, 0.0, 0.07, "triangle bound")},
-                "change": {
-                    "log_loss": difference(-0.01, -0.03, 0.02),
-                    "calibration_error": difference(-0.05, -0.08, -0.01),
-                },
-            }
+            "fine_tuned": CalibrationReport(
+                temperature=1.43,
+                abstain_below=0.62,
+                target_reached=True,
+                coverage=share,
+                accuracy_answered=share,
+                before=Calibration(loss, Figure(0.08, 0.02, 0.12, "triangle bound"), bins),
+                after=Calibration(loss, Figure(0.03, 0.0, 0.07, "triangle bound"), bins),
+                change=CalibrationChange(smoothed(-0.01, -0.03, 0.02), Figure(-0.05, -0.08, -0.01, "box bound")),
+                curve=tuple(CoverageRisk(c, 1 - c / 2, Figure(c / 10, 0.0, c / 5, "Wilson")) for c in (0.2, 0.6, 1.0)),
+            )
         },
         "slices": {
-            "fine_tuned": [{**part, "column": "source", "value": label} for label in classes]
-            + [{**part, "column": "brightness", "value": f"part {i}"} for i in range(15)]
+            "fine_tuned": (
+                *(replace(SLICE, value=label) for label in classes),
+                *(replace(SLICE, column="brightness", value=f"part {i}") for i in range(15)),
+            )
         },
     }
+
+
+def evaluated(test: dict[str, Judgement], classes: Sequence[str], chosen: str = "fine_tuned") -> Evaluation:
+    """The evaluation of models with these judgements, without the chapters of `honest`."""
+    scores = Scores(0.9, 0.8912, 0.3, 2 * len(classes))
+    return Evaluation(
+        chosen=chosen,
+        reason="it was better on validation",
+        classes=tuple(classes),
+        backbone="tiny",
+        confidence=0.95,
+        validation=dict.fromkeys(test, scores),
+        weights={},
+        test=test,
+        calibration={},
+        slices={},
+        unjudged=(),
+        comparisons=(),
+        transfer=UNASKED,
+    )
 
 
 def write_images(raw: Path, classes: Sequence[str]) -> pd.DataFrame:
@@ -329,21 +387,20 @@ def predicted(images: pd.DataFrame, classes: Sequence[str], wrong: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def inspected() -> dict[str, Any]:
-    """Nothing to show; what a chapter makes of more is in test_report_inspect."""
-    return {
-        "chosen": "fine_tuned",
-        "block": None,
-        "wrong": [],
-        "wrong_total": 0,
-        "right": [],
-        "map": None,
-        "svg": {},
-        "pool": 0,
-        "asked": 0,
-        "label_next": [],
-        "robustness": None,
-    }
+# Nothing to show; what a chapter makes of more is in test_report_inspect
+INSPECTED = Inspection(
+    chosen="fine_tuned",
+    block=None,
+    wrong=(),
+    wrong_total=0,
+    right=(),
+    map=None,
+    svg={},
+    robustness=None,
+    pool=0,
+    asked=0,
+    label_next=(),
+)
 
 
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
@@ -354,7 +411,6 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
     confusion = (np.eye(n, dtype=int) * SPLITS["test"]).tolist()
     confusion[0][0] -= wrong
     confusion[0][1] += wrong
-    scores = {"accuracy": 0.9, "balanced_accuracy": 0.8912, "log_loss": 0.3, "n": 2 * n}
     contents = {
         "backbone/card.json": CARD,
         "validation.json": {
@@ -436,37 +492,24 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
         "train_head.json": head_history(classes),
         "fine_tune.json": fine_tune_history(),
         "baselines.json": baselines_history(classes),
-        "evaluation.json": {
-            "chosen": "fine_tuned",
-            "reason": "it was better on validation",
-            "classes": classes,
-            "backbone": "tiny",
-            "validation": {"head": scores, "fine_tuned": scores},
-            "confidence": 0.95,
-            "test": {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)},
-        },
+        "evaluation.json": evaluated(
+            {"head": judged(classes, 0.861, confusion), "fine_tuned": judged(classes, 0.928, confusion)}, classes
+        ),
     }
-    contents |= {"inspection.json": inspected()}
+    contents |= {"inspection.json": INSPECTED}
     for name, content in contents.items():
         files.write_json(root / name, content)
     return inputs
 
 
-JUDGED = {
-    "n": 153,
-    "accuracy": {"value": 0.941, "low": 0.892, "high": 0.968, "method": "Wilson"},
-    "balanced_accuracy": {"value": 0.934, "low": 0.891, "high": 0.969, "method": "bootstrap"},
-}
-COMPARISON = {
-    "n": 153,
-    "difference": 0.0196,
-    "low": -0.0065,
-    "high": 0.0458,
-    "mcnemar_p": 0.25,
-    "only_a": 4,
-    "only_b": 1,
-    "confidence": 0.95,
-}
+JUDGED = replace(
+    judged(["ants", "bees"], 0.934, [[70, 4], [5, 74]]),
+    accuracy=Figure(0.941, 0.892, 0.968, "Wilson"),
+    balanced_accuracy=Figure(0.934, 0.891, 0.969, "bootstrap"),
+)
+COMPARISON = PairedComparison(
+    n=153, only_a=4, only_b=1, mcnemar_p=0.25, confidence=0.95, difference=0.0196, low=-0.0065, high=0.0458
+)
 FIRST = Outcome(
     verdict=PROMOTED,
     headline="version 4 of garden is the new champion",

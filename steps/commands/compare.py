@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from steps.evaluation.comparison import compare as paired
 from steps.evaluation.comparison import per_class
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.results import ClassComparison, Comparison
 from steps.images.manifest import TEST
 from steps.promotion.rematch import answers, weights_of
 from steps.promotion.terms import RAW, SCREENED
@@ -23,45 +23,51 @@ from steps.runtime.seeding import numpy_generator
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Two versions: what `comparison.compare` found, recalls per class, and the images on which the two differ."""
+class Disagreement:
+    """An image to which the two versions gave different answers, each with the probability of its own."""
+
+    path: str
+    label: str
+    a: str
+    b: str
+    of_a: float
+    of_b: float
+
+
+@dataclass(frozen=True)
+class VersionComparison:
+    """Two versions of a model compared: overall, for each class, and the images on which they differ."""
 
     model: str
-    paired: dict[str, Any]
-    per_class: list[dict[str, Any]]
-    differ: list[dict[str, Any]]
+    overall: Comparison
+    per_class: list[ClassComparison]
+    differ: list[Disagreement]
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
-        return {"model": self.model, **self.paired, "per_class": self.per_class, "differ": self.differ}
+        return {"model": self.model, **vars(self.overall), "per_class": self.per_class, "differ": self.differ}
 
     def lines(self) -> list[str]:
-        """Return text for a person."""
-        paired = self.paired
-        a, b, n = paired["a"], paired["b"], paired["n"]
-        lines = [
-            f"version {a} against version {b} on {n:,} test images: {paired['sentence']}",
-            f"  accuracy {100 * paired['difference']:+.1f} points ({100 * paired['low']:+.1f} to "
-            f"{100 * paired['high']:+.1f}, {paired['method']} {paired['confidence']:.0%}); "
-            f"McNemar's exact p = {paired['mcnemar_p']:.3g}",
+        """Return lines of text."""
+        found, a, b = self.overall, self.overall.a, self.overall.b
+        text = [
+            f"version {a} against version {b} on {found.n:,} test images: {found.sentence}",
+            f"  accuracy {100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}, "
+            f"{found.method} {found.confidence:.0%}); McNemar's exact p = {found.mcnemar_p:.3g}",
         ]
-        for name in ("balanced_accuracy", "log_loss"):
-            figure = paired[name]
+        for name, figure in (("balanced accuracy", found.balanced_accuracy), ("log-loss", found.log_loss)):
             low, high = figure.ends
-            lines.append(f"  {WORDS[name]} {figure.known:+.3f} ({low:+.3f} to {high:+.3f})")
+            text.append(f"  {name} {figure.known:+.3f} ({low:+.3f} to {high:+.3f})")
         for row in self.per_class:
-            recalls = f"{100 * row['recall_a']:.1f} % against {100 * row['recall_b']:.1f} % of {row['n']}"
-            lines.append(f"  {row['label']}: {recalls}; only {a} right {row['only_a']}, only {b} right {row['only_b']}")
-        for row in self.differ:
-            both = f"{a} says {row['a']} ({row['of_a']:.2f}), {b} says {row['b']} ({row['of_b']:.2f})"
-            lines.append(f"  {row['path']} is {row['label']}: {both}")
-        return lines
+            recalls = f"{100 * row.recall_a:.1f} % against {100 * row.recall_b:.1f} % of {row.n}"
+            text.append(f"  {row.label}: {recalls}; only {a} right {row.only_a}, only {b} right {row.only_b}")
+        for image in self.differ:
+            answers = f"{a} says {image.a} ({image.of_a:.2f}), {b} says {image.b} ({image.of_b:.2f})"
+            text.append(f"  {image.path} is {image.label}: {answers}")
+        return text
 
 
-WORDS = {"balanced_accuracy": "balanced accuracy", "log_loss": "log-loss"}
-
-
-def compare(root: Path, one: str, other: str) -> Compared:
+def compare(root: Path, one: str, other: str) -> VersionComparison:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
@@ -87,11 +93,11 @@ def compare(root: Path, one: str, other: str) -> Compared:
     targets = np.searchsorted(classes, part["label"].tolist())
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
     sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
-    return Compared(
+    return VersionComparison(
         registry.name,
         paired((one, other), targets, a, b, sample, rules, rng),
         per_class(targets, right_a, right_b, classes),
-        _differing(part, classes, [a, b]),
+        _differing(part, classes, a, b),
     )
 
 
@@ -110,19 +116,11 @@ def _probabilities(package: packages.Package, root: Path, part: pd.DataFrame, cl
     return np.stack([*columns, np.where(unread, 1.0, found[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
-def _differing(part: pd.DataFrame, classes: list[str], told: list[Any]) -> list[dict[str, Any]]:
-    """List the images to which the two gave different answers."""
+def _differing(part: pd.DataFrame, classes: list[str], a: Floats, b: Floats) -> list[Disagreement]:
     names = [*classes, "another class"]
-    picked = [answers.argmax(axis=1) for answers in told]
+    picked = zip(part["path"], part["label"], a.argmax(axis=1), b.argmax(axis=1), strict=True)
     return [
-        {
-            "path": path,
-            "label": label,
-            "a": names[a],
-            "b": names[b],
-            "of_a": float(told[0][i, a]),
-            "of_b": float(told[1][i, b]),
-        }
-        for i, (path, label, a, b) in enumerate(zip(part["path"], part["label"], *picked, strict=True))
-        if a != b
+        Disagreement(path, label, names[of_a], names[of_b], float(a[i, of_a]), float(b[i, of_b]))
+        for i, (path, label, of_a, of_b) in enumerate(picked)
+        if of_a != of_b
     ]

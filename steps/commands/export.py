@@ -3,7 +3,7 @@
 import math
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from steps.backbones import models
 from steps.errors import IntegrityError, RegistryError, RequestError
+from steps.evaluation.results import PairedComparison
 from steps.images.decoding import read_image
 from steps.images.manifest import uniform
 from steps.images.preprocessing import centre_crop, resized
@@ -22,6 +23,7 @@ from steps.registry import packages, signing
 from steps.registry.model_registry import Registry
 from steps.registry.production import chosen
 from steps.runtime import files, params
+from steps.runtime.artefacts import OPTIONAL
 from steps.runtime.compute import ComputeParams, configure
 from steps.serving import formats
 from steps.serving.exported import Exported
@@ -30,47 +32,38 @@ OUTPUT = "data/outcome/exports"
 MODEL = "artifacts/model"  # inside a package
 
 
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """How a file answers beside its version: the greatest difference of a probability and, for int8, the gate's word.
-
-    None where that was not asked; such fields are no part of the JSON.
-    """
+@dataclass(frozen=True)
+class Checked:
+    """How a file answers `images` test images: the greatest difference of a probability and, for int8, the gate."""
 
     images: int
     difference: float
-    comparison: dict[str, Any] | None = None
-    verdict: str | None = None
-
-    def plain(self) -> dict[str, object]:
-        """Return JSON values."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+    comparison: PairedComparison | None = field(default=None, metadata=OPTIONAL)
+    verdict: str | None = field(default=None, metadata=OPTIONAL)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Export:
-    """A version as a file in a signed folder, its size in bytes beside that of the version's weights, and findings."""
+    """A file that was written, the sizes of it and of the version's weights in bytes, and how it was checked."""
 
     version: str
-    folder: str
+    folder: Path
     file: str
     bytes: int
     bytes_before: int
-    found: Findings
+    checked: Checked
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
-        values = {name: value for name, value in vars(self).items() if name != "found"}
-        return {**values, **self.found.plain()}
+        facts = {**vars(self), "folder": str(self.folder), **files.plain(self.checked)}
+        return {name: value for name, value in facts.items() if name != "checked"}
 
     def lines(self) -> list[str]:
-        """Return text for a person."""
-        verdict = self.found.verdict or (
-            f"answers as the version does: probabilities within {self.found.difference:.1g} "
-            f"on {self.found.images} test images"
-        )
+        """Return lines of text."""
         sizes = f"{self.bytes / 1e6:.2f} MB; the version's weights {self.bytes_before / 1e6:.2f} MB"
-        return [f"{self.folder}/{self.file}", f"  {sizes}", f"  {verdict}"]
+        difference, images = self.checked.difference, self.checked.images
+        alike = f"answers as the version does: probabilities within {difference:.1g} on {images} test images"
+        return [f"{self.folder}/{self.file}", f"  {sizes}", f"  {self.checked.verdict or alike}"]
 
 
 def export(root: Path, which: str, kind: str, output: Path) -> Export:
@@ -89,22 +82,16 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        file, found = _made(root, package, kind, made)
+        file, checked = _made(root, package, kind, made)
         size = file.stat().st_size
         signing.sign_folder(made)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-    return Export(
-        version=package.version,
-        folder=str(folder),
-        file=file.name,
-        bytes=size,
-        bytes_before=(package.folder / MODEL / models.WEIGHTS).stat().st_size,
-        found=found,
-    )
+    before = (package.folder / MODEL / models.WEIGHTS).stat().st_size
+    return Export(package.version, folder, file.name, size, before, checked)
 
 
-def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[Path, Findings]:
+def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[Path, Checked]:
     """Write the file and its facts into `folder`; return the file and how it compares."""
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
@@ -115,25 +102,23 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tup
     test = _some(table, "test", rules.most_images)
 
     eager = _eager(root, package, test)
-    file = formats.write(
-        kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), facts.preprocessing)
-    )
+    learnt = _some(table, "train", rules.calibration_images)
+    file = formats.write(kind, folder, module, _pixels(root, learnt, facts.preprocessing))
     answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, facts.preprocessing))
-    found = Findings(images=len(test), difference=float(abs(eager - answers).max()))
-    if kind == formats.INT8 and math.isfinite(found.difference):
+    checked = Checked(len(test), float(abs(eager - answers).max()))
+    if kind == formats.INT8 and math.isfinite(checked.difference):
         verdict, comparison = smaller(root, package, test, file, (eager, answers), rules.max_loss)
-        found = replace(found, comparison=comparison, verdict=verdict.reasons[0])
+        checked = replace(checked, comparison=comparison, verdict=verdict.reasons[0])
         reasons = () if verdict.promote else verdict.reasons
     else:
-        reasons = _unlike(found.difference, rules.tolerance)
+        reasons = _unlike(checked.difference, rules.tolerance)
     if reasons:
         told = "\n  ".join(reasons)
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
-    checked = {"version": package.digest, "format": kind, "checked": found.plain()}
     signed = files.read_json(held / models.FACTS)  # whole: a version of another release may hold more than the class
-    files.write_json(folder / models.FACTS, {**signed, **checked})
-    return file, found
+    files.write_json(folder / models.FACTS, {**signed, "version": package.digest, "format": kind, "checked": checked})
+    return file, checked
 
 
 def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:

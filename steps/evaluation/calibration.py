@@ -1,7 +1,6 @@
 """Calibration: one temperature that makes probabilities mean what they say, and when to say nothing at all."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +8,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import norm
 
-from steps.evaluation.intervals import Sample, mean_of_losses, share, smoothed
+from steps.evaluation.intervals import Sample, mean_of_losses, share, share_of, smoothed
+from steps.evaluation.results import Calibration, CalibrationChange, CalibrationReport, CoverageRisk, ReliabilityBin
 from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
-from steps.training.metrics import proportion
 
 TRIANGLE = "triangle bound"
 MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # log-loss of an image, and its Brier score
@@ -110,18 +109,15 @@ def change_of_error(
 
 def reliability(
     probabilities: Floats, targets: Ints, bins: int, cluster: Ints, confidence: float
-) -> list[dict[str, Any]]:
+) -> tuple[ReliabilityBin, ...]:
     """Return the bins of a reliability diagram: mean confidence, share that was right with its interval, and n."""
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     parts = binned(top, bins)
-    return [
-        {
-            "confidence": float(top[parts.index == number].mean()),
-            "accuracy": share(correct[parts.index == number], cluster[parts.index == number], confidence),
-            "n": size,
-        }
-        for number, size in enumerate(np.bincount(parts.index, minlength=parts.count).tolist())
-    ]
+    members = [parts.index == number for number in range(parts.count)]
+    return tuple(
+        ReliabilityBin(float(top[of].mean()), share(correct[of], cluster[of], confidence), int(of.sum()))
+        for of in members
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstentio
     return Abstention(float(thresholds[place]), bool(len(enough)))
 
 
-def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> list[dict[str, Any]]:
+def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> tuple[CoverageRisk, ...]:
     """Return the error among the answers if only the surest share of the images is answered, for several shares.
 
     El-Yaniv and Wiener 2010, JMLR 11:1605.
@@ -157,14 +153,14 @@ def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidenc
     top, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != targets
     order = np.argsort(-top, kind="stable")
     steps = np.unique(np.ceil(np.linspace(1 / POINTS, 1, POINTS) * len(top)).astype(int))
-    return [
-        {
-            "coverage": int(k) / len(top),
-            "threshold": float(top[order[k - 1]]),
-            "risk": share(wrong[order[:k]], cluster[order[:k]], confidence),
-        }
+    return tuple(
+        CoverageRisk(
+            coverage=int(k) / len(top),
+            threshold=float(top[order[k - 1]]),
+            risk=share(wrong[order[:k]], cluster[order[:k]], confidence),
+        )
         for k in steps
-    ]
+    )
 
 
 def losses(probabilities: Floats, targets: Ints) -> Floats:
@@ -200,32 +196,30 @@ def verified(
     confidence: float,
     draws: int,
     generator: np.random.Generator,
-) -> dict[str, Any]:
+) -> CalibrationReport:
     """Verify a temperature and a threshold on test logits [n, classes]: figures before, after, and paired."""
-    kinds = {"before": tempered(logits, 1.0), "after": tempered(logits, temperature)}
-    answered = kinds["after"].max(axis=1) >= threshold.below
-    right = kinds["after"].argmax(axis=1) == targets
-    told: dict[str, Any] = {
-        "temperature": temperature,
-        "abstain_below": threshold.below,
-        "target_reached": threshold.reached,
-        "coverage": share(answered, sample.cluster, confidence),
-        "accuracy_answered": (
-            share(right[answered], sample.cluster[answered], confidence)
-            if answered.any()
-            else proportion(0, 0, confidence)
+    before, after = tempered(logits, 1.0), tempered(logits, temperature)
+    answered, right = after.max(axis=1) >= threshold.below, after.argmax(axis=1) == targets
+    change = (losses(after, targets) - losses(before, targets))[:, 0]
+
+    def calibrated(probabilities: Floats) -> Calibration:
+        return Calibration(
+            log_loss=scored(probabilities, targets, sample, confidence)[0],
+            calibration_error=calibration_error(probabilities, targets, bins, sample, confidence),
+            reliability=reliability(probabilities, targets, bins, sample.cluster, confidence),
+        )
+
+    return CalibrationReport(
+        temperature=temperature,
+        abstain_below=threshold.below,
+        target_reached=threshold.reached,
+        coverage=share(answered, sample.cluster, confidence),
+        accuracy_answered=share_of(right, answered, sample.cluster, confidence),
+        before=calibrated(before),
+        after=calibrated(after),
+        change=CalibrationChange(
+            log_loss=smoothed(change, sample, confidence, draws, generator, unit=float(np.abs(change).mean())),
+            calibration_error=change_of_error(before, after, targets, bins, sample, confidence),
         ),
-    }
-    for name, probabilities in kinds.items():
-        told[name] = {
-            "log_loss": scored(probabilities, targets, sample, confidence)[0],
-            "calibration_error": calibration_error(probabilities, targets, bins, sample, confidence),
-            "reliability": reliability(probabilities, targets, bins, sample.cluster, confidence),
-        }
-    change = (losses(kinds["after"], targets) - losses(kinds["before"], targets))[:, 0]
-    told["change"] = {
-        "log_loss": smoothed(change, sample, confidence, draws, generator, unit=float(np.abs(change).mean())),
-        "calibration_error": change_of_error(kinds["before"], kinds["after"], targets, bins, sample, confidence),
-    }
-    told["curve"] = coverage_risk(kinds["after"], targets, sample.cluster, confidence)
-    return told
+        curve=coverage_risk(after, targets, sample.cluster, confidence),
+    )

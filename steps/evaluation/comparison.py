@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
@@ -10,6 +10,7 @@ from scipy.stats import binomtest, norm
 
 from steps.evaluation.calibration import losses
 from steps.evaluation.intervals import Sample, design_effect, smoothed
+from steps.evaluation.results import AnswerComparison, BaselineComparison, ClassComparison, Comparison, TransferVerdict
 from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 
@@ -54,34 +55,49 @@ def compare(
     sample: Sample,
     rules: VerdictRules,
     generator: np.random.Generator,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare model a with model b by their probabilities [n, classes] on the same images."""
     right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
     change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
     unit = float(np.abs(change).mean())
-    return {
-        "a": names[0],
-        "b": names[1],
-        **compare_answers(targets, right_a, right_b, sample, rules, generator),
-        "log_loss": smoothed(change, sample, rules.confidence, rules.bootstrap_draws, generator, unit),
-    }
+    return Comparison(
+        a=names[0],
+        b=names[1],
+        **vars(compare_answers(targets, right_a, right_b, sample, rules, generator)),
+        log_loss=smoothed(change, sample, rules.confidence, rules.bootstrap_draws, generator, unit),
+    )
 
 
 def compare_answers(
     targets: Ints, a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator
-) -> dict[str, Any]:
+) -> AnswerComparison:
     """Compare two models by whether each was right, image by image [n]; differences are a less b.
 
     *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
     images come in groups the interval knows of them and the test does not, so neither is enough alone.
     """
-    gain, (confidence, draws) = a.astype(float) - b, (rules.confidence, rules.bootstrap_draws)
-    return {
-        "n": len(targets),
-        "confidence": confidence,
-        **_verdict(a, b, sample, rules, generator),
-        "balanced_accuracy": balanced_difference(gain, targets, sample, confidence, draws, generator),
-    }
+    only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
+    difference = _difference(gain, sample, rules, generator)
+    p = mcnemar(only_a, only_b)
+    wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
+    verdict, (low, high) = verdict_of(difference, p, rules.confidence), difference.ends
+    return AnswerComparison(
+        n=len(targets),
+        confidence=rules.confidence,
+        difference=difference.known,
+        low=low,
+        high=high,
+        method=difference.method,
+        only_a=only_a,
+        only_b=only_b,
+        mcnemar_p=p,
+        verdict=verdict,
+        needed_n=wanted if verdict == NO_EVIDENCE else None,
+        sentence=sentence(verdict, difference, wanted, len(a)),
+        balanced_accuracy=balanced_difference(
+            gain, targets, sample, rules.confidence, rules.bootstrap_draws, generator
+        ),
+    )
 
 
 def balanced_difference(
@@ -100,26 +116,6 @@ def _bounded(found: Figure) -> Figure:
     """Clip the interval of a difference of shares to -1 and 1."""
     low, high = found.ends
     return replace(found, low=max(-1.0, low), high=min(1.0, high))
-
-
-def _verdict(a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator) -> dict[str, Any]:
-    only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
-    difference = _difference(gain, sample, rules, generator)
-    p = mcnemar(only_a, only_b)
-    wanted = needed(only_a, only_b, len(a), rules, design_effect(gain, sample.cluster))
-    verdict = verdict_of(difference, p, rules.confidence)
-    return {
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "method": difference.method,
-        "only_a": only_a,
-        "only_b": only_b,
-        "mcnemar_p": p,
-        "verdict": verdict,
-        "needed_n": wanted if verdict == NO_EVIDENCE else None,
-        "sentence": sentence(verdict, difference, wanted, len(a)),
-    }
 
 
 def verdict_of(difference: Figure, p: float, confidence: float) -> str:
@@ -159,7 +155,7 @@ def transfer(
     sample: Sample,
     rules: VerdictRules,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> TransferVerdict:
     """Return whether transfer helped: the model against each baseline, averaged over the baseline's draws.
 
     `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
@@ -168,25 +164,23 @@ def transfer(
     favourable of them.
     """
     right = model.argmax(axis=1) == targets
-    rows = [
-        {"against": name, "draws": len(each), **_against(right, [a == targets for a in each], sample, rules, rng)}
-        for name, each in baselines.items()
-    ]
+    rows = tuple(
+        _against(name, right, [answers == targets for answers in draws], sample, rules, rng)
+        for name, draws in baselines.items()
+    )
     if not rows:
-        return {"verdict": None, "sentence": "not asked: no baseline was trained", "against": None, "baselines": []}
-    decisive = next((row for row in rows if row["against"] == "scratch"), max(rows, key=lambda row: row["accuracy"]))
+        nothing = "not asked: no baseline was trained"
+        return TransferVerdict(verdict=None, sentence=nothing, against=None, baselines=())
+    decisive = next((row for row in rows if row.against == "scratch"), max(rows, key=lambda row: row.accuracy))
     words = {BETTER: HELPS, WORSE: HURTS, NO_EVIDENCE: NO_EVIDENCE}
-    return {
-        "verdict": words[decisive["verdict"]],
-        "sentence": decisive["sentence"],
-        "against": decisive["against"],
-        "baselines": rows,
-    }
+    return TransferVerdict(
+        verdict=words[decisive.verdict], sentence=decisive.sentence, against=decisive.against, baselines=rows
+    )
 
 
 def _against(
-    right: Bools, draws: list[Bools], sample: Sample, rules: VerdictRules, generator: np.random.Generator
-) -> dict[str, Any]:
+    name: str, right: Bools, draws: list[Bools], sample: Sample, rules: VerdictRules, generator: np.random.Generator
+) -> BaselineComparison:
     mean = np.mean(draws, axis=0)
     difference = _difference(right - mean, sample, rules, generator)
     tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
@@ -194,21 +188,23 @@ def _against(
     sign, design = np.sign(difference.known), design_effect(right - mean, sample.cluster)
     asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
     wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
-    verdict = verdict_of(difference, p, rules.confidence)
-    return {
-        "accuracy": float(mean.mean()),
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        "method": difference.method,
-        "mcnemar_p": p,
-        "verdict": verdict,
-        "needed_n": wanted if verdict == NO_EVIDENCE else None,
-        "sentence": sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
-    }
+    verdict, (low, high) = verdict_of(difference, p, rules.confidence), difference.ends
+    return BaselineComparison(
+        against=name,
+        draws=len(draws),
+        accuracy=float(mean.mean()),
+        difference=difference.known,
+        low=low,
+        high=high,
+        method=difference.method,
+        mcnemar_p=p,
+        verdict=verdict,
+        needed_n=wanted if verdict == NO_EVIDENCE else None,
+        sentence=sentence(verdict, difference, wanted, len(right), (HELPS, HURTS), len(draws)),
+    )
 
 
-def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list[ClassComparison]:
     """Return for each class that occurs how many images each model alone got right, and McNemar's p (not adjusted)."""
     rows = []
     for i, label in enumerate(classes):
@@ -216,14 +212,14 @@ def per_class(targets: Ints, a: Bools, b: Bools, classes: Sequence[str]) -> list
         only_a, only_b = int((a & ~b & mine).sum()), int((b & ~a & mine).sum())
         if mine.any():
             rows.append(
-                {
-                    "label": label,
-                    "n": int(mine.sum()),
-                    "recall_a": float(a[mine].mean()),
-                    "recall_b": float(b[mine].mean()),
-                    "only_a": only_a,
-                    "only_b": only_b,
-                    "mcnemar_p": mcnemar(only_a, only_b),
-                }
+                ClassComparison(
+                    label,
+                    n=int(mine.sum()),
+                    recall_a=float(a[mine].mean()),
+                    recall_b=float(b[mine].mean()),
+                    only_a=only_a,
+                    only_b=only_b,
+                    mcnemar_p=mcnemar(only_a, only_b),
+                )
             )
     return rows

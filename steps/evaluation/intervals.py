@@ -42,6 +42,11 @@ def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
     return Figure(value, low, high, f"{WILSON}, as of {effective:.0f} images")
 
 
+def share_of(right: Bools, part: Bools, cluster: Ints, confidence: float) -> Figure:
+    """Return the share of the images in `part` [n] that are right; unknown where there are none."""
+    return share(right[part], cluster[part], confidence) if part.any() else proportion(0, 0, confidence)
+
+
 def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
     """Return how many independent images tell as much as these: their number over the design effect of clusters."""
     n, clusters, value = len(right), len(np.unique(cluster)), float(right.mean())

@@ -7,9 +7,10 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
 from steps.evaluation.calibration import calibration_error, scored
-from steps.evaluation.intervals import area, macro_f1, mean_of_shares, sampled, share
-from steps.runtime.arrays import Bools, Floats, Ints
-from steps.training.metrics import proportion
+from steps.evaluation.intervals import area, macro_f1, mean_of_shares, sampled, share, share_of
+from steps.evaluation.results import ClassJudgement, Judgement
+from steps.runtime.arrays import Floats, Ints
+from steps.runtime.figure import Figure
 
 BINS = 10  # of the calibration error, at most
 TOP = 5  # answers that top-k accuracy looks at; at most half of the classes
@@ -23,7 +24,7 @@ def judge(
     draws: int,
     generator: np.random.Generator,
     groups: npt.NDArray[Any] | None = None,
-) -> dict[str, Any]:
+) -> Judgement:
     """Judge one model on one split: figures with intervals, per class, and the confusion matrix (rows = truth).
 
     `groups` [n] names what belongs together (one patient, one film): its images are drawn and counted as one.
@@ -32,35 +33,31 @@ def judge(
     matrix = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
     sample, right = sampled(targets, groups), predicted == targets
     per_class = [
-        {
-            "label": label,
-            "n": int(matrix[i].sum()),
-            "recall": _share(right, targets == i, sample.cluster, confidence),
-            "precision": _share(right, predicted == i, sample.cluster, confidence),
-        }
+        ClassJudgement(
+            label,
+            n=int(matrix[i].sum()),
+            recall=share_of(right, targets == i, sample.cluster, confidence),
+            precision=share_of(right, predicted == i, sample.cluster, confidence),
+        )
         for i, label in enumerate(classes)
     ]
     nats, brier = scored(probabilities, targets, sample, confidence)
-    return {
-        "n": len(targets),
-        "accuracy": share(right, sample.cluster, confidence),
-        "balanced_accuracy": mean_of_shares(right, targets, sample.cluster, confidence),
-        "macro_f1": macro_f1(targets, predicted, len(classes), sample.cluster, confidence, draws, generator),
+    return Judgement(
+        n=len(targets),
+        accuracy=share(right, sample.cluster, confidence),
+        balanced_accuracy=mean_of_shares(right, targets, sample.cluster, confidence),
+        macro_f1=macro_f1(targets, predicted, len(classes), sample.cluster, confidence, draws, generator),
         **_top(targets, probabilities, sample.cluster, confidence),
-        "auroc": area(targets, probabilities, sample.cluster, confidence),
-        "log_loss": nats,
-        "brier": brier,
-        "calibration_error": calibration_error(probabilities, targets, BINS, sample, confidence),
-        "per_class": per_class,
-        "confusion": matrix.tolist(),
-    }
+        auroc=area(targets, probabilities, sample.cluster, confidence),
+        log_loss=nats,
+        brier=brier,
+        calibration_error=calibration_error(probabilities, targets, BINS, sample, confidence),
+        per_class=tuple(per_class),
+        confusion=tuple(map(tuple, matrix.tolist())),
+    )
 
 
-def _share(right: Bools, part: Bools, cluster: Ints, confidence: float) -> Any:
-    return share(right[part], cluster[part], confidence) if part.any() else proportion(0, 0, confidence)
-
-
-def _top(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> dict[str, Any]:
+def _top(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> dict[str, Figure]:
     """Return the share of images whose class is among the surest answers, where there are classes enough to ask."""
     k = min(TOP, probabilities.shape[1] // 2)
     if k < 2:

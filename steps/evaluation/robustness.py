@@ -6,7 +6,6 @@ blur is a share of the square's side, so that small and large networks compare.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from steps.backbones.inference import predict_logits
 from steps.evaluation.intervals import share
+from steps.evaluation.results import CorruptedAccuracy, Robustness
 from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime.arrays import Ints
 
@@ -66,7 +66,7 @@ def look(
     rng: torch.Generator,
     batch_size: int,
     confidence: float,
-) -> dict[str, Any]:
+) -> Robustness:
     """Return how many images, the row that came off worst, and a row a kind and strength, the unchanged pictures first.
 
     A row has the accuracy with Wilson's interval and the agreement with the answers to the unchanged pictures. `pixels`
@@ -86,13 +86,13 @@ def look(
         for kind in CORRUPTIONS
         for strength in STRENGTHS
     }
-    rows: list[dict[str, Any]] = [
-        {
-            "kind": kind,
-            "strength": strength,
-            "agreement": float((told == usual).mean()),
-            "accuracy": share(told == targets, cluster, confidence),
-        }
-        for (kind, strength), told in found.items()
-    ]
-    return {"images": len(targets), "rows": rows, "worst": min(rows[1:], key=lambda row: float(row["accuracy"].value))}
+    rows = tuple(
+        CorruptedAccuracy(
+            kind,
+            strength,
+            agreement=float((predicted == usual).mean()),
+            accuracy=share(predicted == targets, cluster, confidence),
+        )
+        for (kind, strength), predicted in found.items()
+    )
+    return Robustness(len(targets), rows, worst=min(rows[1:], key=lambda row: row.accuracy.known))

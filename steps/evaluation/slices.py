@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from scipy.stats import fisher_exact
 from statsmodels.stats.multitest import multipletests
 
 from steps.evaluation.intervals import effective_images, share
+from steps.evaluation.results import SliceJudgement, UnjudgedSlice
 from steps.runtime.arrays import Bools, Ints
 
 COLUMNS = ("source", "group", "size", "brightness", "format")
@@ -74,22 +74,19 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def unjudged(
     images: pd.DataFrame, columns: Sequence[str], least: int, limits: Mapping[str, float]
-) -> list[dict[str, Any]]:
+) -> tuple[UnjudgedSlice, ...]:
     """Return the slices with fewer than `least` images, and the limits that no image of these falls under.
 
     Of `group`, whose slices are many and small by nature, only those that have a limit.
     """
-    found = list(slices_of(images, columns))
-    rows = [
-        {"column": one.column, "value": one.shown, "n": int(one.members.sum()), "limit": one.limit(limits)}
-        for one in found
-        if one.members.sum() < least and (one.column != "group" or one.limit(limits) is not None)
+    slices = list(slices_of(images, columns))
+    small = [
+        UnjudgedSlice(part.column, part.shown, int(part.members.sum()), part.limit(limits))
+        for part in slices
+        if part.members.sum() < least and (part.column != "group" or part.limit(limits) is not None)
     ]
-    for name in sorted(set(limits) - {one.name for one in found}):
-        column, equals, value = name.partition("=")
-        if equals:
-            rows.append({"column": column, "value": value, "n": 0, "limit": limits[name]})
-    return rows
+    empty = [name.split("=", 1) for name in sorted(set(limits) - {part.name for part in slices}) if "=" in name]
+    return (*small, *(UnjudgedSlice(column, value, 0, limits[f"{column}={value}"]) for column, value in empty))
 
 
 def judge_slices(
@@ -100,7 +97,7 @@ def judge_slices(
     least: int,
     limits: Mapping[str, float],
     confidence: float,
-) -> list[dict[str, Any]]:
+) -> tuple[SliceJudgement, ...]:
     """Return each slice of `least` images or more with its accuracy, the worst first, and whether it is worse.
 
     `p_adjusted` is Fisher's exact test against the rest of the images, one-sided, after Holm's correction over all
@@ -116,22 +113,25 @@ def judge_slices(
     chances = [_chance(right, one.members, cluster, confidence) for one in judged]
     adjusted = multipletests(chances, method="holm")[1] if chances else []
     rows = [
-        {**_row(one, right, cluster, one.limit(limits), confidence), "p_adjusted": float(p)}
-        for one, p in zip(judged, adjusted, strict=True)
+        _judged(part, right, cluster, part.limit(limits), confidence, float(p))
+        for part, p in zip(judged, adjusted, strict=True)
     ]
-    return sorted(rows, key=lambda row: (row["accuracy"].value, row["column"], row["value"]))
+    return tuple(sorted(rows, key=lambda row: (row.accuracy.known, row.column, row.value)))
 
 
-def _row(one: Slice, right: Bools, cluster: Ints, limit: float | None, confidence: float) -> dict[str, Any]:
-    accuracy = share(right[one.members], cluster[one.members], confidence)
-    return {
-        "column": one.column,
-        "value": one.shown,
-        "n": int(one.members.sum()),
-        "accuracy": accuracy,
-        "limit": limit,
-        "breached": limit is not None and accuracy.known < limit,
-    }
+def _judged(
+    part: Slice, right: Bools, cluster: Ints, limit: float | None, confidence: float, p_adjusted: float
+) -> SliceJudgement:
+    accuracy = share(right[part.members], cluster[part.members], confidence)
+    return SliceJudgement(
+        column=part.column,
+        value=part.shown,
+        n=int(part.members.sum()),
+        accuracy=accuracy,
+        limit=limit,
+        breached=limit is not None and accuracy.known < limit,
+        p_adjusted=p_adjusted,
+    )
 
 
 def _chance(right: Bools, members: Bools, cluster: Ints, confidence: float) -> float:

@@ -7,6 +7,7 @@ the reader's browser sets the text in its own font.
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from operator import attrgetter
 from typing import Any, ParamSpec
@@ -214,25 +215,36 @@ def _name_both_ways(axes: Axes, names: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A share in [0, 1], with its interval if there is one; the chosen one is drawn in the accent."""
+
+    name: str
+    chosen: bool
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 @styled
-def accuracy_intervals(rows: Sequence[Row], baseline: float, baseline_name: str) -> Figure:
-    """Draw a dot with its interval a row: name, value, low, high in [0, 1] or None, chosen (drawn in the accent).
+def accuracy_intervals(dots: Sequence[Dot], baseline: float, baseline_name: str) -> Figure:
+    """Draw one row for each dot.
 
     `baseline` is drawn only near them: further away it would squeeze the intervals into one corner.
     """
-    ends = [row[end] for row in rows for end in ("low", "value", "high") if row[end] is not None]
+    ends = [end for dot in dots for end in (dot.low, dot.value, dot.high) if end is not None]
     lowest, highest = min(ends), max(ends)
     shown = [baseline] if lowest - baseline < NEARBY else []
-    left, tall = _room(row["name"] for row in rows), 26 * len(rows)
+    left, tall = _room(dot.name for dot in dots), 26 * len(dots)
     figure = _figure(WIDTH, tall + 28 + 20 * len(shown))
     axes = _axes(figure, left, 6, WIDTH - left - 62, tall)
-    for place, row in enumerate(rows):
-        _dot(axes, place, row)
+    for place, dot in enumerate(dots):
+        _draw(axes, place, dot)
     start, stop = min([lowest, *shown]) - 0.02, max([highest, *shown]) + 0.02
-    axes.set(xlim=(max(0.0, start), min(1.0, stop)), ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlim=(max(0.0, start), min(1.0, stop)), ylim=(len(dots) - 0.5, -0.5))
     for share in shown:
         _dashed(axes, share, shorten(baseline_name, 30))
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_yticks(range(len(dots)), [dot.name for dot in dots])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="x")
@@ -256,13 +268,13 @@ def _dashed(axes: Axes, share: float, name: str) -> None:
     )
 
 
-def _dot(axes: Axes, place: int, row: Row) -> None:
-    colour, weight = (COLOURS["accent"], "bold") if row["chosen"] else (COLOURS["soft"], "normal")
-    if row["low"] is not None:
-        axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
-    axes.plot(row["value"], place, "o", color=colour, ms=8, clip_on=False)
+def _draw(axes: Axes, place: int, dot: Dot) -> None:
+    colour, weight = (COLOURS["accent"], "bold") if dot.chosen else (COLOURS["soft"], "normal")
+    if dot.low is not None and dot.high is not None:
+        axes.plot([dot.low, dot.high], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
+    axes.plot(dot.value, place, "o", color=colour, ms=8, clip_on=False)
     axes.annotate(
-        _percent(row["value"]),
+        _percent(dot.value),
         (1, place),
         (10, 0),
         xycoords=axes.get_yaxis_transform(),

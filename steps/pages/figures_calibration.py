@@ -1,39 +1,37 @@
 """Figures of the chapter on calibration: reliability of the probabilities, and what abstaining gains."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from steps.pages.figures import COLOURS, WIDTH, Row, _axes, _figure, styled
+from steps.evaluation.results import CalibrationReport, CoverageRisk, ReliabilityBin
+from steps.pages.figures import COLOURS, WIDTH, _axes, _figure, styled
 
-Found = Mapping[str, Any]  # of one model, as `calibration.verified` returns it
 
-
-def drawn(found: Found | None) -> Iterator[tuple[str, Figure, str]]:
+def drawn(report: CalibrationReport | None) -> Iterator[tuple[str, Figure, str]]:
     """Yield the chapter's figures with their names and words; none where the model was not calibrated."""
-    if found is None:
+    if report is None:
         return
-    figure = reliability(found["before"]["reliability"], found["after"]["reliability"])
+    figure = reliability(report.before.reliability, report.after.reliability)
     yield ("calibration_reliability", figure, "Share of right answers by the probability given, before and after")
-    figure = coverage_risk(found["curve"], found["coverage"]["value"])
+    figure = coverage_risk(report.curve, report.coverage.known)
     yield ("calibration_risk", figure, "Share of wrong answers by the share of images answered, surest first")
 
 
 @styled
-def reliability(before: Sequence[Row], after: Sequence[Row]) -> Figure:
+def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin]) -> Figure:
     """Draw the share that was right against the mean probability of each bin; the dashed line is honesty."""
     figure = _figure(WIDTH, 250)
     axes = _axes(figure, 52, 26, WIDTH - 68, 178)
-    low = min(min(row["confidence"], row["accuracy"]["value"]) for row in (*before, *after))
+    low = min(min(row.confidence, row.accuracy.known) for row in (*before, *after))
     axes.plot([low, 1], [low, 1], color=COLOURS["soft"], lw=1.2, ls=(0, (4, 3)))
     for rows, colour, name in ((before, "second", "before"), (after, "accent", "after")):
-        places = [(row["confidence"], row["accuracy"]["value"]) for row in rows]
+        places = [(row.confidence, row.accuracy.known) for row in rows]
         axes.plot(*zip(*places, strict=True), "o-", color=COLOURS[colour], label=name)
     for row in after:
-        ends = (row["accuracy"]["low"], row["accuracy"]["high"])
-        axes.plot([row["confidence"]] * 2, ends, color=COLOURS["accent"], lw=3, alpha=0.25)
+        axes.plot([row.confidence] * 2, row.accuracy.ends, color=COLOURS["accent"], lw=3, alpha=0.25)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=10, handlelength=1.4)
     axes.set_title("right", loc="left", fontsize=11, color=COLOURS["soft"])
     axes.set_xlabel("probability given")
@@ -42,14 +40,14 @@ def reliability(before: Sequence[Row], after: Sequence[Row]) -> Figure:
 
 
 @styled
-def coverage_risk(curve: Sequence[Row], coverage: float) -> Figure:
+def coverage_risk(curve: Sequence[CoverageRisk], coverage: float) -> Figure:
     """Draw the share of wrong answers if only the surest images are answered; the dashed line is the threshold's."""
     figure = _figure(WIDTH, 220)
     axes = _axes(figure, 52, 26, WIDTH - 68, 148)
-    shares = [row["coverage"] for row in curve]
-    low, high = ([row["risk"][end] for row in curve] for end in ("low", "high"))
+    shares = [row.coverage for row in curve]
+    low, high = zip(*(row.risk.ends for row in curve), strict=True)
     axes.fill_between(shares, low, high, color=COLOURS["accent"], alpha=0.18, lw=0)
-    axes.plot(shares, [row["risk"]["value"] for row in curve], "o-", color=COLOURS["accent"])
+    axes.plot(shares, [row.risk.known for row in curve], "o-", color=COLOURS["accent"])
     axes.axvline(coverage, color=COLOURS["second"], lw=1.2, ls=(0, (4, 3)))
     axes.set_title("wrong", loc="left", fontsize=11, color=COLOURS["soft"])
     axes.set_xlabel("images answered, the surest first")

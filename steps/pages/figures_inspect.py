@@ -1,13 +1,13 @@
 """Figures of the chapter on inspection: the images on a flat map of their features, the accuracy on worse pictures."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from steps.pages.figures import COLOURS, WIDTH, _axes, _figure, accuracy_intervals, shorten, styled
+from steps.evaluation.results import CorruptedAccuracy
+from steps.pages.figures import COLOURS, WIDTH, Dot, _axes, _figure, accuracy_intervals, shorten, styled
 from steps.runtime.arrays import Floats
 
 SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
@@ -40,19 +40,21 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
     return figure
 
 
-def worse_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
+def worse_pictures(rows: Sequence[CorruptedAccuracy]) -> tuple[Figure, str]:
     """Draw the accuracy with its interval on pictures as they are and made worse; return the same in words, too.
 
     `rows` as `robustness.look` gives them, the unchanged pictures first.
     """
-    drawn = [
-        {
-            "name": ", ".join(filter(None, (row["kind"], row["strength"]))),
-            "chosen": not row["strength"],
-            **vars(row["accuracy"]),
-        }
+    dots = [
+        Dot(
+            ", ".join(filter(None, (row.kind, row.strength))),
+            chosen=not row.strength,
+            value=row.accuracy.known,
+            low=row.accuracy.low,
+            high=row.accuracy.high,
+        )
         for row in rows
     ]
-    words = "; ".join(f"{row['name']} {row['value']:.0%}" for row in drawn)
-    figure = accuracy_intervals(drawn, drawn[0]["value"], drawn[0]["name"])
+    words = "; ".join(f"{dot.name} {dot.value:.0%}" for dot in dots)
+    figure = accuracy_intervals(dots, dots[0].value, dots[0].name)
     return figure, f"Accuracy on validation images as they are and made worse: {words}"

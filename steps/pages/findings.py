@@ -1,39 +1,41 @@
 """What a reader of the report wants to know first, picked from the tables: mistakes, confusions, balance, samples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from steps.evaluation.results import ClassJudgement, Judgement
 from steps.images.manifest import TEST, TRAIN
+from steps.pages.inspection import AnsweredImage
+from steps.runtime.figure import Figure
 from steps.training.choice import FINE_TUNED, HEAD
 
 NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
-Judged = Mapping[str, Any]  # one model on one split, as `judgement.judge` returns it
 
 
-def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[dict[str, Any]]:
+def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[AnsweredImage]:
     """List a model's wrong answers on the test split, the most confident first.
 
-    `answers` has the columns of data/predictions.parquet. A mistake has id, path, label, predicted, and the
-    probabilities of the two.
+    `answers` has the columns of data/predictions.parquet.
     """
     asked = answers[(answers["split"] == TEST) & (answers["model"] == model)]
     wrong = asked[asked["predicted"] != asked["label"]]
     place = {label: i for i, label in enumerate(classes)}
     columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
     rows = [
-        {
-            "id": identity,
-            "path": path,
-            "label": label,
-            "predicted": predicted,
-            "of_predicted": float(chances[place[predicted]]),
-            "of_label": float(chances[place[label]]),
-        }
+        AnsweredImage(
+            identity,
+            path,
+            label,
+            predicted,
+            of_predicted=float(chances[place[predicted]]),
+            of_label=float(chances[place[label]]),
+        )
         for identity, path, label, predicted, chances in zip(*columns, strict=True)
     ]
-    return sorted(rows, key=lambda row: (-row["of_predicted"], row["path"]))
+    return sorted(rows, key=lambda image: (-image.of_predicted, image.path))
 
 
 def paired(answers: pd.DataFrame) -> dict[str, int]:
@@ -44,42 +46,59 @@ def paired(answers: pd.DataFrame) -> dict[str, int]:
     return {"mended": len(after - before), "broken": len(before - after)}
 
 
-def figures(tests: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
-    """Turn model -> judged into figure -> model -> {value, low, high, method}: every figure there is of the first."""
-    first = next(iter(tests.values()))
-    names = [name for name, figure in first.items() if isinstance(figure, Mapping) and "value" in figure]
-    return {name: {model: judged[name] for model, judged in tests.items()} for name in names}
+def figures(tests: Mapping[str, Judgement]) -> dict[str, dict[str, Figure]]:
+    """Turn model -> judgement into figure -> model -> value with interval: every figure there is of the first."""
+    names = next(iter(tests.values())).figures
+    return {name: {model: judged.figures[name] for model, judged in tests.items()} for name in names}
 
 
-def confusions(judged: Judged, most: int = 10) -> list[dict[str, Any]]:
-    """List the most frequent confusions: truth, answer, count, and the share of the truth's images."""
-    labels = [row["label"] for row in judged["per_class"]]
+@dataclass(frozen=True)
+class Confusion:
+    """How often images of one class were given another's name, and the share of the class's images."""
+
+    truth: str
+    answer: str
+    count: int
+    share: float
+
+
+def confusions(judged: Judgement, most: int = 10) -> list[Confusion]:
+    """List the most frequent confusions."""
+    labels = [row.label for row in judged.per_class]
     pairs = [
-        {"truth": truth, "answer": answer, "count": count, "share": count / sum(counts)}
-        for truth, counts in zip(labels, judged["confusion"], strict=True)
+        Confusion(truth, answer, count, count / sum(counts))
+        for truth, counts in zip(labels, judged.confusion, strict=True)
         for answer, count in zip(labels, counts, strict=True)
         if answer != truth and count
     ]
-    return sorted(pairs, key=lambda pair: (-pair["count"], pair["truth"], pair["answer"]))[:most]
+    return sorted(pairs, key=lambda pair: (-pair.count, pair.truth, pair.answer))[:most]
 
 
-def hardest_first(judged: Judged) -> list[dict[str, Any]]:
+def hardest_first(judged: Judgement) -> list[ClassJudgement]:
     """Sort the classes by recall, the lowest first; a class without test images comes last."""
 
-    def key(row: Mapping[str, Any]) -> tuple[bool, float, str]:
-        recall = row["recall"]["value"]
-        return recall is None, recall or 0.0, row["label"]
+    def key(row: ClassJudgement) -> tuple[bool, float, str]:
+        recall = row.recall.value
+        return recall is None, recall or 0.0, row.label
 
-    return sorted(judged["per_class"], key=key)
+    return sorted(judged.per_class, key=key)
 
 
-def majority(judged: Judged, label: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Majority:
+    """The accuracy of always naming one class."""
+
+    label: str
+    value: float
+
+
+def majority(judged: Judgement, label: str) -> Majority:
     """Return what always naming one class would score on the split: the commonest of the training labels, as a rule.
 
     The test images have no say in which class that is: whoever answers without looking knows the training labels only.
     """
-    named = sum(row["n"] for row in judged["per_class"] if row["label"] == label)
-    return {"label": label, "value": named / judged["n"]}
+    named = sum(row.n for row in judged.per_class if row.label == label)
+    return Majority(label, named / judged.n)
 
 
 def imbalance(counts: Mapping[str, int], classes: Sequence[str]) -> float | None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steps.errors import DataError
+from steps.evaluation.results import Judgement, PairedComparison
 from steps.pages.rendering import render
 from steps.runtime import files
 
@@ -17,8 +17,8 @@ PARTS = {"<!-- outcome -->": "outcome.html", "<!-- reasons -->": "reasons.html"}
 class Outcome:
     """What promotion decided, in words, and where to read on.
 
-    `judged` is what `judgement.judge` found of the challenger; `comparison` the challenger less the champion on the
-    same test images (difference, low, high, n, mcnemar_p), None where nothing was compared. `looks` says how
+    `judged` is the challenger; `comparison` the challenger less the champion on the same test images, None where
+    nothing was compared. `looks` says how
     often the test images were looked at (sentence; state: within budget, over budget, exhausted). `links` are pairs of
     text and address.
     """
@@ -30,9 +30,9 @@ class Outcome:
     challenger_version: str
     previous_version: str | None
     model_name: str
-    judged: Mapping[str, Any]
+    judged: Judgement
     confidence: float
-    comparison: Mapping[str, Any] | None
+    comparison: PairedComparison | None
     looks: Mapping[str, str] | None
     links: tuple[tuple[str, str], ...]
 

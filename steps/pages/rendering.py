@@ -115,7 +115,7 @@ def decimal(number: float | None) -> str:
 
 
 def _ends(figure: Any) -> tuple[float | None, float | None]:
-    """Return the ends of an interval: those of a figure, of a difference, or of either as JSON has it."""
+    """Return the ends of an interval: those of a figure, of a difference, or of a figure as strategy.json has it."""
     return (figure["low"], figure["high"]) if isinstance(figure, Mapping) else (figure.low, figure.high)
 
 
@@ -158,9 +158,9 @@ def points(share: float | None) -> str:
     return ABSENT if share is None or math.isnan(share) else f"{100 * share:+.1f} points"
 
 
-def between(figure: Mapping[str, Any]) -> str:
+def between(figure: Any) -> str:
     """Format the interval of a difference of shares: "-0.3 to +1.9"."""
-    return f"{100 * figure['low']:+.1f} to {100 * figure['high']:+.1f}"
+    return " to ".join(ABSENT if end is None else f"{100 * end:+.1f}" for end in _ends(figure))
 
 
 def chance(p: float) -> str:

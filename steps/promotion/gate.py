@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval
 
+from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.runtime.binding import Share
+from steps.runtime.figure import Figure
 
 if TYPE_CHECKING:  # it loads SciPy
     from steps.evaluation.falls import Change
@@ -51,21 +53,18 @@ class GateRules:
 class ChallengerFacts:
     """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
 
-    `challenger` is what `judgement.judge` returns. `comparison` is the challenger (a) less its opponent (b) on the
-    same images, in balanced accuracy: n, difference, low, high, confidence, only_a, only_b (images that one alone has
-    right), mcnemar_p; None where there is none. `recalls` and `slice_changes` are what became of classes and slices
-    between the two, `slices` what `slices.judge_slices` returns, `calibration_error` a figure, `size` in bytes.
-    `looks` says why these test images may decide nothing more, if that is so. `checks` holds the rules of the data
-    gates as their reports list them.
+    `comparison` is the challenger (a) less its opponent (b) on the same images. `recalls` and `slice_changes` are the
+    changes of classes and slices from the opponent to the challenger, `size` is in bytes. `looks` says why these test
+    images may decide nothing more, if that is so. `checks` are the rules of the data gates as their reports list them.
     """
 
-    challenger: Mapping[str, Any]
-    comparison: Mapping[str, Any] | None = None
+    challenger: Judgement
+    comparison: PairedComparison | None = None
     opponent: str = "the champion"
     recalls: "Sequence[Change]" = ()
     slice_changes: "Sequence[Change]" = ()
-    slices: Sequence[Mapping[str, Any]] = ()
-    calibration_error: Mapping[str, Any] | None = None
+    slices: Sequence[SliceJudgement] = ()
+    calibration_error: Figure | None = None
     latency_ratio: float | None = None
     size: int | None = None
     looks: str | None = None
@@ -88,15 +87,15 @@ def decide(facts: ChallengerFacts, rules: GateRules) -> Verdict:
 
 def _earned(facts: ChallengerFacts, rules: GateRules) -> str:
     cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
-    told = f"balanced accuracy {_figure(facts.challenger['balanced_accuracy'])}{cleared}"
+    told = f"balanced accuracy {_figure(facts.challenger.balanced_accuracy)}{cleared}"
     if facts.comparison is None:
         return f"{told}; no champion before it"
     return f"{told}; {_difference(facts.comparison, facts.opponent)}"
 
 
 def _floor(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    figure = facts.challenger["balanced_accuracy"]
-    value = figure["value"] if rules.floor_by == VALUE else figure["low"]
+    figure = facts.challenger.balanced_accuracy
+    value = figure.value if rules.floor_by == VALUE else figure.low
     if rules.floor is None or (value is not None and value >= rules.floor):
         return
     what = f"balanced accuracy {_figure(figure)}"
@@ -115,16 +114,16 @@ def _comparison(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
 
 
-def _holds(found: Mapping[str, Any], rules: GateRules) -> bool:
+def _holds(found: PairedComparison, rules: GateRules) -> bool:
     """Return whether the interval of the difference meets the rule; "better" also requires McNemar's exact test.
 
     Where images come in groups the interval knows of them and the test does not; where two differ alike on every
     image, or on none, there may be no interval, and the test and the figure speak.
     """
-    least = found["difference"] if found["low"] is None else found["low"]
+    least = found.difference if found.low is None else found.low
     if rules.comparison == NON_INFERIOR:
-        return bool(least > -rules.margin)
-    return bool(least > rules.margin and found["mcnemar_p"] < 1 - found["confidence"])
+        return least > -rules.margin
+    return least > rules.margin and found.mcnemar_p < 1 - found.confidence
 
 
 def _recalls(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
@@ -142,7 +141,7 @@ def _falls(
         return
     from steps.evaluation.falls import shown
 
-    for one, p in shown(found, limit, 1 - facts.comparison["confidence"]):
+    for one, p in shown(found, limit, 1 - facts.comparison.confidence):
         yield (
             f"{one.part}: {figure} falls by {100 * one.drop:.1f} points against {facts.opponent}, of {one.n:,} images "
             f"{one.lost:,} lost and {one.won:,} won: that it falls by more than {_points(limit)} is shown, "
@@ -151,20 +150,20 @@ def _falls(
 
 
 def _slices(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    breached = [one for one in facts.slices if one["breached"]]
+    breached = [part for part in facts.slices if part.breached]
     if rules.max_breached_slices is None or len(breached) <= rules.max_breached_slices:
         return
-    for one in breached:
-        limit = "" if one.get("limit") is None else f", where {_share(one['limit'])} is the least"
+    for part in breached:
+        limit = "" if part.limit is None else f", where {_share(part.limit)} is the least"
         yield (
-            f"slice {one['column']} = {one['value']}: accuracy {_figure(one['accuracy'])} on {one['n']:,} images"
+            f"slice {part.column} = {part.value}: accuracy {_figure(part.accuracy)} on {part.n:,} images"
             f"{limit} (promote.max_breached_slices)"
         )
 
 
 def _calibration(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     limit, found = rules.max_calibration_error, facts.calibration_error
-    if limit is None or found is None or found["low"] <= limit:  # its value is above zero by mere chance
+    if limit is None or found is None or not found.above(limit):  # its value is above zero by mere chance
         return
     yield f"expected calibration error {_figure(found)}, at most {_share(limit)} (promote.max_calibration_error)"
 
@@ -201,19 +200,23 @@ def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)
 
 
-def _difference(found: Mapping[str, Any], opponent: str) -> str:
-    value = found["difference"]
+def _difference(found: PairedComparison, opponent: str) -> str:
+    value = found.difference
     told = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
-    interval = "" if found["low"] is None else f" (interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    interval = ""
+    if found.low is not None and found.high is not None:
+        interval = f" (interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
     return (
-        f"{told} {opponent}{interval} on the same {found['n']:,} test images, {found['only_a']:,} won and "
-        f"{found['only_b']:,} lost (McNemar p = {found['mcnemar_p']:.2g})"
+        f"{told} {opponent}{interval} on the same {found.n:,} test images, {found.only_a:,} won and "
+        f"{found.only_b:,} lost (McNemar p = {found.mcnemar_p:.2g})"
     )
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    interval = "" if figure.get("low") is None else f" ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
-    return f"{100 * figure['value']:.1f} %{interval}"
+def _figure(figure: Figure) -> str:
+    share = f"{100 * figure.known:.1f} %"
+    if figure.low is None or figure.high is None:
+        return share
+    return f"{share} ({100 * figure.low:.1f} to {100 * figure.high:.1f})"
 
 
 def _share(limit: float) -> str:

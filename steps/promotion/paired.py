@@ -10,6 +10,7 @@ from steps.evaluation.comparison import compare_answers
 from steps.evaluation.falls import Change, changes
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.results import PairedComparison
 from steps.evaluation.slices import COLUMNS, slices_of
 from steps.runtime import params
 from steps.runtime.arrays import Bools
@@ -20,7 +21,7 @@ from steps.runtime.seeding import numpy_generator
 class Paired:
     """One model (a) against another (b), as `gate.ChallengerFacts` has it."""
 
-    comparison: dict[str, Any]
+    comparison: PairedComparison
     recalls: list[Change]
     slices: list[Change]
 
@@ -35,7 +36,6 @@ def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
     found = compare_answers(targets, a, b, sample, rules, generator)
-    figure = found["balanced_accuracy"]
     found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
     slices = [
         (f"slice {one.column} = {one.shown}", one.members)
@@ -43,12 +43,16 @@ def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng
         if one.members.sum() >= rules.slice_least and not one.members.all()
     ]
     return Paired(
-        {
-            **{key: found[key] for key in ("n", "only_a", "only_b", "mcnemar_p", "confidence")},
-            "difference": figure.value,
-            "low": figure.low,
-            "high": figure.high,
-        },
+        PairedComparison(
+            n=found.n,
+            only_a=found.only_a,
+            only_b=found.only_b,
+            mcnemar_p=found.mcnemar_p,
+            confidence=found.confidence,
+            difference=found.balanced_accuracy.known,
+            low=found.balanced_accuracy.low,
+            high=found.balanced_accuracy.high,
+        ),
         changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
         changes(slices, a, b, sample.cluster),
     )

@@ -1,12 +1,12 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from steps.errors import RegistryError
+from steps.evaluation.results import Evaluation, PairedComparison
 from steps.promotion.gate import ChallengerFacts, Verdict, decide
 from steps.promotion.rematch import rematch
 from steps.promotion.terms import (
@@ -23,7 +23,7 @@ from steps.promotion.terms import (
 from steps.registry import comparisons, ledger, look_ledger, packages
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.registry.model_registry import CHALLENGER, Registry
-from steps.runtime import files, params, stage
+from steps.runtime import artefacts, files, params, stage
 from steps.runtime.stage import digest_of
 
 
@@ -63,7 +63,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         changed=answer.champion != answer.previous,
         reasons=answer.reasons,
         run_id=str(registry.client.get_model_version(registry.name, challenger).run_id),
-        judged=case.evaluation["test"][case.kind],
+        judged=case.evaluation.test[case.kind],
         verdict=answer.kind,
         comparison=answer.comparison,
     )
@@ -84,10 +84,9 @@ class Case:
         return self.registry.root
 
     @cached_property
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> Evaluation:
         """Return what `evaluate` wrote."""
-        found: dict[str, Any] = files.read_json(self.root / EVALUATION)
-        return found
+        return artefacts.read(Evaluation, self.root / EVALUATION)
 
     def question(self, champion: str | None) -> str:
         """Return the digest of all that the answer follows from; no clock: measured time is evidence, not question."""
@@ -122,7 +121,7 @@ class Answer:
     reasons: tuple[str, ...]
     question: str
     new: bool
-    comparison: Mapping[str, Any] | None = None
+    comparison: PairedComparison | None = None
     package: str | None = None  # digest of the challenger's package, as it was verified
 
 
@@ -179,7 +178,7 @@ def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str,
     return chosen
 
 
-def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str, Any] | None]:
+def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
     """Decide; a champion whose files are gone, all of them, cannot be judged, and is no opponent.
 
     Raises RegistryError where some are gone, where they are not what was signed or decided about, and where they cannot
@@ -194,14 +193,13 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], Mapping[str,
         match = rematch(case.registry, case.kind, case.challenger, opponent, timed)
         lost = match.unanswered
     evaluation = case.evaluation
-    calibration = evaluation.get("calibration", {}).get(case.kind, {}).get("after", {})
     facts = ChallengerFacts(
-        challenger=evaluation["test"][case.kind],
+        challenger=evaluation.test[case.kind],
         comparison=match.paired.comparison if match else None,
         recalls=match.paired.recalls if match else (),
         slice_changes=match.paired.slices if match else (),
-        slices=evaluation.get("slices", {}).get(case.kind, ()),
-        calibration_error=calibration.get("calibration_error"),
+        slices=evaluation.slices[case.kind],
+        calibration_error=evaluation.calibration[case.kind].after.calibration_error,
         latency_ratio=match.latency_ratio if match else None,
         size=case.registry.size(case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,

@@ -10,6 +10,7 @@ import pandas as pd
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.judgement import judge
 from steps.evaluation.protocol import EvaluateParams
+from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.evaluation.slices import COLUMNS, judge_slices
 from steps.promotion.gate import NON_INFERIOR, ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.paired import paired
@@ -25,7 +26,7 @@ from steps.runtime.seeding import numpy_generator
 
 def smaller(
     root: Path, package: Package, part: pd.DataFrame, file: Path, told: tuple[Floats, Floats], margin: float
-) -> tuple[Verdict, dict[str, Any]]:
+) -> tuple[Verdict, PairedComparison]:
     """Decide by the rules under `promote:` whether the model in `file` is as good as its version; each is a look.
 
     `told`: the probabilities [n, the version's classes] that version and file give for the images of `part`. Not worse
@@ -55,7 +56,7 @@ def smaller(
         slice_changes=found.slices,
         slices=_slices(evaluate, part, right),
         size=file.stat().st_size,
-        calibration_error=judged["calibration_error"],
+        calibration_error=judged.calibration_error,
         looks=_exhausted(before, judged, asked),
     )
     return decide(facts, asked), found.comparison
@@ -67,13 +68,13 @@ def _widened(answers: Floats, learnt: list[str], classes: list[str]) -> Floats:
     return wide
 
 
-def _slices(rules: Any, part: pd.DataFrame, right: Any) -> list[dict[str, Any]]:
+def _slices(rules: EvaluateParams, part: pd.DataFrame, right: Any) -> tuple[SliceJudgement, ...]:
     cluster = sampled(np.zeros(len(part), dtype=int), groups_of(part)).cluster
     columns = (*COLUMNS, *rules.slice_columns)
     return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
 
 
-def _exhausted(looked: int, judged: dict[str, Any], rules: GateRules) -> str | None:
-    by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
+def _exhausted(looked: int, judged: Judgement, rules: GateRules) -> str | None:
+    by_luck = optimism(looked, judged.n, judged.accuracy.ends[0])
     standing = Standing(looked, by_luck, rules.look_budget, rules.look_limit)
     return standing.sentence if standing.exhausted else None

@@ -1,11 +1,12 @@
 """The params, artefacts and result of promotion and export. Loads nothing heavy: every command imports it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
+from steps.evaluation.results import Judgement, PairedComparison
 from steps.promotion.gate import GateRules
 
 RAW, SCREENED = "data/raw", "data/screened.parquet"
@@ -55,9 +56,9 @@ class Promotion:
     changed: bool
     reasons: tuple[str, ...]
     run_id: str
-    judged: dict[str, Any]  # the challenger's test figures
+    judged: Judgement  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: Mapping[str, Any] | None  # of the two by `evaluation.comparison`, where one was decided on
+    comparison: PairedComparison | None  # where one was decided on
 
 
 def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steps.errors import RegistryError, RequestError
+from steps.evaluation.results import Evaluation
 from steps.images.manifest import TEST
 from steps.registry import signing
 from steps.registry.ledger import ATTEMPTS, take
@@ -20,7 +21,7 @@ from steps.registry.ledger import slots as slots_of
 from steps.registry.looks import Kept, Look, Looks, Standing, digest_of, gone, optimism, packed, reread
 from steps.registry.looks import read as gathered
 from steps.registry.model_registry import Registry
-from steps.runtime import files, params
+from steps.runtime import artefacts, files, params
 
 log = logging.getLogger("regraft")
 NAME, OF_OLD = "regraft.looks", ".looks"  # of old, each registered model had a ledger of looks under its own name
@@ -66,12 +67,11 @@ def standing(root: Path) -> Standing:
     Models that `evaluate` has judged and the ledger lacks are recorded first: figures that exist were looked at.
     """
     table = files.read_table(root / "data/screened.parquet")
-    told = files.read_json(root / "data/reports/evaluation.json")
-    judged, rules = told["test"][told["chosen"]], params.read(root)["promote"]
+    evaluation, rules = artefacts.read(Evaluation, root / "data/reports/evaluation.json"), params.read(root)["promote"]
     images = table["id"][table["split"] == TEST].tolist()
-    looked = record(told.get("weights", {}).values(), images).count(images)
+    looked = record(evaluation.weights.values(), images).count(images)
     # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
-    by_luck = optimism(looked, judged["n"], judged["accuracy"]["low"])
+    by_luck = optimism(looked, evaluation.judgement.n, evaluation.judgement.accuracy.ends[0])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
 
 

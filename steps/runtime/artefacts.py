@@ -8,6 +8,7 @@ from steps.errors import GraphError
 from steps.runtime import binding
 
 T = TypeVar("T")
+OPTIONAL = {"optional": True}  # metadata of a field that JSON lacks where it is None; `files.plain` obeys
 
 
 def read(kind: type[T], path: Path, remedy: str = "`regraft run` makes it anew", lenient: bool = False) -> T:

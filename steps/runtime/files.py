@@ -70,7 +70,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def plain(value: Any) -> dict[str, Any]:
     """Return an artefact's dataclass as the mapping that JSON has: fields in their order."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)
+        if not (field.metadata.get("optional") and getattr(value, field.name) is None)
+    }
 
 
 def read_json(path: Path) -> Any:

@@ -96,22 +96,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.mark.parametrize("kind", [formats.ONNX, formats.TORCH, formats.INT8])
 def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(project: Project, kind: str) -> None:
-    made = project.export(kind, "champion")
-    folder, found = Path(made.folder), made.found
-    assert (folder.name, made.file, found.images) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([made.file, "model.json", "model.sig"])
+    found = project.export(kind, "champion")
+    folder, checked = found.folder, found.checked
+    assert (folder.name, found.file, checked.images) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([found.file, "model.json", "model.sig"])
     assert signing.fault(folder) is None
-    assert made.bytes == (folder / made.file).stat().st_size
+    assert found.bytes == (folder / found.file).stat().st_size
     if kind == formats.INT8:
-        assert found.comparison and found.comparison["n"] == 60 and found.comparison["low"] > -0.1
-        assert str(found.verdict) in "\n".join(made.lines()) and "version 1" in str(found.verdict)
-        assert made.bytes < 0.4 * made.bytes_before
+        assert checked.comparison and checked.comparison.n == 60 and checked.comparison.low > -0.1
+        assert str(checked.verdict) in "\n".join(found.lines()) and "version 1" in str(checked.verdict)
+        assert found.bytes < 0.4 * found.bytes_before
     else:
-        assert found.difference < 1e-5
-    words = "\n".join(made.lines())
-    assert made.file in words and "60 test images" in words and "MB; the version's weights 1." in words
+        assert checked.difference < 1e-5
+    words = "\n".join(found.lines())
+    assert found.file in words and "60 test images" in words and "MB; the version's weights 1." in words
     assert json.loads((folder / "model.json").read_text())["temperature"] == 1.5
-    answer = formats.runner(kind, folder / made.file, 1)
+    answer = formats.runner(kind, folder / found.file, 1)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 3, project.spec.crop, project.spec.crop), dtype=np.uint8)
     whole = answer(pixels)
     assert np.allclose(whole.sum(axis=1), 1, atol=1e-5)

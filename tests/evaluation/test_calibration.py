@@ -62,10 +62,8 @@ def test_the_error_is_the_mean_gap_of_bins_of_equal_number() -> None:
     found = calibration.calibration_error(probabilities, targets, 10, sampled(targets), 0.95)
     assert found.value == pytest.approx(np.mean(gaps))
     rows = calibration.reliability(probabilities, targets, 10, np.arange(len(targets)), 0.95)
-    assert sum(row["n"] for row in rows) == 200
-    assert found.value == pytest.approx(
-        sum(row["n"] / 200 * abs(row["accuracy"].value - row["confidence"]) for row in rows)
-    )
+    assert sum(row.n for row in rows) == 200
+    assert found.value == pytest.approx(sum(row.n / 200 * abs(row.accuracy.value - row.confidence) for row in rows))
 
 
 def test_a_change_is_the_difference_in_the_same_bins_and_none_is_none() -> None:
@@ -91,17 +89,15 @@ def test_a_test_set_is_told_before_after_and_in_words_of_coverage() -> None:
     threshold, rng = calibration.Abstention(0.8, True), np.random.default_rng(0)
     told = calibration.verified(logits, targets, 3.0, threshold, 10, sampled(targets), 0.95, 500, rng)
     answers = calibration.tempered(logits, 3.0)
-    assert told["after"]["log_loss"].value == pytest.approx(log_loss(targets, answers))
-    assert told["change"]["log_loss"].high < 0
-    assert told["change"]["log_loss"].value == pytest.approx(
-        told["after"]["log_loss"].value - told["before"]["log_loss"].value
-    )
+    assert told.after.log_loss.value == pytest.approx(log_loss(targets, answers))
+    assert told.change.log_loss.high < 0
+    assert told.change.log_loss.value == pytest.approx(told.after.log_loss.value - told.before.log_loss.value)
     answered = answers.max(axis=1) >= 0.8
-    assert told["coverage"].value == pytest.approx(answered.mean())
-    assert told["accuracy_answered"].value == pytest.approx((answers.argmax(axis=1) == targets)[answered].mean())
-    assert told["curve"][-1]["coverage"] == 1.0
-    assert told["curve"][-1]["risk"].value == pytest.approx((answers.argmax(axis=1) != targets).mean())
-    assert math.isclose(told["curve"][0]["coverage"], 0.05)
+    assert told.coverage.value == pytest.approx(answered.mean())
+    assert told.accuracy_answered.value == pytest.approx((answers.argmax(axis=1) == targets)[answered].mean())
+    assert told.curve[-1].coverage == 1.0
+    assert told.curve[-1].risk.value == pytest.approx((answers.argmax(axis=1) != targets).mean())
+    assert math.isclose(told.curve[0].coverage, 0.05)
 
 
 def test_scores_of_two_groups_are_numbers_that_json_takes_and_can_be() -> None:

@@ -62,7 +62,7 @@ def test_five_copies_of_a_picture_in_one_group_tell_no_more_than_one() -> None:
 
     def width(copies: int, cluster: Any) -> float:
         shown, truth = pixels.repeat_interleave(copies, 0), np.repeat(targets, copies)
-        found = look(Light(), shown, truth, cluster, SPEC, torch_generator(0), 10, 0.95)["rows"][0]["accuracy"]
+        found = look(Light(), shown, truth, cluster, SPEC, torch_generator(0), 10, 0.95).rows[0].accuracy
         assert found.value == 5 / 6
         return float(found.high - found.low)
 
@@ -75,13 +75,13 @@ def test_accuracy_and_agreement_are_those_of_the_answers() -> None:
     pixels = levels.view(-1, 1, 1, 1).expand(6, 3, 32, 32).to(torch.uint8)
     targets = np.array([0, 0, 1, 1, 1, 1])
     told = look(Light(), pixels, targets, np.arange(6), SPEC, torch_generator(0), 4, 0.95)
-    found = {(row["kind"], row["strength"]): row for row in told["rows"]}
+    found = {(row.kind, row.strength): row for row in told.rows}
     assert len(found) == 1 + 2 * len(CORRUPTIONS)
-    assert found["as they are", ""]["accuracy"].value == 5 / 6
-    assert found["darker", "strong"]["accuracy"].value == 2 / 6  # 250 becomes 75: all are dark
-    assert found["darker", "strong"]["agreement"] == 3 / 6
-    assert found["brighter", "mild"]["accuracy"].value == 1.0  # 110 becomes 154
-    assert found["brighter", "mild"]["agreement"] == 5 / 6
+    assert found["as they are", ""].accuracy.value == 5 / 6
+    assert found["darker", "strong"].accuracy.value == 2 / 6  # 250 becomes 75: all are dark
+    assert found["darker", "strong"].agreement == 3 / 6
+    assert found["brighter", "mild"].accuracy.value == 1.0  # 110 becomes 154
+    assert found["brighter", "mild"].agreement == 5 / 6
     again = look(Light(), pixels, targets, np.arange(6), SPEC, torch_generator(0), 2, 0.95)
-    assert (told["images"], told["worst"]) == (6, found["darker", "strong"])
+    assert (told.images, told.worst) == (6, found["darker", "strong"])
     assert again == told, "neither batches nor another call change them"

@@ -16,6 +16,7 @@ from flows.approval import Approval, tell, wait_for_answer
 from flows.finish import Report
 from flows.project import running
 from steps.promotion.terms import Promotion
+from tests.outputs import JUDGED
 
 PROPOSED = Promotion(
     model_name="regraft",
@@ -24,7 +25,7 @@ PROPOSED = Promotion(
     previous="1",
     changed=False,
     run_id="r",
-    judged={},
+    judged=JUDGED,
     reasons=("it may be promoted, once a person says so: regraft approve 2 --reason TEXT", "better by 0.1"),
     verdict="propose",
     comparison=None,

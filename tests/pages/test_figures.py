@@ -26,8 +26,8 @@ PATH = [
 ]
 EPOCHS = [Epoch(0, None, 0.80, 0.80, 0.5), Epoch(1, 0.6, 0.85, 0.85, 0.4), Epoch(2, 0.2, math.nan, math.nan, 0.3)]
 ROWS = [
-    {"name": "head alone", "value": 0.90, "low": 0.85, "high": 0.94, "chosen": False},
-    {"name": "fine-tuned", "value": 0.928, "low": 0.876, "high": 0.959, "chosen": True},
+    figures.Dot("head alone", chosen=False, value=0.90, low=0.85, high=0.94),
+    figures.Dot("fine-tuned", chosen=True, value=0.928, low=0.876, high=0.959),
 ]
 
 

@@ -1,5 +1,7 @@
 """The figures of calibration draw the bins and the curve that they were given."""
 
+from dataclasses import replace
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -20,8 +22,8 @@ def test_a_model_that_was_not_calibrated_has_no_figures() -> None:
 
 
 def test_reliability_draws_both_times_their_intervals_and_the_line_of_honesty() -> None:
-    after = [{**row, "confidence": row["confidence"] - 0.05} for row in FOUND["after"]["reliability"]]
-    found = lines(figures.reliability(FOUND["before"]["reliability"], after))
+    after = [replace(row, confidence=row.confidence - 0.05) for row in FOUND.after.reliability]
+    found = lines(figures.reliability(FOUND.before.reliability, after))
     assert found[0] == ([0.5, 1], [0.5, 1]), "from the lowest share on"
     assert found[1] == ([0.6, 0.8, 0.95], pytest.approx([0.5, 0.7, 0.85]))
     assert found[2] == (pytest.approx([0.55, 0.75, 0.9]), pytest.approx([0.5, 0.7, 0.85]))
@@ -29,7 +31,7 @@ def test_reliability_draws_both_times_their_intervals_and_the_line_of_honesty() 
 
 
 def test_the_risk_is_drawn_over_the_share_answered_and_the_threshold_stands_where_it_is() -> None:
-    figure = figures.coverage_risk(FOUND["curve"], 0.9)
+    figure = figures.coverage_risk(FOUND.curve, 0.9)
     risk, threshold = lines(figure)
     assert risk == ([0.2, 0.6, 1.0], pytest.approx([0.02, 0.06, 0.1]))
     assert threshold[0] == [0.9, 0.9]

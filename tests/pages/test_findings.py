@@ -1,9 +1,14 @@
 """The facts that the report shows, against tables small enough to reckon by hand."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
+from steps.evaluation.results import ClassJudgement
 from steps.pages import findings
+from steps.runtime.figure import Figure
+from tests import outputs
 
 CLASSES = ["ant", "bee"]
 
@@ -34,23 +39,20 @@ ANSWERS = pd.DataFrame(
         answer("5", "bee", "fine_tuned", [0.99, 0.01], split="val"),
     ]
 )
-JUDGED = {
-    "n": 60,
-    "per_class": [
-        {"label": "ant", "n": 20, "recall": {"value": 0.9}},
-        {"label": "bee", "n": 40, "recall": {"value": 0.8}},
-        {"label": "wasp", "n": 0, "recall": {"value": None}},
-    ],
-    "confusion": [[18, 1, 1], [8, 32, 0], [0, 0, 0]],
-}
+JUDGED = replace(
+    outputs.JUDGED,
+    n=60,
+    per_class=tuple(
+        ClassJudgement(label, n, Figure(recall, None, None, "Wilson"), outputs.unknown("Wilson"))
+        for label, n, recall in (("ant", 20, 0.9), ("bee", 40, 0.8), ("wasp", 0, None))
+    ),
+    confusion=((18, 1, 1), (8, 32, 0), (0, 0, 0)),
+)
 
 
 def test_mistakes_are_the_chosen_models_on_the_test_split_most_confident_first() -> None:
     found = findings.mistakes(ANSWERS, "fine_tuned", CLASSES)
-    assert [(row["path"], row["of_predicted"], row["of_label"]) for row in found] == [
-        ("4", 0.95, 0.05),
-        ("1", 0.8, 0.2),
-    ]
+    assert [(image.path, image.of_predicted, image.of_label) for image in found] == [("4", 0.95, 0.05), ("1", 0.8, 0.2)]
 
 
 def test_paired_counts_what_fine_tuning_mended_and_what_it_broke() -> None:
@@ -60,7 +62,7 @@ def test_paired_counts_what_fine_tuning_mended_and_what_it_broke() -> None:
 
 def test_confusions_leave_out_right_answers_and_start_with_the_most_frequent() -> None:
     found = findings.confusions(JUDGED)
-    assert [(row["truth"], row["answer"], row["count"], row["share"]) for row in found] == [
+    assert [(pair.truth, pair.answer, pair.count, pair.share) for pair in found] == [
         ("bee", "ant", 8, 0.2),
         ("ant", "bee", 1, 0.05),
         ("ant", "wasp", 1, 0.05),
@@ -69,12 +71,12 @@ def test_confusions_leave_out_right_answers_and_start_with_the_most_frequent() -
 
 
 def test_a_class_without_test_images_is_not_the_hardest() -> None:
-    assert [row["label"] for row in findings.hardest_first(JUDGED)] == ["bee", "ant", "wasp"]
+    assert [row.label for row in findings.hardest_first(JUDGED)] == ["bee", "ant", "wasp"]
 
 
 def test_majority_is_what_the_commonest_training_label_would_score_whatever_is_common_in_the_test() -> None:
-    assert findings.majority(JUDGED, "ant") == {"label": "ant", "value": 20 / 60}
-    assert findings.majority(JUDGED, "wasp") == {"label": "wasp", "value": 0}
+    assert findings.majority(JUDGED, "ant") == findings.Majority("ant", 20 / 60)
+    assert findings.majority(JUDGED, "wasp") == findings.Majority("wasp", 0)
 
 
 def test_imbalance_counts_a_class_that_is_missing_from_training() -> None:

@@ -3,11 +3,11 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from steps.errors import DataError
+from steps.evaluation.results import PairedComparison
 from steps.pages.outcome import PARTS, PROMOTED, PROPOSED, REFUSED, REMAINS, Outcome, markdown, write_outcome
 from steps.pages.rendering import TEMPLATES
 from tests.outputs import COMPARISON, FIRST, REFUSAL
@@ -81,8 +81,10 @@ def drawn(text: str) -> list[float]:
     return [float(place) for place in found.groups()]
 
 
-@pytest.mark.parametrize("comparison", [{**COMPARISON, "low": None, "high": None}, {**COMPARISON, "difference": 0.0}])
-def test_a_difference_without_interval_or_without_size_can_be_drawn(tmp_path: Path, comparison: dict[str, Any]) -> None:
+@pytest.mark.parametrize("comparison", [replace(COMPARISON, low=None, high=None), replace(COMPARISON, difference=0.0)])
+def test_a_difference_without_interval_or_without_size_can_be_drawn(
+    tmp_path: Path, comparison: PairedComparison
+) -> None:
     champion, low, high, value = drawn(told(tmp_path, replace(REFUSAL, comparison=comparison)))
     assert 0 <= champion <= value <= 340 and 0 <= low <= value <= high <= 340
 

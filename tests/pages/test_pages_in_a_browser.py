@@ -10,9 +10,10 @@ import pytest
 from steps.pages.album import Album
 from steps.pages.outcome import REMAINS, write_outcome
 from steps.pages.rendering import render
+from steps.runtime.figure import Figure
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import NEEDS
-from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, figure, honest, make
+from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, honest, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
@@ -102,7 +103,7 @@ def against(inputs: Inputs) -> Path:
             found={
                 "training": 146,
                 "reference": 40,
-                "auc": figure(0.9, 0.8, 0.95, "bootstrap"),
+                "auc": Figure(0.9, 0.8, 0.95, "bootstrap"),
                 "p": 0.001,
                 "rules": [rule],
                 "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,

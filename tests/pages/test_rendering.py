@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from steps.pages import figures, rendering
+from steps.runtime.figure import Figure
 
 HOSTILE = "<script>alert(1)</script>"
 CSS = (rendering.TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -114,20 +116,20 @@ def test_plain_says_any_json_value(value: object, text: str) -> None:
 
 
 def test_figures_are_written_with_their_interval_and_method() -> None:
-    accuracy = {"value": 0.9281, "low": 0.8764, "high": 0.9593, "method": "Wilson"}
-    loss = {"value": 0.2144, "low": 0.1518, "high": 0.2906, "method": "bootstrap"}
-    assert rendering.percent(accuracy["value"]) == "92.8\xa0%"  # type: ignore[arg-type]
+    accuracy = Figure(0.9281, 0.8764, 0.9593, "Wilson")
+    loss = Figure(0.2144, 0.1518, 0.2906, "bootstrap")
+    assert rendering.percent(accuracy.value) == "92.8\xa0%"
     assert rendering.bounds(accuracy, 0.95) == "87.6 to 95.9, Wilson 95\xa0%"
     assert rendering.bounds(loss, 0.9, share=False) == "0.152 to 0.291, bootstrap 90\xa0%"
     assert rendering.percent(None) == rendering.decimal(float("nan")) == "–"
-    assert rendering.bounds({**loss, "low": None}, 0.95) == ""
+    assert rendering.bounds(replace(loss, low=None), 0.95) == ""
     assert rendering.bounds(accuracy, 0.95, method=False) == "87.6 to 95.9"
     assert [rendering.decimal(number) for number in (76041.87, 0.015985, -0.0213)] == ["76,042", "0.016", "-0.021"]
 
 
 def test_an_interval_is_told_without_its_method_and_p_without_idle_digits() -> None:
-    assert rendering.interval({"low": 0.8764, "high": 0.9593}, 0.95) == "95\xa0% interval 87.6 to 95.9"
-    assert rendering.interval({"low": None, "high": None}, 0.95) == ""
+    assert rendering.interval(Figure(0.9281, 0.8764, 0.9593, "Wilson"), 0.95) == "95\xa0% interval 87.6 to 95.9"
+    assert rendering.interval(Figure(0.9, None, None, "Wilson"), 0.95) == ""
     said = [rendering.chance(p) for p in (1.0, 0.4, 0.0213, 0.0005)]
     assert said == ["1.00", "0.40", "0.021", "< 0.001"]
 

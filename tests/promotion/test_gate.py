@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.evaluation.falls import Change
+from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.promotion.gate import ChallengerFacts, GateRules, decide
+from steps.runtime.figure import Figure
 from steps.runtime.params import faults_of
+from tests.outputs import COMPARISON, JUDGED, SLICE
 
 OFF = GateRules(
     floor=None,
@@ -28,22 +31,20 @@ OFF = GateRules(
 )
 
 
-def judged(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    return {"n": 60, "balanced_accuracy": {"value": value, "low": low, "high": high}}
+def judged(value: float, low: float | None = None, high: float | None = None) -> Judgement:
+    return replace(JUDGED, n=60, balanced_accuracy=Figure(value, low, high, "posterior"))
 
 
-def against(value: float, low: float | None = None, high: float | None = None, p: float = 0.01) -> dict[str, Any]:
-    counts = {"n": 60, "only_a": 9, "only_b": 3, "mcnemar_p": p, "confidence": 0.95}
-    return {"difference": value, "low": low, "high": high, **counts}
+def against(value: float, low: float | None = None, high: float | None = None, p: float = 0.01) -> PairedComparison:
+    return replace(COMPARISON, n=60, only_a=9, only_b=3, mcnemar_p=p, difference=value, low=low, high=high)
 
 
-def slice_of(breached: bool) -> dict[str, Any]:
-    accuracy = {"value": 0.4, "low": 0.3, "high": 0.5}
-    return {"column": "source", "value": "night", "n": 20, "accuracy": accuracy, "limit": 0.6, "breached": breached}
+def slice_of(breached: bool) -> SliceJudgement:
+    return replace(SLICE, value="night", n=20, accuracy=Figure(0.4, 0.3, 0.5, "Wilson"), limit=0.6, breached=breached)
 
 
-def error(low: float) -> dict[str, Any]:
-    return {"value": low + 0.1, "low": low, "high": low + 0.2}
+def error(low: float) -> Figure:
+    return Figure(low + 0.1, low, low + 0.2, "triangle bound")
 
 
 FELL = Change(part="class cat", n=40, won=2, lost=22, effective=40)

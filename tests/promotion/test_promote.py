@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,6 +32,7 @@ from steps.runtime import files
 from steps.runtime.seeding import numpy_generator
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
+from tests.outputs import evaluated, honest
 from tests.packaged import CLASSES
 from tests.registered import NAME, spec
 
@@ -71,7 +72,9 @@ class World:
         odds = np.exp(np.array(bias))
         probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
         judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
-        files.write_json(self.root / EVALUATION, {"test": {"head": judged}, "classes": CLASSES, "chosen": "head"})
+        calibration, slices = {"head": honest(CLASSES)["calibration"]["fine_tuned"]}, dict[str, Any](head=())
+        found = replace(evaluated({"head": judged}, CLASSES, "head"), calibration=calibration, slices=slices)
+        files.write_json(self.root / EVALUATION, found)
         answers = [CLASSES[i] for i in probabilities.argmax(axis=1)]
         told = self.table.assign(model="head", predicted=answers, probabilities=list(probabilities))
         files.write_table(self.root / PREDICTIONS, told)
@@ -203,7 +206,7 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
     again = world.promote()
     assert again.reasons == first.reasons
-    assert again.comparison == first.comparison and first.comparison["n"] == 12, "the page shows what decided"
+    assert again.comparison == first.comparison and first.comparison.n == 12, "the page shows what decided"
     tags = world.registry.client.get_model_version(NAME, "2").tags
     (key,) = [key for key in tags if key.startswith(comparisons.TAG)]
     world.registry.client.set_model_version_tag(NAME, "2", key, tags[key].replace('"n": 12', '"n": 99'))
@@ -470,9 +473,9 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
     assert done.reasons[0] == (
         f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
     )
-    assert done.comparison is not None and (done.comparison["only_a"], done.comparison["only_b"]) == (1, 0)
+    assert done.comparison is not None and (done.comparison.only_a, done.comparison.only_b) == (1, 0)
     found = compare(world.root, "2", "1")
-    recalls = [(row["recall_a"], row["recall_b"]) for row in found.per_class]
+    recalls = [(row.recall_a, row.recall_b) for row in found.per_class]
     assert recalls == [(pytest.approx(5 / 6), pytest.approx(5 / 6)), (0, 0), (0, 0)], "neither of the two can read it"
     third = world.register([3.0, 0.0, 0.0], "c")
     for path in world.table["path"]:
@@ -505,15 +508,14 @@ def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: Worl
         world.receive(world.register(bias, label), bias)
     world.promote()
     found = compare(world.root, "1", "2")
-    paired = found.paired
-    assert (paired["only_a"], paired["only_b"], paired["difference"]) == (6, 3, pytest.approx(0.25))
-    assert [(row["recall_a"], row["recall_b"]) for row in found.per_class] == [(1, 0), (0, 1), (0, 0)]
-    assert len(found.differ) == 12 and found.differ[0]["a"] == "0" and found.differ[0]["b"] == "1"
+    assert (found.overall.only_a, found.overall.only_b, found.overall.difference) == (6, 3, pytest.approx(0.25))
+    assert [(row.recall_a, row.recall_b) for row in found.per_class] == [(1, 0), (0, 1), (0, 0)]
+    assert len(found.differ) == 12 and (found.differ[0].a, found.differ[0].b) == ("0", "1")
     assert look_ledger.count(world.table["id"]) == 2
     compare(world.root, "2", "1")
     assert look_ledger.count(world.table["id"]) == 2
     said = found.lines()
-    assert said[0] == f"version 1 against version 2 on 12 test images: {paired['sentence']}"
+    assert said[0] == f"version 1 against version 2 on 12 test images: {found.overall.sentence}"
     assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
     with pytest.raises(RequestError, match="regraft has no version 9"):
         compare(world.root, "1", "9")

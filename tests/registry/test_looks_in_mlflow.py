@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ import yaml
 from steps.errors import RegistryError
 from steps.registry import look_ledger, tracking
 from steps.runtime import files
+from steps.runtime.figure import Figure
 from tests import servers
 from tests.conftest import REPOSITORY
+from tests.outputs import JUDGED, evaluated
 from tests.servers import STORES
 
 IMAGES = [f"{i:02x}" * 32 for i in range(153)]
+EVALUATED = replace(
+    evaluated({"head": replace(JUDGED, n=153, accuracy=Figure(0.95, 0.93, 0.97, "Wilson"))}, ["0", "1"], "head"),
+    weights={"head": "model 3", "fine_tuned": "model 24"},
+)
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -31,11 +38,7 @@ def root(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copy(REPOSITORY / "params.yaml", root / "params.yaml")
     files.write_table(root / "data/screened.parquet", pd.DataFrame({"id": IMAGES, "split": "test"}))
-    judged = {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}
-    files.write_json(
-        root / "data/reports/evaluation.json",
-        {"chosen": "head", "test": {"head": judged}, "weights": {"head": "model 3", "fine_tuned": "model 24"}},
-    )
+    files.write_json(root / "data/reports/evaluation.json", EVALUATED)
     return root
 
 
@@ -118,14 +121,7 @@ def test_a_reminder_that_was_killed_goes_on(home: Path, monkeypatch: pytest.Monk
 
 def test_a_registry_that_forgot_everything_still_counts_the_models_that_evaluate_has_judged(home: Path) -> None:
     path = home / "data/reports/evaluation.json"
-    files.write_json(
-        path,
-        {
-            "chosen": "head",
-            "test": {"head": {"n": 153, "accuracy": {"value": 0.95, "low": 0.93}}},
-            "weights": {"head": "model 3", "fine_tuned": "model 24"},
-        },
-    )
+    files.write_json(path, EVALUATED)
     kept = (home / look_ledger.EXPORT).read_bytes()
     tracking.client().delete_registered_model("regraft.looks")
     (home / look_ledger.EXPORT).unlink()

@@ -30,7 +30,11 @@ def test_the_library_reads_back_every_figure_of_the_chosen_model_with_its_interv
     assert {name: result.metric_value for name, result in found.items()} == {
         "accuracy": 0.928,
         "balanced_accuracy": pytest.approx(0.918),
+        "macro_f1": pytest.approx(0.908),
+        "auroc": 0.98,
         "log_loss": 0.2144,
+        "brier": 0.11,
+        "calibration_error": 0.03,
     }
     assert found["accuracy"].metric_args == {
         "low": pytest.approx(0.876),

@@ -22,6 +22,7 @@ from steps.runtime.features import read_features, write_features
 from steps.runtime.params import faults_of
 from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images
+from tests.outputs import evaluated
 
 PARAMS = InspectParams(
     answers=4,
@@ -72,7 +73,7 @@ class World:
         return files.read_table(self.root / "screened.parquet")
 
     def choose(self, model: str) -> None:
-        files.write_json(self.root / "evaluation.json", {"chosen": model, "classes": CLASSES})
+        files.write_json(self.root / "evaluation.json", evaluated({}, CLASSES, model))
 
 
 @pytest.fixture(scope="module")

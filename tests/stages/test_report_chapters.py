@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.outputs import CLASSES, Inputs, honest, make
+from steps.evaluation.results import UnjudgedSlice
+from tests.outputs import CLASSES, UNASKED, Inputs, honest, make
 from tests.stages.test_report import Page, read
 
 CHAPTERS = ("transfer", "comparisons", "calibration", "slices")
@@ -44,7 +46,7 @@ def test_a_chapter_without_figures_is_neither_on_the_page_nor_in_the_navigation(
     ],
 )
 def test_the_verdict_on_transfer_is_told_in_words(inputs: Inputs, verdict: str, sentence: str, said: str) -> None:
-    transfer = {**honest(CLASSES)["transfer"], "verdict": verdict, "sentence": sentence}
+    transfer = replace(honest(CLASSES)["transfer"], verdict=verdict, sentence=sentence)
     text = told(inputs, transfer=transfer)
     assert said in text and "+12.0 points (+5.0 to +19.0)" in text and "< 0.001" in text
     assert f"Transfer: {sentence}, compared with the same network from scratch." in text, "and on the first screen"
@@ -62,8 +64,7 @@ def test_one_class_is_the_commonest_in_every_chapter_and_the_test_images_have_no
 
 
 def test_no_verdict_on_transfer_is_no_chapter(inputs: Inputs) -> None:
-    silent = {"verdict": None, "sentence": "not asked: no baseline was trained", "against": None, "baselines": []}
-    assert "Does transfer help?" not in told(inputs, transfer=silent)
+    assert "Does transfer help?" not in told(inputs, transfer=UNASKED)
 
 
 def test_a_comparison_says_how_many_images_are_wanting(inputs: Inputs) -> None:
@@ -84,8 +85,8 @@ def test_calibration_is_praised_only_where_its_interval_allows(
     inputs: Inputs, low: float, high: float, said: str
 ) -> None:
     found = honest(CLASSES)["calibration"]["fine_tuned"]
-    found["change"]["calibration_error"] |= {"low": low, "high": high}
-    text = told(inputs, calibration={"fine_tuned": found})
+    change = replace(found.change, calibration_error=replace(found.change.calibration_error, low=low, high=high))
+    text = told(inputs, calibration={"fine_tuned": replace(found, change=change)})
     assert f"A temperature of 1.43, fitted on validation images, {said}" in text
     assert "Below a probability of 62.0 % the model abstains" in text
 
@@ -93,8 +94,8 @@ def test_calibration_is_praised_only_where_its_interval_allows(
 def test_slices_name_the_worst_the_breached_and_fold_the_rest(inputs: Inputs) -> None:
     parts = honest(CLASSES)["slices"]["fine_tuned"]
     assert "On none of 18 slices" in told(inputs)
-    parts[0] |= {"p_adjusted": 0.003, "limit": 0.95, "breached": True}
-    text = told(inputs, slices={"fine_tuned": parts})
+    worst = replace(parts[0], p_adjusted=0.003, limit=0.95, breached=True)
+    text = told(inputs, slices={"fine_tuned": [worst, *parts[1:]]})
     assert (
         "On 1 slice of the test images the model is worse than on the rest, by more than chance explains: source ants"
         in text
@@ -104,10 +105,7 @@ def test_slices_name_the_worst_the_breached_and_fold_the_rest(inputs: Inputs) ->
 
 
 def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: Inputs) -> None:
-    few = [
-        {"column": "source", "value": "dusk", "n": 4, "limit": None},
-        {"column": "source", "value": "night", "n": 3, "limit": 0.9},
-    ]
+    few = [UnjudgedSlice("source", "dusk", 4, None), UnjudgedSlice("source", "night", 3, 0.9)]
     text = told(inputs, unjudged=few)
     wanted = "source night (3; its limit of 90.0 % is not checked); source dusk (4)."
     assert f"Too few images to judge: {wanted}" in text
@@ -115,7 +113,7 @@ def test_parts_with_too_few_images_are_named_those_with_a_limit_first(inputs: In
 
 
 def test_the_verdict_on_transfer_says_which_model_is_compared(inputs: Inputs) -> None:
-    transfer = {**honest(CLASSES)["transfer"], "model": "head", "accuracy": 0.912, "labels": 12, "labels_of": 12}
+    transfer = replace(honest(CLASSES)["transfer"], model="head", accuracy=0.912)
     text = told(inputs, transfer=transfer)
     assert (
         "The comparison uses the frozen head as fitted on the training images alone, with an accuracy of 91.2 %;"

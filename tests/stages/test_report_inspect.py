@@ -1,56 +1,56 @@
 """The chapters on baselines, inspection and labels say what their stages found, with words on every picture."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from steps.evaluation.results import CorruptedAccuracy, Robustness
 from steps.pages.figures_inspect import MOST_NAMED, OTHERS, feature_map
+from steps.pages.inspection import Inspection, MapFacts, Neighbour, ShownImage, ShownProposal
 from steps.pages.rendering import inline_svg, picture
-from tests.outputs import HOSTILE, Inputs, make
+from steps.runtime import files
+from steps.runtime.figure import Figure
+from tests.outputs import HOSTILE, INSPECTED, Inputs, make
 from tests.stages.test_report import Page
 
 
-def found(classes: list[str]) -> dict[str, Any]:
-    shown = vars(picture(Image.new("RGB", (90, 60), "green"), 64))
-    row = {
-        "id": "ab" * 32,
-        "path": "test/0.png",
-        "label": classes[0],
-        "predicted": classes[1],
-        "of_predicted": 0.9,
-        "of_label": 0.1,
-        "picture": shown,
-        "heat": shown,
-    }
-    near = {"id": "cd" * 32, "path": "train/1.png", "label": classes[2], "likeness": 0.97, "picture": shown}
+def found(classes: list[str]) -> Inspection:
+    shown = picture(Image.new("RGB", (90, 60), "green"), 64)
+    near = Neighbour("cd" * 32, "train/1.png", classes[2], likeness=0.97, picture=shown)
+    wrong = ShownImage(
+        "ab" * 32, "test/0.png", classes[0], classes[1], 0.9, 0.1, picture=shown, heat=shown, neighbours=(near,)
+    )
     places, labels = np.random.default_rng(0).normal(size=(20, 2)), [classes[i % len(classes)] for i in range(20)]
     drawn = {
         name: inline_svg(feature_map(places, labels, [True] + 19 * [False]), name, "a map")
         for name in ("inspect-pca", "inspect-tsne", "inspect-robustness")
     }
-    worse = {"kind": "noise", "strength": "strong", "accuracy": {"value": 0.41}, "agreement": 0.43}
-    return {
-        "block": "features.2",
-        "wrong": [{**row, "neighbours": [near]}],
-        "wrong_total": 9,
-        "right": [{**row, "predicted": classes[0]}],
-        "svg": drawn,
-        "pool": 1234,
-        "asked": 50,
-        "map": {"images": 20, "of": 36, "clusters": 3, "agreement": 0.7, "explained": 0.4},
-        "robustness": {"images": 100, "worst": worse, "rows": [{**worse, "accuracy": {"value": 0.97}}]},
-        "label_next": [{"path": "unlabelled/2.png", "predicted": classes[0], "margin": 0.02, "picture": shown}],
-    }
+    worse = CorruptedAccuracy("noise", "strong", agreement=0.43, accuracy=Figure(0.41, 0.32, 0.51, "Wilson"))
+    usual = replace(worse, accuracy=Figure(0.97, 0.92, 0.99, "Wilson"))
+    proposal = ShownProposal("ef" * 32, "unlabelled/2.png", classes[0], 0.02, stands_for=3, rank=1, picture=shown)
+    return replace(
+        INSPECTED,
+        block="features.2",
+        wrong=(wrong,),
+        wrong_total=9,
+        right=(replace(wrong, predicted=classes[0], of_label=None, neighbours=None),),
+        svg=drawn,
+        pool=1234,
+        asked=50,
+        map=MapFacts(images=20, of=36, clusters=3, agreement=0.7, explained=0.4),
+        robustness=Robustness(100, rows=(usual, worse), worst=worse),
+        label_next=(proposal,),
+    )
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     made = make(tmp_path_factory.mktemp("report"), HOSTILE)
-    made.change("inspection", **found(HOSTILE))
+    files.write_json(made.inspection, found(HOSTILE))
     return made
 
 

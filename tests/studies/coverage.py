@@ -174,12 +174,12 @@ def paired(p: float, noise: float, other: float, sets: int) -> dict[str, Any]:
         targets, odds, a, b = world.draw(N, rng)
         sample = intervals.sampled(targets)
         found = comparison.compare(("a", "b"), targets, answers(a), answers(b), sample, RULES, rng)
-        held += found["low"] <= truth <= found["high"]
-        told["interval"] += found["low"] > 0 or found["high"] < 0
-        told["McNemar"] += found["mcnemar_p"] < 1 - CONFIDENCE
-        told["verdict"] += found["verdict"] != comparison.NO_EVIDENCE
+        held += found.low <= truth <= found.high
+        told["interval"] += found.low > 0 or found.high < 0
+        told["McNemar"] += found.mcnemar_p < 1 - CONFIDENCE
+        told["verdict"] += found.verdict != comparison.NO_EVIDENCE
         draws = [(odds + world.sharpness * other * rng.normal(size=N) > 0).astype(np.int64) for _ in range(3)]
-        verdict = comparison.transfer(targets, answers(a), {"scratch": draws}, sample, RULES, rng)["verdict"]
+        verdict = comparison.transfer(targets, answers(a), {"scratch": draws}, sample, RULES, rng).verdict
         told["transfer"] += verdict != comparison.NO_EVIDENCE
     return {"p": p, "difference": truth, "coverage": held / sets, **{name: n / sets for name, n in told.items()}}
 

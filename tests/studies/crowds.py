@@ -149,7 +149,7 @@ def _accused(targets: Ints, groups: Ints, answers: Floats, rng: np.random.Genera
     table = table.assign(width=1, height=1)
     right = answers.argmax(axis=1) == targets
     rows = judge_slices(table, right, groups, columns, 10, {}, CONFIDENCE)
-    return any(row["p_adjusted"] < 1 - CONFIDENCE for row in rows)
+    return any(row.p_adjusted < 1 - CONFIDENCE for row in rows)
 
 
 def crowds(sets: int) -> None:
