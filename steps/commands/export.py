@@ -56,18 +56,18 @@ class Export:
     file: str
     bytes: int
     bytes_before: int
-    found: Findings
+    findings: Findings
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
-        values = {name: value for name, value in vars(self).items() if name != "found"}
-        return {**values, **self.found.plain()}
+        values = {name: value for name, value in vars(self).items() if name != "findings"}
+        return {**values, **self.findings.plain()}
 
     def lines(self) -> list[str]:
         """Return text for a person."""
-        verdict = self.found.verdict or (
-            f"answers as the version does: probabilities within {self.found.difference:.1g} "
-            f"on {self.found.images} test images"
+        verdict = self.findings.verdict or (
+            f"answers as the version does: probabilities within {self.findings.difference:.1g} "
+            f"on {self.findings.images} test images"
         )
         sizes = f"{self.bytes / 1e6:.2f} MB; the version's weights {self.bytes_before / 1e6:.2f} MB"
         return [f"{self.folder}/{self.file}", f"  {sizes}", f"  {verdict}"]
@@ -89,7 +89,7 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
         made = Path(scratch) / folder.name
         made.mkdir()
-        file, found = _made(root, package, kind, made)
+        file, findings = _made(root, package, kind, made)
         size = file.stat().st_size
         signing.sign_folder(made)
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +100,7 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
         file=file.name,
         bytes=size,
         bytes_before=(package.folder / MODEL / models.WEIGHTS).stat().st_size,
-        found=found,
+        findings=findings,
     )
 
 
@@ -118,20 +118,20 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tup
     eager = _eager(root, package, test)
     file = formats.write(kind, folder, module, _pixels(root, _some(table, "train", rules.calibration_images), spec))
     answers = formats.runner(kind, file, compute.threads)(_pixels(root, test, spec))
-    found = Findings(images=len(test), difference=float(abs(eager - answers).max()))
-    if kind == formats.INT8 and math.isfinite(found.difference):
+    findings = Findings(images=len(test), difference=float(abs(eager - answers).max()))
+    if kind == formats.INT8 and math.isfinite(findings.difference):
         verdict, comparison = smaller(root, package, test, file, (eager, answers), rules.max_loss)
-        found = replace(found, comparison=comparison, verdict=verdict.reasons[0])
+        findings = replace(findings, comparison=comparison, verdict=verdict.reasons[0])
         reasons = () if verdict.promote else verdict.reasons
     else:
-        reasons = _unlike(found.difference, rules.tolerance)
+        reasons = _unlike(findings.difference, rules.tolerance)
     if reasons:
         told = "\n  ".join(reasons)
         raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
 
-    checked = {"version": package.digest, "format": kind, "checked": found.plain()}
+    checked = {"version": package.digest, "format": kind, "checked": findings.plain()}
     files.write_json(folder / models.FACTS, {**facts, **checked})
-    return file, found
+    return file, findings
 
 
 def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:

@@ -98,17 +98,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 @pytest.mark.parametrize("kind", [formats.ONNX, formats.TORCH, formats.INT8])
 def test_an_export_answers_as_the_version_does_whatever_the_size_of_the_batch(project: Project, kind: str) -> None:
     made = project.export(kind, "champion")
-    folder, found = Path(made.folder), made.found
-    assert (folder.name, made.file, found.images) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
+    folder, findings = Path(made.folder), made.findings
+    assert (folder.name, made.file, findings.images) == (f"regraft-1-{kind}", formats.FILES[kind], 60)
     assert sorted(path.name for path in folder.iterdir()) == sorted([made.file, "model.json", "model.sig"])
     assert signing.fault(folder) is None
     assert made.bytes == (folder / made.file).stat().st_size
     if kind == formats.INT8:
-        assert found.comparison and found.comparison["n"] == 60 and found.comparison["low"] > -0.1
-        assert str(found.verdict) in "\n".join(made.lines()) and "version 1" in str(found.verdict)
+        assert findings.comparison and findings.comparison["n"] == 60 and findings.comparison["low"] > -0.1
+        assert str(findings.verdict) in "\n".join(made.lines()) and "version 1" in str(findings.verdict)
         assert made.bytes < 0.4 * made.bytes_before
     else:
-        assert found.difference < 1e-5
+        assert findings.difference < 1e-5
     words = "\n".join(made.lines())
     assert made.file in words and "60 test images" in words and "MB; the version's weights 1." in words
     assert json.loads((folder / "model.json").read_text())["temperature"] == 1.5
