@@ -94,12 +94,13 @@ def validate(
     reference = gates.checked(against) if against else None
     root = enter(Path.cwd())
     reports, refusal = gates.validate(root)
-    words = gates.lines(reports)
+    words = gates.lines(reports.values())
     if reference and refusal is None:
-        reports["against"], refusal = gates.against(root, reference, reweight)
-        words += [*gates.lines({"against": reports["against"]}), *gates.differences(reports["against"])]
+        shift, refusal = gates.against(root, reference, reweight)
+        words += [*gates.lines([shift]), *gates.differences(shift)]
+        reports["against"] = shift
     told = {"accepted": refusal is None, "refusal": str(refusal) if refusal else None, **reports}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(words))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False, default=vars) if as_json else "\n".join(words))
     if refusal:
         raise refusal
 
@@ -339,7 +340,7 @@ def diff(
     from flows.diff import between, lines
 
     found = between(enter(Path.cwd()), old, new)
-    typer.echo(json.dumps(vars(found), indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=vars) if as_json else "\n".join(lines(found)))
 
 
 @app.command()

@@ -1,17 +1,19 @@
 """`regraft validate`: the gates alone. Their reports are returned even if they refuse."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from flows.graph import Graph
+from steps.checks.reports import Report, Screening, Shift, Unsound, Validation
+from steps.checks.rule import refusal
 from steps.errors import DataError, RequestError
-from steps.runtime import files
+from steps.runtime import artefacts, files
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
 
-def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
+def validate(root: Path) -> tuple[dict[str, Report], DataError | None]:
     """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
 
     A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
@@ -23,8 +25,15 @@ def validate(root: Path) -> tuple[dict[str, Any], DataError | None]:
     except DataError as error:
         graph = Graph(root)
         reached = {name: path for name, path in GATES.items() if _spoke(graph, name)}
-        return {name: files.read_json(root / path) for name, path in reached.items()}, error
-    return {name: files.read_json(root / path) for name, path in GATES.items()}, None
+        return {name: _read(root / path) for name, path in reached.items()}, error
+    return {name: _read(root / path) for name, path in GATES.items()}, None
+
+
+def _read(path: Path) -> Report:
+    if path.name == "screen.json":
+        return artefacts.read(Screening, path)
+    sound = "decisions" in files.read_json(path)
+    return artefacts.read(Validation if sound else Unsound, path)
 
 
 def checked(reference: Path) -> Path:
@@ -38,14 +47,13 @@ def checked(reference: Path) -> Path:
     return folder
 
 
-def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
+def against(root: Path, reference: Path, reweight: bool) -> tuple[Shift, DataError | None]:
     """Compare the training images with a folder of production images; return the report, and the refusal if any.
 
     The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
     none or holds too few images, or where no weights could make training stand for it.
     """
     from flows.sources import Source, contents
-    from steps.checks.rules import refusal
     from steps.commands.against import Trained
     from steps.commands.against import against as compare
     from steps.runtime import params, stage
@@ -55,37 +63,33 @@ def against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any]
         stage.parse(graph.stages[name].cmd) for name in ("extract_features", "screen")
     )
     graph.close()
-    places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
+    inputs = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
     mode = stage.values(extract, document)["params"]
-    found = compare(
+    report = compare(
         root,
         reference,
         [*contents(Source(reference))],
-        Trained(**places),
+        Trained(**inputs),
         mode=mode,
         reweight=reweight,
         **stage.values(screen, document),
     )
-    broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
-    return found, DataError(refusal(broken)) if broken else None
+    return report, refusal(report.rules)
 
 
-def differences(found: dict[str, Any]) -> list[str]:
+def differences(report: Shift) -> list[str]:
     """Describe the comparison: how separable the two sets are, by which measures, and where to look."""
-    auc = found["auc"]
-    sure = "" if auc["low"] is None else f" ({auc['low']:.3f} to {auc['high']:.3f})"
-    moved = [row for row in found["measures"] if row["significant"]]
+    auc = report.auc
+    sure = "" if auc.low is None else f" ({auc.low:.3f} to {auc.high:.3f})"
+    moved = [row for row in report.measures if row.significant]
     return [
-        f"  {found['training']} training images against {found['reference']} of the reference"
-        + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
-        f"  told apart with an AUC of {auc['value']:.3f}{sure}, p {found['p']:.2g}",
-        *(
-            f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
-            for row in moved
-        ),
-        f"  training holds about {found['covered']:.0%} of what the reference shows; reweighted (--reweight) "
-        f"its images would be worth {found['effective']:.0f}",
-        f"  page: {found['page']}",
+        f"  {report.training} training images against {report.reference} of the reference"
+        + (f"; {len(report.unreadable)} files are no images" if report.unreadable else ""),
+        f"  told apart with an AUC of {auc.known:.3f}{sure}, p {report.p:.2g}",
+        *(f"  {row.measure} differs: {row.first} against {row.second} (effect {row.effect:.2f})" for row in moved),
+        f"  training holds about {report.covered:.0%} of what the reference shows; reweighted (--reweight) "
+        f"its images would be worth {report.effective:.0f}",
+        f"  page: {report.page}",
     ]
 
 
@@ -96,14 +100,13 @@ def _spoke(graph: Graph, name: str) -> bool:
     return report.is_file() and all(graph.is_fresh(up) for up in upstream)
 
 
-def lines(reports: dict[str, Any]) -> list[str]:
+def lines(reports: Iterable[Report]) -> list[str]:
     """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
     from steps.checks.expectations import AS_IT_SHOULD_BE
 
-    rules = [rule for report in reports.values() for rule in report["rules"]]
-    words = [("pass" if rule["passed"] else rule["severity"], rule) for rule in rules]
-    limits = ["" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})" for rule in rules]
+    rules = [rule for report in reports for rule in report.rules]
+    words = [("pass" if rule.passed else rule.severity, rule) for rule in rules]
+    limits = ["" if rule.observed == AS_IT_SHOULD_BE else f" (limit: {rule.limit})" for rule in rules]
     return [
-        f"  {word:<4}  {rule['name']}: {rule['observed']}{limit}"
-        for (word, rule), limit in zip(words, limits, strict=True)
+        f"  {word:<4}  {rule.name}: {rule.observed}{limit}" for (word, rule), limit in zip(words, limits, strict=True)
     ]

@@ -115,7 +115,7 @@ def choose_strategy(
                 **_size(curve, sample, evidence),
                 "next_doubling": _forecast(curve, at[WHOLE], sample, params, seed),
             },
-            "similarity": _similarity(held, at, sample, evidence, files.read_json(validation)["observed"]),
+            "similarity": _similarity(held, at, sample, evidence, _source_divergence(validation)),
             "worth": {"perceptual_hash": plain.scores(), "best_cut_less": evidence.worth},
             "cost": _cost(evidence, plan, rules),
         },
@@ -174,8 +174,20 @@ def _forecast(
     return next_doubling(correct, sample.targets, together, params.confidence, DRAWS, generator)
 
 
+def _source_divergence(validation: Path) -> dict[str, float | None]:
+    """Read block -> nats between the block's activations and what its BatchNorms keep.
+
+    Not with the class of the report: an edit in the room of the checks would make this stage stale.
+    """
+    return dict(files.read_json(validation)["observed"]["source_divergence"])
+
+
 def _similarity(
-    held: dict[str, Held], at: dict[str, Labelled], sample: Divided, evidence: Evidence, observed: dict[str, Any]
+    held: dict[str, Held],
+    at: dict[str, Labelled],
+    sample: Divided,
+    evidence: Evidence,
+    divergence: dict[str, float | None],
 ) -> list[dict[str, Any]]:
     last = list(evidence.blocks)[-1]
     return [
@@ -186,7 +198,7 @@ def _similarity(
             "against_whole": evidence.earlier.get(cut),
             "logme": transferability.logme(at[cut].features, sample.targets),
             "h_score": transferability.h_score(at[cut].features, sample.targets),
-            "source_divergence": observed["source_divergence"][cut or last],
+            "source_divergence": divergence[cut or last],
         }
         for cut, found in held.items()
     ]

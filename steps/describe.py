@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.checks.reports import Validation
 from steps.images.manifest import VAL
 from steps.pages import findings
 from steps.pages.rendering import render
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def describe(
     """
     from huggingface_hub import ModelCard
 
-    judged, checks = files.read_json(evaluation), files.read_json(validation)
+    judged, checks = files.read_json(evaluation), artefacts.read(Validation, validation)
     data = digest_of(sorted(files.read_table(screened)["id"]))
     test = judged["test"][judged["chosen"]]
     body = render(
@@ -63,7 +64,7 @@ def describe(
         card=files.read_json(backbone / "card.json"),
         plan=files.read_json(strategy),
         tuned=files.read_json(fine_tune),
-        counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
+        counts={"validation" if name == VAL else name: of for name, of in checks.counts.items()},
         figures=findings.figures(judged["test"]),
         weakest=findings.hardest_first(test)[:WEAKEST],
     )

@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from steps.checks.reports import Counts, Screening, Validation
 from steps.checks.rules import SWAPPED
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
 from steps.pages.album import Album
 from steps.pages.findings import NAMES
 from steps.pages.rendering import Picture, inline_svg, percent, render
-from steps.runtime import files, stage
+from steps.runtime import artefacts, files, stage
 
 RIVALS = {"pixels": "pixels alone", "scratch": "from scratch"}  # baselines worth a row beside the two
 PICTURE_BUDGET = 3_000_000  # characters for all pictures together: the page stays light enough to mail
@@ -50,8 +51,8 @@ class Found:
     """The stages' results: the templates' variables, under these names. A chapter adds what it needs."""
 
     card: dict[str, Any]
-    checks: dict[str, Any]
-    screened: dict[str, Any]
+    checks: Validation
+    screened: Screening
     plan: dict[str, Any]
     head: dict[str, Any]
     tuned: dict[str, Any]
@@ -77,9 +78,9 @@ class Found:
         return str(self.rivals["majority"]["label"])
 
     @property
-    def counts(self) -> dict[str, dict[str, int]]:
+    def counts(self) -> Counts:
         """Return the images of each class in each split, splits in words."""
-        return {"validation" if name == VAL else name: of for name, of in self.checks["counts"].items()}
+        return {"validation" if name == VAL else name: of for name, of in self.checks.counts.items()}
 
 
 def report(
@@ -104,12 +105,12 @@ def report(
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
     found = Found(
+        checks=artefacts.read(Validation, validation),
+        screened=artefacts.read(Screening, screening),
         **{
             name: files.read_json(path)
             for name, path in {
                 "card": backbone / "card.json",
-                "checks": validation,
-                "screened": screening,
                 "plan": strategy,
                 "head": train_head,
                 "tuned": fine_tune,
@@ -154,7 +155,7 @@ def _test(found: Found) -> dict[str, Any]:
 def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
     """Gather the mistakes and the suspects, with their pictures."""
     wrong = findings.mistakes(found.answers, found.judged["chosen"], found.classes)
-    suspects = findings.suspects(found.screened, params.wrong_answers)
+    suspects = _suspects(found.screened, params.wrong_answers)
     shown = _pictured(wrong[: params.wrong_answers], album, "Test image of class {label}, named {predicted}")
     album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
     return {
@@ -165,22 +166,33 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
     }
 
 
+def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
+    """List the images that a person should look at first, about so many: path, id, and the reason in words."""
+    labels = [(row, f"labelled {row.label}, looks like {row.suggested}") for row in screened.label_errors]
+    like = [
+        (image, f"like {group.images[0].path} in another split")
+        for group in screened.like
+        for image in group.images[1:]
+        if group.leaking
+    ]
+    odd = [(row, "; ".join(row.reasons)) for row in screened.odd]
+    share = max(1, most // 3)  # of each kind, so that one does not crowd out the others
+    rows = (*labels[:share], *like[:share], *odd[:share])
+    return [{"path": image.path, "id": image.id, "reason": reason} for image, reason in rows]
+
+
 def _accounts_shown(found: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
     """Return pictures as the files have them and with their colours swapped, side by side, where the weights say so."""
-    seen = found.checks["observed"]
-    if all(finding["account"] != SWAPPED for finding in seen.get("wanted", [])):
+    seen = found.checks.observed
+    if not seen or all(finding.account != SWAPPED for finding in seen.wanted):
         return []
     changes = {"as in the file": None, "red and blue exchanged": _exchanged}
     pairs = [
         (
-            row["path"],
-            [
-                (shown, words)
-                for words, change in changes.items()
-                if (shown := album.add(row["path"], row["id"], change))
-            ],
+            row.path,
+            [(shown, words) for words, change in changes.items() if (shown := album.add(row.path, row.id, change))],
         )
-        for row in seen["shown"]
+        for row in seen.shown
     ]
     return [(path, pair) for path, pair in pairs if len(pair) == len(changes)]
 

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from steps.checks.reports import Listed, Oddity
+
 NEIGHBOURS = 5
 
 
@@ -21,7 +23,7 @@ class OddityLimits:
     unlike: float
 
 
-def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: OddityLimits) -> list[dict[str, Any]]:
+def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: OddityLimits) -> tuple[Oddity, ...]:
     """List odd images with their reasons in words, the most unlike first.
 
     `images` has the manifest's columns; `features` [n, d] are theirs, row by row.
@@ -36,15 +38,14 @@ def odd(images: pd.DataFrame, features: npt.NDArray[np.floating[Any]], limits: O
         < limits.blurred * images["sharpness"].median(),
         f"unlike the others: over {far:.2f} times the usual distance": unlike > far,
     }
-    told = pd.DataFrame(reasons, index=images.index)
+    holds = pd.DataFrame(reasons, index=images.index)
+    listed = (Listed(*row) for row in images[["id", "path", "split", "label"]].itertuples(index=False, name=None))
     rows = [
-        {**image, "distance": round(float(distance), 4), "reasons": [reason for reason in told if found[reason]]}
-        for image, distance, found in zip(
-            images[["id", "path", "split", "label"]].to_dict("records"), unlike, told.to_dict("records"), strict=True
-        )
-        if any(found.values())
+        Oddity(**vars(image), distance=round(float(distance), 4), reasons=tuple(holds.columns[of_image]))
+        for image, distance, of_image in zip(listed, unlike, holds.to_numpy(), strict=True)
+        if of_image.any()
     ]
-    return sorted(rows, key=lambda row: (-row["distance"], row["path"]))
+    return tuple(sorted(rows, key=lambda row: (-row.distance, row.path)))
 
 
 def distance_to_others(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -10,6 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 COLOUR_ORDERS = ("RGB", "BGR")
+Value = bool | int | str | list[float]  # of a field, in JSON or YAML
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
             yield f"mean is {list(self.mean)} and std is {list(self.std)}; three numbers each, std above 0"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Value]:
         """Return plain lists and scalars, in field order, ready for JSON or YAML."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
@@ -85,12 +85,3 @@ def normalise(pixels: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
 def preprocess(image: Image.Image, spec: Preprocessing) -> torch.Tensor:
     """Turn a decoded RGB image into the float32 [3, crop, crop] tensor that the backbone takes."""
     return normalise(centre_crop(resized(image, spec), spec), spec)
-
-
-def contract(pipeline: Preprocessing, backbone: Preprocessing) -> list[dict[str, Any]]:
-    """Compare field by field what the pipeline will do with what the backbone expects."""
-    ours, theirs = pipeline.to_dict(), backbone.to_dict()
-    return [
-        {"field": name, "pipeline": ours[name], "backbone": theirs[name], "agree": ours[name] == theirs[name]}
-        for name in theirs
-    ]

@@ -4,8 +4,12 @@ Each rule only ever adds refusals, so one more rule never lets a model through t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from steps.checks.rule import RuleResult
+from steps.checks.rules import KEY_OF
+from steps.runtime.params import nearest
 
 if TYPE_CHECKING:  # it loads SciPy
     from steps.evaluation.falls import Change
@@ -57,6 +61,16 @@ class GateRules:
             yield f"look_budget is {self.look_budget} and look_limit {self.look_limit}; at least 1, and not above it"
         if self.max_breached_slices is not None and self.max_breached_slices < 0:
             yield f"max_breached_slices is {self.max_breached_slices}; 0 or more, or null"
+        yield from (fault for word in self.blocking_warnings for fault in _key_faults(word))
+
+
+def _key_faults(word: str) -> Iterator[str]:
+    keys = [ALL, *sorted({*KEY_OF.values()} - {""})]
+    if word in KEY_OF:
+        key = f"its key is {KEY_OF[word]!r}" if KEY_OF[word] else "it has no severity, and never warns"
+        yield f"blocking_warnings has {word!r}, the sentence of a rule; {key}"
+    elif word not in keys:
+        yield f"blocking_warnings has {word!r}, the key of no check{nearest(word, keys)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +95,7 @@ class ChallengerFacts:
     latency_ratio: float | None = None
     size: int | None = None
     looks: str | None = None
-    checks: Sequence[Mapping[str, Any]] = field(default=())
+    checks: Sequence[RuleResult] = ()
 
 
 @dataclass(frozen=True)
@@ -201,13 +215,13 @@ def _looks(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 
 def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    known = {check["name"] for check in facts.checks}
-    for name in rules.blocking_warnings:
-        if facts.checks and name != ALL and name not in known:
-            yield f"no check is called {name!r}; there are: {', '.join(sorted(known))} (promote.blocking_warnings)"
+    known = {KEY_OF[check.name] for check in facts.checks} - {""}
+    for key in rules.blocking_warnings:
+        if facts.checks and key not in (ALL, *known):
+            yield f"no check is called {key!r}; there are: {', '.join(sorted(known))} (promote.blocking_warnings)"
     for check in facts.checks:
-        if not check["passed"] and {ALL, check["name"]} & set(rules.blocking_warnings):
-            yield f"the data gate warns of {check['name']}: {check['what']} (promote.blocking_warnings)"
+        if not check.passed and {ALL, KEY_OF[check.name]} & set(rules.blocking_warnings):
+            yield f"the data gate warns of {check.name}: {check.what} (promote.blocking_warnings)"
 
 
 RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)

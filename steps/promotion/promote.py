@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.checks.reports import Screening, Validation
+from steps.checks.rule import RuleResult
 from steps.errors import RegistryError
 from steps.promotion.gate import ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.rematch import ACCEPTED, EVALUATION, PREDICTIONS, rematch
 from steps.registry import comparisons, ledger, packages, tracking, versions
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
-from steps.runtime import files, params, stage
+from steps.runtime import artefacts, files, params, stage
 from steps.runtime.stage import digest_of
 
 if TYPE_CHECKING:
@@ -268,13 +270,13 @@ def _decided(mlflow: "MlflowClient", case: Case, chain: Chain) -> tuple[Verdict,
         latency_ratio=match.latency_ratio if match else None,
         size=versions.size(mlflow, case.name, case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,
-        checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
+        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
     )
     return decide(facts, rules), lost, facts.comparison
 
 
-def _checks(report: Path) -> list[dict[str, Any]]:
-    return list(files.read_json(report)["rules"]) if report.is_file() else []
+def _checks(kind: type[Validation] | type[Screening], report: Path) -> tuple[RuleResult, ...]:
+    return artefacts.read(kind, report).rules if report.is_file() else ()
 
 
 def _digest(path: Path) -> str | None:

@@ -50,7 +50,7 @@ def unknown_sections(document: dict[str, Any], known: set[str]) -> Iterator[str]
     """Yield a fault for each section that nothing reads, with the nearest right spelling."""
     for name in document:
         if name not in known:
-            yield f"{name}: no such section{_nearest(str(name), sorted(known))}"
+            yield f"{name}: no such section{nearest(str(name), sorted(known))}"
     for name in sorted(known - set(document)):
         yield f"{name}: the section is missing"
 
@@ -85,7 +85,7 @@ def _section_misfits(kind: Any, value: Any, where: str) -> Iterator[str]:
     missing = [name for name in hints if name not in value]
     for name in value:
         if name not in hints:
-            yield f"{where}.{name}: no such parameter{_nearest(str(name), missing or list(hints))}"
+            yield f"{where}.{name}: no such parameter{nearest(str(name), missing or list(hints))}"
     for name in missing:
         yield f"{where}.{name}: missing ({_name(hints[name])} expected)"
     for name, hint in hints.items():
@@ -112,7 +112,8 @@ def _convert(kind: Any, value: Any) -> Any:
     return float(value) if kind is float else value
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """Return the end of a sentence that names the nearest known word, or all known words where none is near."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
 
