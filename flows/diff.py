@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -16,22 +15,34 @@ MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
 SHOWN = 10  # images of a kind in the text; --json has them all
 
 
+Side = str | list[str]  # as text, or [old, new] where the two differ
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """An image by its bytes: its paths, labels and splits."""
+
+    id: str
+    path: Side
+    label: Side
+    split: Side
+
+
 @dataclass(frozen=True)
 class DataDifference:
     """Two versions compared by the images' bytes: a file that was renamed is the same image.
 
-    The lists hold one dict per image (id, path, and label and split as text or as [old, new] where they differ).
     `balance`: split -> label -> [count, share of the split] in the old and in the new version.
     """
 
     old: str
     new: str
     images: tuple[int, int]
-    added: list[dict[str, Any]]
-    removed: list[dict[str, Any]]
-    relabelled: list[dict[str, Any]]
-    moved: list[dict[str, Any]]
-    renamed: list[dict[str, Any]]
+    added: list[ImageDifference]
+    removed: list[ImageDifference]
+    relabelled: list[ImageDifference]
+    moved: list[ImageDifference]
+    renamed: list[ImageDifference]
     balance: dict[str, dict[str, list[list[float]]]]
 
     def plain(self) -> dict[str, object]:
@@ -48,7 +59,7 @@ class DataDifference:
             items = getattr(self, kind)
             yield f"  {kind:<11}{len(items)}"
             for item in items[:SHOWN]:
-                values = [value for value in (item["path"], item["label"], item["split"]) if value]
+                values = [value for value in (item.path, item.label, item.split) if value]
                 yield "    " + "  ".join(" -> ".join(v) if isinstance(v, list) else v for v in values)
             if len(items) > SHOWN:
                 yield f"    and {len(items) - SHOWN} more (--json lists all)"
@@ -69,9 +80,9 @@ def compare(old: str, new: str, before: pd.DataFrame, after: pd.DataFrame) -> Da
     was, now = _by_image(before), _by_image(after)
     both = [(was[key], now[key]) for key in was if key in now]
 
-    def changed(field: str) -> list[dict[str, Any]]:
-        pairs = [(one, two) for one, two in both if one[field] != two[field]]
-        return [{**two, field: [one[field], two[field]]} for one, two in pairs]
+    def changed(field: str) -> list[ImageDifference]:
+        values = [(image, [getattr(old, field), getattr(image, field)]) for old, image in both]
+        return [replace(image, **{field: pair}) for image, pair in values if pair[0] != pair[1]]  # type: ignore[arg-type]
 
     return DataDifference(
         old,
@@ -94,15 +105,14 @@ def _manifest(root: Path, revision: str) -> pd.DataFrame:
     return pd.read_parquet(root / MANIFEST)
 
 
-def _by_image(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+def _by_image(table: pd.DataFrame) -> dict[str, ImageDifference]:
     """Return id -> its paths, labels and splits, each as sorted text: copies of one image are one image."""
     columns = ["path", "label", "split"]
-    found: dict[str, list[set[str]]] = {}
+    sides: dict[str, list[set[str]]] = {}
     for identity, *values in table.sort_values("path")[["id", *columns]].itertuples(index=False):
-        for known, value in zip(found.setdefault(identity, [set(), set(), set()]), values, strict=True):
+        for known, value in zip(sides.setdefault(identity, [set(), set(), set()]), values, strict=True):
             known.add(value)
-    texts = {key: [", ".join(sorted(value)) for value in values] for key, values in found.items()}
-    return {key: {"id": key, **dict(zip(columns, values, strict=True))} for key, values in texts.items()}
+    return {key: ImageDifference(key, *(", ".join(sorted(side)) for side in of)) for key, of in sides.items()}
 
 
 def _balance(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, dict[str, list[list[float]]]]:

@@ -2,49 +2,54 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from flows.graph import Graph
 from flows.sources import Source, contents
+from steps.checks.reports import Report, Screening, Shift, Unsound, Validation
+from steps.checks.rule import refusal
 from steps.errors import DataError, RequestError
-from steps.runtime import files, params, stage
+from steps.runtime import artefacts, files, params, stage
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
 
 
 @dataclass(frozen=True)
 class GateReports:
-    """Gate -> its report, as far as it spoke (`against`: the comparison with production), and the refusal, if any."""
+    """Gate -> its report, as far as it spoke; the comparison with production, if it was asked for; the refusal."""
 
-    reports: dict[str, Any]
+    gates: dict[str, Report]
+    against: Shift | None
     refusal: DataError | None
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
         refusal = str(self.refusal) if self.refusal else None
-        return {"accepted": self.refusal is None, "refusal": refusal, **self.reports}
+        against = {"against": self.against} if self.against else {}
+        return {"accepted": self.refusal is None, "refusal": refusal, **self.gates, **against}
 
     def lines(self) -> list[str]:
         """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
         from steps.checks.expectations import AS_IT_SHOULD_BE
 
+        reports = [*self.gates.values(), *([self.against] if self.against else [])]
         lines = []
-        for rule in (rule for report in self.reports.values() for rule in report["rules"]):
-            outcome = "pass" if rule["passed"] else rule["severity"]
-            limit = "" if rule["observed"] == AS_IT_SHOULD_BE else f" (limit: {rule['limit']})"
-            lines.append(f"  {outcome:<4}  {rule['name']}: {rule['observed']}{limit}")
-        return [*lines, *(_differences(self.reports["against"]) if "against" in self.reports else [])]
+        for rule in (rule for report in reports for rule in report.rules):
+            outcome = "pass" if rule.passed else rule.severity
+            limit = "" if rule.observed == AS_IT_SHOULD_BE else f" (limit: {rule.limit})"
+            lines.append(f"  {outcome:<4}  {rule.name}: {rule.observed}{limit}")
+        return [*lines, *(_differences(self.against) if self.against else [])]
 
 
 def validate(root: Path, reference: Path | None, reweight: bool) -> GateReports:
     """Bring the gates up to date; where they accept, compare the training images with those of `reference`."""
-    reports, refusal = _gates(root)
+    gates, refusal = _gates(root)
+    shift = None
     if reference and refusal is None:
-        reports["against"], refusal = _against(root, reference, reweight)
-    return GateReports(reports, refusal)
+        shift, refusal = _against(root, reference, reweight)
+    return GateReports(gates, shift, refusal)
 
 
-def _gates(root: Path) -> tuple[dict[str, Any], DataError | None]:
+def _gates(root: Path) -> tuple[dict[str, Report], DataError | None]:
     """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
 
     A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
@@ -56,8 +61,15 @@ def _gates(root: Path) -> tuple[dict[str, Any], DataError | None]:
     except DataError as error:
         graph = Graph(root)
         reached = {name: path for name, path in GATES.items() if _spoke(graph, name)}
-        return {name: files.read_json(root / path) for name, path in reached.items()}, error
-    return {name: files.read_json(root / path) for name, path in GATES.items()}, None
+        return {name: _read(root / path) for name, path in reached.items()}, error
+    return {name: _read(root / path) for name, path in GATES.items()}, None
+
+
+def _read(path: Path) -> Report:
+    if path.name == "screen.json":
+        return artefacts.read(Screening, path)
+    sound = "decisions" in files.read_json(path)
+    return artefacts.read(Validation if sound else Unsound, path)
 
 
 def checked(reference: Path) -> Path:
@@ -69,13 +81,12 @@ def checked(reference: Path) -> Path:
     return folder
 
 
-def _against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any], DataError | None]:
+def _against(root: Path, reference: Path, reweight: bool) -> tuple[Shift, DataError | None]:
     """Compare the training images with a folder of production images; return the report, and the refusal if any.
 
     The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
     none or holds too few images, or where no weights could make training stand for it.
     """
-    from steps.checks.rules import refusal
     from steps.commands.against import Trained
     from steps.commands.against import against as compare
 
@@ -84,37 +95,33 @@ def _against(root: Path, reference: Path, reweight: bool) -> tuple[dict[str, Any
         stage.parse(graph.stages[name].cmd) for name in ("extract_features", "screen")
     )
     graph.close()
-    places = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
+    inputs = {field.name: root / {**paths, **screened}[field.name] for field in fields(Trained)}
     mode = stage.values(extract, document)["params"]
-    found = compare(
+    report = compare(
         root,
         reference,
         [*contents(Source(reference))],
-        Trained(**places),
+        Trained(**inputs),
         mode=mode,
         reweight=reweight,
         **stage.values(screen, document),
     )
-    broken = [rule for rule in found["rules"] if not rule["passed"] and rule["severity"] == "fail"]
-    return found, DataError(refusal(broken)) if broken else None
+    return report, refusal(report.rules)
 
 
-def _differences(found: dict[str, Any]) -> list[str]:
+def _differences(report: Shift) -> list[str]:
     """Describe the comparison: how separable the two sets are, by which measures, and where to look."""
-    auc = found["auc"]
+    auc = report.auc
     sure = "" if auc.low is None else f" ({auc.low:.3f} to {auc.high:.3f})"
-    moved = [row for row in found["measures"] if row["significant"]]
+    moved = [row for row in report.measures if row.significant]
     return [
-        f"  {found['training']} training images against {found['reference']} of the reference"
-        + (f"; {len(found['unreadable'])} files are no images" if found["unreadable"] else ""),
-        f"  told apart with an AUC of {auc.known:.3f}{sure}, p {found['p']:.2g}",
-        *(
-            f"  {row['measure']} differs: {row['first']} against {row['second']} (effect {row['effect']:.2f})"
-            for row in moved
-        ),
-        f"  training holds about {found['covered']:.0%} of what the reference shows; reweighted (--reweight) "
-        f"its images would be worth {found['effective']:.0f}",
-        f"  page: {found['page']}",
+        f"  {report.training} training images against {report.reference} of the reference"
+        + (f"; {len(report.unreadable)} files are no images" if report.unreadable else ""),
+        f"  told apart with an AUC of {auc.known:.3f}{sure}, p {report.p:.2g}",
+        *(f"  {row.measure} differs: {row.first} against {row.second} (effect {row.effect:.2f})" for row in moved),
+        f"  training holds about {report.covered:.0%} of what the reference shows; reweighted (--reweight) "
+        f"its images would be worth {report.effective:.0f}",
+        f"  page: {report.page}",
     ]
 
 

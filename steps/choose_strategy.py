@@ -157,6 +157,14 @@ def _forecast(
     return next_doubling(correct, sample.targets, together, params.confidence, DRAWS, generator)
 
 
+def _source_divergence(validation: Path) -> dict[str, float | None]:
+    """Read block -> nats between the block's activations and what its BatchNorms keep.
+
+    Not with the class of the report: an edit in the room of the checks would make this stage stale.
+    """
+    return dict(files.read_json(validation)["observed"]["source_divergence"])
+
+
 def _similarity(
     held: dict[str, Held],
     at: dict[str, Labelled],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Predicate
 
 from steps.backbones import models
+from steps.checks.reports import Validation
 from steps.evaluation.results import Evaluation
 from steps.images.manifest import VAL
 from steps.pages import findings
@@ -49,7 +50,7 @@ def describe(
     """
     from huggingface_hub import ModelCard
 
-    judged, checks = artefacts.read(Evaluation, evaluation), files.read_json(validation)
+    judged, checks = artefacts.read(Evaluation, evaluation), artefacts.read(Validation, validation)
     data = digest_of(sorted(files.read_table(screened)["id"]))
     body = render(
         "model_card.md",
@@ -64,7 +65,7 @@ def describe(
         card=models.read_card(backbone),
         plan=artefacts.read(Strategy, strategy),
         tuned=artefacts.read(FineTuneHistory, fine_tune),
-        counts={"validation" if name == VAL else name: of for name, of in checks["counts"].items()},
+        counts={"validation" if name == VAL else name: of for name, of in checks.counts.items()},
         figures=findings.figures(judged.test),
         weakest=findings.hardest_first(judged.judgement)[:WEAKEST],
     )

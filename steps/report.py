@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from steps.backbones import models
+from steps.checks.reports import Counts, Screening, Validation
 from steps.checks.rules import SWAPPED
 from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
@@ -47,8 +48,8 @@ class Found:
     """The stages' results: the templates' variables, under these names. A chapter adds what it needs."""
 
     card: models.Card
-    checks: dict[str, Any]
-    screened: dict[str, Any]
+    checks: Validation
+    screened: Screening
     plan: Strategy
     head: HeadHistory
     tuned: FineTuneHistory
@@ -74,9 +75,9 @@ class Found:
         return self.rivals.majority.label
 
     @property
-    def counts(self) -> dict[str, dict[str, int]]:
+    def counts(self) -> Counts:
         """Return the images of each class in each split, splits in words."""
-        return {"validation" if name == VAL else name: of for name, of in self.checks["counts"].items()}
+        return {"validation" if name == VAL else name: of for name, of in self.checks.counts.items()}
 
 
 def report(
@@ -102,8 +103,8 @@ def report(
     """
     found = Found(
         card=models.read_card(backbone),
-        checks=files.read_json(validation),
-        screened=files.read_json(screening),
+        checks=artefacts.read(Validation, validation),
+        screened=artefacts.read(Screening, screening),
         plan=artefacts.read(Strategy, strategy),
         head=artefacts.read(HeadHistory, train_head),
         tuned=artefacts.read(FineTuneHistory, fine_tune),
@@ -146,7 +147,7 @@ def _test(found: Found) -> dict[str, Any]:
 def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
     """Gather the mistakes and the suspects, with their pictures."""
     wrong = findings.mistakes(found.answers, found.judged.chosen, found.classes)
-    suspects = findings.suspects(found.screened, params.wrong_answers)
+    suspects = _suspects(found.screened, params.wrong_answers)
     surest = [vars(image) for image in wrong[: params.wrong_answers]]
     shown = _pictured(surest, album, "Test image of class {label}, named {predicted}")
     album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
@@ -158,22 +159,33 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
     }
 
 
+def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
+    """List the images that a person should look at first, about so many: path, id, and the reason in words."""
+    labels = [(row, f"labelled {row.label}, looks like {row.suggested}") for row in screened.label_errors]
+    like = [
+        (image, f"like {group.images[0].path} in another split")
+        for group in screened.like
+        for image in group.images[1:]
+        if group.leaking
+    ]
+    odd = [(row, "; ".join(row.reasons)) for row in screened.odd]
+    share = max(1, most // 3)  # of each kind, so that one does not crowd out the others
+    rows = (*labels[:share], *like[:share], *odd[:share])
+    return [{"path": image.path, "id": image.id, "reason": reason} for image, reason in rows]
+
+
 def _accounts_shown(found: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
     """Return pictures as the files have them and with their colours swapped, side by side, where the weights say so."""
-    seen = found.checks["observed"]
-    if all(finding["account"] != SWAPPED for finding in seen.get("wanted", [])):
+    seen = found.checks.observed
+    if not seen or all(finding.account != SWAPPED for finding in seen.wanted):
         return []
     changes = {"as in the file": None, "red and blue exchanged": _exchanged}
     pairs = [
         (
-            row["path"],
-            [
-                (shown, words)
-                for words, change in changes.items()
-                if (shown := album.add(row["path"], row["id"], change))
-            ],
+            row.path,
+            [(shown, words) for words, change in changes.items() if (shown := album.add(row.path, row.id, change))],
         )
-        for row in seen["shown"]
+        for row in seen.shown
     ]
     return [(path, pair) for path, pair in pairs if len(pair) == len(changes)]
 

@@ -1,10 +1,10 @@
 """Validate: the gate. Nothing downstream reads an image or a preprocessing that has not passed here."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,12 @@ from steps.backbones import models
 from steps.checks import decisions as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
-from steps.checks.observation import observe
-from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, refusal, rules, some, totals
+from steps.checks.observation import contract, observe
+from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
+from steps.checks.rule import refusal, some
+from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals
 from steps.checks.thumbnails import confirmed
-from steps.errors import DataError, ParamsError
-from steps.images import preprocessing as pre
+from steps.errors import ParamsError
 from steps.images.dataset import Images
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
@@ -64,43 +65,19 @@ def validate(
     """
     images = files.read_table(manifest)
     rejected = _quarantined(quarantine)
-    told: dict[str, Any] = {"quarantined": len(rejected)}
-    tables = {"images": images}
     configure(compute)
-
+    report = Unsound(accepted=False, rules=(), quarantined=len(rejected))
+    tables, counted_files = {"images": images}, dict[str, list[str]]()
     if sound(images):
-        judged = decided.read(decisions, images, set(rejected["path"]))
-        gone = absent(judged, images, set(rejected["path"]))
-        rejected = rejected[~rejected["path"].isin([d.image for d in judged if d.decision == DROP])]
-        images = obeyed(images, judged)
-        copies, dropped = _copies(images, judged, raw, params, compute)
-        left_out = images["path"].isin(dropped)
-        told |= {
-            "quarantined": len(rejected),
-            "decisions": {**counted(judged), "absent": gone},
-            "dropped": dropped,
-            "left_out": {split: int(count) for split, count in images["split"][left_out].value_counts().items()},
-        }
-        _tell(told)
-        images = images[~left_out].reset_index(drop=True)
-        told |= _facts(images, copies, params, seed)
-        told["observed"] = _observed(images, raw, backbone, params, seed, compute)
-        _tell_wanted(told["observed"].get("wanted", []))
-        told["preprocessing"] = pre.contract(params.preprocessing, models.read_card(backbone).preprocessing)
-        tables = _tables(images, told)
+        images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
+        tables, counted_files = _tables(images, report), _counted_files(images, report, rejected)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
-    found = expectations.check(tables, asked, docs)
-    if "labelled" in tables:
-        where = _where(tables["labelled"], told, rejected)
-        found = [
-            {**rule, "where": rule["where"] or ([] if rule["passed"] else where.get(rule["name"], []))}
-            for rule in found
-        ]
-    broken = [rule for rule in found if not rule["passed"] and rule["severity"] == "fail"]
+    results = expectations.check(tables, asked, docs, counted_files)
+    refused = refusal(results)
 
-    files.write_json(validation, {"accepted": not broken, "rules": found, **told})
-    if broken:
-        raise DataError(refusal(broken))
+    files.write_json(validation, replace(report, accepted=refused is None, rules=results))
+    if refused:
+        raise refused
     files.write_table(accepted, images)
     files.write_json(preprocessing, params.preprocessing.to_dict())
 
@@ -115,27 +92,75 @@ def sound(images: pd.DataFrame) -> bool:
     )
 
 
-def _tell(told: dict[str, Any]) -> None:
+def _examined(
+    params: ValidateParams,
+    seed: int,
+    compute: ComputeParams,
+    images: pd.DataFrame,
+    rejected: pd.DataFrame,
+    decisions: Path,
+    raw: Path,
+    backbone: Path,
+) -> tuple[pd.DataFrame, pd.DataFrame, Validation]:
+    """Apply decisions and remedies; return the images and rejected files that are left, and a report without rules."""
+    judged = decided.read(decisions, images, set(rejected["path"]))
+    gone = absent(judged, images, set(rejected["path"]))
+    rejected = rejected[~rejected["path"].isin([d.image for d in judged if d.decision == DROP])]
+    images = obeyed(images, judged)
+    copies, dropped = _copies(images, judged, raw, params, compute)
+    leaking = images["path"].isin(dropped)
+    left_out = {split: int(count) for split, count in images["split"][leaking].value_counts().items()}
+    _log_removed(gone, left_out)
+    images = images[~leaking].reset_index(drop=True)
+
+    counts = class_counts(zip(images["split"], images["label"], strict=True))
+    labelled = images[images["split"] != UNLABELLED]
+    shortcuts = selection.shortcuts(labelled, numpy_generator(seed, "validate"))
+    _check_prior(params.population_prior, classes_of(counts))
+    of_labelled = {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
+    report = Validation(
+        accepted=False,
+        rules=(),
+        quarantined=len(rejected),
+        decisions=counted(judged, gone),
+        dropped=tuple(dropped),
+        left_out=left_out,
+        counts=counts,
+        effective_classes={split: selection.effective_number([*of.values()]) for split, of in counts.items()},
+        copies=copies,
+        population=selection.population_fit(of_labelled, params.population_prior),
+        sources=selection.representation(labelled),
+        coverage=selection.coverage(labelled),
+        groups=selection.groups(labelled),
+        shortcuts=shortcuts,
+        observed=_observed(images, raw, backbone, params, seed, compute),
+        preprocessing=contract(params.preprocessing, models.read_card(backbone).preprocessing),
+    )
+    _log_recognised(report.observed)
+    return images, rejected, report
+
+
+def _log_removed(gone: Sequence[str], left_out: Mapping[str, int]) -> None:
     """Log decisions that name absent images, and how many images `drop_leaking` removed from each split."""
-    if gone := told["decisions"]["absent"]:
+    if gone:
         log.warning("data/decisions.csv: no such image (any more), passed over: %s", some(gone))
-    if left_out := told["left_out"]:
+    if left_out:
         counts = ", ".join(f"{count} of {split}" for split, count in left_out.items())
         log.warning("validate.drop_leaking left out copies: %s", counts)
 
 
-def _tell_wanted(findings: Sequence[dict[str, Any]]) -> None:
+def _log_recognised(observed: Observation | Nothing) -> None:
     """Log which other preprocessing the weights recognise, if any."""
-    for finding in findings:
-        if finding["account"] not in (DECLARED, UNTOLD):
+    for finding in observed.wanted if observed else ():
+        if finding.account not in (DECLARED, UNTOLD):
             log.warning(
-                "%s: %s (Checks in data/reports/report.html shows it after the run)", finding["account"], finding["why"]
+                "%s: %s (Checks in data/reports/report.html shows it after the run)", finding.account, finding.why
             )
 
 
 def _copies(
     images: pd.DataFrame, judged: Sequence[Decision], raw: Path, params: ValidateParams, compute: ComputeParams
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[tuple[Copies, ...], list[str]]:
     """Return the groups of copies that stay, and the paths of the images that the remedy drops, if asked for.
 
     An image that a person keeps is nobody's copy, unless its very bytes are: about these there is nothing to judge.
@@ -149,73 +174,56 @@ def _copies(
     return duplicates.without(found, dropped), dropped
 
 
-def _facts(images: pd.DataFrame, copies: list[dict[str, Any]], params: ValidateParams, seed: int) -> dict[str, Any]:
-    """Return all that needs neither a picture nor a backbone: counts, copies, population, sources, shortcuts."""
-    counts = class_counts(zip(images["split"], images["label"], strict=True))
-    labelled = images[images["split"] != UNLABELLED]
-    shortcuts = selection.shortcuts(labelled, numpy_generator(seed, "validate"))
-    _check_prior(params.population_prior, classes_of(counts))
-    return {
-        "counts": counts,
-        "effective_classes": {split: selection.effective_number([*of.values()]) for split, of in counts.items()},
-        "copies": copies,
-        "population": selection.population_fit(_labelled(counts), params.population_prior),
-        "sources": selection.representation(labelled),
-        "coverage": selection.coverage(labelled),
-        "groups": selection.groups(labelled),
-        "shortcuts": shortcuts,
-    }
-
-
-def _labelled(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    return {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
-
-
-def _check_prior(prior: dict[str, float], classes: list[str]) -> None:
+def _check_prior(prior: Mapping[str, float], classes: list[str]) -> None:
     if prior and sorted(prior) != classes:
         raise ParamsError([f"validate.population_prior names {', '.join(prior)}; the classes are {', '.join(classes)}"])
 
 
 def _observed(
     images: pd.DataFrame, raw: Path, backbone: Path, params: ValidateParams, seed: int, compute: ComputeParams
-) -> dict[str, Any]:
-    """Return the observed preprocessing of a sample (see `observe`); empty without training images."""
+) -> Observation | Nothing:
+    """Return the observed preprocessing of a sample (see `observe`); `Nothing` without training images."""
     labelled = images[images["split"] != UNLABELLED]
     if not (labelled["split"] == TRAIN).any():
-        return {}
+        return Nothing()
     classes = sorted(labelled["label"].unique())
     loader = Images(raw, labelled, classes, params.preprocessing, compute)
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
-def _tables(images: pd.DataFrame, told: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]:
     """Return the tables that the rules check, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
     per_class = [
         {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
-        for label in classes_of(told["counts"])
+        for label in classes_of(report.counts)
     ]
-    contract = [{name: str(value) for name, value in row.items()} for row in told["preprocessing"]]
-    changed = [group["images"] for group in told["copies"] if not group["identical"]]
-    copies = {image["path"]: str(number) for number, group in enumerate(changed) for image in group}
+    fields = [{name: str(value) for name, value in vars(row).items()} for row in report.preprocessing]
+    changed = [group.images for group in report.copies if not group.identical]
+    copies = {image.path: str(number) for number, group in enumerate(changed) for image in group}
     labelled = images.loc[images["split"] != UNLABELLED, ["path", "id", "label", "split", "group", "source"]]
     tables = {
         "images": images,
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
-        "totals": pd.DataFrame([totals(len(images), told["counts"], told["quarantined"])]),
+        "totals": pd.DataFrame([totals(len(images), report.counts, report.quarantined)]),
         "labelled": labelled.assign(copy=[copies.get(path, "") for path in labelled["path"]]).reset_index(drop=True),
-        "sources": pd.DataFrame([{"alone": sum(row["significant"] for row in told["sources"])}]),
-        "preprocessing": pd.DataFrame(contract),
+        "sources": pd.DataFrame([{"alone": sum(row.significant for row in report.sources)}]),
+        "preprocessing": pd.DataFrame(fields),
     }
-    if told["observed"]:
-        seen = told["observed"]
-        tables["observed"] = pd.DataFrame([{"done": seen["done"], "inputs": seen["accounts"][0]["inputs"]}])
-        tables["wanted"] = pd.DataFrame(seen["wanted"], columns=["question", "account", "wants"])
-    for name, key in (("population", "split"), ("shortcuts", "measure"), ("coverage", "value")):
-        if told[name]:
-            effects = [row["effect"] if row["significant"] else 0.0 for row in told[name]]
-            tables[name] = pd.DataFrame({"label": [row[key] for row in told[name]], "effect": effects})
+    if seen := report.observed:
+        tables["observed"] = pd.DataFrame([{"done": seen.done, "inputs": seen.accounts[0].inputs}])
+        wanted = [(row.question, row.account, row.wants) for row in seen.wanted]
+        tables["wanted"] = pd.DataFrame(wanted, columns=["question", "account", "wants"])
+    families: dict[str, list[tuple[str, PopulationFit | Shortcut | Coverage]]] = {
+        "population": [(row.split, row) for row in report.population],
+        "shortcuts": [(row.measure, row) for row in report.shortcuts],
+        "coverage": [(row.value, row) for row in report.coverage],
+    }
+    for name, rows in families.items():
+        if rows:
+            effects = [(label, row.effect if row.significant else 0.0) for label, row in rows]
+            tables[name] = pd.DataFrame(effects, columns=["label", "effect"])
     return tables
 
 
@@ -224,12 +232,13 @@ def _quarantined(quarantine: Path) -> pd.DataFrame:
     return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
 
 
-def _where(labelled: pd.DataFrame, told: dict[str, Any], rejected: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the files behind the rules on counts of files, by the rule's name."""
-    alone = [row["source"] for row in told["sources"] if row["significant"]]
+def _counted_files(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the files behind the figures that count files, by the figure's column."""
+    alone = [row.source for row in report.sources if row.significant]
+    labelled = images[images["split"] != UNLABELLED]
     return {
-        "files can be decoded": sorted(rejected["path"]),
-        "no source of one class alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
+        "quarantined_share": sorted(rejected["path"]),
+        "alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
 
 

@@ -11,6 +11,19 @@ import pandas as pd
 from PIL import Image
 
 from steps.backbones import models
+from steps.checks.reports import (
+    Account,
+    Evidence,
+    FieldAgreement,
+    Nothing,
+    Obeyed,
+    Observation,
+    Pictured,
+    Screening,
+    SupportedFinding,
+    Validation,
+)
+from steps.checks.rule import RuleResult
 from steps.describe import DescribeParams, describe
 from steps.evaluation.results import (
     BaselineComparison,
@@ -403,6 +416,72 @@ INSPECTED = Inspection(
 )
 
 
+def validated(images: pd.DataFrame, classes: Sequence[str]) -> Validation:
+    n = len(classes)
+    return Validation(
+        accepted=True,
+        rules=(
+            RuleResult("enough to learn from", True, "4", (), "fail", "at least 3", "training images", "Add images."),
+            RuleResult(
+                "classes are balanced",
+                passed=False,
+                observed="2.5",
+                where=(),
+                severity="warn",
+                limit="at most 2",
+                what="largest over smallest",
+                remedy="Collect more of the rare class.",
+            ),
+        ),
+        quarantined=1,
+        decisions=Obeyed(keep=0, relabel=0, drop=0, absent=()),
+        dropped=(),
+        left_out={},
+        counts={split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
+        effective_classes={split: float(n) for split in SPLITS},
+        copies=(),
+        population=(),
+        sources=(),
+        coverage=(),
+        groups=Nothing(),
+        shortcuts=(),
+        observed=Observation(
+            done="as declared",
+            accounts=(Account("as declared", 1.0, 0.02), Account("scaled twice", 0.003, 7604.1)),
+            wanted=(
+                SupportedFinding("colour order", "cannot be told", "the pictures are grey", {}, ()),
+                SupportedFinding(
+                    "mean and std",
+                    "as declared",
+                    "every other account fits worse",
+                    {},
+                    (Evidence("mean and std of none", "BatchNorm", 0.05, 0.25, -30.2, "against"),),
+                ),
+            ),
+            source_divergence={"features.1": None, "features.2": 0.034},
+            shown=tuple(Pictured(*row) for row in images[["path", "id"]].head(2).itertuples(index=False)),
+        ),
+        preprocessing=tuple(FieldAgreement(field, value, value, True) for field, value in PREPROCESSING.items()),
+    )
+
+
+SCREENED = Screening(
+    searched=18,
+    agreement=0.9,
+    credible=True,
+    wrong_share=0.0,
+    wrong_p=1.0,
+    suspected=0,
+    label_errors=(),
+    like=(),
+    odd=(),
+    rules=(),
+    kept=0,
+    dropped=(),
+    reweighted=0,
+)
+
+
 def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs:
     inputs, n = Inputs(root), len(classes)
     images = write_images(inputs.raw, classes)
@@ -413,81 +492,8 @@ def make(root: Path, classes: Sequence[str] = CLASSES, wrong: int = 2) -> Inputs
     confusion[0][1] += wrong
     contents = {
         "backbone/card.json": CARD,
-        "validation.json": {
-            "accepted": True,
-            "rules": [
-                {
-                    "name": "enough to learn from",
-                    "passed": True,
-                    "severity": "fail",
-                    "observed": 4,
-                    "limit": "at least 3",
-                    "what": "training images",
-                    "remedy": "Add images.",
-                },
-                {
-                    "name": "classes are balanced",
-                    "passed": False,
-                    "severity": "warn",
-                    "observed": 2.5,
-                    "limit": "at most 2",
-                    "what": "largest over smallest",
-                    "remedy": "Collect more of the rare class.",
-                },
-            ],
-            "preprocessing": [
-                {"field": field, "pipeline": value, "backbone": value, "agree": True}
-                for field, value in PREPROCESSING.items()
-            ],
-            "counts": {split: dict.fromkeys(classes, n) for split, n in SPLITS.items()} | {"unlabelled": {"": 5}},
-            "quarantined": 1,
-            "observed": {
-                "done": "as declared",
-                "accounts": [
-                    {"account": "as declared", "on_grid": 1.0, "inputs": 0.02},
-                    {"account": "scaled twice", "on_grid": 0.003, "inputs": 7604.1},
-                ],
-                "wanted": [
-                    {
-                        "question": "colour order",
-                        "account": "cannot be told",
-                        "why": "the pictures are grey",
-                        "evidence": [],
-                    },
-                    {
-                        "question": "mean and std",
-                        "account": "as declared",
-                        "why": "every other account fits worse",
-                        "evidence": [
-                            {
-                                "account": "mean and std of none",
-                                "witness": "BatchNorm",
-                                "declared": 0.05,
-                                "figure": 0.25,
-                                "t": -30.2,
-                                "vote": "against",
-                            }
-                        ],
-                    },
-                ],
-                "shown": [
-                    {"path": path, "id": identity}
-                    for path, identity in images[["path", "id"]].head(2).itertuples(index=False)
-                ],
-            },
-        },
-        "screening.json": {
-            "searched": 18,
-            "agreement": 0.9,
-            "wrong_share": 0.0,
-            "wrong_p": 1.0,
-            "suspected": 0,
-            "label_errors": [],
-            "like": [],
-            "odd": [],
-            "rules": [],
-            "dropped": [],
-        },
+        "validation.json": validated(images, classes),
+        "screening.json": SCREENED,
         "strategy.json": strategy(),
         "train_head.json": head_history(classes),
         "fine_tune.json": fine_tune_history(),

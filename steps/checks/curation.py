@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from steps.checks.reports import Obeyed
 from steps.images.manifest import UNLABELLED
 
 KEEP, RELABEL, DROP = "keep", "relabel", "drop"
@@ -168,6 +169,7 @@ def named(images: pd.DataFrame, decisions: Sequence[Decision], word: str) -> "pd
     return images["id"].isin(names) | images["path"].isin(names)
 
 
-def counted(decisions: Sequence[Decision]) -> Mapping[str, int]:
-    """Count the decisions by their word."""
-    return {word: sum(d.decision == word for d in decisions) for word in WORDS}
+def counted(decisions: Sequence[Decision], gone: Sequence[str]) -> Obeyed:
+    """Count the decisions by their word; `gone` are the images that they name and that are not there."""
+    words = [decision.decision for decision in decisions]
+    return Obeyed(words.count(KEEP), words.count(RELABEL), words.count(DROP), tuple(gone))

@@ -4,6 +4,7 @@ Leakage across splits, groups that straddle them and conflicting labels are the 
 not rows that belong together. Importing this module registers both with GX, and takes its three seconds.
 """
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -15,10 +16,23 @@ from great_expectations.expectations.metrics.table_metric_provider import TableM
 from great_expectations.render import LegacyRendererType, RenderedStringTemplateContent
 from great_expectations.render.renderer.renderer import renderer
 
-from steps.checks.rules import torn
-
 SAMPLED = 20  # offending rows named in Data Docs
-Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Offenders:
+    """The rows of a table that break an expectation: what was observed, their index and names, and all rows counted."""
+
+    observed: str
+    rows: list[int]
+    names: list[str]
+    of: int
+
+
+def torn(keys: "pd.Series[Any]", values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return for each row whether its key occurs with more than one value; empty keys are ignored."""
+    pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
+    return keys.isin(pairs["key"][pairs["key"].duplicated()]) & (keys != "")
 
 
 def _table(engine: Any, domain: Any) -> pd.DataFrame:
@@ -38,15 +52,10 @@ class TornKeys(TableMetricProvider):  # type: ignore[misc]  # GX is not checked
         metric_domain_kwargs: Any,
         metric_value_kwargs: Any,
         **_: Any,
-    ) -> Found:
+    ) -> Offenders:
         table, key = _table(execution_engine, metric_domain_kwargs), metric_value_kwargs["key"]
         bad = table[torn(table[key], table[metric_value_kwargs["column"]])]
-        return {
-            "observed": str(bad[key].nunique()),
-            "rows": bad.index.tolist(),
-            "names": bad["path"].tolist(),
-            "of": len(table),
-        }
+        return Offenders(str(bad[key].nunique()), bad.index.tolist(), bad["path"].tolist(), len(table))
 
 
 class DifferingFields(TableMetricProvider):  # type: ignore[misc]
@@ -55,11 +64,11 @@ class DifferingFields(TableMetricProvider):  # type: ignore[misc]
     metric_name = "table.differing_fields"
 
     @metric_value(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
-    def _pandas(cls, execution_engine: Any, metric_domain_kwargs: Any, **_: Any) -> Found:  # noqa: N805
+    def _pandas(cls, execution_engine: Any, metric_domain_kwargs: Any, **_: Any) -> Offenders:  # noqa: N805
         table = _table(execution_engine, metric_domain_kwargs)
         bad = table[table["pipeline"] != table["backbone"]]
-        told = [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
-        return {"observed": "; ".join(told), "rows": bad.index.tolist(), "names": told, "of": len(table)}
+        names = [f"{row.field} is {row.pipeline}, the backbone wants {row.backbone}" for row in bad.itertuples()]
+        return Offenders("; ".join(names), bad.index.tolist(), names, len(table))
 
 
 class _Offenders(BatchExpectation):  # type: ignore[misc]
@@ -67,17 +76,17 @@ class _Offenders(BatchExpectation):  # type: ignore[misc]
 
     sentence: ClassVar[str]
 
-    def _validate(self, metrics: Found, **_: Any) -> Found:
-        found = metrics[self.metric_dependencies[0]]
-        count, names = len(found["rows"]), found["names"]
+    def _validate(self, metrics: dict[str, Offenders], **_: Any) -> dict[str, object]:
+        offenders = metrics[self.metric_dependencies[0]]
+        count, names = len(offenders.rows), offenders.names
         return {
             "success": not count,
             "result": {
-                "observed_value": found["observed"] or "none",
-                "element_count": found["of"],
+                "observed_value": offenders.observed or "none",
+                "element_count": offenders.of,
                 "unexpected_count": count,
-                "unexpected_percent": 100 * count / max(1, found["of"]),
-                "unexpected_index_list": found["rows"],
+                "unexpected_percent": 100 * count / max(1, offenders.of),
+                "unexpected_index_list": offenders.rows,
                 "unexpected_list": names,
                 "partial_unexpected_list": names[:SAMPLED],
             },
@@ -89,9 +98,9 @@ class _Offenders(BatchExpectation):  # type: ignore[misc]
     def _prescriptive_renderer(
         cls, configuration: Any = None, result: Any = None, runtime_configuration: Any = None
     ) -> list[Any]:
-        told = configuration or result.expectation_config
+        asked = configuration or result.expectation_config
         styling = (runtime_configuration or {}).get("styling")
-        text = {"template": cls.sentence, "params": told.kwargs, "styling": styling}
+        text = {"template": cls.sentence, "params": asked.kwargs, "styling": styling}
         return [RenderedStringTemplateContent(content_block_type="string_template", string_template=text)]
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from steps.checks.reports import Copies, Listed
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime.arrays import Floats
 
@@ -84,11 +84,8 @@ def near_by_features(features: Floats, nearness: float) -> Ints:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def groups(images: pd.DataFrame, pairs: Ints) -> list[dict[str, Any]]:
-    """Join pairs of labelled rows to groups of alike images; say which straddle splits or carry two labels.
-
-    `identical` says that the very bytes are the same, which rules of their own look at.
-    """
+def groups(images: pd.DataFrame, pairs: Ints) -> tuple[Copies, ...]:
+    """Join pairs of labelled rows to groups of alike images, each sorted by path; groups by their first path."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -96,30 +93,29 @@ def groups(images: pd.DataFrame, pairs: Ints) -> list[dict[str, Any]]:
     _, member = connected_components(edges, directed=False)
     rows = images[["id", "path", "split", "label"]].iloc[np.unique(pairs)].assign(group=member[np.unique(pairs)])
     parts = (part.drop(columns="group").sort_values("path") for _, part in rows.groupby("group"))
-    return sorted(
-        (_group(part.to_dict("records")) for part in parts), key=lambda group: str(group["images"][0]["path"])
-    )
+    found = (_group([Listed(*row) for row in part.itertuples(index=False, name=None)]) for part in parts)
+    return tuple(sorted(found, key=lambda group: group.images[0].path))
 
 
-def _group(images: list[dict[str, Any]]) -> dict[str, Any]:
-    splits, labels, ids = ({image[name] for image in images} for name in ("split", "label", "id"))
-    return {"images": images, "leaking": len(splits) > 1, "conflicting": len(labels) > 1, "identical": len(ids) == 1}
+def _group(images: Sequence[Listed]) -> Copies:
+    splits, labels, ids = ({getattr(image, name) for image in images} for name in ("split", "label", "id"))
+    return Copies(tuple(images), leaking=len(splits) > 1, conflicting=len(labels) > 1, identical=len(ids) == 1)
 
 
-def leaking_copies(found: Sequence[dict[str, Any]]) -> list[str]:
+def leaking_copies(found: Sequence[Copies]) -> list[str]:
     """Return the paths, sorted, to drop so that no group lies in two splits: see `PRECEDENCE`.
 
     All of a group counts as one picture, also those that are alike by way of a third.
     """
-    return sorted(path for group in found for path in _giving_way(group["images"]))
+    return sorted(path for group in found for path in _giving_way(group.images))
 
 
-def _giving_way(images: Sequence[dict[str, Any]]) -> list[str]:
-    stays = min((image["split"] for image in images), key=PRECEDENCE.index)
-    return [image["path"] for image in images if image["split"] != stays]
+def _giving_way(images: Sequence[Listed]) -> list[str]:
+    stays = min((image.split for image in images), key=PRECEDENCE.index)
+    return [image.path for image in images if image.split != stays]
 
 
-def without(found: Sequence[dict[str, Any]], gone: Collection[str]) -> list[dict[str, Any]]:
+def without(found: Sequence[Copies], gone: Collection[str]) -> tuple[Copies, ...]:
     """Return the groups without the images at these paths; a group remains while it has two images."""
-    left = ([image for image in group["images"] if image["path"] not in gone] for group in found)
-    return [_group(images) for images in left if len(images) > 1]
+    left = ([image for image in group.images if image.path not in gone] for group in found)
+    return tuple(_group(images) for images in left if len(images) > 1)

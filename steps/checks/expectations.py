@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.checks.rules import Rule, some
+from steps.checks.rule import FAIL, Rule, RuleResult, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,13 @@ SITE = "regraft"
 AS_IT_SHOULD_BE = "as it should be"  # said where there is no figure
 
 
-def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Path) -> list[dict[str, Any]]:
-    """Run every rule over its table and write Data Docs under `docs`; return one plain result per rule, in order."""
+def check(
+    tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Path, counted: Mapping[str, Sequence[str]] = {}
+) -> tuple[RuleResult, ...]:
+    """Run every rule over its table and write Data Docs under `docs`; return one result per rule, in order.
+
+    `counted` holds the paths of the files behind a figure that counts files, by the figure's column.
+    """
     import great_expectations as gx  # 3 s: only the gate pays for it
 
     for name in ("great_expectations", "great_expectations.data_context.types.base"):
@@ -29,26 +34,32 @@ def check(tables: Mapping[str, "pd.DataFrame"], rules: Sequence[Rule], docs: Pat
     shutil.rmtree(docs, ignore_errors=True)
     context.add_data_docs_site(site_name=SITE, site_config=_site(docs))
     source = context.data_sources.add_pandas("accepted by regraft")
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, RuleResult] = {}
     for name, table in tables.items():
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        of_table = [rule for rule in rules if rule.table == name]
-        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[_expectation(r) for r in of_table]))
+        of_table = {rule.name: rule for rule in rules if rule.table == name}
+        asked = [_expectation(rule) for rule in of_table.values()]
+        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=asked))
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
         checkpoint = gx.Checkpoint(name=name, validation_definitions=[validation], actions=[], result_format="COMPLETE")
         outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
         for result in next(iter(outcome.run_results.values())).results:
-            rule = result.expectation_config.meta["rule"]
-            found[rule] = {
-                "passed": bool(result.success),
-                "observed": _observed(rule, of_table, table, result),
-                "where": _where(table, result.result) if not result.success else [],
-            }
+            rule = of_table[result.expectation_config.meta["rule"]]
+            results[rule.name] = RuleResult(
+                rule.name,
+                passed=bool(result.success),
+                observed=_observed(rule, table, result),
+                where=tuple(_where(rule, table, result, counted)),
+                severity=rule.severity,
+                limit=rule.limit,
+                what=rule.what,
+                remedy=rule.remedy,
+            )
     context.build_data_docs(site_names=[SITE])
-    return [_verdict(rule, found[rule.name]) for rule in rules]
+    return tuple(results[rule.name] for rule in rules)
 
 
-def _site(docs: Path) -> dict[str, Any]:
+def _site(docs: Path) -> dict[str, object]:
     return {
         "class_name": "SiteBuilder",
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)},
@@ -64,25 +75,24 @@ def _expectation(rule: Rule) -> Any:
     common = {
         "meta": {"rule": rule.name},
         "notes": f"**{rule.name}**: {rule.what}. {rule.remedy}",
-        "severity": "critical" if rule.severity == "fail" else "warning",
+        "severity": "critical" if rule.severity == FAIL else "warning",
     }
     allowed, column = list(rule.allowed), {"column": rule.column}
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+    kinds: dict[str, tuple[Any, Mapping[str, object]]] = {
         "columns": (gxe.ExpectTableColumnsToMatchOrderedList, {"column_list": allowed}),
         "matches": (gxe.ExpectColumnValuesToMatchRegex, {**column, "regex": f"^(?:{'|'.join(allowed)})$"}),
         "between": (gxe.ExpectColumnValuesToBeBetween, {**column, "min_value": rule.low, "max_value": rule.high}),
         "in_set": (gxe.ExpectColumnValuesToBeInSet, {**column, "value_set": allowed}),
         "unique": (gxe.ExpectColumnValuesToBeUnique, column),
-        "one_value": (ExpectOneValueForEachKey, {**column, "key": rule.key}),
+        "one_value": (ExpectOneValueForEachKey, {**column, "key": rule.per}),
         "preprocessing": (ExpectPreprocessingOfTheBackbone, {}),
     }
     expectation, arguments = kinds[rule.kind]
     return expectation(**arguments, **common)
 
 
-def _observed(name: str, rules: Sequence[Rule], table: "pd.DataFrame", result: Any) -> str:
+def _observed(rule: Rule, table: "pd.DataFrame", result: Any) -> str:
     """Describe the result: the range or that all is well, otherwise the offenders by name."""
-    rule = next(r for r in rules if r.name == name)
     if failure := _failure(result.exception_info):
         return f"could not be checked: {failure}"
     if table.empty:
@@ -100,10 +110,12 @@ def _fields(wants: Mapping[str, Any]) -> str:
     return f" ({', '.join(f'{name} {value}' for name, value in wants.items())})" if wants else ""
 
 
-def _where(table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
-    """Return the paths of the rows that broke a rule, sorted; none where the rows are no files."""
-    bad = table.loc[found.get("unexpected_index_list") or []]
-    return sorted(set(bad["path"])) if "path" in table else []
+def _where(rule: Rule, table: "pd.DataFrame", result: Any, counted: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the paths of the files behind a rule that is broken, or that `hints`; none where its rows are no files."""
+    if result.success and not rule.hints:
+        return []
+    bad = table.loc[result.result.get("unexpected_index_list") or []]
+    return sorted(set(bad["path"])) if "path" in table else counted.get(rule.column, [])
 
 
 def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
@@ -116,8 +128,8 @@ def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> l
         return [
             f"{label!r} has {rule.shown(count)}" for label, count in zip(bad["label"], bad[rule.column], strict=True)
         ]
-    said: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
-    return sorted({said(value) for value in found.get("unexpected_list", [])})
+    shown: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
+    return sorted({shown(value) for value in found.get("unexpected_list", [])})
 
 
 def _failure(info: Mapping[str, Any]) -> str:
@@ -129,8 +141,3 @@ def _failure(info: Mapping[str, Any]) -> str:
 def _range(rule: Rule, column: "pd.Series[Any]") -> str:
     low, high = column.min(), column.max()
     return rule.shown(high) if rule.shown(low) == rule.shown(high) else f"{rule.number(low)} to {rule.shown(high)}"
-
-
-def _verdict(rule: Rule, found: dict[str, Any]) -> dict[str, Any]:
-    words = {"severity": rule.severity, "limit": rule.limit, "what": rule.what, "remedy": rule.remedy}
-    return {"name": rule.name, **found, **words}

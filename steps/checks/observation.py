@@ -1,9 +1,8 @@
-"""A sample pushed through the real loader and the real network: what was done to it, and what the weights want."""
+"""The preprocessing as declared, and on a sample pushed through the real loader and the real network."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +10,8 @@ from torch import nn
 from steps.backbones import models
 from steps.backbones.backbone import without_top
 from steps.checks import observed, witnesses
-from steps.checks.observed import Account, rounded
+from steps.checks.observed import rounded
+from steps.checks.reports import Account, FieldAgreement, Observation, Pictured, SupportedFinding
 from steps.checks.rules import DECLARED
 from steps.checks.witnesses import Seen
 from steps.images.dataset import Images
@@ -24,42 +24,45 @@ FIELDS = {witnesses.COLOUR_ORDER: ("colour_order",), witnesses.STATISTICS: ("val
 SHOWN = 4  # pictures that a page shows as the file has them and as an account would
 
 
-def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> dict[str, Any]:
-    """Return the observations on a sample of training and validation images, ready for JSON.
+def contract(pipeline: Preprocessing, backbone: Preprocessing) -> tuple[FieldAgreement, ...]:
+    """Compare field by field what the pipeline will do with what the backbone expects."""
+    ours, theirs = pipeline.to_dict(), backbone.to_dict()
+    return tuple(FieldAgreement(name, ours[name], theirs[name], ours[name] == theirs[name]) for name in theirs)
 
-    `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: the findings of
-    `witnesses.judge`, with the evidence behind them and the fields that what is named `wants`; empty unless `ask`, and
-    where something else was done than declared.
-    `source_divergence`: block -> nats between its activations and what its BatchNorms keep; None without BatchNorm.
-    `shown`: the most colourful of the images, as rows of path and id.
+
+def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> Observation:
+    """Return the observations on a sample of training and validation images.
+
+    The weights are asked what they recognise only with `ask`, and where nothing else was done than declared.
     """
     card, network = models.load_with_top(backbone)
     part = images.part(TRAIN, VAL).sort_values("id").head(sample)
     spec, some = images.spec, replace(images, table=part)
     pixels, counted = _loaded(some, max(1, len(part) // COUNTED))
-    undone = observed.undone(counted, spec)
-    accounts = {
-        name: Account(observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
-        for name, x in undone.items()
-    }
+    accounts = [
+        Account(name, observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
+        for name, x in observed.undone(counted, spec).items()
+    ]
     done = observed.done(accounts)
     asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
     shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
     colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
     rows = part.sort_values("path").iloc[colourful.tolist()]
-    return {
-        "done": done,
-        "accounts": [{"account": name, **account.rounded()} for name, account in accounts.items()],
-        "wanted": [shown.finding(question, of) for question, of in asked.items()],
-        "source_divergence": rounded(_by_block(card, network, shown.seen(spec))),
-        "shown": [{"path": path, "id": identity} for path, identity in zip(rows["path"], rows["id"], strict=True)],
-    }
+    wanted = tuple(shown.finding(question, of) for question, of in asked.items())
+    return Observation(
+        done=done,
+        accounts=tuple(Account(a.account, rounded(a.on_grid), rounded(a.inputs)) for a in accounts),
+        wanted=wanted,
+        source_divergence=_by_block(card, network, shown.seen(spec)),
+        shown=tuple(Pictured(*row) for row in rows[["path", "id"]].itertuples(index=False, name=None)),
+    )
 
 
 def _by_block(card: models.Card, network: nn.Module, seen: Seen) -> dict[str, float | None]:
     """Cuts the top off, where the network has one: whoever asks it comes before."""
     backbone = network if card.cut is not None else without_top(network)[0]
-    return witnesses.by_block(backbone, witnesses.norm_distances(seen))
+    nats = witnesses.by_block(backbone, witnesses.norm_distances(seen))
+    return {block: None if value is None else rounded(value) for block, value in nats.items()}
 
 
 def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,17 +98,16 @@ class Sample:
         batches = (normalise(batch, spec) for batch in torch.split(pixels, self.batch_size))
         return track(batches, len(pixels), "observing the preprocessing", self.batch_size)
 
-    def finding(self, question: str, accounts: dict[str, Preprocessing]) -> dict[str, Any]:
-        """Return the finding on one question, with the evidence behind it, ready for JSON."""
+    def finding(self, question: str, accounts: dict[str, Preprocessing]) -> SupportedFinding:
+        """Return the finding on one question, with the evidence behind it."""
         coloured = witnesses.is_coloured(self.pixels)
-        found, said = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
+        found, evidence = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
         wants = accounts[found.account].to_dict() if found.account in accounts else {}
-        return {
-            **asdict(found),
-            "wants": {name: wants[name] for name in FIELDS[question] if wants},
-            "evidence": [{**asdict(one), **rounded(_figures(one))} for one in said],
-        }
-
-
-def _figures(one: witnesses.Evidence) -> dict[str, float | None]:
-    return {"declared": one.declared, "figure": one.figure, "t": one.t}
+        return SupportedFinding(
+            **vars(found),
+            wants={name: wants[name] for name in FIELDS[question] if wants},
+            evidence=tuple(
+                replace(row, declared=rounded(row.declared), figure=rounded(row.figure), t=rounded(row.t))
+                for row in evidence
+            ),
+        )

@@ -5,11 +5,12 @@ value back on a whole grey level. What the weights want is another question, whi
 `steps.checks.witnesses`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 
+from steps.checks.reports import Account
 from steps.checks.rules import DECLARED, SWAPPED
 from steps.images.preprocessing import Preprocessing
 
@@ -24,21 +25,9 @@ NEARLY_ALL = 0.999  # share of the values that lie on the grid
 Source = Mapping[str, list[float]]  # mean and std per channel of a source's inputs, in [0, 1]
 
 
-@dataclass(frozen=True)
-class Account:
-    """How well one account of the preprocessing fits."""
-
-    on_grid: float  # share of the values that stand on a whole grey level
-    inputs: float  # nats from the source's inputs, as `input_distance` has it
-
-    def rounded(self) -> dict[str, float | None]:
-        """Return the scores to 6 significant digits, ready for JSON."""
-        return rounded(vars(self))
-
-
-def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return the values to 6 significant digits: beyond them machines differ."""
-    return {name: None if value is None else float(f"{value:.6g}") for name, value in values.items()}
+def rounded(value: float) -> float:
+    """Return a value to 6 significant digits: beyond them machines differ."""
+    return float(f"{value:.6g}")
 
 
 def other_families(spec: Preprocessing, source: Source | None = None) -> dict[str, Preprocessing]:
@@ -130,9 +119,9 @@ def divergence(mean: torch.Tensor, std: torch.Tensor, of_mean: torch.Tensor, of_
     return -ratio.log() + (ratio**2 + ((mean - of_mean) / of_std) ** 2 - 1) / 2
 
 
-def done(accounts: Mapping[str, Account]) -> str:
+def done(accounts: Iterable[Account]) -> str:
     """Return what was done to the pictures: the account under which the values are whole grey levels, or none."""
-    shares = {name: account.on_grid for name, account in accounts.items()}
+    shares = {account.account: account.on_grid for account in accounts}
     if shares[DECLARED] >= NEARLY_ALL:
         return DECLARED
     best = max(shares, key=lambda name: shares[name])

@@ -1,13 +1,14 @@
 """Odd images: dark, bright, flat or blurred by the manifest's measures, or unlike all others by features."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from annotated_types import Gt
 
+from steps.checks.reports import Listed, Oddity
 from steps.runtime.arrays import Floats
 from steps.runtime.binding import Because, Share
 
@@ -25,7 +26,7 @@ class OddityLimits:
     unlike: Annotated[float, Gt(0), Because("interquartile ranges")]
 
 
-def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> list[dict[str, Any]]:
+def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> tuple[Oddity, ...]:
     """List odd images with their reasons in words, the most unlike first.
 
     `images` has the manifest's columns; `features` [n, d] are theirs, row by row.
@@ -40,15 +41,14 @@ def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> list[di
         < limits.blurred * images["sharpness"].median(),
         f"unlike the others: over {far:.2f} times the usual distance": unlike > far,
     }
-    told = pd.DataFrame(reasons, index=images.index)
+    holds = pd.DataFrame(reasons, index=images.index)
+    listed = (Listed(*row) for row in images[["id", "path", "split", "label"]].itertuples(index=False, name=None))
     rows = [
-        {**image, "distance": round(float(distance), 4), "reasons": [reason for reason in told if found[reason]]}
-        for image, distance, found in zip(
-            images[["id", "path", "split", "label"]].to_dict("records"), unlike, told.to_dict("records"), strict=True
-        )
-        if any(found.values())
+        Oddity(**vars(image), distance=round(float(distance), 4), reasons=tuple(holds.columns[of_image]))
+        for image, distance, of_image in zip(listed, unlike, holds.to_numpy(), strict=True)
+        if of_image.any()
     ]
-    return sorted(rows, key=lambda row: (-row["distance"], row["path"]))
+    return tuple(sorted(rows, key=lambda row: (-row.distance, row.path)))
 
 
 def distance_to_others(features: Floats) -> npt.NDArray[np.float64]:

@@ -1,127 +1,24 @@
-"""The gate's rules as data: what is looked at, which limit holds, what to say and what to do when it does not."""
+"""The rules of the gates as data. Each name is typed here alone; elsewhere a rule is known by its key."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-import pandas as pd
 from annotated_types import Ge, Interval
 
+from steps.checks.rule import NATS, OFF, POINTS, SHARE, TIMES, Level, Rule
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
 from steps.runtime.binding import Because
 
-Level = Literal["fail", "warn", "off"]
-Table = Literal[
-    "images",
-    "classes",
-    "totals",
-    "labelled",
-    "population",
-    "sources",
-    "coverage",
-    "shortcuts",
-    "preprocessing",
-    "observed",
-    "wanted",
-    "features",
-    "shift",
-]
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
 UNTOLD = "cannot be told"  # what is said of the weights where their witnesses are silent or disagree
-SHOWN = 10  # files or values named in a message
-SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
-ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One expectation over one table, with its words for a person.
-
-    `kind` is columns | matches | between | in_set | unique | one_value (of `column` for each `key`) | preprocessing;
-    `severity` is fail (the gate refuses) or warn.
-    """
-
-    name: str
-    table: Table
-    kind: str
-    column: str
-    what: str
-    remedy: str
-    low: float | None = None
-    high: float | None = None
-    allowed: tuple[str, ...] = ()
-    severity: str = "fail"
-    key: str = ""
-    unit: str = ""
-
-    @property
-    def limit(self) -> str:
-        """Return the limit in words, with every digit as given."""
-        if self.kind == "between":
-            if self.low is None and self.high == 0:
-                return "none"
-            bounds = [("at least", self.low), ("at most", self.high)]
-            return " and ".join(
-                f"{word} {self._with_unit(self._exact(bound), bound)}" for word, bound in bounds if bound is not None
-            )
-        listed = ", ".join(self.allowed)
-        words = {
-            "in_set": f"one of {listed}" if len(self.allowed) > 1 else listed,
-            "unique": "no two alike",
-            "matches": f"the pattern {listed}",
-            "columns": listed,
-            "one_value": "none",
-            "preprocessing": "equal",
-        }
-        return words[self.kind]
-
-    def number(self, value: float) -> str:
-        """Format a value of `column` without its unit: a share in per cent, a count with thousands separators.
-
-        Rounded, but never onto the other side of a limit: what breaks a rule is not said to be what the rule allows.
-        """
-        scaled = self._scaled(value)
-        finer = (f"{scaled:,.{digits}g}" for digits in range(2, 17))
-        usual = f"{scaled:.1f}" if self.unit in (SHARE, POINTS) else _short(scaled)
-        return next((text for text in (usual, *finer) if self._is_true(text, value)), f"{scaled:,}")
-
-    def shown(self, value: float) -> str:
-        """Format a value of `column` with its unit."""
-        return self._with_unit(self.number(value), value)
-
-    def _scaled(self, value: float) -> float:
-        return float(100 * value if self.unit in (SHARE, POINTS) else value)
-
-    def _exact(self, bound: float) -> str:
-        return f"{self._scaled(bound):,.15g}"  # 100 * 0.07 is 7.000000000000001
-
-    def _is_true(self, text: str, value: float) -> bool:
-        """Return whether a rounded text lies on the same side of each (printed) limit as the value itself."""
-        bounds = [bound for bound in (self.low, self.high) if bound is not None]
-        return all(_side(_parsed(text), _parsed(self._exact(bound))) == _side(value, bound) for bound in bounds)
-
-    def _with_unit(self, text: str, value: float) -> str:
-        return f"{text} {ONE.get(self.unit, self.unit) if value == 1 else self.unit}".rstrip()
-
-
-def _short(value: float) -> str:
-    whole = value.is_integer() or abs(value) >= 1000
-    return f"{value:,.0f}" if whole else f"{round(value, 3):g}"
-
-
-def _parsed(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-def _side(value: float, bound: float) -> int:
-    return int(value > bound) - int(value < bound)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Severity:
-    """What a broken rule of each kind does: fail (the data is rejected), warn (reported) or off (not checked)."""
+    """What a broken rule of `validate` does, by its key: fail (the data is rejected), warn or off (not checked)."""
 
     minimum: Level
     imbalance: Level
@@ -135,6 +32,15 @@ class Severity:
     preprocessing: Level
     observed: Level
     wanted: Level
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenSeverity:
+    """The same for the rules on features; `domain_shift` is of `regraft validate --against`."""
+
+    label_errors: Level
+    like_images: Level
+    domain_shift: Level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +60,22 @@ class DataLimits:
 
 def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     """Return the gate of the pipeline; a rule that is switched off is not there."""
-    every = (
-        *_structure(),
-        *_classes(limits, severity),
-        *_copies(severity),
-        *_selection(limits, severity),
-        *_preprocessing(limits, severity),
-    )
-    return [rule for rule in every if rule.severity != "off"]
+    return _governed(_of_validate(limits), severity)
+
+
+def screen_rules(max_label_errors: float, severity: ScreenSeverity) -> Sequence[Rule]:
+    """Return the rules on features; `max_label_errors` is the largest share of wrong labels."""
+    return _governed(_of_screen(max_label_errors), severity)
+
+
+def _governed(every: Iterable[Rule], severity: Severity | ScreenSeverity) -> Sequence[Rule]:
+    """Give each rule that has a key its severity; leave out those that are off."""
+    governed = [replace(rule, severity=getattr(severity, rule.key)) if rule.key else rule for rule in every]
+    return [rule for rule in governed if rule.severity != OFF]
+
+
+def _of_validate(limits: DataLimits) -> Sequence[Rule]:
+    return (*_structure(), *_classes(limits), *_copies(), *_selection(limits), *_preprocessing(limits))
 
 
 def _structure() -> Sequence[Rule]:
@@ -191,7 +105,7 @@ def _structure() -> Sequence[Rule]:
     )
 
 
-def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
+def _classes(limits: DataLimits) -> Sequence[Rule]:
     add = "Add images of the class, or remove the class from the folder of images; or set"
     found = "in params.yaml to the number found, if that is 1 or more."
     return (
@@ -213,7 +127,7 @@ def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "training images of each class",
             f"{add} `validate.min_train_per_class` {found}",
             low=limits.min_train_per_class,
-            severity=severity.minimum,
+            key="minimum",
             unit="images",
         ),
         Rule(
@@ -224,7 +138,7 @@ def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "validation images of each class",
             f"{add} `validate.min_val_per_class` {found}",
             low=limits.min_val_per_class,
-            severity=severity.minimum,
+            key="minimum",
             unit="images",
         ),
         Rule(
@@ -235,7 +149,7 @@ def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "test images of each class",
             f"{add} `validate.min_test_per_class` {found}",
             low=limits.min_test_per_class,
-            severity=severity.minimum,
+            key="minimum",
             unit="images",
         ),
         Rule(
@@ -247,7 +161,7 @@ def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Add training images of the smallest class, or set `validate.max_imbalance` in params.yaml above the "
             "ratio found: class weights even out the loss.",
             high=limits.max_imbalance,
-            severity=severity.imbalance,
+            key="imbalance",
             unit=TIMES,
         ),
         Rule(
@@ -259,13 +173,13 @@ def _classes(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Repair or remove the files listed in data/quarantine.csv, or, where they have to stay, write a line "
             f"`PATH,drop,,` for each {INTO}.",
             high=limits.quarantine_limit,
-            severity=severity.quarantine,
+            key="quarantine",
             unit=SHARE,
         ),
     )
 
 
-def _copies(severity: Severity) -> Sequence[Rule]:
+def _copies() -> Sequence[Rule]:
     drop = (
         "Set `validate.drop_leaking: true` in params.yaml: test images stay; their copies in validation and "
         "training, and copies of validation images in training, are left out."
@@ -282,8 +196,8 @@ def _copies(severity: Severity) -> Sequence[Rule]:
             "split",
             "images whose very bytes stand in two splits",
             drop,
-            key="id",
-            severity=severity.leakage,
+            per="id",
+            key="leakage",
         ),
         Rule(
             "no copy in two splits",
@@ -292,8 +206,8 @@ def _copies(severity: Severity) -> Sequence[Rule]:
             "split",
             "re-encoded or resized copies of one picture in two splits",
             f"{drop} Write a line `PATH,keep,,` {INTO} {other}.",
-            key="copy",
-            severity=severity.leakage,
+            per="copy",
+            key="leakage",
         ),
         Rule(
             "no group in two splits",
@@ -303,8 +217,8 @@ def _copies(severity: Severity) -> Sequence[Rule]:
             "groups whose images stand in two splits",
             "Give all lines of a group the same split in the listing, or leave its column split out: regraft keeps "
             "groups together.",
-            key="group",
-            severity=severity.leakage,
+            per="group",
+            key="leakage",
         ),
         Rule(
             "one image, one label",
@@ -313,8 +227,8 @@ def _copies(severity: Severity) -> Sequence[Rule]:
             "label",
             "images whose very bytes carry two labels",
             label,
-            key="id",
-            severity=severity.conflicting_labels,
+            per="id",
+            key="conflicting_labels",
         ),
         Rule(
             "one picture, one label",
@@ -323,13 +237,13 @@ def _copies(severity: Severity) -> Sequence[Rule]:
             "label",
             "re-encoded or resized copies of one picture with two labels",
             f"{label} Or `PATH,keep,,` {other}.",
-            key="copy",
-            severity=severity.conflicting_labels,
+            per="copy",
+            key="conflicting_labels",
         ),
     )
 
 
-def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
+def _selection(limits: DataLimits) -> Sequence[Rule]:
     return (
         Rule(
             "classes are as in the population",
@@ -340,7 +254,7 @@ def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Set `validate.population_prior` in params.yaml to the shares that the world has, or to {} where nobody "
             "knows them; or collect the classes as they occur (class weights do not correct the test split).",
             high=limits.max_prior_effect,
-            severity=severity.population,
+            key="population",
         ),
         Rule(
             "no source of one class alone",
@@ -351,7 +265,7 @@ def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Add images of the other classes from that source: else its look stands for the label. Where there can be "
             "none, set `validate.severity.sources: warn` in params.yaml.",
             high=0,
-            severity=severity.sources,
+            key="sources",
             unit="sources",
         ),
         Rule(
@@ -363,7 +277,7 @@ def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Add training images of the sources and months named, or move some of theirs to training (column split of "
             "the listing). Where there can be none, set `validate.severity.coverage: warn` in params.yaml.",
             high=limits.max_coverage_gap,
-            severity=severity.coverage,
+            key="coverage",
             unit=POINTS,
         ),
         Rule(
@@ -377,13 +291,13 @@ def _selection(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "they come here. Where the classes do differ in that measure, set `validate.severity.shortcuts: warn` in "
             "params.yaml.",
             high=limits.max_shortcut,
-            severity=severity.shortcuts,
+            key="shortcuts",
             unit=SHARE,
         ),
     )
 
 
-def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
+def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
     return (
         Rule(
             "same preprocessing as the backbone",
@@ -393,7 +307,7 @@ def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "each field of validate.preprocessing against the backbone's card",
             "Set each field named, under validate.preprocessing in params.yaml, to the value that the backbone wants "
             "(`regraft use IMAGES --backbone NAME` writes them all).",
-            severity=severity.preprocessing,
+            key="preprocessing",
         ),
         Rule(
             "tensors are what is declared",
@@ -403,7 +317,7 @@ def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "what was done to a sample of the images",
             "Mend the loader: it does something else than validate.preprocessing says.",
             allowed=(DECLARED,),
-            severity=severity.observed,
+            key="observed",
         ),
         Rule(
             "the weights know such inputs",
@@ -418,7 +332,7 @@ def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "validate.preprocessing in params.yaml and in data/backbone/card.json. This is evidence and no proof: "
             "where you know better, set `validate.severity.wanted: off` in params.yaml.",
             allowed=(DECLARED, UNTOLD),
-            severity=severity.wanted,
+            key="wanted",
         ),
         Rule(
             "inputs lie where the backbone's did",
@@ -429,17 +343,16 @@ def _preprocessing(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
             "Compare value_range, mean and std in data/backbone/card.json with what the weights were trained on. "
             "Where they are right and the pictures are so, set `validate.severity.wanted: off` in params.yaml.",
             high=limits.max_input_distance,
-            severity=severity.wanted,
+            key="wanted",
             unit=NATS,
         ),
     )
 
 
-def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Sequence[Rule]:
-    """Return the rules on features: the largest share of wrong labels, and the severities of the two kinds."""
+def _of_screen(max_label_errors: float) -> Sequence[Rule]:
     sheet = "Look at data/reports/screen.html. For each image that is"
     other = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
-    found = (
+    return (
         Rule(
             "labels are credible",
             "features",
@@ -449,7 +362,8 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
             f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`; or set `screen.drop_suspects: true` in "
             "params.yaml: suspects get weight 0.",
             high=max_label_errors,
-            severity=label_errors,
+            key="label_errors",
+            hints=True,
             unit=SHARE,
         ),
         Rule(
@@ -461,7 +375,7 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
             f"{sheet} {other}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
             "them in validation and training, or like validation images in training, get weight 0.",
             high=0,
-            severity=copies,
+            key="like_images",
             unit="groups",
         ),
         Rule(
@@ -472,16 +386,15 @@ def screen_rules(max_label_errors: float, label_errors: str, copies: str) -> Seq
             "groups of images alike to the backbone with two labels",
             f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.",
             high=0,
-            severity=copies,
+            key="like_images",
             unit="groups",
         ),
     )
-    return [rule for rule in found if rule.severity != "off"]
 
 
-def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
+def shift_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
     """Return the rules on a comparison with a reference."""
-    found = Rule(
+    rule = Rule(
         "training looks like the reference",
         "shift",
         "between",
@@ -491,12 +404,20 @@ def shift_rules(max_auc: float, severity: str) -> Sequence[Rule]:
         "or mend what differs (camera, crop, light) on either side. Until then `screen.severity.domain_shift: warn` in "
         "params.yaml lets the comparison pass.",
         high=max_auc,
-        severity=severity,
+        key="domain_shift",
     )
-    return [found] if severity != "off" else []
+    return _governed([rule], severity)
 
 
-def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: int) -> dict[str, Any]:
+def _keys() -> dict[str, str]:
+    limits = DataLimits(**dict.fromkeys(DataLimits.__dataclass_fields__, 0))
+    return {rule.name: rule.key for rule in (*_of_validate(limits), *_of_screen(0))}
+
+
+KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" where none switches it off
+
+
+def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: int) -> dict[str, float]:
     """Summarise counts of images into the figures that the rules on totals use."""
     train = counts.get(TRAIN, {})
     return {
@@ -504,29 +425,3 @@ def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: in
         "imbalance": max(train.values(), default=1) / max(1, min(train.values(), default=1)),
         "quarantined_share": quarantined / max(1, images + quarantined),
     }
-
-
-def torn(keys: "pd.Series[Any]", values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return for each row whether its key occurs with more than one value; empty keys are ignored."""
-    pairs = pd.DataFrame({"key": keys, "value": values}).drop_duplicates()
-    return keys.isin(pairs["key"][pairs["key"].duplicated()]) & (keys != "")
-
-
-def refusal(broken: Sequence[dict[str, Any]]) -> str:
-    """Describe each broken rule: what is wrong, where, the limit and the remedy."""
-    lines = [f"the data was rejected: {len(broken)} rule{'s' if len(broken) > 1 else ''} broken"]
-    for rule in broken:
-        lines += [
-            f"  {rule['name']}: {rule['what']}",
-            f"      found   {rule['observed']}",
-            *([f"      where   {some(rule['where'])}"] if rule.get("where") else []),
-            f"      limit   {rule['limit']}",
-            f"      remedy  {rule['remedy']}",
-        ]
-    return "\n".join(lines)
-
-
-def some(items: Sequence[str]) -> str:
-    """Name the first few, and say how many more there are."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return "; ".join(items[:SHOWN]) + more

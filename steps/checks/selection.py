@@ -5,16 +5,19 @@ images everything is significant.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import chisquare, fisher_exact, hypergeom
 
+from steps.checks.reports import Coverage, Groups, Nothing, PopulationFit, Shortcut, Source
 from steps.images.manifest import TRAIN
 from steps.runtime.arrays import Bools, Ints
 
+T = TypeVar("T")
 ALPHA = 0.05  # of a whole family
 PERMUTATIONS = 999
 MOST = 5000  # images that a shortcut is looked for in; more would only be slower
@@ -30,7 +33,7 @@ def effective_number(counts: Sequence[int]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def population_fit(counts: Mapping[str, Mapping[str, int]], prior: Mapping[str, float]) -> list[dict[str, Any]]:
+def population_fit(counts: Mapping[str, Mapping[str, int]], prior: Mapping[str, float]) -> tuple[PopulationFit, ...]:
     """Test each split's class counts against the stated shares; Cohen's w is the effect (0.1 small, 0.3 medium)."""
     total = sum(prior.values())
     rows = []
@@ -39,25 +42,26 @@ def population_fit(counts: Mapping[str, Mapping[str, int]], prior: Mapping[str, 
         if seen.sum() == 0:
             continue
         wanted = np.array(list(prior.values())) / total * seen.sum()
-        found = chisquare(seen, wanted)
-        rows.append({"split": split, "effect": float(np.sqrt(found.statistic / seen.sum())), "p": float(found.pvalue)})
+        test = chisquare(seen, wanted)
+        effect = float(np.sqrt(test.statistic / seen.sum()))
+        rows.append(partial(PopulationFit, split, effect=effect, p=float(test.pvalue)))
     return with_holm(rows)
 
 
-def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `adjusted`, the p corrected over all the rows by Holm's method, and `significant`."""
+def with_holm(rows: Sequence[partial[T]]) -> tuple[T, ...]:
+    """Complete rows that lack `adjusted`, their `p` corrected over all of them by Holm's method, and `significant`."""
     from statsmodels.stats.multitest import multipletests
 
     if not rows:
-        return rows
-    reject, adjusted, _, _ = multipletests([row["p"] for row in rows], alpha=ALPHA, method="holm")
-    return [
-        {**row, "adjusted": float(p), "significant": bool(told)}
-        for row, p, told in zip(rows, adjusted, reject, strict=True)
-    ]
+        return ()
+    reject, adjusted, _, _ = multipletests([row.keywords["p"] for row in rows], alpha=ALPHA, method="holm")
+    return tuple(
+        row(adjusted=float(p), significant=bool(rejected))
+        for row, p, rejected in zip(rows, adjusted, reject, strict=True)
+    )
 
 
-def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
+def representation(images: pd.DataFrame) -> tuple[Source, ...]:
     """Count each source's images and classes; p is the probability that so many images share one class by chance."""
     of_class = images["label"].value_counts()
     rows = []
@@ -65,19 +69,12 @@ def representation(images: pd.DataFrame) -> list[dict[str, Any]]:
         label = part["label"].mode()[0]
         alone = bool(part["label"].nunique() == 1 and len(part) >= LEAST)
         p = hypergeom(len(images), int(of_class[label]), len(part)).pmf(len(part)) if alone else 1.0
-        rows.append(
-            {
-                "source": str(source),
-                "images": len(part),
-                "classes": int(part["label"].nunique()),
-                "only": str(label) if alone else "",
-                "p": float(p),
-            }
-        )
+        only = str(label) if alone else ""
+        rows.append(partial(Source, str(source), len(part), int(part["label"].nunique()), only, p=float(p)))
     return with_holm(rows)
 
 
-def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
+def coverage(images: pd.DataFrame) -> tuple[Coverage, ...]:
     """Compare each source's and month's share in training with its share in validation and test.
 
     `effect` is the absolute difference of the shares, p is Fisher's exact test of the two by two table. Values of
@@ -92,45 +89,32 @@ def coverage(images: pd.DataFrame) -> list[dict[str, Any]]:
             table = [[int((here & side).sum()), int((~here & side).sum())] for side in (training, ~training)]
             if min(map(sum, table)) > 0:
                 inside, outside = (row[0] / sum(row) for row in table)
-                rows.append(
-                    {
-                        "column": name,
-                        "value": str(value),
-                        "images": int(here.sum()),
-                        "training": inside,
-                        "elsewhere": outside,
-                        "effect": round(abs(inside - outside), 4),
-                        "p": float(fisher_exact(table).pvalue),
-                    }
-                )
+                effect, p = round(abs(inside - outside), 4), float(fisher_exact(table).pvalue)
+                rows.append(partial(Coverage, name, str(value), int(here.sum()), inside, outside, effect=effect, p=p))
     return with_holm(rows)
 
 
-def groups(images: pd.DataFrame) -> dict[str, Any]:
+def groups(images: pd.DataFrame) -> Groups | Nothing:
     """Return how many groups (patients, cameras ...) the training images come from, and how evenly.
 
     A group never straddles splits, so training cannot lack a part of one; it can consist of few. `effective` is
-    exp of the entropy of their shares. Empty where no image has a group.
+    exp of the entropy of their shares. `Nothing` where no image has a group.
     """
     counts = images["group"][(images["split"] == TRAIN) & (images["group"] != "")].value_counts()
     if counts.empty:
-        return {}
-    return {
-        "groups": len(counts),
-        "effective": effective_number(counts.tolist()),
-        "largest": str(counts.index[0]),
-        "largest_share": float(counts.iloc[0] / counts.sum()),
-    }
+        return Nothing()
+    largest = float(counts.iloc[0] / counts.sum())
+    return Groups(len(counts), effective_number(counts.tolist()), str(counts.index[0]), largest)
 
 
-def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:
+def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> tuple[Shortcut, ...]:
     """Ask of each measure alone whether it predicts the label, on a held-out half, against permuted labels.
 
     `effect` is how far balanced accuracy stands between chance (0) and certainty (1). Permuting only the half that
     was not learnt from keeps the test exact.
     """
     if images["label"].value_counts().min() < 4 or images["label"].nunique() < 2:
-        return []
+        return ()
     images = images.sort_values("id").iloc[generator.permutation(len(images))[:MOST]]
     targets = np.unique(images["label"].astype(str), return_inverse=True)[1]
     half = _half(targets, generator)
@@ -138,7 +122,7 @@ def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> list[dict
     for name in (*MEASURES, *NAMES):
         values = _column(images[name])
         if len(np.unique(values)) > 1:
-            rows.append({"measure": name, **_predicts(values, targets, half, generator)})
+            rows.append(_predicts(name, values, targets, half, generator))
     return with_holm(rows)
 
 
@@ -157,8 +141,8 @@ def _column(values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
 
 
 def _predicts(
-    values: npt.NDArray[np.float64], targets: Ints, half: Bools, generator: np.random.Generator
-) -> dict[str, float]:
+    name: str, values: npt.NDArray[np.float64], targets: Ints, half: Bools, generator: np.random.Generator
+) -> partial[Shortcut]:
     from sklearn.tree import DecisionTreeClassifier
 
     leaf = max(2, int(half.sum()) // 50)
@@ -171,7 +155,7 @@ def _predicts(
     reached = _balanced_accuracy(truth, answers, hits)
     p = (1 + int((right.sum(axis=1) >= reached - 1e-12).sum())) / (1 + PERMUTATIONS)
     chance = 1 / classes
-    return {"balanced_accuracy": reached, "effect": max(0.0, (reached - chance) / (1 - chance)), "p": p}
+    return partial(Shortcut, name, reached, effect=max(0.0, (reached - chance) / (1 - chance)), p=p)
 
 
 def _balanced_accuracy(truth: Ints, answers: Any, hits: Any) -> float:

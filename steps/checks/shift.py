@@ -5,6 +5,7 @@ test of each measure of the manifest, corrected by Holm's method.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
+from steps.checks.reports import Covariate
 from steps.checks.selection import PERMUTATIONS, with_holm
 from steps.runtime.arrays import Floats
 from steps.runtime.figure import Figure
@@ -113,35 +115,38 @@ def _chance(data: Labelled, seed: int) -> float:
     return float(mannwhitneyu(answers[side == 1], answers[side == 0], alternative="greater").pvalue)
 
 
-def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator) -> list[dict[str, Any]]:
+def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator) -> tuple[Covariate, ...]:
     """Test each measure alone: what both tables (columns of the manifest) tell of at least `LEAST` images.
 
     Numbers and dates by Kolmogorov and Smirnov (effect: their D), names by chi-square against permutations (effect:
-    Cramer's V). A row has measure, test, effect, p, the middle or most frequent value of each side, and Holm's verdict.
+    Cramer's V).
     """
     rows = []
     for name in (*MEASURES, TAKEN, *NAMES):
         one, other = (table[name][table[name] != ""] for table in (first, second))
         if min(len(one), len(other)) >= LEAST:
-            found = _names(one, other, generator) if name in NAMES else _numbers(one, other, is_date=name == TAKEN)
-            rows.append({"measure": name, **found})
+            rows.append(_names(name, one, other, generator) if name in NAMES else _numbers(name, one, other))
     return with_holm(rows)
 
 
-def _numbers(first: "pd.Series[Any]", second: "pd.Series[Any]", is_date: bool) -> dict[str, Any]:
-    one, other = (pd.to_datetime(side, format="ISO8601") if is_date else side for side in (first, second))
-    found = ks_2samp(one.astype("int64" if is_date else "float64"), other.astype("int64" if is_date else "float64"))
-    middles = (sorted(side.tolist())[len(side) // 2] for side in (first, second))
-    told = dict(zip(("first", "second"), middles, strict=True))
-    return {"test": "Kolmogorov-Smirnov", "effect": float(found.statistic), "p": float(found.pvalue), **told}
+def _numbers(name: str, first: "pd.Series[Any]", second: "pd.Series[Any]") -> partial[Covariate]:
+    is_date, kind = name == TAKEN, "int64" if name == TAKEN else "float64"
+    sides = (pd.to_datetime(side, format="ISO8601") if is_date else side for side in (first, second))
+    test = ks_2samp(*(side.astype(kind) for side in sides))
+    middle, other_middle = (sorted(side.tolist())[len(side) // 2] for side in (first, second))
+    effect, p = float(test.statistic), float(test.pvalue)
+    return partial(Covariate, name, "Kolmogorov-Smirnov", effect, p=p, first=middle, second=other_middle)
 
 
-def _names(first: "pd.Series[Any]", second: "pd.Series[Any]", generator: np.random.Generator) -> dict[str, Any]:
+def _names(
+    name: str, first: "pd.Series[Any]", second: "pd.Series[Any]", generator: np.random.Generator
+) -> partial[Covariate]:
     both = pd.concat([first, second], ignore_index=True)
     table = pd.crosstab(np.repeat([0, 1], [len(first), len(second)]), both).to_numpy()
-    told = {"test": "chi-square", "first": str(first.mode()[0]), "second": str(second.mode()[0])}
-    if table.shape[1] < 2:
-        return {**told, "effect": 0.0, "p": 1.0}
-    method = PermutationMethod(n_resamples=PERMUTATIONS, rng=generator)  # expected counts of rare names are too small
-    p = chi2_contingency(table, correction=False, method=method).pvalue
-    return {**told, "effect": float(association(table, method="cramer")), "p": float(p)}
+    effect, p = 0.0, 1.0
+    if table.shape[1] > 1:
+        method = PermutationMethod(n_resamples=PERMUTATIONS, rng=generator)  # expected counts of rare names are small
+        p = float(chi2_contingency(table, correction=False, method=method).pvalue)
+        effect = float(association(table, method="cramer"))
+    commonest, other_commonest = (str(side.mode()[0]) for side in (first, second))
+    return partial(Covariate, name, "chi-square", effect, p=p, first=commonest, second=other_commonest)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from scipy import stats
@@ -22,6 +22,7 @@ from torch import nn
 from steps.backbones.backbone import BATCH_NORMS, blocks
 from steps.backbones.inference import channels_last
 from steps.checks.observed import Source, divergence, other_families
+from steps.checks.reports import Evidence, Finding, Vote
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.images.preprocessing import ColourOrder, Preprocessing
 from steps.runtime.seeding import torch_generator
@@ -36,8 +37,6 @@ NEAR = 0.15  # nats; photographs of many kinds lie within 0.04 to 0.13 of BatchN
 CLEARLY = 0.7  # share of the declared distance under which another account is nearer than any usual difference
 VARIED = 0.1  # of log(classes): information of the answers about the pictures; a top that says one thing knows nothing
 TILES = 7  # per side, shuffled: an account under which order does not matter is not how the weights saw things
-
-Vote = Literal["for", "against", "silent"]
 
 
 @dataclass(frozen=True)
@@ -115,23 +114,6 @@ def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, fl
     owners = {block: {name.rpartition(".")[0] for name in names} for block, names in blocks(network).items()}
     found = {block: [distances[norm] for norm in distances if norm in owned] for block, owned in owners.items()}
     return {block: sum(some) / len(some) if some else None for block, some in found.items()}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One witness's evidence on one account against the declared preprocessing.
-
-    `declared` and `figure` are what it measures under each, lower is nearer to the source: for BatchNorm the divergence
-    in nats, for the top the mean log-probability of its classes (`_flatness`). `t` tests the difference over
-    images; positive where the account is nearer.
-    """
-
-    account: str
-    witness: str
-    declared: float
-    figure: float
-    t: float
-    vote: Vote
 
 
 def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) -> dict[str, dict[str, Preprocessing]]:
@@ -252,15 +234,6 @@ def _knows(seen: Seen, without_order: Seen) -> bool:
 def _paired(differences: torch.Tensor) -> float:
     error = float(differences.std() / math.sqrt(len(differences)))
     return float(differences.mean()) / error if error else 0.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to one question: DECLARED, UNTOLD or the account that the weights recognise; and why, in words."""
-
-    question: str
-    account: str
-    why: str
 
 
 def answer(

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,9 @@ import torch
 
 from steps.backbones import models
 from steps.backbones.forward import Forward, Mode
-from steps.checks import expectations, importance, shift
+from steps.checks import expectations, shift
+from steps.checks.decisions import write_weights
+from steps.checks.reports import Shift, Stranger, Unreadable
 from steps.checks.rules import shift_rules
 from steps.checks.selection import ALPHA
 from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
@@ -22,7 +23,7 @@ from steps.images import decoding
 from steps.images.manifest import TRAIN, Rejected, uniform
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.pages.album import Album
-from steps.pages.rendering import render
+from steps.pages.rendering import Picture, render
 from steps.runtime import files
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
@@ -36,7 +37,7 @@ MOST = 5000  # images of either side, picked by a hash: more would say the same 
 IMPORTANCE = Path("data", "importance.csv")
 LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
 PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
-Found = dict[str, Any]
+SeenRow = dict[str, str | int | float]  # columns of the manifest
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def against(
     seed: int,
     compute: ComputeParams,
     reweight: bool = False,
-) -> Found:
+) -> Shift:
     """Compare the training images with the unlabelled ones called `names` under `reference`; write the page.
 
     Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome; with
@@ -77,31 +78,32 @@ def against(
         if count < LEAST:
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
-    told = two_sample(known, rows, derive(seed, "against") % 2**32)
+    test = two_sample(known, rows, derive(seed, "against") % 2**32)
     rng = numpy_generator(seed, "against")
-    mine, theirs = np.split(told.odds, [len(training)])
+    mine, theirs = np.split(test.odds, [len(training)])
     weighed = shift.importance(mine, theirs, params.max_importance)
-    excess = told.auc.known if told.p < ALPHA else 0.5
-    rules = shift_rules(params.max_shift_auc, params.severity.domain_shift)
-    found = {
-        "reference": len(seen),
-        "training": len(training),
-        "left_out": len(names) - len(seen) - len(rejected),
-        "unreadable": [row._asdict() for row in rejected],
-        "auc": told.auc,
-        "p": told.p,
-        "effective": round(weighed.effective, 1),
-        "covered": round(weighed.covered, 3),
-        "measures": covariates(training, seen, rng),
-        "strange": _strangest(seen, theirs),
-        "unseen": _strangest(training, -mine),
-        "rules": expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else [],
-    }
+    excess = test.auc.known if test.p < ALPHA else 0.5
+    rules = shift_rules(params.max_shift_auc, params.severity)
+    report = Shift(
+        reference=len(seen),
+        training=len(training),
+        left_out=len(names) - len(seen) - len(rejected),
+        unreadable=tuple(Unreadable(*row) for row in rejected),
+        auc=test.auc,
+        p=test.p,
+        effective=round(weighed.effective, 1),
+        covered=round(weighed.covered, 3),
+        measures=covariates(training, seen, rng),
+        strange=_strangest(seen, theirs),
+        unseen=_strangest(training, -mine),
+        rules=expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else (),
+        page=PAGE.as_posix(),
+    )
 
     if reweight:
         _reweight(root, training, weighed)
-    files.write_text(root / PAGE, _page(found, reference, trained.raw, params.most_shown))
-    return {**found, "page": PAGE.as_posix()}
+    files.write_text(root / PAGE, _page(report, reference, trained.raw, params.most_shown))
+    return report
 
 
 def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> None:
@@ -111,7 +113,7 @@ def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> 
             f"training holds about {weighed.covered:.0%} of what the reference shows, and weights need "
             f"{LEAST_COVERED:.0%}: they cannot stand for images that are not there. Label images of that kind instead"
         )
-    importance.write(root / IMPORTANCE, training["id"].tolist(), weighed.weights)
+    write_weights(root / IMPORTANCE, training["id"].tolist(), weighed.weights)
 
 
 def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
@@ -127,22 +129,22 @@ def _look(
 ) -> tuple[pd.DataFrame, Floats, list[Rejected]]:
     """Send the pictures through decoder, preprocessing and backbone as extraction does; flat memory."""
     rejected: list[Rejected] = []
-    facts: list[Found] = []
+    facts: list[SeenRow] = []
 
     def good() -> Iterator[torch.Tensor]:
         read = decoding.parallel(lambda name: _read(folder, name, spec), names, compute.threads, 2 * compute.batch_size)
-        for one in track(read, len(names), "looking at the reference"):
-            if isinstance(one, Rejected):
-                rejected.append(one)
+        for result in track(read, len(names), "looking at the reference"):
+            if isinstance(result, Rejected):
+                rejected.append(result)
             else:
-                facts.append(one[0])
-                yield normalise(one[1], spec)
+                facts.append(result[0])
+                yield normalise(result[1], spec)
 
     batches = [forward(torch.stack(batch))[WHOLE] for batch in decoding.batched(good(), compute.batch_size)]
     return pd.DataFrame(facts), np.concatenate(batches or [np.empty((0, 0), np.float32)]), rejected
 
 
-def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Found, torch.Tensor]:
+def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[SeenRow, torch.Tensor]:
     try:
         data = decoding.read_bytes(folder / name)
         facts, picture = decoding.examine(data)
@@ -150,26 +152,26 @@ def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Foun
         return Rejected(name, error.reason, error.exception)
     except OSError as error:
         return Rejected(name, f"cannot be read: {error.strerror}", type(error).__name__)
-    told = {"id": hashlib.sha256(data).hexdigest(), "path": name, "label": "", "source": "", **facts._asdict()}
-    return told, centre_crop(resized(picture, spec), spec)
+    row = {"id": hashlib.sha256(data).hexdigest(), "path": name, "label": "", "source": "", **facts._asdict()}
+    return row, centre_crop(resized(picture, spec), spec)
 
 
-def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> list[Found]:
+def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> tuple[Stranger, ...]:
     """List images by their log-odds of being of their own side, those that gave it away first."""
     rows = table[["id", "path", "label"]].assign(odds=odds.round(4))
     rows = rows.sort_values(["odds", "path"], ascending=[False, True])
-    return [dict(row) for row in rows[rows["odds"] > 0].to_dict("records")]
+    return tuple(Stranger(*row) for row in rows[rows["odds"] > 0].itertuples(index=False, name=None))
 
 
-def _page(found: Found, reference: Path, raw: Path, most: int) -> str:
-    def shown(rows: Sequence[Found], folder: Path) -> list[tuple[Found, Any]]:
+def _page(report: Shift, reference: Path, raw: Path, most: int) -> str:
+    def shown(rows: Sequence[Stranger], folder: Path) -> list[tuple[Stranger, Picture | None]]:
         album = Album(folder, SIDE, BUDGET // 2)
-        return [(row, album.add(row["path"], row["id"])) for row in rows[:most]]
+        return [(row, album.add(row.path, row.id)) for row in rows[:most]]
 
     return render(
         "against.html",
-        found=found,
-        strange=shown(found["strange"], reference),
-        unseen=shown(found["unseen"], raw),
+        found=report,
+        strange=shown(report.strange, reference),
+        unseen=shown(report.unseen, raw),
         confidence=CONFIDENCE,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt, Interval, Len
@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 ColourOrder = Literal["RGB", "BGR"]
+Value = bool | int | str | list[float]  # of a field, in JSON or YAML
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class Preprocessing:
         if self.value_range[0] >= self.value_range[1]:
             yield f"value_range is {list(self.value_range)}; two numbers, the lower first"
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain lists and scalars, in field order, as YAML has them."""
+    def to_dict(self) -> dict[str, Value]:
+        """Return plain lists and scalars, in field order, ready for JSON or YAML."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
@@ -79,12 +80,3 @@ def normalise(pixels: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
 def preprocess(image: Image.Image, spec: Preprocessing) -> torch.Tensor:
     """Turn a decoded RGB image into the float32 [3, crop, crop] tensor that the backbone takes."""
     return normalise(centre_crop(resized(image, spec), spec), spec)
-
-
-def contract(pipeline: Preprocessing, backbone: Preprocessing) -> list[dict[str, Any]]:
-    """Compare the pipeline's preprocessing with the backbone's, field by field."""
-    ours, theirs = pipeline.to_dict(), backbone.to_dict()
-    return [
-        {"field": name, "pipeline": ours[name], "backbone": theirs[name], "agree": ours[name] == theirs[name]}
-        for name in theirs
-    ]

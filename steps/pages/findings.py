@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -123,19 +122,3 @@ def sampled(images: pd.DataFrame, classes: Sequence[str], most: int) -> dict[str
         if label in picked and len(picked[label]) < most:
             picked[label].append((path, identity))
     return picked
-
-
-def suspects(screened: Mapping[str, Any], most: int) -> list[dict[str, Any]]:
-    """List the images that a person should look at first, about so many, each with the reason in words."""
-    labels = [
-        {**row, "reason": f"labelled {row['label']}, looks like {row['suggested']}"} for row in screened["label_errors"]
-    ]
-    like = [
-        {**image, "reason": f"like {group['images'][0]['path']} in another split"}
-        for group in screened["like"]
-        for image in group["images"][1:]
-        if group["leaking"]
-    ]
-    odd = [{**row, "reason": "; ".join(row["reasons"])} for row in screened["odd"]]
-    share = max(1, most // 3)  # of each kind, so that one does not crowd out the others
-    return [*labels[:share], *like[:share], *odd[:share]]

@@ -3,14 +3,16 @@
 Each rule only ever adds refusals, so one more rule never lets a model through that was refused before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from annotated_types import Ge, Gt, Interval
 
+from steps.checks.rule import RuleResult
+from steps.checks.rules import KEY_OF
 from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
-from steps.runtime.binding import Share
+from steps.runtime.binding import Share, nearest
 from steps.runtime.figure import Figure
 
 if TYPE_CHECKING:  # it loads SciPy
@@ -47,6 +49,16 @@ class GateRules:
             yield f"margin is 0; {NON_INFERIOR} needs to know how much worse is still as good"
         if self.look_budget > (self.look_limit or self.look_budget):
             yield f"look_budget is {self.look_budget} and look_limit {self.look_limit}; at least 1, and not above it"
+        yield from (fault for word in self.blocking_warnings for fault in _key_faults(word))
+
+
+def _key_faults(word: str) -> Iterator[str]:
+    keys = [ALL, *sorted({*KEY_OF.values()} - {""})]
+    if word in KEY_OF:
+        key = f"its key is {KEY_OF[word]!r}" if KEY_OF[word] else "it has no severity, and never warns"
+        yield f"blocking_warnings has {word!r}, the sentence of a rule; {key}"
+    elif word not in keys:
+        yield f"blocking_warnings has {word!r}, the key of no check{nearest(word, keys)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +80,7 @@ class ChallengerFacts:
     latency_ratio: float | None = None
     size: int | None = None
     looks: str | None = None
-    checks: Sequence[Mapping[str, Any]] = field(default=())
+    checks: Sequence[RuleResult] = ()
 
 
 @dataclass(frozen=True)
@@ -188,13 +200,13 @@ def _looks(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 
 def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    known = {check["name"] for check in facts.checks}
-    for name in rules.blocking_warnings:
-        if facts.checks and name != ALL and name not in known:
-            yield f"no check is called {name!r}; there are: {', '.join(sorted(known))} (promote.blocking_warnings)"
+    known = {KEY_OF[check.name] for check in facts.checks} - {""}
+    for key in rules.blocking_warnings:
+        if facts.checks and key not in (ALL, *known):
+            yield f"no check is called {key!r}; there are: {', '.join(sorted(known))} (promote.blocking_warnings)"
     for check in facts.checks:
-        if not check["passed"] and {ALL, check["name"]} & set(rules.blocking_warnings):
-            yield f"the data gate warns of {check['name']}: {check['what']} (promote.blocking_warnings)"
+        if not check.passed and {ALL, KEY_OF[check.name]} & set(rules.blocking_warnings):
+            yield f"the data gate warns of {check.name}: {check.what} (promote.blocking_warnings)"
 
 
 RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)

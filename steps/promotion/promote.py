@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from steps.checks.reports import Screening, Validation
+from steps.checks.rule import RuleResult
 from steps.errors import RegistryError
 from steps.evaluation.results import Evaluation, PairedComparison
 from steps.promotion.gate import ChallengerFacts, Verdict, decide
@@ -203,13 +205,13 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
         latency_ratio=match.latency_ratio if match else None,
         size=case.registry.size(case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,
-        checks=[rule for path in (VALIDATION, SCREENING) for rule in _checks(case.root / path)],
+        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
     )
     return decide(facts, rules), lost, facts.comparison
 
 
-def _checks(report: Path) -> list[dict[str, Any]]:
-    return list(files.read_json(report)["rules"]) if report.is_file() else []
+def _checks(kind: type[Validation] | type[Screening], report: Path) -> tuple[RuleResult, ...]:
+    return artefacts.read(kind, report).rules if report.is_file() else ()
 
 
 def _digest(path: Path) -> str | None:

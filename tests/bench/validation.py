@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from steps.checks import expectations
-from steps.checks.rules import Rule, totals
+from steps.checks.rule import Rule
+from steps.checks.rules import totals
 from steps.images.manifest import SPLITS, Row, class_counts
 
 CLASSES = 100
@@ -21,7 +22,7 @@ RULES = [  # one of each kind that the gate asks of single images
     Rule("set", "images", "in_set", "split", "", "", allowed=SPLITS),
     Rule("unique", "images", "unique", "path", "", ""),
     Rule("range", "images", "between", "width", "", "", low=1),
-    Rule("one value a key", "images", "one_value", "split", "", "", key="id"),
+    Rule("one value a key", "images", "one_value", "split", "", "", per="id"),
 ]
 
 
@@ -66,7 +67,7 @@ def main(count: int) -> None:
             start = time.process_time()
             found = expectations.check({"images": table}, chosen, Path(docs) / "docs")
             name = f"kind: {chosen[0].name}" if len(chosen) == 1 else "all kinds at once"
-            passed = "" if all(rule["passed"] for rule in found) else " BROKEN"
+            passed = "" if all(rule.passed for rule in found) else " BROKEN"
             out.write(f"| {name}{passed} | {time.process_time() - start:.1f} |\n")
             out.flush()
     out.write(f"| peak memory, MiB | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} |\n")

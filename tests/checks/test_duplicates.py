@@ -64,13 +64,13 @@ def test_pairs_join_to_groups_and_all_but_the_first_split_of_a_group_give_way() 
         }
     )
     first, second = groups(images, np.array([[0, 1], [1, 2], [4, 5]]))
-    assert [image["path"] for image in first["images"]] == ["0.png", "1.png", "2.png"]
-    assert (first["leaking"], first["conflicting"], first["identical"]) == (True, True, False)
-    assert (second["leaking"], second["conflicting"]) == (False, False)
+    assert [image.path for image in first.images] == ["0.png", "1.png", "2.png"]
+    assert (first.leaking, first.conflicting, first.identical) == (True, True, False)
+    assert (second.leaking, second.conflicting) == (False, False)
     assert leaking_copies([first, second]) == ["1.png", "2.png"]
-    assert without([first, second], ["1.png", "2.png"]) == [second]
-    assert without([first, second], ["5.png"]) == [first]
-    assert groups(images, np.empty((0, 2), dtype=np.int64)) == []
+    assert without([first, second], ["1.png", "2.png"]) == (second,)
+    assert without([first, second], ["5.png"]) == (first,)
+    assert groups(images, np.empty((0, 2), dtype=np.int64)) == ()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_of_a_chain_of_copies_those_in_test_stay_else_those_in_validation(splits
     found = groups(images, chain)
     gone = leaking_copies(found)
     assert images["split"][~images["path"].isin(gone)].tolist() == stay
-    assert not any(group["leaking"] for group in without(found, gone))
+    assert not any(group.leaking for group in without(found, gone))
 
 
 def test_images_of_the_same_bytes_are_paired_each_with_the_next() -> None:

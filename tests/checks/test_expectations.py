@@ -2,15 +2,19 @@
 
 import html
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steps.checks import expectations
-from steps.checks.rules import DataLimits, Rule, Severity, refusal, rules, screen_rules, shift_rules
+from steps.checks.custom_expectations import torn
+from steps.checks.rule import Rule, RuleResult, refusal
+from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.images.manifest import SPLITS
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:
@@ -27,11 +31,10 @@ RULES = (
     rule("few", "totals", "between", "share", high=0.1, severity="warn"),
     rule("both", "totals", "between", "count", low=2, high=4),
     rule("same", "preprocessing", "preprocessing", "pipeline"),
-    rule("one split", "labelled", "one_value", "split", key="id"),
+    rule("one split", "labelled", "one_value", "split", per="id"),
 )
 ENOUGH = next(rule for rule in RULES if rule.name == "enough")
 Tables = dict[str, pd.DataFrame]
-Check = Callable[[Tables], dict[str, dict[str, Any]]]
 
 
 def tables() -> Tables:
@@ -63,14 +66,14 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def good(docs: Path) -> list[dict[str, Any]]:
+def good(docs: Path) -> tuple[RuleResult, ...]:
     docs.mkdir()
     (docs / "stale.html").write_text("of the run before", encoding="utf-8")
     return expectations.check(tables(), RULES, docs)
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[RuleResult, ...]:
     broken = tables()
     images = broken["images"]
     images.loc[3, "split"], images.loc[4, "split"], images.loc[5, "split"] = "holdout", "dev", "dev"
@@ -84,29 +87,29 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return expectations.check(broken, RULES, tmp_path_factory.mktemp("bad"))
 
 
-def by_name(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in found}
+def by_name(found: tuple[RuleResult, ...]) -> dict[str, RuleResult]:
+    return {row.name: row for row in found}
 
 
-def test_every_rule_is_answered_once_and_in_order(good: list[dict[str, Any]], bad: list[dict[str, Any]]) -> None:
+def test_every_rule_is_answered_once_and_in_order(good: tuple[RuleResult, ...], bad: tuple[RuleResult, ...]) -> None:
     for found in (good, bad):
-        assert [row["name"] for row in found] == [rule.name for rule in RULES]
+        assert [row.name for row in found] == [rule.name for rule in RULES]
         for row, asked in zip(found, RULES, strict=True):
-            assert (row["what"], row["remedy"]) == (asked.what, asked.remedy)
-            assert (row["limit"], row["severity"]) == (asked.limit, asked.severity)
-            assert set(row) == {"name", "passed", "observed", "where", "severity", "limit", "what", "remedy"}
+            assert (row.what, row.remedy) == (asked.what, asked.remedy)
+            assert (row.limit, row.severity) == (asked.limit, asked.severity)
+            assert [*vars(row)] == ["name", "passed", "observed", "where", "severity", "limit", "what", "remedy"]
 
 
-def test_what_holds_passes_on_the_very_limit_and_says_the_range_seen(good: list[dict[str, Any]]) -> None:
-    assert all(row["passed"] is True for row in good)
+def test_what_holds_passes_on_the_very_limit_and_says_the_range_seen(good: tuple[RuleResult, ...]) -> None:
+    assert all(row.passed is True for row in good)
     ranges = {"area": "3 to 42", "enough": "5 to 12", "few": "0.1", "both": "4"}
-    assert {row["name"]: row["observed"] for row in good} == {
+    assert {row.name: row.observed for row in good} == {
         asked.name: ranges.get(asked.name, "as it should be") for asked in RULES
     }
 
 
-def test_each_broken_rule_fails(bad: list[dict[str, Any]]) -> None:
-    assert [row["name"] for row in bad if row["passed"]] == []
+def test_each_broken_rule_fails(bad: tuple[RuleResult, ...]) -> None:
+    assert [row.name for row in bad if row.passed] == []
 
 
 @pytest.mark.parametrize(
@@ -124,12 +127,12 @@ def test_each_broken_rule_fails(bad: list[dict[str, Any]]) -> None:
         ("one split", "1"),
     ],
 )
-def test_what_was_found_is_named_with_its_place(bad: list[dict[str, Any]], name: str, observed: str) -> None:
-    assert by_name(bad)[name]["observed"] == observed
+def test_what_was_found_is_named_with_its_place(bad: tuple[RuleResult, ...], name: str, observed: str) -> None:
+    assert by_name(bad)[name].observed == observed
 
 
-def test_the_files_behind_a_broken_rule_are_named(bad: list[dict[str, Any]]) -> None:
-    where = {row["name"]: row["where"] for row in bad if row["where"]}
+def test_the_files_behind_a_broken_rule_are_named(bad: tuple[RuleResult, ...]) -> None:
+    where = {row.name: [*row.where] for row in bad if row.where}
     assert where == {
         "named": ["x1.png"],
         "known": ["3.png", "4.png", "5.png"],
@@ -139,7 +142,7 @@ def test_the_files_behind_a_broken_rule_are_named(bad: list[dict[str, Any]]) -> 
     }
 
 
-def test_the_pages_are_written_afresh_and_tell_the_rules(docs: Path, good: list[dict[str, Any]]) -> None:
+def test_the_pages_are_written_afresh_and_tell_the_rules(docs: Path, good: tuple[RuleResult, ...]) -> None:
     assert (docs / "index.html").is_file()
     assert not (docs / "stale.html").exists()
     assert {path.name for path in (docs / "validations").rglob("*.html")} == {
@@ -153,25 +156,25 @@ def test_the_pages_are_written_afresh_and_tell_the_rules(docs: Path, good: list[
 def test_a_long_list_of_offenders_is_cut_and_counted(tmp_path: Path) -> None:
     broken = {"classes": pd.DataFrame({"label": [f"c{i:02}" for i in range(13)], "train": [1] * 13})}
     (found,) = expectations.check(broken, [ENOUGH], tmp_path)
-    assert found["observed"] == "; ".join(f"'c{i:02}' has 1" for i in range(10)) + " and 3 more"
+    assert found.observed == "; ".join(f"'c{i:02}' has 1" for i in range(10)) + " and 3 more"
 
 
 def test_the_offenders_are_all_counted_and_each_once(tmp_path: Path) -> None:
     broken = {"images": pd.DataFrame({"split": [f"s{i % 31:02}" for i in range(90)], "path": "p", "width": 1})}
     (found,) = expectations.check(broken, [RULES[2]], tmp_path)
-    assert found["observed"] == "; ".join(f"s{i:02}" for i in range(10)) + " and 21 more"
+    assert found.observed == "; ".join(f"s{i:02}" for i in range(10)) + " and 21 more"
 
 
 def test_a_column_that_is_not_there_breaks_its_rule(tmp_path: Path) -> None:
     (found,) = expectations.check({"classes": tables()["classes"].drop(columns="train")}, [ENOUGH], tmp_path)
-    assert found["passed"] is False
-    assert found["observed"] == 'could not be checked: Error: The column "train" in BatchData does not exist.'
+    assert found.passed is False
+    assert found.observed == 'could not be checked: Error: The column "train" in BatchData does not exist.'
 
 
 def test_a_table_without_rows_says_so(tmp_path: Path) -> None:
     empty = {"classes": pd.DataFrame([], columns=["label", "train"])}
     (found,) = expectations.check(empty, [ENOUGH], tmp_path)
-    assert (found["passed"], found["observed"]) == (True, "nothing to look at")
+    assert (found.passed, found.observed) == (True, "nothing to look at")
 
 
 def test_data_docs_say_what_our_own_expectations_ask_and_who_offends(docs: Path, tmp_path: Path) -> None:
@@ -235,17 +238,18 @@ PLAIN = {  # what is found is a name
     "tensors are what is declared": "scaled twice",
     "the weights know such inputs": "colour order swapped (colour_order BGR)",
 }
+SCREEN = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
 EVERY = [
     *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),
-    *screen_rules(0.03, "fail", "fail"),
-    *shift_rules(0.7, "fail"),
+    *screen_rules(0.03, SCREEN),
+    *shift_rules(0.7, SCREEN),
 ]
 
 
 def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and_in_json(tmp_path: Path) -> None:
     found = expectations.check(BREAKING, EVERY, tmp_path)
-    assert [row["name"] for row in found] == [rule.name for rule in EVERY] and not any(row["passed"] for row in found)
-    words, plain = refusal(found), json.loads(json.dumps(found))
+    assert [row.name for row in found] == [rule.name for rule in EVERY] and not any(row.passed for row in found)
+    words, plain = str(refusal(found)), json.loads(json.dumps(found, default=vars))
     for row, asked in zip(plain, EVERY, strict=True):
         counted = any(character.isdigit() for character in row["observed"])
         named = PLAIN.get(row["name"], "a file or a count") in row["observed"]
@@ -259,3 +263,19 @@ def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and
             f"      remedy  {row['remedy']}",
         ]
         assert "\n".join(lines) in words
+
+
+def test_files_behind_a_figure_are_named_where_it_breaks_its_rule_and_hints_always(tmp_path: Path) -> None:
+    few, hinted = (next(rule for rule in EVERY if rule.column == name) for name in ("quarantined_share", "wrong_share"))
+    counted = {few.column: ["a.txt"], hinted.column: ["b.png"]}
+    for share, where in ((0.9, [("a.txt",), ("b.png",)]), (0.0, [(), ("b.png",)])):
+        shown = {"totals": pd.DataFrame([{few.column: share}]), "features": pd.DataFrame([{hinted.column: share}])}
+        found = expectations.check(shown, [few, hinted], tmp_path, counted)
+        assert [row.where for row in found] == where
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.sampled_from(SPLITS))))
+def test_a_key_is_torn_where_its_rows_have_more_than_one_value(pairs: list[tuple[str, str]]) -> None:
+    found = torn(*(pd.Series([pair[i] for pair in pairs], dtype=str) for i in (0, 1)))
+    values = {key: {value for other, value in pairs if other == key} for key, _ in pairs}
+    assert found.tolist() == [key != "" and len(values[key]) > 1 for key, _ in pairs]

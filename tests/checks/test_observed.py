@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from steps.checks.observed import FAMILIES, Account, done, input_distance, on_grid, other_families, pixels_of, undone
+from steps.checks.observed import FAMILIES, done, input_distance, on_grid, other_families, pixels_of, undone
+from steps.checks.reports import Account
 from steps.images.preprocessing import ColourOrder, Preprocessing, normalise, preprocess
 
 SPEC = Preprocessing(
@@ -31,8 +32,8 @@ def colours(seed: int = 0) -> torch.Tensor:
     return torch.stack([preprocess(picture, SPEC) for picture in made])
 
 
-def accounts(came: torch.Tensor) -> dict[str, Account]:
-    return {name: Account(on_grid(x, SPEC), input_distance(x, SPEC, None)) for name, x in undone(came, SPEC).items()}
+def accounts(came: torch.Tensor) -> list[Account]:
+    return [Account(name, on_grid(x, SPEC), input_distance(x, SPEC, None)) for name, x in undone(came, SPEC).items()]
 
 
 FAULTS = {

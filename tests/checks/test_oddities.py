@@ -28,7 +28,7 @@ def test_a_stranger_is_listed_first_whatever_the_spread_of_its_set(wide: float) 
     features = cloud(0, wide=wide)
     features[7] = -features[7]
     found = odd(table(300), features, LIMITS)
-    assert found[0]["path"] == "0007.png" and "unlike the others" in found[0]["reasons"][0]
+    assert found[0].path == "0007.png" and "unlike the others" in found[0].reasons[0]
 
 
 @pytest.mark.parametrize("wide", [0.1, 0.3, 1.0])
@@ -53,7 +53,7 @@ def test_the_fence_is_tukeys_in_logs() -> None:
 
 def test_measures_of_light_are_told_in_words() -> None:
     images = table(3).assign(brightness=[0.01, 0.5, 0.99], contrast=[0.2, 0.001, 0.2], sharpness=[0.1, 0.1, 0.001])
-    found = {row["path"]: row["reasons"] for row in odd(images, np.eye(3), LIMITS)}
+    found = {row.path: list(row.reasons) for row in odd(images, np.eye(3), LIMITS)}
     assert found["0000.png"] == ["dark: mean luma under 0.05"]
     assert found["0001.png"] == ["flat: contrast under 0.02"]
     assert found["0002.png"] == ["bright: mean luma over 0.95", "blurred: sharpness under 0.05 of the median"]

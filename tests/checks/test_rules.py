@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steps.checks.rules import NATS, POINTS, SHARE, TIMES, DataLimits, Rule, Severity, rules, screen_rules, torn, totals
+from steps.checks.rule import NATS, POINTS, SHARE, TIMES, Rule
+from steps.checks.rules import KEY_OF, DataLimits, ScreenSeverity, Severity, rules, screen_rules, totals
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
 from steps.runtime.params import faults_of
 
@@ -25,6 +25,7 @@ LIMITS = DataLimits(
     max_input_distance=8.0,
 )
 FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
+SCREEN_FAIL = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
 GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
 STRUCTURE = 6  # rules that no severity switches off: without them nothing else means anything
 
@@ -137,7 +138,7 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
     }
     columns = {GATE[name].column for name in ("enough to learn from", "enough to choose by", "enough to judge by")}
     assert columns == {TRAIN, VAL, TEST}
-    keys = {rule.name: (rule.key, rule.column) for rule in GATE.values() if rule.kind == "one_value"}
+    keys = {rule.name: (rule.per, rule.column) for rule in GATE.values() if rule.kind == "one_value"}
     assert keys == {
         "no image in two splits": ("id", "split"),
         "no copy in two splits": ("copy", "split"),
@@ -153,9 +154,21 @@ def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
 
 
 def test_every_rule_tells_a_person_what_to_do() -> None:
-    every = [*GATE.values(), *screen_rules(0.03, "fail", "fail")]
+    every = [*GATE.values(), *screen_rules(0.03, SCREEN_FAIL)]
     assert len({rule.name for rule in every}) == len(every) == 27
     assert all((rule.what and rule.remedy.endswith((".", ")"))) or rule.remedy.endswith("flatters.") for rule in every)
+
+
+def test_each_rule_is_known_by_the_severity_that_governs_it() -> None:
+    keys = [*vars(FAIL), *vars(SCREEN_FAIL)]
+    assert len(set(keys)) == len(keys), "one vocabulary for both gates"
+    assert {key for key in KEY_OF.values() if key} == {*keys} - {"domain_shift"}, "which no run compares"
+    assert [name for name, key in KEY_OF.items() if not key] == [rule.name for rule in GATE.values() if not rule.key]
+    for name in vars(FAIL):
+        warned = rules(LIMITS, replace(FAIL, **{name: "warn"}))
+        assert {rule.name for rule in warned if rule.severity == "warn"} == {
+            n for n, key in KEY_OF.items() if key == name
+        }
 
 
 def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
@@ -167,7 +180,9 @@ def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
         assert left == set(GATE) - mild
     off = Severity(**dict.fromkeys(vars(FAIL), "off"))
     assert len(rules(LIMITS, off)) == STRUCTURE
-    assert [rule.severity for rule in screen_rules(0.1, "warn", "off")] == ["warn"]
+    assert [
+        rule.severity for rule in screen_rules(0.1, replace(SCREEN_FAIL, label_errors="warn", like_images="off"))
+    ] == ["warn"]
     assert list(faults_of(Severity, vars(FAIL) | {"sources": "maybe"}, "severity")) == [
         "severity.sources is 'maybe'; one of fail, warn, off"
     ]
@@ -182,10 +197,3 @@ def test_totals_are_what_counting_one_by_one_gives(table: list[tuple[str, str]],
         "imbalance": max(train) / min(train) if train else 1,
         "quarantined_share": quarantined / (len(table) + quarantined) if table or quarantined else 0,
     }
-
-
-@given(st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.sampled_from(SPLITS))))
-def test_a_key_is_torn_where_its_rows_have_more_than_one_value(pairs: list[tuple[str, str]]) -> None:
-    found = torn(*(pd.Series([pair[i] for pair in pairs], dtype=str) for i in (0, 1)))
-    values = {key: {value for other, value in pairs if other == key} for key, _ in pairs}
-    assert found.tolist() == [key != "" and len(values[key]) > 1 for key, _ in pairs]

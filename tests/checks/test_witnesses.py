@@ -11,6 +11,7 @@ import torch
 
 from steps.backbones.backbone import build
 from steps.checks import witnesses
+from steps.checks.reports import Evidence, Vote
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.checks.witnesses import (
     COLOUR_ORDER,
@@ -20,9 +21,7 @@ from steps.checks.witnesses import (
     STATISTICS,
     TILES,
     TOP,
-    Evidence,
     Seen,
-    Vote,
     by_block,
     by_norms,
     by_top,

@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from steps.backbones import models
 from steps.backbones.forward import Forward, Mode
+from steps.checks.reports import Shift
 from steps.commands import origins
 from steps.commands.against import PAGE, Trained, _read, against
 from steps.embedded import digits
@@ -67,7 +68,7 @@ class Bench:
         plain = {"label": "0", "split": "train", "bytes": 1, "group": "", "source": "", "weight": 1.0}
         return Row(id=files.sha256_of(path), path=path.relative_to(self.trained.raw).as_posix(), **plain, **facts)
 
-    def compare(self, reference: Path, reweight: bool = False, **changes: Any) -> dict[str, Any]:
+    def compare(self, reference: Path, reweight: bool = False, **changes: Any) -> Shift:
         names = [path.relative_to(reference).as_posix() for path in reference.rglob("*") if path.is_file()]
         return against(
             self.root, reference, names, self.trained, replace(PARAMS, **changes), MODE, 0, COMPUTE, reweight
@@ -86,21 +87,21 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_other_images_of_one_world_are_not_accused(bench: Bench) -> None:
     found = bench.compare(bench.root / "same")
-    assert (found["training"], found["reference"], found["left_out"], found["unreadable"]) == (150, 100, 0, [])
-    assert found["p"] > 0.05 and found["rules"][0]["passed"]
-    assert not [row for row in found["measures"] if row["significant"]]
+    assert (found.training, found.reference, found.left_out, found.unreadable) == (150, 100, 0, ())
+    assert found.p > 0.05 and found.rules[0].passed
+    assert not [row for row in found.measures if row.significant]
 
 
 @pytest.mark.parametrize(("folder", "measure"), [("brighter", "brightness"), ("edges", "width")])
 def test_a_shift_is_found_named_and_shown(bench: Bench, folder: str, measure: str) -> None:
     found = bench.compare(bench.root / folder)
-    (rule,) = found["rules"]
-    assert found["auc"].value > 0.95 and found["p"] < 1e-6 and not rule["passed"]
-    assert {"observed", "limit", "remedy", "what", "severity"} <= set(rule)
-    assert measure in {row["measure"] for row in found["measures"] if row["significant"]}
+    (rule,) = found.rules
+    assert found.auc.known > 0.95 and found.p < 1e-6 and not rule.passed
+    assert all((rule.observed, rule.limit, rule.remedy, rule.what, rule.severity))
+    assert measure in {row.measure for row in found.measures if row.significant}
     page = (bench.root / PAGE).read_text(encoding="utf-8")
     assert page.count("<img ") == 2 * PARAMS.most_shown, "the strangest of either side"
-    assert found["strange"][0]["path"] in page and found["unseen"][0]["path"] in page and rule["remedy"] in page
+    assert found.strange[0].path in page and found.unseen[0].path in page and rule.remedy in page
     assert "<script" not in page and "http:" not in page and "https:" not in page
 
 
@@ -113,14 +114,14 @@ def test_weights_are_written_on_request_and_refused_where_training_lacks_the_kin
     table = pd.read_csv(path)
     assert set(table["image"]) == set(pd.read_parquet(bench.trained.screened)["id"])
     assert table["weight"].mean() == pytest.approx(1, abs=1e-3)
-    assert (table["weight"].sum() ** 2 / (table["weight"] ** 2).sum()) == pytest.approx(found["effective"], rel=0.01)
+    assert (table["weight"].sum() ** 2 / (table["weight"] ** 2).sum()) == pytest.approx(found.effective, rel=0.01)
     path.unlink()
 
 
 def test_the_severity_is_the_params(bench: Bench) -> None:
     fail = replace(PARAMS.severity, domain_shift="fail")
-    assert bench.compare(bench.root / "edges", severity=fail)["rules"][0]["severity"] == "fail"
-    assert bench.compare(bench.root / "edges", severity=replace(fail, domain_shift="off"))["rules"] == []
+    assert bench.compare(bench.root / "edges", severity=fail).rules[0].severity == "fail"
+    assert bench.compare(bench.root / "edges", severity=replace(fail, domain_shift="off")).rules == ()
 
 
 def test_the_same_folder_gives_the_same_report_and_touches_nothing_tracked(bench: Bench) -> None:
@@ -140,8 +141,8 @@ def test_what_is_no_image_is_told_and_passed_over(bench: Bench) -> None:
     folder = bench.lay("messy", ORDER[400:420], SAME)
     (folder / "page.jpg").write_bytes(b"<html>not found</html>")
     found = bench.compare(folder)
-    assert found["reference"] == 20
-    assert [(row["path"], row["reason"]) for row in found["unreadable"]] == [("page.jpg", "an HTML page, not an image")]
+    assert found.reference == 20
+    assert [(row.path, row.reason) for row in found.unreadable] == [("page.jpg", "an HTML page, not an image")]
 
 
 def test_too_few_images_are_refused_in_words(bench: Bench) -> None:
@@ -158,6 +159,6 @@ def test_a_picture_of_the_reference_is_decoded_once(bench: Bench, monkeypatch: p
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))[:9]
     spec = models.read_preprocessing(bench.trained.preprocessing)
     for name in names:
-        told, tensor = _read(folder, name, spec)  # type: ignore[misc]
-        assert told["path"] == name and tensor.dtype == torch.uint8
+        row, tensor = _read(folder, name, spec)  # type: ignore[misc]
+        assert row["path"] == name and tensor.dtype == torch.uint8
     assert len(decoded) == len(names)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.diff import between, compare
+from flows.diff import ImageDifference, between, compare
 from flows.graph import Graph
 from steps.errors import RequestError
 from steps.runtime import stage
@@ -33,8 +33,8 @@ def table(made: Rows) -> pd.DataFrame:
     return pd.DataFrame(made, columns=COLUMNS)
 
 
-def ids(items: list[dict[str, object]]) -> set[object]:
-    return {item["id"] for item in items}
+def ids(items: list[ImageDifference]) -> set[str]:
+    return {item.id for item in items}
 
 
 @given(rows, rows)
@@ -121,12 +121,12 @@ def versions(tmp_path_factory: pytest.TempPathFactory, isolated: dict[str, str])
 
 def test_two_revisions_are_compared_and_an_image_never_changes_split(versions: Project) -> None:
     found = between(versions.root, "one", "two")
-    assert [item["path"] for item in found.removed] == ["0/000.png"]
-    assert sorted(item["path"] for item in found.renamed) == [
+    assert [item.path for item in found.removed] == ["0/000.png"]
+    assert sorted(item.path for item in found.renamed) == [
         ["0/001.png", "0/renamed.png"],
         ["0/002.png", "1/was zero.png"],
     ]
-    assert [item["label"] for item in found.relabelled] == [["0", "1"]]
+    assert [item.label for item in found.relabelled] == [["0", "1"]]
     assert found.images == (24, 23)
     assert found.added == found.moved == []
 
@@ -134,7 +134,7 @@ def test_two_revisions_are_compared_and_an_image_never_changes_split(versions: P
 def test_the_command_prints_the_same_as_json_and_its_faults_as_a_sentence(versions: Project) -> None:
     assert "    1/000.png  1  " in "\n".join(between(versions.root, "two", "workspace").lines())
     printed = json.loads(versions.must("regraft", "diff", "one", "two", "--json"))
-    assert printed == json.loads(json.dumps(between(versions.root, "one", "two").plain()))
+    assert printed == json.loads(json.dumps(between(versions.root, "one", "two").plain(), default=vars))
     done = versions.run("regraft", "diff", "nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "regraft: 'nonsense' is no revision of this project's git: unknown Git revision 'nonsense'\n"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import models
 
+from steps.checks.observation import contract
 from steps.commands.origins import preprocessing_of
-from steps.images.preprocessing import Preprocessing, centre_crop, contract, normalise, preprocess, resized
+from steps.images.preprocessing import Preprocessing, centre_crop, normalise, preprocess, resized
 from steps.runtime.params import faults_of
 from tests.made import spec
 
@@ -172,12 +173,12 @@ any_spec = st.builds(
 @given(any_spec, any_spec)
 def test_the_contract_names_exactly_the_fields_that_differ(ours: Preprocessing, theirs: Preprocessing) -> None:
     rows = contract(ours, theirs)
-    assert [row["field"] for row in rows] == [field.name for field in fields(Preprocessing)]
+    assert [row.field for row in rows] == [field.name for field in fields(Preprocessing)]
     for row in rows:
-        mine, other = getattr(ours, row["field"]), getattr(theirs, row["field"])
-        assert row["agree"] == (mine == other)
-        assert (row["pipeline"], row["backbone"]) == (ours.to_dict()[row["field"]], theirs.to_dict()[row["field"]])
-    assert all(row["agree"] for row in rows) == (ours == theirs)
+        mine, other = getattr(ours, row.field), getattr(theirs, row.field)
+        assert row.agree == (mine == other)
+        assert (row.pipeline, row.backbone) == (ours.to_dict()[row.field], theirs.to_dict()[row.field])
+    assert all(row.agree for row in rows) == (ours == theirs)
 
 
 def test_the_dictionary_holds_what_json_and_yaml_can_hold() -> None:

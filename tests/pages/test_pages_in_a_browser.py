@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from steps.checks.reports import Copies, Covariate, Listed, Mislabelled, Oddity, Shift, Stranger, Unreadable
+from steps.checks.rule import RuleResult
 from steps.pages.album import Album
 from steps.pages.outcome import REMAINS, write_outcome
 from steps.pages.rendering import render
 from steps.runtime.figure import Figure
 from tests.browser import HEIGHTS, Tab, browser
 from tests.conftest import NEEDS
-from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, Inputs, honest, make
+from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, SCREENED, Inputs, honest, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
@@ -52,27 +54,25 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def sheet(inputs: Inputs) -> Path:
     """The sheet of suspects, with one of each kind."""
-    album, row = Album(inputs.raw, 96, 10**6), inputs.images().iloc[0].to_dict()
-    error = {**row, "suggested": "bees", "credibility": 0.02}
-    group = {"images": [row, row], "leaking": True, "conflicting": True}
-    odd = {**row, "reasons": ["dark", "far from all others"]}
-    shown = album.add(row["path"], row["id"])
+    row = inputs.images().iloc[0].to_dict()
+    image, shown = Listed(**row), Album(inputs.raw, 96, 10**6).add(row["path"], row["id"])
+    found = replace(
+        SCREENED,
+        searched=9,
+        credible=False,
+        wrong_share=0.04,
+        label_errors=(Mislabelled(**row, suggested="bees", credibility=0.02),),
+        like=(Copies((image, image), leaking=True, conflicting=True, identical=True),),
+        odd=(Oddity(**row, distance=3.0, reasons=("dark", "far from all others")),),
+    )
     page = inputs.root / "screen.html"
     page.write_text(
         render(
             "screen.html",
-            label_errors=[(error, shown)],
-            like=[(group, [(row, shown)] * 2)],
-            odd=[(odd, shown)],
-            found={
-                "label_errors": [error],
-                "like": [group],
-                "odd": [odd],
-                "searched": 9,
-                "agreement": 0.9,
-                "credible": False,
-                "wrong_share": 0.04,
-            },
+            label_errors=[(found.label_errors[0], shown)],
+            like=[(found.like[0], [(image, shown)] * 2)],
+            odd=[(found.odd[0], shown)],
+            found=found,
             unlabelled="unlabelled",
         ),
         encoding="utf-8",
@@ -82,40 +82,28 @@ def sheet(inputs: Inputs) -> Path:
 
 def against(inputs: Inputs) -> Path:
     """The page of training against a reference."""
-    row = {**inputs.images().iloc[0].to_dict(), "odds": 3.21}
-    shown = [(row, Album(inputs.raw, 96, 10**6).add(row["path"], row["id"]))]
-    measure = {"first": 0.123456, "second": [0.1, 0.2], "effect": 0.71, "adjusted": 1e-9, "significant": True}
-    rule = {
-        "passed": False,
-        "severity": "warn",
-        "name": "domain shift",
-        "observed": 0.9,
-        "limit": 0.7,
-        "remedy": "Look.",
-    }
+    image = inputs.images().iloc[0]
+    row = Stranger(image["id"], image["path"], image["label"], odds=3.21)
+    shown = [(row, Album(inputs.raw, 96, 10**6).add(row.path, row.id))]
+    measure = Covariate("brightness", "Kolmogorov-Smirnov", 0.71, 1e-10, 0.123456, "2026-01-01", 1e-9, True)
+    report = Shift(
+        reference=40,
+        training=146,
+        left_out=3,
+        unreadable=(Unreadable("a" * 90, "truncated", "OSError"),),
+        auc=Figure(0.9, 0.8, 0.95, "DeLong"),
+        p=0.001,
+        effective=31.0,
+        covered=0.4,
+        measures=(measure,) * 3,
+        strange=(row,),
+        unseen=(row,),
+        rules=(RuleResult("domain shift", False, "0.9", (), "warn", "at most 0.7", "how far apart", "Look."),),
+        page="against.html",
+    )
     page = inputs.root / "against.html"
     page.write_text(
-        render(
-            "against.html",
-            strange=shown,
-            unseen=shown,
-            confidence=0.95,
-            found={
-                "training": 146,
-                "reference": 40,
-                "auc": Figure(0.9, 0.8, 0.95, "bootstrap"),
-                "p": 0.001,
-                "rules": [rule],
-                "measures": [{**measure, "measure": "brightness", "test": "Kolmogorov-Smirnov"}] * 3,
-                "strange": [row],
-                "unseen": [row],
-                "unreadable": [{"path": "a" * 90, "reason": "truncated"}],
-                "left_out": 3,
-                "covered": 0.4,
-                "effective": 31.0,
-            },
-        ),
-        encoding="utf-8",
+        render("against.html", strange=shown, unseen=shown, confidence=0.95, found=report), encoding="utf-8"
     )
     return page
 

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steps.checks.rule import RuleResult
+from steps.checks.rules import KEY_OF
 from steps.evaluation.falls import Change
 from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.promotion.gate import ChallengerFacts, GateRules, decide
@@ -49,7 +51,16 @@ def error(low: float) -> Figure:
 
 FELL = Change(part="class cat", n=40, won=2, lost=22, effective=40)
 DIMMED = Change(part="slice source = night", n=40, won=2, lost=22, effective=40)
-WARNED = {"name": "imbalance", "passed": False, "what": "largest over smallest class"}
+WARNED = RuleResult(
+    "classes are balanced",
+    False,
+    "12 times",
+    (),
+    "warn",
+    "at most 10 times",
+    "largest over smallest class",
+    "Add images.",
+)
 GOOD = ChallengerFacts(challenger=judged(0.9, 0.8, 0.95))
 RIVAL = replace(GOOD, comparison=against(0.0, p=1.0))
 CASES = [
@@ -117,9 +128,13 @@ CASES = [
     (replace(GOOD, size=10), {"max_bytes": 10}, None),
     (replace(GOOD, size=11), {"max_bytes": 10}, "its files hold 11 bytes, at most 10"),
     (replace(GOOD, looks="looked at 30 times"), {"look_limit": 20}, "looked at 30 times"),
-    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("imbalance",)}, "warns of imbalance: largest over"),
-    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("all",)}, "the data gate warns of imbalance"),
-    (replace(GOOD, checks=[{**WARNED, "passed": True}]), {"blocking_warnings": ("imbalance",)}, None),
+    (
+        replace(GOOD, checks=[WARNED]),
+        {"blocking_warnings": ("imbalance",)},
+        "warns of classes are balanced: largest over",
+    ),
+    (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("all",)}, "the data gate warns of classes are balanced"),
+    (replace(GOOD, checks=[replace(WARNED, passed=True)]), {"blocking_warnings": ("imbalance",)}, None),
     (replace(GOOD, checks=[WARNED]), {"blocking_warnings": ("balance",)}, "no check is called 'balance'; there are"),
 ]
 
@@ -257,3 +272,30 @@ def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
 def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> None:
     assert [*faults_of(GateRules, vars(OFF), "promote")] == []
     assert [text for text in faults_of(GateRules, {**vars(OFF), **rules}, "promote") if fault in text]
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("leakage", None),
+        ("like_images", None),
+        ("all", None),
+        ("leekage", "blocking_warnings has 'leekage', the key of no check; did you mean 'leakage'?"),
+        ("xyz", "the key of no check (known: all, conflicting_labels, coverage,"),
+        ("no copy in two splits", "the sentence of a rule; its key is 'leakage'"),
+        ("no like image in two splits", "the sentence of a rule; its key is 'like_images'"),
+        ("two classes or more", "the sentence of a rule; it has no severity, and never warns"),
+        ("domain_shift", "the key of no check"),
+    ],
+)
+def test_blocking_warnings_are_keys_and_a_sentence_is_answered_with_its_key(word: str, fault: str | None) -> None:
+    faults = list(faults_of(GateRules, {**vars(OFF), "blocking_warnings": (word,)}, "promote"))
+    assert len(faults) == (fault is not None) and (fault or "") in "".join(faults)
+
+
+def test_a_key_stands_for_all_of_its_rules() -> None:
+    for name in (name for name, key in KEY_OF.items() if key == "leakage"):
+        warned = replace(GOOD, checks=[replace(WARNED, name=name)])
+        assert decide(warned, replace(OFF, blocking_warnings=("leakage",))).reasons == (
+            f"the data gate warns of {name}: largest over smallest class (promote.blocking_warnings)",
+        )

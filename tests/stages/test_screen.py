@@ -1,7 +1,6 @@
 """The screen finds what is wrong with single images, says it where a person decides, and changes weights on request."""
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from steps.checks.reports import Screening
+from steps.checks.rules import ScreenSeverity
 from steps.errors import DataError
 from steps.images.manifest import Row
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.features import read_features, write_features
-from steps.screen import ScreenParams, ScreenSeverity, screen
+from steps.screen import ScreenParams, screen
 
 PARAMS = ScreenParams(
     max_label_errors=0.01,
@@ -102,7 +103,7 @@ class Screened:
     def decide(self, *lines: str) -> None:
         files.write_text(self.root / "decisions.csv", "\n".join(["image,decision,label,note", *lines]) + "\n")
 
-    def run(self, **changes: Any) -> dict[str, Any]:
+    def run(self, **changes: Any) -> Screening:
         names = (
             "raw",
             "accepted.parquet",
@@ -118,7 +119,11 @@ class Screened:
         screen(
             replace(PARAMS, **changes), 0, ComputeParams(threads=1, batch_size=8), *(self.root / name for name in names)
         )
-        return json.loads((self.root / "screen.json").read_text())  # type: ignore[no-any-return]
+        return self.report
+
+    @property
+    def report(self) -> Screening:
+        return artefacts.read(Screening, self.root / "screen.json")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -135,13 +140,13 @@ def project(tmp_path: Path) -> Screened:
 
 def test_each_planted_fault_is_found_and_nothing_else(project: Screened) -> None:
     found = project.run()
-    (error,) = found["label_errors"]
-    assert (error["path"], error["label"], error["suggested"]) == (WRONG, "0", "1")
-    (group,) = found["like"]
-    assert tuple(image["path"] for image in group["images"]) == COPY and group["leaking"]
-    assert [(row["path"], row["reasons"]) for row in found["odd"]] == [(DARK, ["dark: mean luma under 0.05"])]
-    assert (found["searched"], found["credible"]) == (3 * 40, True)
-    verdicts = {rule["name"]: rule["passed"] for rule in found["rules"]}
+    (error,) = found.label_errors
+    assert (error.path, error.label, error.suggested) == (WRONG, "0", "1")
+    (group,) = found.like
+    assert tuple(image.path for image in group.images) == COPY and group.leaking
+    assert [(row.path, row.reasons) for row in found.odd] == [(DARK, ("dark: mean luma under 0.05",))]
+    assert (found.searched, found.credible) == (3 * 40, True)
+    verdicts = {rule.name: rule.passed for rule in found.rules}
     assert verdicts == {
         "labels are credible": True,
         "no like image in two splits": False,
@@ -164,23 +169,23 @@ def test_suspects_are_listed_in_the_columns_of_the_decisions_and_shown_with_pict
 def test_what_a_person_kept_is_asked_no_more(project: Screened) -> None:
     project.decide(f"{WRONG},keep,,", f"{DARK},keep,,", f"{COPY[0]},keep,,", f"{COPY[1]},keep,,")
     found = project.run()
-    assert (found["label_errors"], found["odd"], found["like"], found["kept"]) == ([], [], [], 4)
+    assert (found.label_errors, found.odd, found.like, found.kept) == ((), (), (), 4)
 
 
 def test_one_kept_image_of_two_that_are_alike_is_enough(project: Screened) -> None:
     project.decide(f"{COPY[1]},keep,,two pictures")
     found = project.run(severity=ScreenSeverity(label_errors="off", like_images="fail", domain_shift="warn"))
-    assert found["like"] == []
+    assert found.like == ()
 
 
 def test_a_decision_that_validate_has_obeyed_already_ends_no_later_run(project: Screened) -> None:
     project.decide("train/0/gone.png,drop,,", f"{'a' * 64},relabel,lost,", f"{DARK},keep,,")
-    assert project.run()["kept"] == 1
+    assert project.run().kept == 1
 
 
 def test_remedies_set_weights_of_training_images_and_are_recorded(project: Screened) -> None:
     found = project.run(drop_suspects=True, drop_leaking=True)
-    assert found["dropped"] == sorted([WRONG, COPY[1]])
+    assert found.dropped == tuple(sorted([WRONG, COPY[1]]))
     assert {path for path, weight in project.weights.items() if weight == 0} == {WRONG, COPY[1]}
 
 
@@ -190,7 +195,7 @@ def test_importance_weights_multiply_those_of_training_images_alone(project: Scr
     files.write_text(project.root / "importance.csv", "\n".join(["image,weight", *lines, "gone,2"]) + "\n")
     found = project.run(drop_suspects=True)
     changed = {path: weight for path, weight in project.weights.items() if weight != 1}
-    assert changed == {"train/0/0.png": 2.5, WRONG: 0.0} and found["reweighted"] == 2
+    assert changed == {"train/0/0.png": 2.5, WRONG: 0.0} and found.reweighted == 2
 
 
 @pytest.mark.parametrize(
@@ -206,24 +211,24 @@ def test_weights_that_make_no_sense_are_refused_by_name(project: Screened, text:
 def test_what_is_set_to_fail_rejects_the_data_and_leaves_the_sheet(project: Screened) -> None:
     with pytest.raises(DataError, match="no like image in two splits"):
         project.run(severity=ScreenSeverity(label_errors="off", like_images="fail", domain_shift="warn"))
-    (rule,) = [r for r in json.loads((project.root / "screen.json").read_text())["rules"] if not r["passed"]]
-    assert rule["where"] == sorted(COPY)
+    (rule,) = [rule for rule in project.report.rules if not rule.passed]
+    assert rule.where == tuple(sorted(COPY))
     assert (project.root / "screen.html").exists() and not (project.root / "screened.parquet").exists()
 
 
 def test_labels_are_accused_by_their_estimated_number_until_a_person_has_looked(project: Screened) -> None:
     wrong = project.mislabel()
     found = project.run()
-    assert found["rules"][0]["passed"] is False and len({*wrong} - {*found["rules"][0]["where"]}) <= 1
-    assert found["wrong_share"] == pytest.approx(10 / 120, abs=0.02) and found["wrong_p"] < 0.01
-    project.decide(*(f"{path},keep,," for path in found["rules"][0]["where"]))
-    assert project.run()["rules"][0]["passed"] is True
+    assert found.rules[0].passed is False and len({*wrong} - {*found.rules[0].where}) <= 1
+    assert found.wrong_share == pytest.approx(10 / 120, abs=0.02) and found.wrong_p < 0.01
+    project.decide(*(f"{path},keep,," for path in found.rules[0].where))
+    assert project.run().rules[0].passed is True
 
 
 def test_a_weak_head_accuses_nobody(project: Screened) -> None:
     found = project.run(least_agreement=1.0, max_label_errors=0.0)
-    assert found["credible"] is False and found["label_errors"]
-    assert found["rules"][0]["passed"] is True
+    assert found.credible is False and found.label_errors
+    assert found.rules[0].passed is True
 
 
 def test_the_same_inputs_give_the_same_bytes(project: Screened) -> None:

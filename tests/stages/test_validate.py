@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from steps.backbones import models
-from steps.checks.rules import Severity, refusal
+from steps.checks.reports import Obeyed, Unsound, Validation
+from steps.checks.rule import RuleResult, refusal
+from steps.checks.rules import Severity
 from steps.commands import origins
 from steps.errors import DataError, ParamsError
 from steps.images import decoding
 from steps.images.manifest import Row
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.validate import ValidateParams, validate
 
@@ -148,11 +149,12 @@ class Gate:
         )
 
     @property
-    def verdict(self) -> dict[str, Any]:
-        return json.loads((self.root / "validation.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    def verdict(self) -> Validation | Unsound:
+        path = self.root / "validation.json"
+        return artefacts.read(Validation if "decisions" in files.read_json(path) else Unsound, path)
 
     def broken(self) -> dict[str, str]:
-        return {rule["name"]: rule["observed"] for rule in self.verdict["rules"] if not rule["passed"]}
+        return {rule.name: rule.observed for rule in self.verdict.rules if not rule.passed}
 
 
 @pytest.fixture
@@ -168,16 +170,16 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert pd.read_parquet(gate.root / "accepted.parquet").equals(table)
     assert models.read_preprocessing(gate.root / "preprocessing.json") == SPEC
     verdict = gate.verdict
-    assert (verdict["accepted"], gate.broken()) == (True, {})
-    divergence = verdict["observed"]["source_divergence"]
+    assert (verdict.accepted, gate.broken()) == (True, {})
+    divergence = verdict.observed.source_divergence
     assert list(divergence) == ["features.0", "features.1", "features.2"], "of each block, input side first"
     assert 0 < min(divergence.values()) < max(divergence.values()) < 1, "digits are near to glyphs, and not the same"
-    assert verdict["counts"] == COUNTS
-    assert verdict["quarantined"] == 1
-    assert len(verdict["rules"]) == 22
-    assert [row["field"] for row in verdict["preprocessing"]] == list(SPEC.to_dict())
-    assert all(row["agree"] for row in verdict["preprocessing"])
-    observed = {rule["name"]: rule["observed"] for rule in verdict["rules"]}
+    assert verdict.counts == COUNTS
+    assert verdict.quarantined == 1
+    assert len(verdict.rules) == 22
+    assert [row.field for row in verdict.preprocessing] == list(SPEC.to_dict())
+    assert all(row.agree for row in verdict.preprocessing)
+    observed = {rule.name: rule.observed for rule in verdict.rules}
     assert observed["enough to learn from"] == "4 to 5 images"
     assert observed["classes are balanced"] == "1.25 times"
     assert observed["files can be decoded"] == "4.5 %"
@@ -198,7 +200,7 @@ def test_imbalance_warns_and_lets_pass(gate: Gate) -> None:
     gate.lay_out(rows({**COUNTS, "train": {"ant": 13, "bee": 4}}))
     gate.run()
     assert gate.broken() == {"classes are balanced": "3.25 times"}
-    assert gate.verdict["accepted"] is True
+    assert gate.verdict.accepted is True
     assert (gate.root / "accepted.parquet").exists()
 
 
@@ -222,7 +224,7 @@ def test_a_refusal_names_the_files_that_it_counts(gate: Gate) -> None:
     gate.lay_out(table, quarantined=3)
     with pytest.raises(DataError) as caught:
         gate.run()
-    where = {rule["name"]: rule["where"] for rule in gate.verdict["rules"] if rule["where"]}
+    where = {rule.name: list(rule.where) for rule in gate.verdict.rules if rule.where}
     assert where == {
         "files can be decoded": ["2024", "NA", "bad.jpg"],
         "no image in two splits": ["test/ant/0.png", "train/ant/0.png"],
@@ -288,22 +290,22 @@ def test_exactly_the_broken_rules_are_named_and_nothing_passes(gate: Gate, case:
     with pytest.raises(DataError) as caught:
         gate.run()
     assert gate.broken() == wanted
-    assert gate.verdict["accepted"] is False
+    assert gate.verdict.accepted is False
     assert (gate.root / "docs" / "index.html").is_file(), "a refusal has to be readable"
     assert not (gate.root / "accepted.parquet").exists()
     assert not (gate.root / "preprocessing.json").exists()
     told = str(caught.value)
     assert caught.value.exit_code == 3
     assert told.startswith(f"the data was rejected: {len(wanted)} rule")
-    for rule in gate.verdict["rules"]:
+    for rule in gate.verdict.rules:
         lines = [
-            f"  {rule['name']}: {rule['what']}",
-            f"      found   {rule['observed']}",
-            *([f"      where   {'; '.join(rule['where'])}"] if rule.get("where") else []),
-            f"      limit   {rule['limit']}",
-            f"      remedy  {rule['remedy']}",
+            f"  {rule.name}: {rule.what}",
+            f"      found   {rule.observed}",
+            *([f"      where   {'; '.join(rule.where)}"] if rule.where else []),
+            f"      limit   {rule.limit}",
+            f"      remedy  {rule.remedy}",
         ]
-        assert ("\n".join(lines) in told) == (rule["name"] in wanted)
+        assert ("\n".join(lines) in told) == (rule.name in wanted)
 
 
 def test_an_image_in_the_pool_that_was_labelled_since_leaks_nothing(gate: Gate) -> None:
@@ -327,7 +329,7 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
         "enough to learn from": "'bee' has 3 images",
         "enough to choose by": "'bee' has 1 image",
     }
-    assert gate.verdict["counts"] == COUNTS, "they are counted as images all the same"
+    assert gate.verdict.counts == COUNTS, "they are counted as images all the same"
 
 
 def test_each_field_of_the_preprocessing_that_is_not_the_backbones_is_named(gate: Gate) -> None:
@@ -341,17 +343,18 @@ def test_each_field_of_the_preprocessing_that_is_not_the_backbones_is_named(gate
         "value_range is [-1.0, 1.0], the backbone wants [0.0, 1.0]; "
         "mean is [0.5, 0.0, 0.9], the backbone wants [0.2737, 0.2737, 0.2737]"
     }
-    disagree = [row["field"] for row in gate.verdict["preprocessing"] if not row["agree"]]
+    disagree = [row.field for row in gate.verdict.preprocessing if not row.agree]
     assert disagree == ["interpolation", "value_range", "mean"]
     assert not (gate.root / "accepted.parquet").exists()
 
 
 def test_a_refusal_of_one_rule_is_said_in_the_singular() -> None:
-    rule = {"name": "n", "what": "w", "observed": "o", "limit": "l", "remedy": "r"}
-    assert refusal([rule]) == (
+    rule = RuleResult("n", False, "o", (), "fail", "l", "w", "r")
+    assert str(refusal([rule])) == (
         "the data was rejected: 1 rule broken\n  n: w\n      found   o\n      limit   l\n      remedy  r"
     )
-    assert refusal([rule, rule]).startswith("the data was rejected: 2 rules broken\n")
+    assert str(refusal([rule, rule])).startswith("the data was rejected: 2 rules broken\n")
+    assert refusal([replace(rule, severity="warn"), replace(rule, passed=True)]) is None
 
 
 def test_a_copy_in_another_size_and_format_is_found_across_splits_and_labels(gate: Gate) -> None:
@@ -363,9 +366,9 @@ def test_a_copy_in_another_size_and_format_is_found_across_splits_and_labels(gat
     with pytest.raises(DataError, match="no copy in two splits"):
         gate.run()
     assert gate.broken() == {"no copy in two splits": "1", "one picture, one label": "1"}
-    (group,) = gate.verdict["copies"]
-    assert [image["path"] for image in group["images"]] == ["test/ant/0.png", "train/bee/copy.jpg"]
-    assert (group["leaking"], group["conflicting"], group["identical"]) == (True, True, False)
+    (group,) = gate.verdict.copies
+    assert [image.path for image in group.images] == ["test/ant/0.png", "train/bee/copy.jpg"]
+    assert (group.leaking, group.conflicting, group.identical) == (True, True, False)
 
 
 def test_the_remedy_drops_the_copy_outside_test_and_moves_no_image(gate: Gate) -> None:
@@ -375,7 +378,7 @@ def test_the_remedy_drops_the_copy_outside_test_and_moves_no_image(gate: Gate) -
     silent = replace(PARAMS.severity, conflicting_labels="off")
     gate.run(replace(PARAMS, drop_leaking=True, severity=silent))
     left = pd.read_parquet(gate.root / "accepted.parquet")
-    assert (gate.verdict["dropped"], gate.verdict["left_out"]) == ([leaking], {"train": 1})
+    assert (gate.verdict.dropped, gate.verdict.left_out) == ((leaking,), {"train": 1})
     assert left.equals(table[table["path"] != leaking].reset_index(drop=True))
 
 
@@ -392,7 +395,7 @@ def test_decisions_are_obeyed_before_the_gate_looks(gate: Gate) -> None:
     assert left["label"]["train/ant/0.png"] == "bee"
     assert "train/ant/1.png" not in left.index and len(left) == len(table) - 1
     assert (left["split"] == table.set_index("path")["split"][left.index]).all()
-    assert gate.verdict["decisions"] == {"keep": 1, "relabel": 1, "drop": 1, "absent": []}
+    assert gate.verdict.decisions == Obeyed(keep=1, relabel=1, drop=1, absent=())
 
 
 def test_wrong_decisions_are_all_listed_and_nothing_is_written(gate: Gate) -> None:
@@ -419,14 +422,14 @@ def test_a_prior_of_other_classes_is_a_fault_of_the_params(gate: Gate) -> None:
 def test_a_backbone_without_its_top_is_observed_and_not_asked_for_colours(gate: Gate) -> None:
     gate.lay_out(rows({**COUNTS, "train": {"ant": 30, "bee": 30}}))
     gate.run(replace(PARAMS, sample_images=64))
-    whole = gate.verdict["observed"]
+    whole = gate.verdict.observed
     folder = gate.root / "backbone"
     files.write_tensors(folder / models.WEIGHTS, {k: v for k, v in STATE.items() if not k.startswith("classifier")})
     models.write_card(folder, replace(CARD, cut="", sha256=files.sha256_of(folder / models.WEIGHTS)))
     gate.run(replace(PARAMS, sample_images=64))
-    seen = gate.verdict["observed"]
-    assert seen["source_divergence"] == whole["source_divergence"] and gate.broken() == {}
-    assert [found["account"] for found in seen["wanted"]] == ["cannot be told", "as declared"]
+    seen = gate.verdict.observed
+    assert seen.source_divergence == whole.source_divergence and gate.broken() == {}
+    assert [found.account for found in seen.wanted] == ["cannot be told", "as declared"]
 
 
 def test_batch_norm_remembers_other_inputs_though_card_and_params_agree(gate: Gate) -> None:

@@ -23,7 +23,7 @@ from steps.backbones.models import Card
 from steps.checks import observed
 from steps.checks.duplicates import correlation, near_by_hash
 from steps.checks.label_errors import noise, out_of_fold, suspects
-from steps.checks.observed import Account
+from steps.checks.reports import Account
 from steps.checks.rules import DECLARED
 from steps.checks.selection import ALPHA, population_fit, representation, shortcuts
 from steps.checks.shift import two_sample
@@ -122,7 +122,7 @@ class Digits(World):
         def alarm(rng: Generator, planted: bool) -> bool:
             came = self.tensors(rng.choice(len(self.pixels), SAMPLE), COLOUR, rng)
             undid = observed.undone(fault(came) if planted else came, COLOUR)
-            accounts = {name: Account(observed.on_grid(x, COLOUR), 0.0) for name, x in undid.items()}
+            accounts = [Account(name, observed.on_grid(x, COLOUR), 0.0) for name, x in undid.items()]
             return observed.done(accounts) != DECLARED
 
         return alarm
@@ -195,7 +195,7 @@ def prior_off(rng: Generator, planted: bool) -> bool:
     """The world has two classes alike; 200 images hold 65 % of one."""
     first = int(rng.binomial(200, 0.65 if planted else 0.5))
     rows = population_fit({"train": {"a": first, "b": 200 - first}}, {"a": 1.0, "b": 1.0})
-    return any(row["significant"] and row["effect"] > MAX_EFFECT for row in rows)
+    return any(row.significant and row.effect > MAX_EFFECT for row in rows)
 
 
 def _images(rng: Generator, n: int = 200) -> pd.DataFrame:
@@ -208,7 +208,7 @@ def brightness_tells(rng: Generator, planted: bool) -> bool:
     """One class was photographed two standard deviations brighter."""
     images = _images(rng)
     images["brightness"] = rng.normal(0.5, 0.1, len(images)) + 0.3 * planted * (images["label"] == "b")
-    return any(row["significant"] and row["effect"] > MAX_SHORTCUT for row in shortcuts(images, rng))
+    return any(row.significant and row.effect > MAX_SHORTCUT for row in shortcuts(images, rng))
 
 
 def source_of_one_class(rng: Generator, planted: bool) -> bool:
@@ -216,7 +216,7 @@ def source_of_one_class(rng: Generator, planted: bool) -> bool:
     images = _images(rng)
     if planted:
         images.loc[images.index[images["label"] == "b"][:20], "source"] = "west"
-    return any(row["significant"] for row in representation(images))
+    return any(row.significant for row in representation(images))
 
 
 def faults() -> dict[str, Alarm]:

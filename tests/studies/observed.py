@@ -19,9 +19,9 @@ from torch import nn
 from steps.backbones import models
 from steps.checks import observed, witnesses
 from steps.checks.observation import COUNTED
-from steps.checks.observed import Account
+from steps.checks.reports import Account, Evidence, Finding
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
-from steps.checks.witnesses import Evidence, Finding, Seen
+from steps.checks.witnesses import Seen
 from steps.commands import origins
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
@@ -226,7 +226,7 @@ def refused(
     for number in range(count):
         rows = numpy_generator(number, "loader").permutation(len(pixels))[:COUNTED]
         undone = observed.undone(loader(pixels[rows]), spec)
-        accounts = {name: Account(observed.on_grid(tensors, spec), 0.0) for name, tensors in undone.items()}
+        accounts = [Account(name, observed.on_grid(tensors, spec), 0.0) for name, tensors in undone.items()]
         total += observed.done(accounts) != DECLARED
     return total
 

@@ -1,0 +1,52 @@
+"""The table in docs/validation.md is made of the cases that are tested: `python -m tests.checks.test_remedy_table`."""
+
+import re
+
+from steps.checks.rule import Rule
+from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.runtime import params, stage
+from steps.validate import validate
+from tests.checks.test_remedies import CASES, OBSERVED
+from tests.checks.test_remedies_of_the_screen import AGAINST, SCREEN
+from tests.checks.world import EVERYTHING_FAILS, PROJECT
+
+PAGE = PROJECT / "docs/validation.md"
+
+
+def limits() -> DataLimits:
+    bound = stage.values(validate, params.read(PROJECT))["params"]
+    return DataLimits(**{name: getattr(bound, name) for name in DataLimits.__dataclass_fields__})
+
+
+def every_rule() -> list[Rule]:
+    gate = rules(limits(), Severity(**EVERYTHING_FAILS))
+    severity = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
+    return [*gate, *screen_rules(0.02, severity), *shift_rules(0.7, severity)]
+
+
+def table() -> str:
+    """Return the table of docs/validation.md."""
+    known = {rule.name: rule for rule in every_rule()}
+    rows = [
+        ("rule", "key", "a fault that breaks it", "the remedy as printed", "what the test does of it", "exit codes")
+    ]
+    rows += [("---",) * len(rows[0])]
+    done: set[str] = set()
+    tried = [(case.rule, case.fault, case.piece) for case in (*CASES, *OBSERVED, *SCREEN)]
+    for name, fault, piece in [*tried, AGAINST]:
+        remedy = "as above" if name in done else known[name].remedy
+        rows.append((name, known[name].key, fault, remedy, piece, "3, then 0"))
+        done.add(name)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def test_every_rule_of_the_gate_is_in_the_documented_table() -> None:
+    assert {rule.name for rule in every_rule()} == {case.rule for case in (*CASES, *OBSERVED, *SCREEN)} | {AGAINST[0]}
+    assert table() in PAGE.read_text(encoding="utf-8"), "python -m tests.checks.test_remedy_table writes it"
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(
+        re.sub(r"\| rule \|.*?\n(?!\|)", lambda _: table(), text, count=1, flags=re.DOTALL), encoding="utf-8"
+    )
