@@ -107,12 +107,12 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> dic
 
 def _some(table: "pd.DataFrame", split: str, most: int) -> "pd.DataFrame":
     """Return at most `most` images of a split, picked by their hash."""
-    from steps.images.manifest import uniform
+    from steps.images.manifest import in_hash_order
 
     part = table[table["split"] == split].drop_duplicates("id")
     if part.empty:
         raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
-    return part.loc[part["id"].map(uniform).sort_values().index[:most]]
+    return in_hash_order(part)[:most]
 
 
 def _pixels(root: Path, table: "pd.DataFrame", spec: Any) -> Any:
