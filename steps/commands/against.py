@@ -20,7 +20,7 @@ from steps.checks.selection import ALPHA
 from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
 from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
-from steps.images.manifest import TRAIN, Rejected, uniform
+from steps.images.manifest import TRAIN, Rejected, in_hash_order, uniform
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.pages.album import Album
 from steps.pages.rendering import Picture, render
@@ -120,7 +120,7 @@ def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
     """Return the training images that count, at most `MOST`, and their features, row by row."""
     table = files.read_table(trained.screened)
     table = table[(table["split"] == TRAIN) & (table["weight"] > 0)].drop_duplicates("id")
-    table = table.iloc[np.argsort(table["id"].map(uniform))[:MOST]]
+    table = in_hash_order(table)[:MOST]
     return table.reset_index(drop=True), read_features(trained.features).of(table["id"])
 
 

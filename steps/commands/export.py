@@ -14,7 +14,7 @@ from steps.backbones import models
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.results import PairedComparison
 from steps.images.decoding import read_image
-from steps.images.manifest import uniform
+from steps.images.manifest import in_hash_order
 from steps.images.preprocessing import centre_crop, resized
 from steps.promotion.rematch import answers
 from steps.promotion.smaller import smaller
@@ -126,7 +126,7 @@ def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:
     part = table[table["split"] == split].drop_duplicates("id")
     if part.empty:
         raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
-    return part.loc[part["id"].map(uniform).sort_values().index[:most]]
+    return in_hash_order(part)[:most]
 
 
 def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
-from steps.images.manifest import uniform
+from steps.images.manifest import in_hash_order
 from steps.runtime.arrays import Floats, Ints
 from steps.runtime.seeding import derive
 from steps.training.histories import Scores
@@ -133,7 +133,7 @@ def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
 
     `table` has id, label and group; every class keeps its share; a class of fewer images makes fewer folds.
     """
-    table = table.assign(order=table["id"].map(uniform)).sort_values("order")
+    table = in_hash_order(table)
     classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
     kept = np.sort(first_share(targets, np.arange(len(table)), most / len(table)))
     table, targets = table.iloc[kept], targets[kept]
