@@ -127,7 +127,7 @@ def report(
     files.write_text(page, render("report.html", **vars(found), **context, svg=svg, most_classes=MOST_CLASSES))
 
 
-def _test(found: Found) -> dict[str, Any]:
+def _test(found: Found) -> dict[str, object]:
     """Collect the content of the test split's chapters, and the names that all chapters use."""
     chosen, test = found.judged.chosen, found.test
     return {
@@ -144,7 +144,7 @@ def _test(found: Found) -> dict[str, Any]:
     }
 
 
-def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
+def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, object]:
     """Gather the mistakes and the suspects, with their pictures."""
     wrong = findings.mistakes(found.answers, found.judged.chosen, found.classes)
     suspects = _suspects(found.screened, params.wrong_answers)
@@ -199,7 +199,7 @@ def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tu
     return [(row, shown, alt.format(**row)) for row in rows if (shown := album.add(row["path"], row["id"]))]
 
 
-def _data(found: Found, album: Album, params: ReportParams) -> dict[str, Any]:
+def _data(found: Found, album: Album, params: ReportParams) -> dict[str, object]:
     """Gather the sizes of the splits and sample images of each class, or of the hardest where there are many."""
     sampled: Sequence[str] = found.classes
     if len(sampled) > MOST_SAMPLED:

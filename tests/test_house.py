@@ -14,7 +14,7 @@ STAGES = set(LISTED)
 ROOMS = [path for path in sorted((ROOT / "steps").iterdir()) if (path / "__init__.py").exists()]
 PRODUCT = [path for folder in ("steps", "flows") for path in sorted((ROOT / folder).rglob("*.py"))]
 
-UNTYPED = 211  # to become under 40; it may only fall
+UNTYPED = 39  # documents of unknown form (YAML, JSON of other releases); it may only fall
 
 
 def modules(folder: Path) -> list[str]:

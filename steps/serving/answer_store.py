@@ -8,6 +8,7 @@ from typing import Any
 
 from steps.errors import IntegrityError
 from steps.runtime.stage import digest_of
+from steps.serving.prediction import Prediction
 
 FOLDER = Path(".regraft", "answers")  # under the project's root
 
@@ -27,12 +28,12 @@ class AnswerStore:
         self._execute("PRAGMA synchronous = NORMAL")  # with WAL: a power cut may cost the last answers, never the file
         self._execute("CREATE TABLE IF NOT EXISTS answers (picture TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
 
-    def get(self, picture: str) -> dict[str, Any] | None:
+    def get(self, picture: str) -> Prediction | None:
         """Return the answer to the picture of this SHA-256 (hexadecimal), if there is one."""
-        found = self._execute("SELECT answer FROM answers WHERE picture = ?", picture)
-        return json.loads(found[0][0]) if found else None
+        rows = self._execute("SELECT answer FROM answers WHERE picture = ?", picture)
+        return json.loads(rows[0][0]) if rows else None
 
-    def put(self, picture: str, answer: dict[str, Any]) -> None:
+    def put(self, picture: str, answer: Prediction) -> None:
         """Keep an answer; the first one stays."""
         self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", picture, json.dumps(answer))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from steps.errors import RegistryError, UndecodableError
 from steps.images import decoding
@@ -21,6 +21,7 @@ from steps.runtime.progress import track
 from steps.serving import champion
 from steps.serving.answer_store import FOLDER, AnswerStore
 from steps.serving.champion import Served
+from steps.serving.prediction import Prediction
 
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
@@ -61,18 +62,17 @@ def predict(root: Path, served: Served, found: Sequence[Named], threads: int | N
 
 
 def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
-    def row(identity: str | None = None, answer: dict[str, Any] | None = None, error: str | None = None) -> Answer:
-        told = answer or {}
+    def row(identity: str | None = None, said: Prediction | None = None, error: str | None = None) -> Answer:
         return Answer(
-            one.name,
-            identity,
-            told.get("label"),
-            told.get("probability"),
-            told.get("abstain"),
-            served.number,
-            served.digest,
-            error,
-            told.get("probabilities"),
+            path=one.name,
+            sha256=identity,
+            label=said["label"] if said else None,
+            probability=said["probability"] if said else None,
+            abstain=said["abstain"] if said else None,
+            version=served.number,
+            digest=served.digest,
+            error=error,
+            probabilities=said["probabilities"] if said else None,
         )
 
     if one.fault:
@@ -92,11 +92,16 @@ def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
         return row(identity, error=str(error))
 
 
-def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> dict[str, Any]:
+def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> Prediction:
     known = store.get(identity)
     if known is not None:
         return known
-    told = served.answer(data)
-    answer = {column: told[column] for column in ("label", "probability", "probabilities", "abstain")}
+    said = served.answer(data)
+    answer = Prediction(
+        label=said["label"],
+        probability=said["probability"],
+        probabilities=said["probabilities"],
+        abstain=said["abstain"],
+    )
     store.put(identity, answer)
     return answer

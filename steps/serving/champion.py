@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from PIL import Image
@@ -19,6 +19,7 @@ from steps.registry import packages
 from steps.registry.model_registry import Registry
 from steps.registry.packages import Package
 from steps.registry.production import Named
+from steps.serving.prediction import Prediction
 
 log = logging.getLogger("regraft")
 AGAIN = 30.0  # seconds until a version that could not be loaded is tried once more
@@ -55,17 +56,17 @@ class Served:
         """Return the fields of an answer that identify the version."""
         return {"number": self.number, "digest": self.digest}
 
-    def answer(self, picture: bytes) -> dict[str, Any]:
+    def answer(self, picture: bytes) -> Prediction:
         """Return the package's output columns for the bytes of one image file.
 
         Raises UndecodableError where they are none, RegistryError where the package fails on a good picture.
         """
         try:
-            told = self._python_model.predict(None, pd.DataFrame({"image": [picture]}))
+            columns = self._python_model.predict(None, pd.DataFrame({"image": [picture]})).to_dict("list")
         except Exception as error:  # last year's code, with exceptions of its own
             decoding.decode(picture)
             raise RegistryError(f"version {self.number} failed on a sound picture: {_one_line(error)}") from error
-        return {column: _plain(values[0]) for column, values in told.to_dict("list").items()}
+        return cast(Prediction, {column: _plain(values[0]) for column, values in columns.items()})
 
 
 def load(registry: Registry, number: str, decided: str | None = None) -> Served:

@@ -2,7 +2,6 @@
 
 from collections import Counter as Count
 from collections import deque
-from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -40,7 +39,7 @@ class Gauges:
             self._seconds.append(seconds)
             self._answered.labels(route).observe(seconds)
 
-    def latency(self) -> dict[str, Any]:
+    def latency(self) -> dict[str, object]:
         """Return percentiles in milliseconds of the last `WINDOW` answers, and all requests by their status."""
         told = np.percentile(self._seconds, PERCENTILES) * 1000 if self._seconds else [None] * len(PERCENTILES)
         named = {f"p{p}_ms": None if v is None else round(float(v), 3) for p, v in zip(PERCENTILES, told, strict=True)}

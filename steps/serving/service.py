@@ -22,6 +22,7 @@ from steps.serving import invocations
 from steps.serving.bodies import AGAIN, Bodies, ServiceLimits
 from steps.serving.champion import Follower, Served
 from steps.serving.gauges import Gauges
+from steps.serving.prediction import Prediction
 
 JSON = "application/json"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary
@@ -40,7 +41,8 @@ WAYS = {
     "/predict": "send a picture's bytes as the body: curl --data-binary @photo.jpg http://HOST:PORT/predict",
     "/invocations": "send JSON with base64 pictures, or a picture's bytes as image/...",
 }
-Work = Callable[[Served, Asked], dict[str, Any]]
+Payload = dict[str, object]  # JSON of an HTTP answer
+Work = Callable[[Served, Asked], Payload]
 
 
 class Service:
@@ -49,7 +51,7 @@ class Service:
     def __init__(self, follower: Follower, limits: ServiceLimits) -> None:
         self.follower, self.limits, self.gauges, self.bodies = follower, limits, Gauges(), Bodies(limits)
         self.pool = ThreadPoolExecutor(limits.workers, "answer")
-        self.seated: set[Future[dict[str, Any]]] = set()  # those in a thread's hands, and those that wait for one
+        self.seated: set[Future[Payload]] = set()  # those in a thread's hands, and those that wait for one
 
     async def predict(self, request: Request) -> Response:
         """Answer one picture, whose bytes are the body."""
@@ -59,17 +61,17 @@ class Service:
         """Answer as MLflow's scoring server does: JSON with base64 text, or the bytes of one picture."""
         return await self._timed("/invocations", request, self._invoke)
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Payload:
         """Report which version answers and, if it is an old one, why; 200 as long as any does."""
         problem = self.follower.problem
         return {"status": "degraded" if problem else "ok", "problem": problem or None, **await self.version()}
 
-    async def version(self) -> dict[str, Any]:
+    async def version(self) -> Payload:
         """Report which version answers, since when (seconds since 1970), and its classes."""
         served = self.follower.current
         return {"version": served.name, "since": round(self.follower.since, 3), "classes": served.classes}
 
-    async def latency(self) -> dict[str, Any]:
+    async def latency(self) -> Payload:
         """Return percentiles and counts."""
         now = {"under_way": len(self.seated), "reading": self.bodies.reading, "held_bytes": self.bodies.held}
         return {**self.gauges.latency(), **now}
@@ -99,7 +101,7 @@ class Service:
         finally:
             self.gauges.observe(route, status, time.perf_counter() - start)
 
-    async def _admitted(self, request: Request, work: Work) -> dict[str, Any]:
+    async def _admitted(self, request: Request, work: Work) -> Payload:
         """Answer once the body has arrived: only complete requests take a seat."""
         kind = _kind(request)
         self._refuse_where_full()
@@ -115,7 +117,7 @@ class Service:
         if len(self.seated) >= self.limits.waiting:
             raise HTTPException(503, f"{len(self.seated)} requests are under way already", AGAIN)
 
-    def _worked(self, work: Work, asked: Asked) -> dict[str, Any]:
+    def _worked(self, work: Work, asked: Asked) -> Payload:
         """Run in a thread: the version is picked once, so that an answer and its version agree."""
         served = self.follower.current
         try:
@@ -123,7 +125,7 @@ class Service:
         except RequestError as error:
             raise HTTPException(400, str(error)) from None
 
-    def _predict(self, served: Served, asked: Asked) -> dict[str, Any]:
+    def _predict(self, served: Served, asked: Asked) -> Payload:
         if asked.kind not in BARE and not asked.kind.startswith("image/"):
             raise HTTPException(
                 415, f"{asked.kind} is no image; send the file's bytes as the body: curl --data-binary @photo.jpg"
@@ -137,7 +139,7 @@ class Service:
             "version": served.name,
         }
 
-    def _invoke(self, served: Served, asked: Asked) -> dict[str, Any]:
+    def _invoke(self, served: Served, asked: Asked) -> Payload:
         if asked.kind.startswith("image/") or asked.kind == "application/octet-stream":
             return {"predictions": self._answers(served, asked, {"": asked.body}), "version": served.name}
         if asked.kind != JSON:
@@ -149,13 +151,13 @@ class Service:
         named = {f"row {row}: ": picture for row, picture in enumerate(pictures)}
         return {"predictions": self._answers(served, asked, named), "version": served.name}
 
-    def _answers(self, served: Served, asked: Asked, pictures: dict[str, bytes]) -> list[dict[str, Any]]:
+    def _answers(self, served: Served, asked: Asked, pictures: dict[str, bytes]) -> list[Prediction]:
         """Answer one picture after another; `pictures` are named as a refusal names them.
 
         All headers are read before the first picture is decoded: the request is refused whole or not at all, but for
         what only decoding tells, and for time.
         """
-        total, answers = 0, list[dict[str, Any]]()
+        total, answers = 0, list[Prediction]()
         for name, picture in pictures.items():
             with _about(name):
                 total += self._pixels(picture)
