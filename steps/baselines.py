@@ -124,8 +124,8 @@ def _pixels(images: Images, params: BaselinesParams) -> tuple[Pixels, list[Float
 def _shrunk(images: Images, split: str, side: int) -> Labelled:
     part = images.part(split)
     batches = track(images.batches(split), len(part), f"pixels of {split}", images.compute.batch_size)
-    rows = [small_pixels(pixels, side) for pixels, _, _ in batches]
-    return Labelled(np.concatenate(rows), images.targets(part).numpy(), part["weight"].to_numpy(np.float64))
+    features = [small_pixels(pixels, side) for pixels, _, _ in batches]
+    return Labelled(np.concatenate(features), images.targets(part).numpy(), part["weight"].to_numpy(np.float64))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Attempt:
 
 def _attempts(params: BaselinesParams, images: int) -> list[_Attempt]:
     draws = params.draws if images < params.small_set else 1
-    return [_Attempt(draw, place) for draw in range(draws) for place in range(len(params.rates))]
+    return [_Attempt(draw, index) for draw in range(draws) for index in range(len(params.rates))]
 
 
 def _scratch(
@@ -157,7 +157,7 @@ def _scratch(
 
     tried = {attempt: train(attempt) for attempt in attempts if attempt.draw == 0}
     chosen = min(tried, key=lambda attempt: tried[attempt][1].validation.log_loss)
-    drawn = [tried[chosen], *(train(other) for other in attempts if other.draw and other.place == chosen.place)]
+    drawn = [tried[chosen], *(train(further) for further in attempts if further.draw and further.place == chosen.place)]
     networks = [network for network, _ in drawn]
     facts = FromScratch(
         architecture=card.architecture,

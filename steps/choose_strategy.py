@@ -132,11 +132,11 @@ class _Comparison:
     sample: Sample
     seed: int
 
-    def better(self, one: Held, other: Held, name: str) -> Figure:
+    def better(self, first: Held, second: Held, name: str) -> Figure:
         """Return by how much the balanced accuracy of `one` exceeds that of `other` on the same images."""
         generator = numpy_generator(self.seed, "choose_strategy", name)
-        gain = one.correct - other.correct
-        return balanced_difference(gain, one.targets, self.sample, self.confidence, DRAWS, generator)
+        gain = first.correct - second.correct
+        return balanced_difference(gain, first.targets, self.sample, self.confidence, DRAWS, generator)
 
 
 def _points(curve: list[tuple[float, Held]], sample: Divided) -> tuple[CurvePoint, ...]:

@@ -104,9 +104,9 @@ def _compute(
     """Send batches through the network and into the stores, one by one: a kill loses one batch."""
     start = 0
     for batch in batches:
-        rows = forward(normalise(torch.stack(batch), spec))
+        features = forward(normalise(torch.stack(batch), spec))
         for cut, store in stores.items():
-            store.add(ids[start : start + len(batch)], rows[cut])
+            store.add(ids[start : start + len(batch)], features[cut])
         start += len(batch)
 
 

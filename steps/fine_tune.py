@@ -60,10 +60,10 @@ class FineTuneParams(Recipe):
         """
         if self.preset == NONE:
             return self
-        found = replace(self, **vars(PRESETS[self.preset](images, batch_size)))
-        if faults := [f"fine_tune.preset is {self.preset!r}: {fault}" for fault in found.faults()]:
+        effective = replace(self, **vars(PRESETS[self.preset](images, batch_size)))
+        if faults := [f"fine_tune.preset is {self.preset!r}: {fault}" for fault in effective.faults()]:
             raise ParamsError(faults)
-        return found
+        return effective
 
 
 def fine_tune(

@@ -110,9 +110,9 @@ def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
         return
     if any(isinstance(node, dict) for node in folders.get(TRAIN, {}).values()):
         # Otherwise `train` and `valid` would silently become two classes.
-        other = min(set(folders) - set(SPLITS))
+        extra = min(set(folders) - set(SPLITS))
         raise DataError(
-            f"train/ holds class folders, but {other}/ beside it is no split; rename it to one of {', '.join(SPLITS)}, "
+            f"train/ holds class folders, but {extra}/ beside it is no split; rename it to one of {', '.join(SPLITS)}, "
             "or move it out of the folder of images"
         )
     yield from _class_folders(tree, "", "")

@@ -70,38 +70,44 @@ def screen(
     Raises DataError where a finding that is set to fail was made.
     """
     images = files.read_table(accepted)
-    rows = read_features(features).of(images["id"])
+    vectors = read_features(features).of(images["id"])
     factors = decided.read_weights(weights, images).where(images["split"] == TRAIN, 1.0)
     kept = named(images, decided.obeyed_before(decisions), KEEP)
     configure(compute)
 
-    found = _suspects(images, rows, kept, derive(seed, "screen") % 2**32, params)
-    dropped = _dropped(found, params)
-    left = _left(found, dropped)
+    findings = _suspects(images, vectors, kept, derive(seed, "screen") % 2**32, params)
+    dropped = _dropped(findings, params)
+    left = _left(findings, dropped)
     rules = screen_rules(params.max_label_errors, params.severity)
     tables = {"features": pd.DataFrame([_figures(left)])}
     results = expectations.check(tables, rules, docs, _counted_files(left)) if rules else ()
     report = Screening(
-        **vars(found), rules=results, kept=int(kept.sum()), dropped=tuple(dropped), reweighted=int((factors != 1).sum())
+        **vars(findings),
+        rules=results,
+        kept=int(kept.sum()),
+        dropped=tuple(dropped),
+        reweighted=int((factors != 1).sum()),
     )
 
     files.write_json(screening, report)
-    files.write_text(sheet, _page(found, Album(raw, SIDE, BUDGET), params.most_shown))
-    decided.write_questions(suspects, _questions(found))
+    files.write_text(sheet, _page(findings, Album(raw, SIDE, BUDGET), params.most_shown))
+    decided.write_questions(suspects, _questions(findings))
     if refused := refusal(results):
         raise refused
     weight = (images["weight"] * factors).where(~images["path"].isin(dropped), 0.0)
     files.write_table(screened, images.assign(weight=weight))
 
 
-def _suspects(images: pd.DataFrame, rows: Floats, kept: "pd.Series[bool]", seed: int, params: ScreenParams) -> Suspects:
+def _suspects(
+    images: pd.DataFrame, features: Floats, kept: "pd.Series[bool]", seed: int, params: ScreenParams
+) -> Suspects:
     """Return what is suspect and no person has confirmed as right.
 
     Label errors are sought in train and val: fixing test labels where a model disagrees would flatter the model.
     """
     part = (images["split"].isin([TRAIN, VAL]) & (images["weight"] > 0)).to_numpy()
     classes, targets = np.unique(images["label"][part].astype(str), return_inverse=True)
-    data = Labelled(rows[part], targets, images["weight"][part].to_numpy(np.float64))
+    data = Labelled(features[part], targets, images["weight"][part].to_numpy(np.float64))
     answers = label_errors.out_of_fold(data, len(classes), seed)
     agreement = float((answers.argmax(axis=1) == targets).mean())
     searched = [
@@ -126,73 +132,73 @@ def _suspects(images: pd.DataFrame, rows: Floats, kept: "pd.Series[bool]", seed:
         wrong_p=float(f"{noise.p:.3g}"),
         suspected=len(suspected),
         label_errors=tuple(row for row in suspected if row.path not in confirmed),
-        like=_like(images, rows, ~kept.to_numpy(), params.like),
-        odd=tuple(row for row in odd(images, rows, params) if row.path not in confirmed),
+        like=_like(images, features, ~kept.to_numpy(), params.like),
+        odd=tuple(row for row in odd(images, features, params) if row.path not in confirmed),
     )
 
 
-def _like(images: pd.DataFrame, rows: Floats, asked: Bools, nearness: float) -> tuple[Copies, ...]:
+def _like(images: pd.DataFrame, features: Floats, asked: Bools, nearness: float) -> tuple[Copies, ...]:
     """Return the groups of like images; one that a person keeps is like no other."""
     part = asked & (images["split"] != UNLABELLED).to_numpy()
-    return duplicates.groups(images[part], duplicates.near_by_features(rows[part], nearness))
+    return duplicates.groups(images[part], duplicates.near_by_features(features[part], nearness))
 
 
-def _dropped(found: Suspects, params: ScreenParams) -> list[str]:
+def _dropped(findings: Suspects, params: ScreenParams) -> list[str]:
     """Return the paths of the images whose weight the requested remedies set to 0; test images stay as they are."""
-    suspected = [row.path for row in found.label_errors] if params.drop_suspects else []
-    leaking = duplicates.leaking_copies(found.like) if params.drop_leaking else []
+    suspected = [row.path for row in findings.label_errors] if params.drop_suspects else []
+    leaking = duplicates.leaking_copies(findings.like) if params.drop_leaking else []
     return sorted({*suspected, *leaking})
 
 
-def _left(found: Suspects, dropped: Sequence[str]) -> Suspects:
+def _left(findings: Suspects, dropped: Sequence[str]) -> Suspects:
     """Return the findings that the remedies have not settled."""
-    rows = tuple(row for row in found.label_errors if row.path not in dropped)
-    return replace(found, label_errors=rows, like=duplicates.without(found.like, dropped))
+    unsettled = tuple(row for row in findings.label_errors if row.path not in dropped)
+    return replace(findings, label_errors=unsettled, like=duplicates.without(findings.like, dropped))
 
 
-def _figures(found: Suspects) -> dict[str, float]:
+def _figures(findings: Suspects) -> dict[str, float]:
     """Return what the rules look at; each suspect that a person has found right takes its part of the estimate away."""
-    left = len(found.label_errors) / max(1, found.suspected)
-    shown = found.credible and found.wrong_p < ALPHA
+    left = len(findings.label_errors) / max(1, findings.suspected)
+    shown = findings.credible and findings.wrong_p < ALPHA
     return {
-        "wrong_share": round(found.wrong_share * left, 4) if shown else 0.0,
-        "leaking": sum(group.leaking for group in found.like),
-        "conflicting": sum(group.conflicting for group in found.like),
+        "wrong_share": round(findings.wrong_share * left, 4) if shown else 0.0,
+        "leaking": sum(group.leaking for group in findings.like),
+        "conflicting": sum(group.conflicting for group in findings.like),
     }
 
 
-def _counted_files(found: Suspects) -> dict[str, list[str]]:
+def _counted_files(findings: Suspects) -> dict[str, list[str]]:
     """Return the files behind each of the figures."""
     leaking, conflicting = (
-        sorted({image.path for group in found.like if getattr(group, kind) for image in group.images})
+        sorted({image.path for group in findings.like if getattr(group, kind) for image in group.images})
         for kind in ("leaking", "conflicting")
     )
-    suspected = [row.path for row in found.label_errors] if found.credible else []
+    suspected = [row.path for row in findings.label_errors] if findings.credible else []
     return {"wrong_share": suspected, "leaking": leaking, "conflicting": conflicting}
 
 
-def _page(found: Suspects, album: Album, most: int) -> str:
+def _page(findings: Suspects, album: Album, most: int) -> str:
     def shown(rows: Sequence[Image]) -> list[tuple[Image, Picture | None]]:
         return [(row, album.add(row.path, row.id)) for row in rows[:most]]
 
     return render(
         "screen.html",
-        found=found,
-        label_errors=shown(found.label_errors),
-        odd=shown(found.odd),
-        like=[(group, shown(group.images)) for group in found.like[:most]],
+        found=findings,
+        label_errors=shown(findings.label_errors),
+        odd=shown(findings.odd),
+        like=[(group, shown(group.images)) for group in findings.like[:most]],
         unlabelled=UNLABELLED,
     )
 
 
-def _questions(found: Suspects) -> Iterator[tuple[str, str]]:
+def _questions(findings: Suspects) -> Iterator[tuple[str, str]]:
     """Yield (path, reason) of every suspect, in the order of the sheet."""
-    for row in found.label_errors:
+    for row in findings.label_errors:
         yield row.path, f"labelled {row.label}, looks like {row.suggested}"
-    for group in found.like:
+    for group in findings.like:
         first, *others = (image.path for image in group.images)
         yield from ((path, f"looks like {first}") for path in others)
-    for image in found.odd:
+    for image in findings.odd:
         yield image.path, "; ".join(image.reasons)
 
 

@@ -169,9 +169,9 @@ def _copies(
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
     pairs = asked[duplicates.near_by_hash(labelled["phash"].iloc[asked].tolist(), params.copy_bits)]
     sure = confirmed(pairs, labelled, raw, params.copy_correlation, compute.threads)
-    found = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), sure]))
-    dropped = duplicates.leaking_copies(found) if params.drop_leaking else []
-    return duplicates.without(found, dropped), dropped
+    groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), sure]))
+    dropped = duplicates.leaking_copies(groups) if params.drop_leaking else []
+    return duplicates.without(groups, dropped), dropped
 
 
 def _check_prior(prior: Mapping[str, float], classes: list[str]) -> None:
@@ -220,9 +220,9 @@ def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]
         "shortcuts": [(row.measure, row) for row in report.shortcuts],
         "coverage": [(row.value, row) for row in report.coverage],
     }
-    for name, rows in families.items():
-        if rows:
-            effects = [(label, row.effect if row.significant else 0.0) for label, row in rows]
+    for name, results in families.items():
+        if results:
+            effects = [(label, row.effect if row.significant else 0.0) for label, row in results]
             tables[name] = pd.DataFrame(effects, columns=["label", "effect"])
     return tables
 

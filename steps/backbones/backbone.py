@@ -96,21 +96,21 @@ def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
     block before it: a norm that stands alone, and a parameter that has no module of its own (ViT's class token and
     position embedding; where none stands before it, the first block).
     """
-    found: dict[str, list[str]] = {}
+    by_block: dict[str, list[str]] = {}
     last, homeless = "", []
     for name in backbone.state_dict():
         block = _block_name(name)
-        if block not in found and (block == name or (last and _is_norm(backbone, block))):
+        if block not in by_block and (block == name or (last and _is_norm(backbone, block))):
             block = last
         if not block:
             homeless.append(name)
             continue
-        found.setdefault(block, []).append(name)
+        by_block.setdefault(block, []).append(name)
         last = block
-    if found:
-        first = next(iter(found))
-        found[first] = [*homeless, *found[first]]
-    return {block: tuple(names) for block, names in found.items()}
+    if by_block:
+        first = next(iter(by_block))
+        by_block[first] = [*homeless, *by_block[first]]
+    return {block: tuple(names) for block, names in by_block.items()}
 
 
 def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
@@ -121,13 +121,13 @@ def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
     keeps, under their names; later blocks are gone. "" and the last block give the whole backbone as it is.
     Raises RequestError for a block that there is not.
     """
-    network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda found: found[cut])
+    network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda outputs: outputs[cut])
     return network, _output_of(network, _traits(backbone).side).shape[1]
 
 
 def features_at(backbone: nn.Module, cuts: Sequence[str]) -> nn.Module:
     """Return a module of one forward pass: float32 [n, 3, h, w] -> {cut: [n, width]}, pooled as `cut_at` does."""
-    return _truncated(backbone, cuts, lambda found: found)
+    return _truncated(backbone, cuts, lambda outputs: outputs)
 
 
 def _is_whole(backbone: nn.Module, cut: str) -> bool:
@@ -162,15 +162,15 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
     graph = _Chain(names).trace(backbone.eval())
     end = graph.output_node()
     called = {node.target: node for node in graph.nodes if node.op == "call_module"}
-    found = {}
+    outputs = {}
     for cut in cuts:
         if _is_whole(backbone, cut):
             value: Any = end.args[0]
         else:
             value = _still_spread(called[names[names.index(cut) + 1]].args[0], backbone)
         with graph.inserting_after(value):
-            found[cut] = graph.call_function(pooled, (value, _traits(backbone).channels_last))
-    end.args = (output(found),)
+            outputs[cut] = graph.call_function(pooled, (value, _traits(backbone).channels_last))
+    end.args = (output(outputs),)
     return _pruned(backbone, graph)
 
 

@@ -87,4 +87,4 @@ class Forward:
     ) -> dict[str, Floats]:
         batch = batch.to(self._device, self._dtype, memory_format=self._layout)
         with torch.no_grad():  # not inference mode, which the compiler's freezing does not know
-            return {cut: rows[:count].float().cpu().numpy() for cut, rows in network(batch).items()}
+            return {cut: features[:count].float().cpu().numpy() for cut, features in network(batch).items()}

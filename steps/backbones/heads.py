@@ -57,7 +57,7 @@ def rebuild(state: Mapping[str, torch.Tensor]) -> nn.Module:
     if "known" in state:
         head = Neighbours(state["known"], state["votes"], state["centre"], state["sharpness"])
     elif "hidden.weight" in state:
-        head = Mlp(state["hidden.weight"].shape[1], *(len(state[f"{part}.weight"]) for part in ("hidden", "output")))
+        head = Mlp(state["hidden.weight"].shape[1], *(len(state[f"{layer}.weight"]) for layer in ("hidden", "output")))
     else:
         head = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
     head.load_state_dict(dict(state))

@@ -74,8 +74,8 @@ def probe(forward: Forward, spec: Preprocessing) -> dict[str, tuple[str, int]]:
     forgotten.
     """
     pixels = torch.stack([preprocess(decode(data), spec) for data in pictures()])
-    found = forward.uncompiled(pixels)
-    return {cut: (_digest(pixels.numpy(), rows), rows.shape[1]) for cut, rows in found.items()}
+    features = forward.uncompiled(pixels)
+    return {cut: (_digest(pixels.numpy(), rows), rows.shape[1]) for cut, rows in features.items()}
 
 
 def _digest(*arrays: npt.NDArray[np.float32]) -> str:

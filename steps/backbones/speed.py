@@ -56,7 +56,7 @@ def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module
     table = files.read_table(accepted).drop_duplicates("id").sort_values("id")[:count]
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
     data = [decoding.bytes_of(root / "data" / "raw", row.path, row.id) for row in table.itertuples()]
-    pixels = torch.stack([preprocess(decoding.decode(one), spec) for one in data])
+    pixels = torch.stack([preprocess(decoding.decode(image), spec) for image in data])
     return data, pixels, models.load_backbone(root / "data" / "backbone")[1]
 
 
@@ -74,7 +74,8 @@ def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
     """Return images per second from bytes to preprocessed tensor, by this many threads."""
     torch.set_num_threads(1)
     return rate(
-        lambda: list(decoding.parallel(lambda one: preprocess(decoding.decode(one), spec), data, threads)), len(data)
+        lambda: list(decoding.parallel(lambda image: preprocess(decoding.decode(image), spec), data, threads)),
+        len(data),
     )
 
 
@@ -87,9 +88,9 @@ def speeds(network: nn.Module, pixels: torch.Tensor, modes: tuple[Mode, ...], th
             torch.compiler.reset()  # compiled code has the number of threads in it
             forward = Forward(network, [""], mode, len(pixels))
             start = time.perf_counter()
-            found = forward(pixels)[""]
+            features = forward(pixels)[""]
             first = time.perf_counter() - start
-            yield Speed(mode, count, _rate(forward, pixels), first, _deviation(found, wanted))
+            yield Speed(mode, count, _rate(forward, pixels), first, _deviation(features, wanted))
 
 
 def batch_rates(
@@ -109,8 +110,8 @@ def _rate(forward: Forward, pixels: torch.Tensor) -> float:
 
 
 def _deviation(
-    found: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+    features: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
     wanted: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
 ) -> float:
     """Return the largest distance between an image's features and the wanted ones, as a share of their length."""
-    return float((np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())
+    return float((np.linalg.norm(features - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max())

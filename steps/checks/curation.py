@@ -104,9 +104,9 @@ class Known:
         return next((p for p in paths if f"/{p}".endswith(f"/{name}") or name.endswith(f"/{p}")), "")
 
     def _longer(self, name: str) -> str:
-        place = bisect_left(self.ids, name)
-        found = len(name) >= LEAST_DIGITS and place < len(self.ids) and self.ids[place].startswith(name)
-        return self.ids[place] if found else ""
+        index = bisect_left(self.ids, name)
+        found = len(name) >= LEAST_DIGITS and index < len(self.ids) and self.ids[index].startswith(name)
+        return self.ids[index] if found else ""
 
     def _a_slip(self, name: str) -> str:
         folder, _, file = name.rpartition("/")
@@ -118,10 +118,10 @@ class Known:
 
 
 def _by_shape(names: Collection[str]) -> Shapes:
-    found: dict[str, list[str]] = {}
+    by_shape: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(_shape(name), []).append(name)
-    return Shapes(found, {shape.replace("#", "") for shape in found})
+        by_shape.setdefault(_shape(name), []).append(name)
+    return Shapes(by_shape, {shape.replace("#", "") for shape in by_shape})
 
 
 def _near(name: str, known: Shapes) -> list[str]:
@@ -130,8 +130,8 @@ def _near(name: str, known: Shapes) -> list[str]:
     slips = min(2, len(shape.partition(".")[0]) // LETTERS)
     cutoff = 1 - (slips + 0.01) / len(shape) if slips else 1
     close = [] if shape.replace("#", "") in known.bare else get_close_matches(shape, by_shape, n=1, cutoff=cutoff)
-    found = [other for shape in close for other in by_shape[shape]]
-    return sorted(found, key=lambda other: _numbers(other) != _numbers(name))
+    candidates = [candidate for shape in close for candidate in by_shape[shape]]
+    return sorted(candidates, key=lambda candidate: _numbers(candidate) != _numbers(name))
 
 
 def _shape(name: str) -> str:

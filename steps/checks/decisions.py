@@ -57,10 +57,10 @@ def _lines(path: Path) -> Mapping[int, Decision]:
     return {line: Decision(*(row + [""] * fields)[:fields]) for line, row in rows.items()}
 
 
-def _refuse(path: Path, found: list[str]) -> None:
-    if found:
-        count = f"{len(found)} fault{'s' if len(found) != 1 else ''} in {path.name}"
-        raise DataError("\n  ".join([f"{count}:", *found]))
+def _refuse(path: Path, messages: list[str]) -> None:
+    if messages:
+        count = f"{len(messages)} fault{'s' if len(messages) != 1 else ''} in {path.name}"
+        raise DataError("\n  ".join([f"{count}:", *messages]))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

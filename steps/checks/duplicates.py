@@ -27,11 +27,11 @@ def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
         np.array([int(value, 16) for value in hashes], dtype=np.uint64), return_index=True, return_inverse=True
     )
     edges = np.linspace(0, BITS, bits + 2).astype(int)
-    found = [_same(inverse)]
+    pair_arrays = [_same(inverse)]
     for low, high in pairwise(edges):
         band = (values >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
-        found += [first[pairs] for pairs in _within_band(values, band, bits)]
-    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+        pair_arrays += [first[pairs] for pairs in _within_band(values, band, bits)]
+    return np.unique(np.sort(np.concatenate(pair_arrays), axis=1), axis=0)
 
 
 def same(ids: Sequence[str]) -> Ints:
@@ -47,16 +47,16 @@ def _same(inverse: Ints) -> Ints:
 
 def _within_band(values: npt.NDArray[np.uint64], band: npt.NDArray[np.uint64], bits: int) -> list[Ints]:
     order = np.argsort(band, kind="stable")
-    band, values, found = band[order], values[order], []
+    band, values, pair_arrays = band[order], values[order], []
     here = np.arange(len(band) - 1)
     step = 1
     while len(here):  # neighbours one apart, two apart, ... as long as any two share the band
         here = here[here + step < len(band)]
         here = here[band[here] == band[here + step]]
         close = here[np.bitwise_count(values[here] ^ values[here + step]) <= bits]
-        found.append(np.stack([order[close], order[close + step]], axis=1))
+        pair_arrays.append(np.stack([order[close], order[close + step]], axis=1))
         step += 1
-    return found
+    return pair_arrays
 
 
 def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
@@ -92,9 +92,9 @@ def groups(images: pd.DataFrame, pairs: Ints) -> tuple[Copies, ...]:
     edges = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(images), len(images)))
     _, member = connected_components(edges, directed=False)
     rows = images[["id", "path", "split", "label"]].iloc[np.unique(pairs)].assign(group=member[np.unique(pairs)])
-    parts = (part.drop(columns="group").sort_values("path") for _, part in rows.groupby("group"))
-    found = (_group([Listed(*row) for row in part.itertuples(index=False, name=None)]) for part in parts)
-    return tuple(sorted(found, key=lambda group: group.images[0].path))
+    parts = (of_group.drop(columns="group").sort_values("path") for _, of_group in rows.groupby("group"))
+    copies = (_group([Listed(*row) for row in of_group.itertuples(index=False, name=None)]) for of_group in parts)
+    return tuple(sorted(copies, key=lambda group: group.images[0].path))
 
 
 def _group(images: Sequence[Listed]) -> Copies:

@@ -118,18 +118,18 @@ def _where(rule: Rule, table: "pd.DataFrame", result: Any, counted: Mapping[str,
     return sorted(set(bad["path"])) if "path" in table else counted.get(rule.column, [])
 
 
-def _offenders(rule: Rule, table: "pd.DataFrame", found: Mapping[str, Any]) -> list[str]:
+def _offenders(rule: Rule, table: "pd.DataFrame", details: Mapping[str, Any]) -> list[str]:
     if rule.kind == "columns":
         return [str(column) for column in table.columns]
-    bad = table.loc[found.get("unexpected_index_list") or []]
+    bad = table.loc[details.get("unexpected_index_list") or []]
     if rule.kind == "preprocessing":
-        return list(found["unexpected_list"])
+        return list(details["unexpected_list"])
     if "label" in table and rule.kind == "between" and rule.table != "images":
         return [
             f"{label!r} has {rule.shown(count)}" for label, count in zip(bad["label"], bad[rule.column], strict=True)
         ]
     shown: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
-    return sorted({shown(value) for value in found.get("unexpected_list", [])})
+    return sorted({shown(value) for value in details.get("unexpected_list", [])})
 
 
 def _failure(info: Mapping[str, Any]) -> str:

@@ -26,26 +26,26 @@ C = 1e-3  # a stiff head: a loose one learns wrong labels by heart, and what it 
 def out_of_fold(data: Labelled, classes: int, seed: int) -> Floats:
     """Return probabilities [n, classes] of heads that have not seen the image; every class needs 2 images or more."""
     smallest = int(np.bincount(data.targets, minlength=classes).min())
-    found = np.zeros((len(data.targets), classes))
+    probabilities = np.zeros((len(data.targets), classes))
     folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
     for train, rest in folds.split(data.features, data.targets):
-        part = Labelled(data.features[train], data.targets[train], data.weights[train])
-        found[rest] = fit(part, classes, C).probabilities(data.features[rest])
-    return found
+        training = Labelled(data.features[train], data.targets[train], data.weights[train])
+        probabilities[rest] = fit(training, classes, C).probabilities(data.features[rest])
+    return probabilities
 
 
 def suspects(targets: Ints, probabilities: Floats) -> Ints:
     """Return the indices of probable label errors, the least credible label first."""
     from cleanlab.filter import find_label_issues
 
-    found = find_label_issues(
+    indices = find_label_issues(
         np.asarray(targets, dtype=np.int64),
         probabilities,
         filter_by="prune_by_noise_rate",
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )
-    return np.asarray(found, dtype=np.int64)
+    return np.asarray(indices, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def noise(targets: Ints, probabilities: Floats) -> Noise:
 
     def loss(at: Floats) -> float:
         """Return the negative log-likelihood; `at` is the log of the sharpness and the log-odds of the rate."""
-        told = log_softmax(logs * np.exp(at[0]), axis=1)[np.arange(len(own)), own]
-        return -float(np.logaddexp(log_expit(-at[1]) + told, log_expit(at[1]) - np.log(classes)).sum())
+        log_likelihoods = log_softmax(logs * np.exp(at[0]), axis=1)[np.arange(len(own)), own]
+        return -float(np.logaddexp(log_expit(-at[1]) + log_likelihoods, log_expit(at[1]) - np.log(classes)).sum())
 
     none = minimize_scalar(lambda sharpness: loss(np.array([sharpness, RATES[0]])), bounds=SHARP, method="bounded")
-    found = [
+    optima = [
         minimize(loss, (min(none.x + more, SHARP[1]), odds), method="Nelder-Mead", bounds=(SHARP, RATES))
         for more, odds in ((0.0, -4.0), (0.5, -2.5))
     ]
-    best = min(found, key=lambda one: float(one.fun))
+    best = min(optima, key=lambda optimum: float(optimum.fun))
     gain = 2 * max(0.0, float(none.fun - best.fun))
     return Noise(float(expit(best.x[1])) * (classes - 1) / classes, float(chi2.sf(gain, 1) / 2) if gain else 1.0)

@@ -36,9 +36,9 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
     The weights are asked what they recognise only with `ask`, and where nothing else was done than declared.
     """
     card, network = models.load_with_top(backbone)
-    part = images.part(TRAIN, VAL).sort_values("id").head(sample)
-    spec, some = images.spec, replace(images, table=part)
-    pixels, counted = _loaded(some, max(1, len(part) // COUNTED))
+    table = images.part(TRAIN, VAL).sort_values("id").head(sample)
+    spec, some = images.spec, replace(images, table=table)
+    pixels, counted = _loaded(some, max(1, len(table) // COUNTED))
     accounts = [
         Account(name, observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
         for name, x in observed.undone(counted, spec).items()
@@ -47,14 +47,14 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
     asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
     shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
     colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
-    rows = part.sort_values("path").iloc[colourful.tolist()]
+    most_colourful = table.sort_values("path").iloc[colourful.tolist()]
     wanted = tuple(shown.finding(question, of) for question, of in asked.items())
     return Observation(
         done=done,
         accounts=tuple(Account(a.account, rounded(a.on_grid), rounded(a.inputs)) for a in accounts),
         wanted=wanted,
         source_divergence=_by_block(card, network, shown.seen(spec)),
-        shown=tuple(Pictured(*row) for row in rows[["path", "id"]].itertuples(index=False, name=None)),
+        shown=tuple(Pictured(*row) for row in most_colourful[["path", "id"]].itertuples(index=False, name=None)),
     )
 
 
@@ -101,10 +101,10 @@ class Sample:
     def finding(self, question: str, accounts: dict[str, Preprocessing]) -> SupportedFinding:
         """Return the finding on one question, with the evidence behind it."""
         coloured = witnesses.is_coloured(self.pixels)
-        found, evidence = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
-        wants = accounts[found.account].to_dict() if found.account in accounts else {}
+        finding, evidence = witnesses.answer(question, self.declared, accounts, coloured, self.seen)
+        wants = accounts[finding.account].to_dict() if finding.account in accounts else {}
         return SupportedFinding(
-            **vars(found),
+            **vars(finding),
             wants={name: wants[name] for name in FIELDS[question] if wants},
             evidence=tuple(
                 replace(row, declared=rounded(row.declared), figure=rounded(row.figure), t=rounded(row.t))

@@ -36,11 +36,11 @@ def other_families(spec: Preprocessing, source: Source | None = None) -> dict[st
     Weights whose own source was measured are of no other family, however much brighter today's pictures are.
     """
     known = [("the source", tuple(source["mean"]), tuple(source["std"]))] if source else FAMILIES
-    others = {
+    families = {
         f"mean and std of {name}": replace(spec, value_range=(0.0, 1.0), mean=mean, std=std)
         for name, mean, std in known
     }
-    return {name: other for name, other in others.items() if not torch.allclose(_ends(other), _ends(spec))}
+    return {name: family for name, family in families.items() if not torch.allclose(_ends(family), _ends(spec))}
 
 
 def _ends(spec: Preprocessing) -> torch.Tensor:
@@ -70,8 +70,8 @@ def undone(observed: torch.Tensor, spec: Preprocessing) -> dict[str, torch.Tenso
     low, high = spec.value_range
     families = {
         name: (low + (high - low) * (observed * of_std + of_mean) - mean) / std
-        for name, other in other_families(spec).items()
-        for of_mean, of_std in [(torch.tensor(values).view(3, 1, 1) for values in (other.mean, other.std))]
+        for name, family in other_families(spec).items()
+        for of_mean, of_std in [(torch.tensor(values).view(3, 1, 1) for values in (family.mean, family.std))]
     }
     return faults | families
 

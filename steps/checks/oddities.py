@@ -43,12 +43,12 @@ def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> tuple[O
     }
     holds = pd.DataFrame(reasons, index=images.index)
     listed = (Listed(*row) for row in images[["id", "path", "split", "label"]].itertuples(index=False, name=None))
-    rows = [
+    oddities = [
         Oddity(**vars(image), distance=round(float(distance), 4), reasons=tuple(holds.columns[of_image]))
         for image, distance, of_image in zip(listed, unlike, holds.to_numpy(), strict=True)
         if of_image.any()
     ]
-    return tuple(sorted(rows, key=lambda row: (-row.distance, row.path)))
+    return tuple(sorted(oddities, key=lambda row: (-row.distance, row.path)))
 
 
 def distance_to_others(features: Floats) -> npt.NDArray[np.float64]:

@@ -107,7 +107,7 @@ def _structure() -> Sequence[Rule]:
 
 def _classes(limits: DataLimits) -> Sequence[Rule]:
     add = "Add images of the class, or remove the class from the folder of images; or set"
-    found = "in params.yaml to the number found, if that is 1 or more."
+    in_params = "in params.yaml to the number found, if that is 1 or more."
     return (
         Rule(
             "two classes or more",
@@ -125,7 +125,7 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "between",
             TRAIN,
             "training images of each class",
-            f"{add} `validate.min_train_per_class` {found}",
+            f"{add} `validate.min_train_per_class` {in_params}",
             low=limits.min_train_per_class,
             key="minimum",
             unit="images",
@@ -136,7 +136,7 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "between",
             VAL,
             "validation images of each class",
-            f"{add} `validate.min_val_per_class` {found}",
+            f"{add} `validate.min_val_per_class` {in_params}",
             low=limits.min_val_per_class,
             key="minimum",
             unit="images",
@@ -147,7 +147,7 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "between",
             TEST,
             "test images of each class",
-            f"{add} `validate.min_test_per_class` {found}",
+            f"{add} `validate.min_test_per_class` {in_params}",
             low=limits.min_test_per_class,
             key="minimum",
             unit="images",
@@ -187,7 +187,7 @@ def _copies() -> Sequence[Rule]:
     label = (
         f"For each copy with a wrong label write a line `PATH,relabel,LABEL,` (the right one) or `PATH,drop,,` {INTO}."
     )
-    other = "where a picture is no copy but another one"
+    if_another = "where a picture is no copy but another one"
     return (
         Rule(
             "no image in two splits",
@@ -205,7 +205,7 @@ def _copies() -> Sequence[Rule]:
             "one_value",
             "split",
             "re-encoded or resized copies of one picture in two splits",
-            f"{drop} Write a line `PATH,keep,,` {INTO} {other}.",
+            f"{drop} Write a line `PATH,keep,,` {INTO} {if_another}.",
             per="copy",
             key="leakage",
         ),
@@ -236,7 +236,7 @@ def _copies() -> Sequence[Rule]:
             "one_value",
             "label",
             "re-encoded or resized copies of one picture with two labels",
-            f"{label} Or `PATH,keep,,` {other}.",
+            f"{label} Or `PATH,keep,,` {if_another}.",
             per="copy",
             key="conflicting_labels",
         ),
@@ -351,7 +351,7 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
 
 def _of_screen(max_label_errors: float) -> Sequence[Rule]:
     sheet = "Look at data/reports/screen.html. For each image that is"
-    other = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
+    keep = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
     return (
         Rule(
             "labels are credible",
@@ -359,7 +359,7 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
             "between",
             "wrong_share",
             "estimated share of wrong labels (0 where chance explains it)",
-            f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`; or set `screen.drop_suspects: true` in "
+            f"{sheet} {keep}, else `PATH,relabel,LABEL,` or `PATH,drop,,`; or set `screen.drop_suspects: true` in "
             "params.yaml: suspects get weight 0.",
             high=max_label_errors,
             key="label_errors",
@@ -372,7 +372,7 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
             "between",
             "leaking",
             "groups of images alike to the backbone in two splits",
-            f"{sheet} {other}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
+            f"{sheet} {keep}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
             "them in validation and training, or like validation images in training, get weight 0.",
             high=0,
             key="like_images",
@@ -384,7 +384,7 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
             "between",
             "conflicting",
             "groups of images alike to the backbone with two labels",
-            f"{sheet} {other}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.",
+            f"{sheet} {keep}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.",
             high=0,
             key="like_images",
             unit="groups",

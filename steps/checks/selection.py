@@ -65,12 +65,12 @@ def representation(images: pd.DataFrame) -> tuple[Source, ...]:
     """Count each source's images and classes; p is the probability that so many images share one class by chance."""
     of_class = images["label"].value_counts()
     rows = []
-    for source, part in images[images["source"] != ""].groupby("source"):
-        label = part["label"].mode()[0]
-        alone = bool(part["label"].nunique() == 1 and len(part) >= LEAST)
-        p = hypergeom(len(images), int(of_class[label]), len(part)).pmf(len(part)) if alone else 1.0
+    for source, of_source in images[images["source"] != ""].groupby("source"):
+        label = of_source["label"].mode()[0]
+        alone = bool(of_source["label"].nunique() == 1 and len(of_source) >= LEAST)
+        p = hypergeom(len(images), int(of_class[label]), len(of_source)).pmf(len(of_source)) if alone else 1.0
         only = str(label) if alone else ""
-        rows.append(partial(Source, str(source), len(part), int(part["label"].nunique()), only, p=float(p)))
+        rows.append(partial(Source, str(source), len(of_source), int(of_source["label"].nunique()), only, p=float(p)))
     return with_holm(rows)
 
 

@@ -99,11 +99,11 @@ def auc(first: Scores, second: Scores) -> Figure:
     from statsmodels.stats.nonparametric import rank_compare_2indep
 
     with np.errstate(divide="ignore", invalid="ignore"):  # of its test, where nothing varies
-        found = rank_compare_2indep(second, first, use_t=False)
-    if not found.var_prob > 0:
-        return Figure(float(found.prob1), None, None, "DeLong")
-    low, high = found.conf_int(alpha=1 - CONFIDENCE)
-    return Figure(float(found.prob1), max(0.0, float(low)), min(1.0, float(high)), "DeLong")
+        comparison = rank_compare_2indep(second, first, use_t=False)
+    if not comparison.var_prob > 0:
+        return Figure(float(comparison.prob1), None, None, "DeLong")
+    low, high = comparison.conf_int(alpha=1 - CONFIDENCE)
+    return Figure(float(comparison.prob1), max(0.0, float(low)), min(1.0, float(high)), "DeLong")
 
 
 def _chance(data: Labelled, seed: int) -> float:
@@ -123,9 +123,13 @@ def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.G
     """
     rows = []
     for name in (*MEASURES, TAKEN, *NAMES):
-        one, other = (table[name][table[name] != ""] for table in (first, second))
-        if min(len(one), len(other)) >= LEAST:
-            rows.append(_names(name, one, other, generator) if name in NAMES else _numbers(name, one, other))
+        first_values, second_values = (table[name][table[name] != ""] for table in (first, second))
+        if min(len(first_values), len(second_values)) >= LEAST:
+            rows.append(
+                _names(name, first_values, second_values, generator)
+                if name in NAMES
+                else _numbers(name, first_values, second_values)
+            )
     return with_holm(rows)
 
 

@@ -20,8 +20,8 @@ def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, thread
     made = parallel(lambda row: _thumbnail(raw, paths[row], ids[row]), wanted, threads)
     thumbnails = dict(zip(wanted, made, strict=True))
     held = [
-        ids[one] == ids[other] or correlation(thumbnails[one], thumbnails[other]) >= least
-        for one, other in pairs.tolist()
+        ids[first] == ids[second] or correlation(thumbnails[first], thumbnails[second]) >= least
+        for first, second in pairs.tolist()
     ]
     kept: Ints = pairs[np.array(held, dtype=bool)]
     return kept

@@ -97,7 +97,7 @@ def _remembered(norm: nn.Module) -> torch.Tensor:
 def norm_distances(seen: Seen) -> dict[str, float]:
     """Return BatchNorm -> how far its inputs lie from its statistics: mean divergence over its channels, nats."""
     distances = _distances(seen, seen.moments.double().mean(0)[None])[0]
-    return {name: float(found) for (name, _), found in zip(seen.norms, distances, strict=True)}
+    return {name: float(distance) for (name, _), distance in zip(seen.norms, distances, strict=True)}
 
 
 def _distances(seen: Seen, moments: torch.Tensor) -> torch.Tensor:
@@ -112,8 +112,8 @@ def _distances(seen: Seen, moments: torch.Tensor) -> torch.Tensor:
 def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, float | None]:
     """Return block -> the mean distance of its BatchNorms, input side first; None where it has none."""
     owners = {block: {name.rpartition(".")[0] for name in names} for block, names in blocks(network).items()}
-    found = {block: [distances[norm] for norm in distances if norm in owned] for block, owned in owners.items()}
-    return {block: sum(some) / len(some) if some else None for block, some in found.items()}
+    of_block = {block: [distances[norm] for norm in distances if norm in owned] for block, owned in owners.items()}
+    return {block: sum(some) / len(some) if some else None for block, some in of_block.items()}
 
 
 def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) -> dict[str, dict[str, Preprocessing]]:
@@ -122,9 +122,9 @@ def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) 
     Whether colours are swapped is not asked of grey pictures, nor of weights that learnt from grey ones. `source` holds
     mean and std per channel of the source's inputs in [0, 1], where they are known.
     """
-    other = next(order for order in get_args(ColourOrder) if order != spec.colour_order)
+    opposite = next(order for order in get_args(ColourOrder) if order != spec.colour_order)
     grey = not is_coloured(pixels) or (source is not None and len(set(source["mean"])) == 1)
-    swapped = {} if grey else {SWAPPED: replace(spec, colour_order=other)}
+    swapped = {} if grey else {SWAPPED: replace(spec, colour_order=opposite)}
     return {COLOUR_ORDER: swapped, STATISTICS: other_families(spec, source)}
 
 
@@ -144,9 +144,9 @@ def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
     rng, kept = torch_generator(seed, "witnesses"), pixels[:, :, : height * TILES, : width * TILES]
     tiles = kept.unfold(2, height, height).unfold(3, width, width).flatten(2, 3)  # [n, 3, tiles, height, width]
     mixed = torch.stack([picture[:, torch.randperm(TILES**2, generator=rng)] for picture in tiles])
-    rows = mixed.reshape(len(pixels), 3, TILES, TILES, height, width).permute(0, 1, 2, 4, 3, 5)
+    arranged = mixed.reshape(len(pixels), 3, TILES, TILES, height, width).permute(0, 1, 2, 4, 3, 5)
     result = pixels.clone()
-    result[:, :, : height * TILES, : width * TILES] = rows.reshape(kept.shape)
+    result[:, :, : height * TILES, : width * TILES] = arranged.reshape(kept.shape)
     return result
 
 
@@ -193,7 +193,7 @@ def by_top(
     if declared.answers is None or len(declared.moments) < LEAST:
         return []
     ours = _flatness(declared.answers)
-    found = []
+    evidence = []
     for name, seen in accounts.items():
         theirs = _flatness(_answers(seen))
         t = _paired(ours - theirs)
@@ -202,8 +202,8 @@ def by_top(
         vote: Vote = "silent"
         if abs(t) > limit and coloured and _knows(seen if t > 0 else declared, without_order(nearer)):
             vote = "for" if t > 0 else "against"
-        found.append(Evidence(name, TOP, float(ours.mean()), float(theirs.mean()), t, vote))
-    return found
+        evidence.append(Evidence(name, TOP, float(ours.mean()), float(theirs.mean()), t, vote))
+    return evidence
 
 
 def _answers(seen: Seen) -> torch.Tensor:
@@ -260,17 +260,17 @@ def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) 
         return Finding(question, DECLARED, "they are those of the source, as the card knows it")
     if why := _unheard(question, names, evidence):
         return Finding(question, UNTOLD, why)
-    votes = {name: {one.vote for one in evidence if one.account == name} for name in names}
-    far = {one.account for one in evidence if one.witness == NORMS and one.figure > NEAR}
-    accusers = [one for one in evidence if one.vote == "for" and one.account not in far]
+    votes = {name: {item.vote for item in evidence if item.account == name} for name in names}
+    far = {item.account for item in evidence if item.witness == NORMS and item.figure > NEAR}
+    accusers = [item for item in evidence if item.vote == "for" and item.account not in far]
     best = [
-        min((one for one in accusers if one.witness == witness), key=lambda one: one.figure)
-        for witness in dict.fromkeys(one.witness for one in accusers)
+        min((item for item in accusers if item.witness == witness), key=lambda item: item.figure)
+        for witness in dict.fromkeys(item.witness for item in accusers)
     ]
-    if len({one.account for one in best}) > 1 or any("against" in votes[one.account] for one in best):
+    if len({item.account for item in best}) > 1 or any("against" in votes[item.account] for item in best):
         return Finding(question, UNTOLD, "the witnesses disagree")
     if best:
-        said = " and ".join(f"{one.witness}, t {one.t:.1f}" for one in best)
+        said = " and ".join(f"{item.witness}, t {item.t:.1f}" for item in best)
         return Finding(question, best[0].account, f"the pictures fit the weights better so ({said})")
     if all("against" in said and "for" not in said for said in votes.values()):
         return Finding(question, DECLARED, "every other account fits worse")
@@ -286,6 +286,6 @@ def _unheard(question: str, names: Sequence[str], evidence: Sequence[Evidence]) 
         return "the pictures are grey, or those of the source were"
     if not evidence:
         return "the weights have neither BatchNorm nor a top, or there are too few images"
-    if question == COLOUR_ORDER and all(one.witness != TOP for one in evidence):
+    if question == COLOUR_ORDER and all(item.witness != TOP for item in evidence):
         return "the file has no top; BatchNorm alone cannot tell a swap from the colours of a set"
     return ""

@@ -110,11 +110,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end of each segment of a JPEG up to its end marker; UndecodableError for too many."""
     position = 2
     for _ in range(MAX_PARTS):
-        found = MARKER.search(data, position)
-        if not found or (marker := data[found.end() - 1]) == END_OF_IMAGE:
+        match = MARKER.search(data, position)
+        if not match or (marker := data[match.end() - 1]) == END_OF_IMAGE:
             return
-        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        yield marker, found.start(), position
+        position = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
+        yield marker, match.start(), position
     raise UndecodableError(TOO_MANY, "")
 
 

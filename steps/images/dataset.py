@@ -84,10 +84,10 @@ class Images:
     def _resized(self, path: str, identity: str) -> torch.Tensor:
         if self.pixels is not None and identity in self.pixels:
             return self.pixels[identity]
-        found = resized(decoding.read_image(self.raw, path, identity), self.spec)
+        pixels = resized(decoding.read_image(self.raw, path, identity), self.spec)
         if self.pixels is not None:
-            self.pixels.keep(identity, found)
-        return found
+            self.pixels.keep(identity, pixels)
+        return pixels
 
     def targets(self, part: pd.DataFrame) -> torch.Tensor:
         """Return class indices, int64 [n]."""

@@ -25,8 +25,8 @@ def picture(value: object, paths: bool) -> Image.Image:
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
         return decoding.decode(_from_base64(data) or data)
-    if isinstance(value, str) and (found := _from_base64(value.encode())) is not None:
-        return decoding.decode(found)
+    if isinstance(value, str) and (decoded := _from_base64(value.encode())) is not None:
+        return decoding.decode(decoded)
     if isinstance(value, str | os.PathLike):
         return decoding.decode(_read(Path(value), paths))
     raise UndecodableError(

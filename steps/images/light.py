@@ -76,5 +76,5 @@ def to_bytes(values: Array, black: float, white: float) -> Array:
 
 
 def _bands(values: Array) -> list[Array]:
-    rows = max(1, 2**20 // max(1, values.shape[1]))
-    return [values[start : start + rows] for start in range(0, len(values), rows)]
+    height = max(1, 2**20 // max(1, values.shape[1]))
+    return [values[start : start + height] for start in range(0, len(values), height)]

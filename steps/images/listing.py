@@ -68,6 +68,6 @@ def _weights(path: Path, table: pd.DataFrame) -> "pd.Series[float]":
         raise DataError(f"{path.name}: a weight is no number: {error}") from None
     wrong = table["path"][~((weights >= 0) & (weights < float("inf")))]
     if len(wrong):
-        found = weights[wrong.index[0]]
-        raise DataError(f"{path.name}: the weight of {wrong.iloc[0]} is {found}; a number of at least 0")
+        weight = weights[wrong.index[0]]
+        raise DataError(f"{path.name}: the weight of {wrong.iloc[0]} is {weight}; a number of at least 0")
     return weights

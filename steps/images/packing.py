@@ -52,11 +52,11 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
 
     folder, written = raw / SHARDS, 0
     shards = list(shape.shards())
-    for name, rows in track(shards, len(shards), "packing images"):
-        path, digest = folder / name, _digest(shape, rows)
+    for name, indices in track(shards, len(shards), "packing images"):
+        path, digest = folder / name, _digest(shape, indices)
         if before.get(name) != _now(path, digest):
             try:
-                _write(path, shape, rows, sources)
+                _write(path, shape, indices, sources)
             except _ChangedError:  # perhaps long ago, at the same size and time, and others with it: read all next time
                 own = set(map(str, origins))
                 _remember(memory, {key: known for key, known in (before | seen).items() if key not in own})
@@ -105,16 +105,16 @@ def _now(shard: Path, digest: str) -> Known:
     return Known(facts.st_size, facts.st_mtime_ns, digest)
 
 
-def _digest(shape: Layout, rows: range) -> str:
+def _digest(shape: Layout, indices: range) -> str:
     """Return a digest of a shard's images: a shard of the same images has the same bytes."""
-    return hashlib.sha256(shape.ids[rows.start : rows.stop].tobytes()).hexdigest()
+    return hashlib.sha256(shape.ids[indices.start : indices.stop].tobytes()).hexdigest()
 
 
-def _write(path: Path, shape: Layout, rows: range, sources: Mapping[str, Path]) -> None:
+def _write(path: Path, shape: Layout, indices: range, sources: Mapping[str, Path]) -> None:
     with files.replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
-        for row in rows:
-            member = tarfile.TarInfo(shape.ids[row].decode())  # without a date and an owner
-            member.size = int(shape.sizes[row])
+        for index in indices:
+            member = tarfile.TarInfo(shape.ids[index].decode())  # without a date and an owner
+            member.size = int(shape.sizes[index])
             _add(tar, member, sources[member.name])
 
 

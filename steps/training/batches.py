@@ -80,8 +80,8 @@ class Boundary:
     def _kept(self, name: str | int, order: list[int], targets: torch.Tensor, weights: torch.Tensor) -> Iterator[Batch]:
         size = self.images.compute.batch_size
         for start in range(0, len(order), size):
-            rows = [self.kept[name, place] for place in order[start : start + size]]
-            yield torch.stack(rows), targets[start : start + size], weights[start : start + size]
+            activations = [self.kept[name, index] for index in order[start : start + size]]
+            yield torch.stack(activations), targets[start : start + size], weights[start : start + size]
 
 
 def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
@@ -98,8 +98,8 @@ def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
 def tracked(batches: Iterable[Batch], images: Images, model: Grafted, what: str) -> Iterator[Batch]:
     """Yield an epoch's batches and show how far it is, without a last single image where BatchNorm learns."""
     least = 2 if model.norms_follow("train") else 1
-    found = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
-    return (batch for batch in found if len(batch[1]) >= least)
+    shown = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
+    return (batch for batch in shown if len(batch[1]) >= least)
 
 
 def augmentation(spec: Preprocessing, kind: str, least_area: float, horizontal_flip: bool) -> v2.Transform:

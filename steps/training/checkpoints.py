@@ -27,9 +27,9 @@ def save(lineage: Lineage, progress: Progress) -> None:
     with files.replacing(path) as temporary:
         tensors = {name: tensor.contiguous() for name, tensor in progress.tensors.items()}
         save_file(tensors, temporary, metadata={KEY: facts})
-    for other in path.parent.glob(f"{lineage.stage}-*"):
-        if other != path:
-            other.unlink(missing_ok=True)
+    for checkpoint in path.parent.glob(f"{lineage.stage}-*"):
+        if checkpoint != path:
+            checkpoint.unlink(missing_ok=True)
 
 
 def load(lineage: Lineage) -> Progress | None:

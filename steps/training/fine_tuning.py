@@ -171,14 +171,14 @@ def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     for depth, block in enumerate(reversed(model.trainable)):
         inside = {name: parameters[name] for name in model.blocks[block] if name in parameters}
         groups.append((schedule.backbone_rate * schedule.block_decay**depth, inside))
-    found: list[dict[str, object]] = []
+    param_groups: list[dict[str, object]] = []
     for rate, named in groups:
         for decays in (True, False):
             members = [p for p in named.values() if (p.dim() > 1) is decays]
             if members:
                 decay = schedule.weight_decay if decays else 0.0
-                found.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
-    return found
+                param_groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
+    return param_groups
 
 
 def check_optimiser(model: Grafted, optimiser: torch.optim.Optimizer) -> None:
@@ -280,10 +280,10 @@ def _averaged(moving: State, average: State) -> Iterator[None]:
 
 def _collected(optimiser: torch.optim.Optimizer, **states: State) -> State:
     """Return copies of all tensors needed to continue training, under flat names."""
-    found = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
+    tensors = {f"{kind}.{name}": tensor for kind, state in states.items() for name, tensor in state.items()}
     for index, values in optimiser.state_dict()["state"].items():
-        found |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
-    return _copied(found)
+        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in values.items()}
+    return _copied(tensors)
 
 
 def _restore(tensors: State, optimiser: torch.optim.Optimizer, **states: State) -> None:

@@ -77,7 +77,7 @@ def search(
     ]
     best = min(range(len(path)), key=lambda i: validation[i].log_loss)
     names = ("features", "targets", "weights")
-    both = Labelled(*(np.concatenate([getattr(part, name) for part in (train, val)]) for name in names))
+    both = Labelled(*(np.concatenate([getattr(data, name) for data in (train, val)]) for name in names))
     (refitted,) = fit_each(both, path[best : best + 1])
     return Fitted(heads[best], refitted, float(path[best]), tuple(trials), validation[best])
 
@@ -119,12 +119,12 @@ def fit_path(data: Labelled, classes: int, path: Sequence[float], tolerance: flo
     scale[scale < 1e-8] = 1.0  # a dead feature carries nothing; do not blow its rounding up
     standardised = (data.features - mean) / scale
     balance = compute_class_weight("balanced", classes=np.arange(classes), y=data.targets, sample_weight=data.weights)
-    found = []
+    heads = []
     for c in path:  # each from zero: starting from its neighbour saved 15 % and made a head depend on the whole path
         model = LogisticRegression(C=c, max_iter=2000, tol=tolerance)
         model.fit(standardised, data.targets, sample_weight=data.weights * balance[data.targets])
-        found.append(_folded(model, mean, scale))
-    return found
+        heads.append(_folded(model, mean, scale))
+    return heads
 
 
 def _folded(model: LogisticRegression, mean: Floats, scale: Floats) -> Linear:

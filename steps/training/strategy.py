@@ -246,9 +246,9 @@ def expected(evidence: Evidence, plan: Plan, rules: StrategyRules) -> tuple[Stra
     """Return the cost of an epoch of each strategy, the chosen one marked."""
     costs = []
     for strategy in STRATEGIES:
-        other = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())
-        flops = epoch_flops(evidence, other.cut, other.blocks)
-        costs.append(StrategyCost(strategy, other.cut, other.blocks, flops, strategy == plan.strategy))
+        alternative = plan if strategy == plan.strategy else _plan(strategy, None, False, evidence, rules, ())
+        flops = epoch_flops(evidence, alternative.cut, alternative.blocks)
+        costs.append(StrategyCost(strategy, alternative.cut, alternative.blocks, flops, strategy == plan.strategy))
     return tuple(costs)
 
 

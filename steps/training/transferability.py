@@ -109,12 +109,12 @@ class Held:
 
 def folds_of(targets: Ints, groups: Ints, count: int, seed: int) -> list[tuple[Ints, Ints]]:
     """Return (training rows, held-out rows) of `count` folds, stratified; images of one group stay together."""
-    rows = np.arange(len(targets))
+    indices = np.arange(len(targets))
     if np.bincount(targets).max() < count:  # nothing to stratify: a label or two in all
-        return list(KFold(count, shuffle=True, random_state=seed).split(rows))
+        return list(KFold(count, shuffle=True, random_state=seed).split(indices))
     if len(np.unique(groups)) == len(groups):  # the grouped search takes seconds where there is nothing to group
-        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(rows, targets))
-    return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, targets, groups))
+        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(indices, targets))
+    return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(indices, targets, groups))
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
             continue
         for answers, head in zip(probabilities, fit_path(part, len(present), path, TOLERANCE), strict=True):
             answers[np.ix_(held, present)] = head.probabilities(data.features[held])
-    found = [Held(answers, data.targets, c) for answers, c in zip(probabilities, path, strict=True)]
-    return min(found, key=lambda held: float(held.loss.mean()))
+    candidates = [Held(answers, data.targets, c) for answers, c in zip(probabilities, path, strict=True)]
+    return min(candidates, key=lambda held: float(held.loss.mean()))
 
 
 def first_share(targets: Ints, rows: Ints, share: float, draw: int = 0) -> Ints:
