@@ -1,1 +1,1 @@
-"""Backbones: how a network is cut, frozen and fingerprinted, what it costs, and its features, kept."""
+"""Backbones: how a network is cut, frozen and fingerprinted, its cost, and the store of its features."""

@@ -8,15 +8,15 @@ import torch
 
 from steps.backbones.backbone import Grafted
 
-HEAT = (255, 140, 0)  # orange: told from grey by lightness too
-STRONGEST = 0.7  # of the colour at the hottest place: the picture stays visible under it
+HEAT = (255, 140, 0)  # orange: differs from grey in lightness too
+STRONGEST = 0.7  # share of the colour at the hottest pixel: the picture stays visible under it
 
 
 def last_map(model: Grafted, side: int) -> str | None:
     """Return the last block whose output is a map [n, c, h, w] of more than one position; None if there is none.
 
     A vision transformer ends in tokens, which are no map, though it begins with one; a map smaller than two by two
-    has no places to tell apart.
+    has no positions to distinguish.
     """
     outputs: list[tuple[str, object]] = []
     modules = dict(model.backbone.named_modules())
@@ -44,9 +44,9 @@ def _is_map(output: torch.Tensor) -> bool:
 
 
 def heat_of(model: Grafted, block: str, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Return how much each pixel speaks for the class, from 0 to 1, [n, h, w], of images float32 [n, 3, h, w].
+    """Return how much each pixel supports the class, from 0 to 1, [n, h, w], for images float32 [n, 3, h, w].
 
-    The hottest place of every picture is 1; all is 0 where nothing speaks for the class.
+    The hottest pixel of every picture is 1; all are 0 if nothing supports the class.
     """
     from captum.attr import LayerAttribution, LayerGradCam  # type: ignore[import-untyped]
 
@@ -59,7 +59,7 @@ def heat_of(model: Grafted, block: str, images: torch.Tensor, classes: torch.Ten
 
 
 def tinted(pixels: torch.Tensor, heat: torch.Tensor) -> torch.Tensor:
-    """Lay heat [h, w] over a picture, uint8 [3, h, w], which turns grey: orange where the answer comes from."""
+    """Turn a picture, uint8 [3, h, w], grey and lay heat [h, w] over it in orange: where the answer comes from."""
     grey = pixels.to(torch.float32).mean(dim=0, keepdim=True)
     share = STRONGEST * heat
     colour = torch.tensor(HEAT, dtype=torch.float32).view(3, 1, 1)

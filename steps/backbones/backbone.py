@@ -17,7 +17,7 @@ from steps.backbones.glyphnet import glyphnet
 from steps.errors import RequestError
 
 OWN = {"glyphnet": glyphnet}
-# Children that only hold others: a block is found below them. Names as torchvision spells them.
+# Children that only hold others: blocks are found below them. The names are torchvision's.
 CONTAINERS = {"features", "encoder", "layers", "trunk_output", "blocks", "classifier"}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -32,7 +32,7 @@ def architectures() -> list[str]:
 def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
     """Return the whole network, randomly initialised, with its original kind of top.
 
-    `side` is that of the square pictures in pixels; only in a ViT do the weights depend on it.
+    `side` is the side of the square pictures in pixels; only the weights of a ViT depend on it.
     Raises RequestError for an unknown name.
     """
     if architecture in OWN:
@@ -48,7 +48,7 @@ def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
 
 
 class _MNASNet(models.MNASNet):  # type: ignore[misc]
-    """torchvision's own refuses a state without the version number that only pickled files carry."""
+    """torchvision's own class rejects a state without the version number that only pickled files carry."""
 
     _load_from_state_dict = nn.Module._load_from_state_dict
 
@@ -56,7 +56,7 @@ class _MNASNet(models.MNASNet):  # type: ignore[misc]
 def _extras(architecture: str, side: int) -> dict[str, int | bool]:
     if architecture.startswith("vit_"):
         return {"image_size": side}
-    # torchvision sets these two by itself, but only when it downloads the weights: without transform_input the very
+    # torchvision sets these by itself, but only when it downloads the weights: without transform_input the
     # same file gives other features.
     if architecture in ("googlenet", "inception_v3"):
         return {"transform_input": True, "aux_logits": True, "init_weights": False}
@@ -82,7 +82,7 @@ def without_top(model: nn.Module) -> tuple[nn.Module, int]:
 
 
 def top_of(model: nn.Module) -> str:
-    """Return the name of the layer that maps features to classes: the last linear one, but in SqueezeNet."""
+    """Return the name of the layer that maps features to classes: the last linear one, except in SqueezeNet."""
     if isinstance(model, models.SqueezeNet):
         return "classifier.1"
     linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -92,9 +92,9 @@ def top_of(model: nn.Module) -> str:
 def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
     """Split a backbone into ordered blocks: name -> the names of its parameters and buffers, input side first.
 
-    Every tensor of the state is in exactly one block. What makes no sense to freeze without its neighbour joins the
-    block before it: a norm that stands alone, and a parameter that has no module of its own (ViT's class token and
-    position embedding; where none stands before it, the first block).
+    Every tensor of the state is in exactly one block. Tensors that make no sense to freeze without their neighbour join
+    the block before them: a norm outside a block, and a parameter without a module of its own (ViT's class token and
+    position embedding; if there is no block before it, the first one).
     """
     by_block: dict[str, list[str]] = {}
     last, homeless = "", []
@@ -116,10 +116,10 @@ def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
 def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
     """Return the backbone truncated after the block `cut`, and the width of its pooled output.
 
-    The result maps float32 [n, 3, h, w] to [n, width]: the mean over space where a map came out, the mean over tokens
-    where a sequence did (the class token of a ViT knows little before the last block). It shares the tensors that it
-    keeps, under their names; later blocks are gone. "" and the last block give the whole backbone as it is.
-    Raises RequestError for a block that there is not.
+    The result maps float32 [n, 3, h, w] to [n, width]: the mean over space of a map, or the mean over tokens of a
+    sequence (the class token of a ViT knows little before the last block). It shares the tensors that it keeps, under
+    their names; later blocks are removed. "" and the last block give the whole backbone unchanged.
+    Raises RequestError for an unknown block.
     """
     network = backbone if _is_whole(backbone, cut) else _truncated(backbone, [cut], lambda outputs: outputs[cut])
     return network, _output_of(network, _traits(backbone).side).shape[1]
@@ -138,7 +138,7 @@ def _is_whole(backbone: nn.Module, cut: str) -> bool:
 
 
 def _output_of(network: nn.Module, side: int) -> torch.Tensor:
-    """Return the output for two square pictures on the meta device: shapes, and nothing computed."""
+    """Return the output for two square pictures on the meta device: shapes only, nothing is computed."""
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.state_dict().items()}
     network.eval()
     images = torch.empty(2, 3, side, side, device="meta")
@@ -175,7 +175,7 @@ def _truncated(backbone: nn.Module, cuts: Sequence[str], output: Any) -> fx.Grap
 
 
 def _halved(backbone: nn.Module, names: tuple[str, ...], second: str) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Return the parts before the block `second` and from it on, sharing tensors."""
+    """Return the part before the block `second` and the part from it on; they share tensors."""
     parts = []
     for keep_first in (True, False):
         graph = _Chain(names).trace(backbone.eval())
@@ -202,7 +202,7 @@ def _pruned(backbone: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 
 @dataclass(frozen=True)
 class _Traits:
-    """What has to be known of a network's class, also where it was cut and has that class no more."""
+    """Properties of a network's class, kept because a cut network no longer has that class."""
 
     channels_last: bool  # of the maps
     side: int  # of square pictures that it takes, in pixels
@@ -223,7 +223,7 @@ def _prune(graph: fx.Graph) -> None:
 
 
 def _still_spread(value: Any, backbone: nn.Module) -> Any:
-    """Go back over what only prepares a map for a linear layer (AlexNet, VGG): the map itself is pooled."""
+    """Skip back over layers that only prepare a map for a linear one (AlexNet, VGG): the map itself is pooled."""
     while value.target is torch.flatten or (
         value.op == "call_module" and isinstance(backbone.get_submodule(value.target), nn.Dropout)
     ):
@@ -301,7 +301,7 @@ class Grafted(nn.Module):
     def halves(self) -> tuple[nn.Module, nn.Module]:
         """Return the frozen part up to the first trainable block, and the rest, from there to logits.
 
-        They share their tensors with this network, and one after the other they are this network.
+        They share their tensors with this network; applied one after the other, they compute the same.
         """
         flat = nn.Flatten(1)
         if not self.trainable:
@@ -331,7 +331,7 @@ class Grafted(nn.Module):
         return self.bn_policy in policies and bool(self.batch_norms())
 
     def _tensors(self, chosen: Iterable[str]) -> set[str]:
-        """Return the tensors of these blocks that may change: parameters, and statistics if the policy is to."""
+        """Return the tensors of these blocks that may change: parameters, and statistics if the policy changes them."""
         parameters = {name for name, _ in self.backbone.named_parameters()}
         adapts = self.bn_policy != "frozen"
         return {

@@ -8,11 +8,10 @@ from steps.backbones.backbone import blocks, build, learnable, without_top
 
 
 def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
-    """Return the FLOPs (two a multiply-add) of one picture's forward pass through each block that holds parameters.
+    """Return the FLOPs (two per multiply-add) of one picture's forward pass through each block that holds parameters.
 
-    `side` is the side of the square input in pixels; `cut` names the last block, "" is all of
-    them. Matrix products and convolutions are counted, as torch counts
-    them; what lies between the blocks is small beside those.
+    `side` is the side of the square input in pixels; `cut` names the last block, "" is all of them. Matrix products
+    and convolutions are counted, as torch counts them; operations between the blocks are small in comparison.
     """
     with torch.device("meta"):
         pixels = torch.empty(1, 3, side, side)
@@ -28,7 +27,7 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
 
 
 def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
-    """Return the network without its top on the meta device: shapes, and no numbers."""
+    """Return the network without its top on the meta device: shapes without values."""
     if architecture.startswith("regnet_"):  # finds its own widths by arithmetic on tensors, so they have to be real
         return without_top(build(architecture, num_classes, side).to("meta"))[0].eval()
     with torch.device("meta"):
@@ -36,10 +35,10 @@ def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Modul
 
 
 def dense_share(architecture: str, num_classes: int) -> float:
-    """Return the share of a backbone's parameters in fully connected layers that stand behind its maps or tokens.
+    """Return the share of a backbone's parameters in fully connected layers after its maps or tokens.
 
-    Those of AlexNet and VGG are meant. What is called linear inside ConvNeXt or a transformer works place by place,
-    as a convolution does.
+    AlexNet and VGG have such layers. The linear layers inside ConvNeXt or a transformer work position by position,
+    like a convolution.
     """
     backbone = _shapes_of(architecture, num_classes)
     dense = {

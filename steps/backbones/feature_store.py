@@ -1,8 +1,8 @@
-"""The feature store: one append-only file of rows for each way of computing them. A cache: time, never bytes.
+"""The feature store: an append-only file of rows per way of computing them. A cache: it changes time, never bytes.
 
 A record is an image id (32 bytes), its features (float32) and a seal: a hash of both, keyed with all that the features
-follow from. What was cut off by a kill, damaged on disk or written for another backbone does not carry the right seal
-and counts as not there. Nothing is ever rewritten, so readers and writers of several processes may meet in one file.
+depend on. A record that was truncated by a kill, damaged on disk or written for another backbone has a wrong seal and
+counts as missing. Nothing is ever rewritten, so several processes may read and write one file.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ STRETCH = 2**24  # bytes in memory at a time
 
 
 class FeatureStore:
-    """Rows of `width` float32 by image id (SHA-256 in hexadecimal), all computed in the way that `key` tells."""
+    """Rows of `width` float32 by image id (SHA-256 in hexadecimal), all computed in the way that `key` describes."""
 
     def __init__(self, folder: Path, key: Mapping[str, Any], width: int) -> None:
         digest = digest_of(dict(key))
@@ -38,12 +38,12 @@ class FeatureStore:
         self.path.touch()
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those ids, in their order, of which the store holds no sound record."""
+        """Return the ids, in their order, for which the store holds no intact record."""
         self._look()
         return [identity for identity in ids if bytes.fromhex(identity) not in self._places]
 
     def add(self, ids: Sequence[str], rows: Floats) -> None:
-        """Append rows [n, width]; whole or, after a kill, cut off where the next writer tidies up."""
+        """Append rows [n, width]; the next writer removes a record that a kill truncated."""
         bodies = [bytes.fromhex(i) + row.astype("<f4").tobytes() for i, row in zip(ids, rows, strict=True)]
         records = b"".join(body + self._seal(body) for body in bodies)
         with self.path.open("r+b") as file:
@@ -76,13 +76,13 @@ class FeatureStore:
 
 
 class StoredRows:
-    """Rows that stay on disk until a stretch of them is asked for."""
+    """Rows that stay on disk until a slice of them is read."""
 
     def __init__(self, path: Path, offsets: Sequence[int], width: int) -> None:
         self._path, self._offsets, self.shape = path, offsets, (len(offsets), width)
 
     def __getitem__(self, stretch: slice, /) -> Floats:
-        """Read the rows of a stretch, float32 [m, width]."""
+        """Read the rows of a slice, float32 [m, width]."""
         offsets, size = self._offsets[stretch], 4 * self.shape[1]
         with self._path.open("rb") as file:
             read = b"".join(os.pread(file.fileno(), size, offset + ID) for offset in offsets)

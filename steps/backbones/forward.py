@@ -1,4 +1,4 @@
-"""The frozen forward pass of extraction: how a network is made ready for it, and how a batch goes through."""
+"""The frozen forward pass of extraction: how a network is prepared for it, and how a batch is computed."""
 
 import copy
 from collections import Counter
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """How the forward pass is computed. Every field moves the last bits of the features, bfloat16 the third digit."""
+    """How the forward pass is computed. Every field changes the last bits of the features, bfloat16 the third digit."""
 
     precision: Precision
     channels_last: bool
@@ -32,7 +32,7 @@ class Mode:
 def cut_names(backbone: nn.Module, count: int) -> list[str]:
     """Return `count` depths to tap, fewer if there are fewer blocks: "" for the whole, then block names inwards.
 
-    They part the blocks evenly: of 9 blocks, 3 cuts are the whole, the end of the 6th and the end of the 3rd.
+    They divide the blocks evenly: of 9 blocks, 3 cuts are the whole, the end of the 6th and the end of the 3rd.
     """
     names = list(blocks(backbone))
     ends = [round(len(names) * kept / count) for kept in range(count - 1, 0, -1)]
@@ -42,9 +42,9 @@ def cut_names(backbone: nn.Module, count: int) -> list[str]:
 def folded(network: nn.Module) -> nn.Module:
     """Multiply each BatchNorm into the convolution before it, in place (Jacob et al. 2018, section 3.2); return it.
 
-    Only where the convolution feeds nothing else and both are called once: elsewhere the result would differ.
+    Only if the convolution feeds nothing else and both are called once: otherwise the result would differ.
     """
-    graph = fx.Tracer(autowrap_functions=(pooled,)).trace(network)  # a backbone that was cut ends in it
+    graph = fx.Tracer(autowrap_functions=(pooled,)).trace(network)  # a cut backbone ends in it
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:

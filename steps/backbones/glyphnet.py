@@ -27,7 +27,7 @@ class GlyphNet(nn.Module):
         self.features = nn.Sequential(
             nn.Sequential(*_convolution(3, 32, 3, 1), nn.ReLU()), Residual(32, 64, 2), Residual(64, 128, 2)
         )
-        self.pool = nn.AdaptiveAvgPool2d(2)  # a grid and not one average: where a stroke lies tells a 6 from a 9
+        self.pool = nn.AdaptiveAvgPool2d(2)  # a grid, not one average: the position of a stroke separates 6 from 9
         self.classifier = nn.Linear(4 * 128, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Heads: what maps features to logits. Linear, nearest neighbours, or one hidden layer; rebuilt of their tensors.
+"""Heads map features to logits. Linear, nearest neighbours, or one hidden layer; rebuilt from their tensors.
 
-The names of the tensors say which module they are of, so a served model needs no pickle and no word on its kind.
+The names of the tensors identify the module, so a served model needs no pickle and no record of its kind.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ NEIGHBOURS = 10  # that vote
 class Neighbours(nn.Module):
     """The k nearest training images vote, by cosine similarity to centred features (weights: a softmax over them).
 
-    Gradients reach the features, and the sharpness can be learnt; the images that are known stay where they were, so
-    training the backbone moves new features away from them. Its place is a frozen backbone.
+    Gradients reach the features, and the sharpness can be learnt; the features of known images stay as they were, so
+    training the backbone moves new features away from them. This head is for a frozen backbone.
     """
 
     known: torch.Tensor
@@ -52,7 +52,7 @@ class Mlp(nn.Module):
 
 
 def rebuild(state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Make the head whose tensors these are."""
+    """Rebuild a head from its tensors."""
     head: nn.Module
     if "known" in state:
         head = Neighbours(state["known"], state["votes"], state["centre"], state["sharpness"])

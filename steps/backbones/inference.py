@@ -11,9 +11,9 @@ PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torc
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
-    """Return [n, c, h, w] laid out as [n, h, w, c], in which a processor's convolutions are faster; others as they are.
+    """Return [n, c, h, w] in the memory layout [n, h, w, c], where CPU convolutions are faster; others unchanged.
 
-    It moves float32 results by a few units of their last place, so whoever answers must do the same as who judged.
+    It changes float32 results by a few units in the last place, so serving must do the same as evaluation.
     """
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 

@@ -32,7 +32,7 @@ class Card:
     cut: str | None = None  # the file ends after this block ("": the last), without the original top; None: holds all
 
     def cut_after(self, cut: str) -> str:
-        """Return the block of the architecture after which this backbone, cut at `cut`, ends; "" is nowhere."""
+        """Return the block of the architecture after which this backbone, cut at `cut`, ends; "" if it is not cut."""
         return cut or self.cut or ""
 
 
@@ -67,7 +67,7 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read the facts of a registered version, which may be of another release: keys it has beside are passed over."""
+    """Read the facts of a registered version, which may be of another release: unknown keys are ignored."""
     return artefacts.read(ModelFacts, folder / FACTS, "the version needs code of its own release", lenient=True)
 
 
@@ -79,15 +79,15 @@ def read_preprocessing(path: Path) -> Preprocessing:
 def load_backbone(folder: Path, cut: str = "") -> tuple[Card, nn.Module, int]:
     """Return card, network without its top (evaluation mode, its own copy of the weights) and feature width.
 
-    `cut` names the last block to keep; "" keeps them all. Raises IntegrityError where the weights are not the ones
-    that the card pins, RequestError where there is no such block.
+    `cut` names the last block to keep; "" keeps them all. Raises IntegrityError if the weights are not the ones
+    that the card pins, RequestError if there is no such block.
     """
     card, state = _pinned(folder)
     return (card, *assemble(card, state, cut))
 
 
 def load_with_top(folder: Path) -> tuple[Card, nn.Module]:
-    """Return card and network as the file holds it, in evaluation mode: with its own top where `card.cut` is None.
+    """Return card and network as stored, in evaluation mode: with its own top if `card.cut` is None.
 
     Raises IntegrityError as `load_backbone` does.
     """
@@ -109,22 +109,22 @@ def _pinned(folder: Path) -> tuple[Card, dict[str, torch.Tensor]]:
 
 
 def untrained(card: Card) -> nn.Module:
-    """Return the network of the card's tensors, randomly initialised: the whole, or up to its cut."""
+    """Return the network that the card describes, randomly initialised: the whole, or up to its cut."""
     network = build(card.architecture, card.num_classes, card.preprocessing.crop)
     return network if card.cut is None else cut_at(without_top(network)[0], card.cut)[0]
 
 
 def assemble(card: Card, state: dict[str, torch.Tensor], cut: str = "") -> tuple[nn.Module, int]:
-    """Return the network of these weights without its top, in evaluation mode, and its width; `cut` as above."""
+    """Return the network of these weights without its top, in evaluation mode, and its width; see `load_backbone`."""
     network = untrained(card)
     network.load_state_dict(state)
     return _topless(card, network, cut)
 
 
 def from_scratch(card: Card, classes: int, seed: int) -> Grafted:
-    """Return the backbone's architecture with a linear head, all of it random from `seed`, all of it to learn.
+    """Return the backbone's architecture with a linear head, all of it random from `seed` and trainable.
 
-    No weights are read, and torch's own generator is left as it was. BatchNorm makes its own statistics.
+    No weights are read, and torch's global generator is left as it was. BatchNorm makes its own statistics.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -153,7 +153,7 @@ def load_head_model(backbone: Path, head: Path) -> Grafted:
 
 
 def cut_of(folder: Path) -> str:
-    """Return the block after which the backbone of the model in `folder` is cut; "" is nowhere."""
+    """Return the block after which the backbone of the model in `folder` is cut; "" if it is not."""
     return str(files.read_json(folder / FACTS)["cut"])
 
 
@@ -168,7 +168,7 @@ def load_fine_tuned(backbone: Path, fine_tuned: Path) -> Grafted:
 def rebuild(architecture: str, num_classes: int, side: int, state: dict[str, torch.Tensor], cut: str) -> Grafted:
     """Rebuild a grafted network for pictures of `side` pixels, cut after the block `cut`, in evaluation mode.
 
-    `state` is the whole of it: `backbone.*`, `head.*`.
+    `state` holds all its tensors: `backbone.*`, `head.*`.
     """
     backbone, _ = without_top(build(architecture, num_classes, side))
     model = Grafted(cut_at(backbone, cut)[0], heads.rebuild(under("head.", state)))

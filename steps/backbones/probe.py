@@ -1,6 +1,6 @@
 """Fixed pictures that show whether decoder, preprocessing and backbone still compute the same.
 
-One for each way on which a file becomes RGB pixels: a change of one of them alone is seen too.
+There is one for each way in which a file becomes RGB pixels, so that a change of a single way is detected too.
 """
 
 import base64
@@ -34,7 +34,7 @@ aJR1lreFoFtt8nGfLPmXd+I+qaOuREmOnNkbJoh207LfuhpmPiKpbe2e+ecunPyVW6RQ2VmFFzzxnyiJ
 def pictures() -> tuple[bytes, ...]:
     """Return the files: the JPEG above, and others made of slopes and stripes, the same bytes at every call.
 
-    An encoder that changes costs a computation anew, which is the safe side; what was encoded once is the first alone.
+    A changed encoder only causes a recomputation, which is safe; only the first picture was encoded once and for all.
     """
     colours = Image.fromarray(_slopes(30, 42))
     alpha = Image.fromarray(_slopes(30, 42)[..., 0])
@@ -56,7 +56,7 @@ def pictures() -> tuple[bytes, ...]:
 
 
 def _slopes(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return uint8 [height, width, 3] in which no direction looks like another; whole numbers, alike everywhere."""
+    """Return uint8 [height, width, 3] in which no direction looks like another; integers, the same on every machine."""
     y, x = np.mgrid[:height, :width]
     return np.stack([255 * x // (width - 1), (7 * x + 3 * y) % 256, (x * y // 4) % 256], axis=-1).astype(np.uint8)
 

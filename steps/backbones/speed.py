@@ -1,6 +1,6 @@
-"""Measure how fast this machine decodes and computes: behind `regraft tune` and `make bench`. Decides nothing.
+"""Measure how fast this machine decodes and computes, for `regraft tune` and `make bench`. Decides nothing.
 
-Figures are images per second, the median of several rounds; what is compared was measured in one process.
+Figures are images per second, the median of several rounds; figures to compare are measured in one process.
 """
 
 import statistics
@@ -27,7 +27,7 @@ FOLDED = replace(LAST, fold_norms=True)
 BFLOAT16 = replace(FOLDED, precision="bfloat16")
 EAGER = (PLAIN, LAST, FOLDED, BFLOAT16)
 COMPILED = (replace(FOLDED, compiled=True), replace(BFLOAT16, compiled=True))
-SECONDS, ROUNDS = 1.0, 3  # a figure takes at least as long, and at least so many rounds
+SECONDS, ROUNDS = 1.0, 3  # the least time and the fewest rounds of a measurement
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Speed:
 
 
 def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module]:
-    """Return the bytes of some accepted images, the same preprocessed, and the backbone of the project.
+    """Return the bytes of some accepted images, the same images preprocessed, and the backbone of the project.
 
-    Raises RequestError where nothing was accepted yet.
+    Raises RequestError if nothing was accepted yet.
     """
     accepted = root / "data" / "accepted.parquet"
     if not accepted.exists():
@@ -71,7 +71,7 @@ def rate(work: Callable[[], object], count: int) -> float:
 
 
 def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
-    """Return images per second from bytes to preprocessed tensor, by this many threads."""
+    """Return images per second from bytes to preprocessed tensor, with this many threads."""
     torch.set_num_threads(1)
     return rate(
         lambda: list(decoding.parallel(lambda image: preprocess(decoding.decode(image), spec), data, threads)),
@@ -96,7 +96,7 @@ def speeds(network: nn.Module, pixels: torch.Tensor, modes: tuple[Mode, ...], th
 def batch_rates(
     network: nn.Module, pixels: torch.Tensor, mode: Mode, threads: int, sizes: tuple[int, ...]
 ) -> Iterator[tuple[int, float]]:
-    """Yield each batch size with the images per second of one way of computing; few images are taken repeatedly."""
+    """Yield each batch size with the images per second of one mode; few images are repeated."""
     for size in sizes:
         configure(ComputeParams(threads=threads, batch_size=size))
         torch.compiler.reset()

@@ -1,7 +1,7 @@
 """People's decisions about single images: keep, relabel or drop. Wrong decisions are listed, all at once.
 
-A decision may outlive its image: one about an image that has gone is told and counted, and nothing else. A name that
-looks like a slip of the pen is a fault, for what it means is not done.
+A decision may outlive its image: one about a missing image is reported and counted, nothing more. A name that looks
+misspelt is a fault, because the decision that was meant is not carried out.
 """
 
 import re
@@ -17,12 +17,12 @@ from steps.images.manifest import UNLABELLED
 
 KEEP, RELABEL, DROP = "keep", "relabel", "drop"
 WORDS = (KEEP, RELABEL, DROP)
-LEAST_DIGITS = 8  # of an id that was cut off
-LETTERS = 3  # of a name, its ending apart, for each of at most two slips that still leave it known
+LEAST_DIGITS = 8  # of a truncated id
+LETTERS = 3  # of a name without its suffix, for each of at most two slips that are tolerated
 
 
 class Decision(NamedTuple):
-    """One line of data/decisions.csv; `image` is an id or a path of the manifest, `label` is for relabel alone."""
+    """One line of data/decisions.csv; `image` is an id or a path of the manifest, `label` is only for relabel."""
 
     image: str
     decision: str
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
 def faults(decisions: Mapping[int, Decision], images: pd.DataFrame, rejected: Collection[str] = ()) -> Iterator[str]:
     """Yield the faults in decisions by line: a misspelt image, an unknown word or label, an image named twice.
 
-    `rejected` are the paths in quarantine. A line of empty fields says nothing.
+    `rejected` are the paths in quarantine. A line of empty fields is ignored.
     """
     split_of = {
         name: split for column in ("id", "path") for name, split in zip(images[column], images["split"], strict=True)
@@ -69,14 +69,14 @@ def faults(decisions: Mapping[int, Decision], images: pd.DataFrame, rejected: Co
 
 
 class Shapes(NamedTuple):
-    """Names by their shape, and the shapes without the places of numbers."""
+    """Names by their shape, and the shapes without the marks of numbers."""
 
     names: dict[str, list[str]]
     bare: set[str]
 
 
 class Known:
-    """The images that there are, by what a misspelt name may share with them: made once for all the lines."""
+    """The existing images, indexed by what a misspelt name may share with them; built once for all lines."""
 
     def __init__(self, images: pd.DataFrame) -> None:
         self.ids = sorted(images["id"])
@@ -91,10 +91,10 @@ class Known:
         self.folders, self.shapes = _by_shape(self.files), dict[str, Shapes]()
 
     def nearest(self, name: str) -> str:
-        """Return the image that an unknown name seems to mean; empty where it rather is an image that has gone.
+        """Return the image that an unknown name seems to mean; empty if the name is rather that of a removed image.
 
-        It means another where folders were added or left out, letters are in another case, an id was cut off, or the
-        name of a folder or file is a slip away. Numbers tell nothing: of a.png, a_1.png ... any may have been removed.
+        A name means another image if folders were added or left out, letters differ in case, an id was truncated, or
+        a folder or file name is a slip away. Numbers are no hint: any of a.png, a_1.png ... may have been removed.
         """
         name = name.replace("\\", "/")
         return self._whole(name) or self.by_case.get(name.casefold(), "") or self._longer(name) or self._a_slip(name)
@@ -125,7 +125,7 @@ def _by_shape(names: Collection[str]) -> Shapes:
 
 
 def _near(name: str, known: Shapes) -> list[str]:
-    """Return the known names that are a slip away, same numbers first; none where numbers alone differ."""
+    """Return the known names that are a slip away, same numbers first; none if only numbers differ."""
     shape, by_shape = _shape(name), known.names
     slips = min(2, len(shape.partition(".")[0]) // LETTERS)
     cutoff = 1 - (slips + 0.01) / len(shape) if slips else 1
@@ -135,7 +135,7 @@ def _near(name: str, known: Shapes) -> list[str]:
 
 
 def _shape(name: str) -> str:
-    """Return a name with # for each number, and for what sets one apart: photo.jpg, photo_1.jpg and photo (2).jpg."""
+    """Replace each number of a name, and what separates it, by #: photo_1.jpg and photo (2).jpg become photo#.jpg."""
     return re.sub(r"[ _-]*[(]?[0-9]+[)]?", "#", name)
 
 
@@ -144,9 +144,9 @@ def _numbers(name: str) -> list[str]:
 
 
 def absent(decisions: Sequence[Decision], images: pd.DataFrame, rejected: Collection[str]) -> list[str]:
-    """Return the images that decisions name and that are not there (any more), in the order of the decisions.
+    """Return the images that decisions name and that do not exist (any more), in the order of the decisions.
 
-    A file in `rejected` is there for those that drop it.
+    A file in `rejected` exists for decisions that drop it.
     """
     known = {*images["id"], *images["path"]}
     return [d.image for d in decisions if d.image not in known and not (d.decision == DROP and d.image in rejected)]
@@ -170,6 +170,6 @@ def named(images: pd.DataFrame, decisions: Sequence[Decision], word: str) -> "pd
 
 
 def counted(decisions: Sequence[Decision], gone: Sequence[str]) -> Obeyed:
-    """Count the decisions by their word; `gone` are the images that they name and that are not there."""
+    """Count the decisions by their word; `gone` are the named images that do not exist."""
     words = [decision.decision for decision in decisions]
     return Obeyed(words.count(KEEP), words.count(RELABEL), words.count(DROP), tuple(gone))

@@ -1,7 +1,7 @@
 """Two expectations that Great Expectations lacks: one value for each key, and the backbone's own preprocessing.
 
-Leakage across splits, groups that straddle them and conflicting labels are the first; GX compares columns and rows,
-not rows that belong together. Importing this module registers both with GX, and takes its three seconds.
+The first finds leakage across splits, groups that straddle them and conflicting labels: GX compares columns and rows,
+but not rows that belong together. Importing this module registers both with GX and takes three seconds.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SAMPLED = 20  # offending rows named in Data Docs
 
 @dataclass(frozen=True)
 class Offenders:
-    """The rows of a table that break an expectation: what was observed, their index and names, and all rows counted."""
+    """The rows that break an expectation: what was observed, their index and names, and the count of all rows."""
 
     observed: str
     rows: list[int]
@@ -40,14 +40,14 @@ def _table(engine: Any, domain: Any) -> pd.DataFrame:
 
 
 class TornKeys(TableMetricProvider):  # type: ignore[misc]  # GX is not checked
-    """How many keys come with several values, the rows of them, and a name for each row."""
+    """The number of keys with several values, their rows, and a name for each row."""
 
     metric_name = "table.torn_keys"
     value_keys = ("key", "column")
 
     @metric_value(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator]
     def _pandas(
-        cls,  # noqa: N805 - GX gives it by this name
+        cls,  # noqa: N805 - GX passes it by this name
         execution_engine: Any,
         metric_domain_kwargs: Any,
         metric_value_kwargs: Any,
@@ -72,7 +72,7 @@ class DifferingFields(TableMetricProvider):  # type: ignore[misc]
 
 
 class _Offenders(BatchExpectation):  # type: ignore[misc]
-    """Holds where its metric names no rows; Data Docs show its sentence and the first of them."""
+    """Succeeds if its metric names no rows; Data Docs show its sentence and the first of the rows."""
 
     sentence: ClassVar[str]
 
@@ -105,7 +105,7 @@ class _Offenders(BatchExpectation):  # type: ignore[misc]
 
 
 class ExpectOneValueForEachKey(_Offenders):
-    """Expect that rows of one key have one value in a column; rows whose key is empty belong to none."""
+    """Expect that rows with the same key have the same value in a column; rows with an empty key are ignored."""
 
     key: str
     column: str

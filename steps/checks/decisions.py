@@ -1,8 +1,8 @@
-"""What people, or commands that they gave, say of single images: data/decisions.csv and data/importance.csv.
+"""Decisions and weights for single images, by people or their commands: data/decisions.csv, data/importance.csv.
 
-Beside the decisions, the CSV of suspects on which they decide. The weights in data/importance.csv are written by
+This module also writes the CSV of suspects on which people decide. The weights in data/importance.csv are written by
 `regraft validate --against FOLDER --reweight`. Both files are in git: a weight that changes a model has an author and
-a date. With the header alone, all count 1.
+a date. If a file has only its header, all weights are 1.
 """
 
 import csv
@@ -22,9 +22,9 @@ WEIGHT_COLUMNS = ("image", "weight")
 
 
 def read(path: Path, images: pd.DataFrame, rejected: Collection[str] = ()) -> list[Decision]:
-    """Return the decisions about `images` and the `rejected` files; DataError lists all that is wrong, by line.
+    """Return the decisions about `images` and the `rejected` files; raises DataError listing all faults by line.
 
-    `images` is the whole manifest: held against what an earlier decision has left of it, a `drop` would be a fault.
+    `images` is the whole manifest: compared with what earlier decisions left of it, a `drop` would be a fault.
     """
     decisions = _lines(path)
     _refuse(path, list(faults(decisions, images, rejected)))
@@ -64,9 +64,9 @@ def _refuse(path: Path, messages: list[str]) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV with the line in which each begins; DataError if the file is not CSV.
+    """Yield the rows of a CSV with the line on which each begins; raises DataError if the file is not CSV.
 
-    A library that guesses would take a comma too many for an index. Strict, or a stray quote would swallow the rest.
+    A library that guesses would take an extra comma for an index. Strict, because a stray quote would swallow the rest.
     """
     line = 1
     try:
@@ -89,9 +89,9 @@ def write_questions(path: Path, questions: Iterable[tuple[str, str]]) -> None:
 
 
 def read_weights(path: Path, images: pd.DataFrame) -> "pd.Series[Any]":
-    """Return the factor of each row of `images` (its column id), 1 where the file does not name it.
+    """Return the factor of each row of `images` (by its column id), 1 if the file does not name it.
 
-    An image that has gone since is passed over. DataError says what is wrong with the file.
+    Images that no longer exist are ignored. Raises DataError with what is wrong with the file.
     """
     try:
         table = pd.read_csv(path, dtype={"image": str, "weight": float})

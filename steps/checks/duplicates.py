@@ -1,4 +1,4 @@
-"""Copies: the same picture under two names, found by perceptual hash, confirmed by pixels, and found by features."""
+"""Copies: the same picture under two names, found by perceptual hash and confirmed by pixels, or found by features."""
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
@@ -13,15 +13,16 @@ from steps.runtime.arrays import Floats
 
 Ints = npt.NDArray[np.int64]
 BITS = 64
-PRECEDENCE = (TEST, VAL, TRAIN)  # of like images in several splits, those in the first of these stay
-FLAT = 2.0  # grey levels of 255; a picture that varies less shows nothing by which a copy could be told
+PRECEDENCE = (TEST, VAL, TRAIN)  # of similar images in several splits, those in the first of these stay
+FLAT = 2.0  # grey levels of 255; a picture that varies less has no content to compare
 
 
 def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
     """Return index pairs [m, 2] of 64-bit hashes (16 hexadecimal digits) that differ in at most `bits` bits.
 
-    Of equal hashes each is paired with the next alone, so that many alike make no square of pairs. Hashes within
-    `bits` of one another agree in one of `bits` + 1 bands (pigeonhole), so only those of an equal band are compared.
+    Each of several equal hashes is paired only with the next, so that the number of pairs is not quadratic. Hashes
+    within `bits` of each other agree in one of `bits` + 1 bands (pigeonhole), so only those with an equal band are
+    compared.
     """
     values, first, inverse = np.unique(
         np.array([int(value, 16) for value in hashes], dtype=np.uint64), return_index=True, return_inverse=True
@@ -35,7 +36,7 @@ def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
 
 
 def same(ids: Sequence[str]) -> Ints:
-    """Return index pairs [m, 2] of equal ids, each with the next alone."""
+    """Return index pairs [m, 2] of equal ids, each paired only with the next."""
     return _same(np.unique(np.array(ids, dtype=str), return_inverse=True)[1])
 
 
@@ -60,7 +61,7 @@ def _within_band(values: npt.NDArray[np.uint64], band: npt.NDArray[np.uint64], b
 
 
 def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Return the correlation of two small grey pictures [s, s]; 0 where either is flat: of noise nothing follows."""
+    """Return the correlation of two small grey pictures [s, s]; 0 if either is flat: noise is no evidence."""
     a, b = (picture.astype(np.float64).ravel() - picture.mean() for picture in (one, other))
     if min(a.std(), b.std()) < FLAT:
         return 0.0
@@ -68,9 +69,10 @@ def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> flo
 
 
 def near_by_features(features: Floats, nearness: float) -> Ints:
-    """Return index pairs [m, 2] of features [n, d] that lie nearer than `nearness` times the usual neighbour.
+    """Return index pairs [m, 2] of features [n, d] that lie closer than `nearness` times the usual distance.
 
-    The usual neighbour is the median distance to the nearest one, between directions; features thus set their scale.
+    The usual distance is the median of the distances to the nearest neighbour, between directions: features set the
+    scale.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -85,7 +87,7 @@ def near_by_features(features: Floats, nearness: float) -> Ints:
 
 
 def groups(images: pd.DataFrame, pairs: Ints) -> tuple[Copies, ...]:
-    """Join pairs of labelled rows to groups of alike images, each sorted by path; groups by their first path."""
+    """Join pairs of labelled rows into groups of similar images, each sorted by path; groups by their first path."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -103,9 +105,9 @@ def _group(images: Sequence[Listed]) -> Copies:
 
 
 def leaking_copies(found: Sequence[Copies]) -> list[str]:
-    """Return the paths, sorted, to drop so that no group lies in two splits: see `PRECEDENCE`.
+    """Return the sorted paths to drop so that no group lies in two splits: see `PRECEDENCE`.
 
-    All of a group counts as one picture, also those that are alike by way of a third.
+    A whole group counts as one picture, including images that are similar only through a third.
     """
     return sorted(path for group in found for path in _giving_way(group.images))
 

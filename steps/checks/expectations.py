@@ -1,6 +1,6 @@
 """Great Expectations 1.x: rules become suites built in code, one checkpoint runs them, Data Docs show them.
 
-An ephemeral context, so no `gx/` folder; the HTML carries timestamps and is therefore never a tracked output.
+The context is ephemeral, so there is no `gx/` folder; the HTML has timestamps and is therefore never a tracked output.
 """
 
 import logging
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SITE = "regraft"
-AS_IT_SHOULD_BE = "as it should be"  # said where there is no figure
+AS_IT_SHOULD_BE = "as it should be"  # shown if there is no figure
 
 
 def check(
@@ -23,7 +23,7 @@ def check(
 ) -> tuple[RuleResult, ...]:
     """Run every rule over its table and write Data Docs under `docs`; return one result per rule, in order.
 
-    `counted` holds the paths of the files behind a figure that counts files, by the figure's column.
+    `counted` maps the column of a figure that counts files to the paths of those files.
     """
     import great_expectations as gx  # 3 s: only the gate pays for it
 
@@ -92,7 +92,7 @@ def _expectation(rule: Rule) -> Any:
 
 
 def _observed(rule: Rule, table: "pd.DataFrame", result: Any) -> str:
-    """Describe the result: the range or that all is well, otherwise the offenders by name."""
+    """Describe the result: the range, or that all is well; otherwise the offenders by name."""
     if failure := _failure(result.exception_info):
         return f"could not be checked: {failure}"
     if table.empty:
@@ -111,7 +111,7 @@ def _fields(wants: Mapping[str, Any]) -> str:
 
 
 def _where(rule: Rule, table: "pd.DataFrame", result: Any, counted: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """Return the paths of the files behind a rule that is broken, or that `hints`; none where its rows are no files."""
+    """Return the paths of the files behind a rule that is broken, or that `hints`; none if its rows are not files."""
     if result.success and not rule.hints:
         return []
     bad = table.loc[result.result.get("unexpected_index_list") or []]
@@ -133,7 +133,7 @@ def _offenders(rule: Rule, table: "pd.DataFrame", details: Mapping[str, Any]) ->
 
 
 def _failure(info: Mapping[str, Any]) -> str:
-    """Return GX's error messages: it keeps one record, or one per metric that could not be computed."""
+    """Return GX's first error message: it keeps one record, or one per metric that could not be computed."""
     records = [info] if "raised_exception" in info else list(info.values())
     return next((str(record["exception_message"]) for record in records if record["raised_exception"]), "")
 

@@ -1,7 +1,7 @@
 """Suspected label errors: which, by confident learning (Northcutt et al. 2021, arXiv 1911.00068), and how many.
 
-Both ask heads that have not seen the image. Confident learning ranks well, but its count grows with the head's own
-errors: of clean photographs it suspects 4 %.
+Both use heads that have not seen the image. Confident learning ranks well, but its count grows with the head's own
+errors: it suspects 4 % of clean photographs.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from steps.training.linear_probe import Labelled, fit
 
 Floats = npt.NDArray[np.float64]
 FOLDS = 5
-MOST = 10_000  # images of which their number is estimated, every so many
+MOST = 10_000  # images, evenly spaced, on which the number of errors is estimated
 SHARP, RATES = (-3.0, 7.0), (-14.0, 3.0)  # logs of the sharpness, log-odds of the rate
-C = 1e-3  # a stiff head: a loose one learns wrong labels by heart, and what it learnt it no longer suspects
+C = 1e-3  # strong regularisation: otherwise a head memorises wrong labels, and no longer suspects them
 
 
 def out_of_fold(data: Labelled, classes: int, seed: int) -> Floats:
@@ -50,19 +50,19 @@ def suspects(targets: Ints, probabilities: Floats) -> Ints:
 
 @dataclass(frozen=True)
 class Noise:
-    """The estimated share of wrong labels, and the chance of such an estimate were all of them right."""
+    """The estimated share of wrong labels, and the probability of such an estimate if all were right."""
 
     share: float
     p: float
 
 
 def noise(targets: Ints, probabilities: Floats) -> Noise:
-    """Estimate by maximum likelihood how many labels are another class's, from answers [n, classes] out of fold.
+    """Estimate by maximum likelihood how many labels are wrong, from out-of-fold probabilities [n, classes].
 
-    A label follows the head's answer at a sharpness of its own, or, at a rate, falls on any class alike. A weak head is
-    unsharp and contradicts mildly; a wrong label is contradicted whatever the sharpness. p is of the likelihood ratio
-    against a rate of 0, which lies on the edge: half of a chi-square (Self and Liang 1987). It needs a head that knows
-    something: one that does not leaves the sharpness open, too, and p comes out too small.
+    A label follows the head's answer at a fitted sharpness or, at a fitted rate, falls on all classes uniformly. A weak
+    head is not sharp and contradicts mildly; a wrong label is contradicted at any sharpness. p is from the likelihood
+    ratio against a rate of 0, which lies on the boundary: half of a chi-square (Self and Liang 1987). The head has to
+    know something: otherwise the sharpness is undetermined, too, and p is too small.
     """
     step = 1 + len(targets) // MOST
     own, classes = np.asarray(targets[::step], dtype=np.int64), probabilities.shape[1]

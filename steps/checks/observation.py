@@ -1,4 +1,4 @@
-"""The preprocessing as declared, and on a sample pushed through the real loader and the real network."""
+"""The preprocessing as declared, and as observed on a sample that passes through the real loader and network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,9 @@ from steps.images.manifest import TRAIN, VAL
 from steps.images.preprocessing import Preprocessing, normalise
 from steps.runtime.progress import track
 
-COUNTED = 32  # images, about, whose grey levels are counted: a fault of the loader stands in every one
+COUNTED = 32  # images, approximately, whose grey levels are counted: a fault of the loader affects every image
 FIELDS = {witnesses.COLOUR_ORDER: ("colour_order",), witnesses.STATISTICS: ("value_range", "mean", "std")}
-SHOWN = 4  # pictures that a page shows as the file has them and as an account would
+SHOWN = 4  # pictures that a page shows as stored and as an account would have them
 
 
 def contract(pipeline: Preprocessing, backbone: Preprocessing) -> tuple[FieldAgreement, ...]:
@@ -33,7 +33,7 @@ def contract(pipeline: Preprocessing, backbone: Preprocessing) -> tuple[FieldAgr
 def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> Observation:
     """Return the observations on a sample of training and validation images.
 
-    The weights are asked what they recognise only with `ask`, and where nothing else was done than declared.
+    What the weights recognise is tested only with `ask`, and only if the images were processed as declared.
     """
     card, network = models.load_with_top(backbone)
     table = images.part(TRAIN, VAL).sort_values("id").head(sample)
@@ -59,17 +59,17 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
 
 
 def _by_block(card: models.Card, network: nn.Module, seen: Seen) -> dict[str, float | None]:
-    """Cuts the top off, where the network has one: whoever asks it comes before."""
+    """Cut the top off in place, if the network has one: whatever uses the top has to run before."""
     backbone = network if card.cut is not None else without_top(network)[0]
     nats = witnesses.by_block(backbone, witnesses.norm_distances(seen))
     return {block: None if value is None else rounded(value) for block, value in nats.items()}
 
 
 def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the pixels of what the loader yields, uint8 RGB [n, 3, h, w], and one in `every` of its own tensors."""
+    """Return the loader's output as pixels, uint8 RGB [n, 3, h, w], and every `every`-th of its own tensors."""
     pixels, kept, start = [], [], 0
     for tensors, _, _ in images.batches(TRAIN, VAL):
-        pixels.append(observed.pixels_of(tensors, images.spec))  # batch by batch: it takes doubles
+        pixels.append(observed.pixels_of(tensors, images.spec))  # batch by batch: it uses float64
         kept.append(tensors[-start % every :: every])
         start += len(tensors)
     return torch.cat(pixels), torch.cat(kept)
@@ -77,7 +77,7 @@ def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The network that is asked, and the pictures that it is asked about: uint8 RGB [n, 3, h, w]."""
+    """The network under test, and the pictures that it is tested on: uint8 RGB [n, 3, h, w]."""
 
     network: nn.Module
     pixels: torch.Tensor
@@ -88,7 +88,7 @@ class Sample:
     kept: dict[tuple[Preprocessing, bool], Seen] = field(default_factory=dict)
 
     def seen(self, spec: Preprocessing, shuffled: bool = False) -> Seen:
-        """Return what the network makes of the pictures, prepared as `spec` says, perhaps with their parts shuffled."""
+        """Return the network's outputs for the pictures, prepared as `spec` says, optionally with shuffled tiles."""
         if (spec, shuffled) not in self.kept:
             pixels = witnesses.shuffled(self.pixels, self.seed) if shuffled else self.pixels
             self.kept[spec, shuffled] = witnesses.watch(self.network, self._batches(pixels, spec), self.has_top)

@@ -1,7 +1,7 @@
 """What was done to the pictures, proven from tensors of the real loader.
 
-8-bit pictures leave only 256 levels per channel, so the right account of scale, mean and standard deviation puts every
-value back on a whole grey level. What the weights want is another question, which only evidence can answer:
+8-bit pictures have only 256 levels per channel, so the right account of scale, mean and standard deviation maps every
+value back to a whole grey level. What the weights expect is another question, which only evidence can answer:
 `steps.checks.witnesses`.
 """
 
@@ -15,7 +15,7 @@ from steps.checks.rules import DECLARED, SWAPPED
 from steps.images.preprocessing import Preprocessing
 
 ON_GRID = 0.02  # grey levels; float32 rounding stays under 0.001, a wrong account scatters over +-0.5
-FAMILIES = (  # what weights are commonly trained with, where values run from 0 to 1
+FAMILIES = (  # statistics that weights are commonly trained with, for values from 0 to 1
     ("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ("Inception", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -26,14 +26,14 @@ Source = Mapping[str, list[float]]  # mean and std per channel of a source's inp
 
 
 def rounded(value: float) -> float:
-    """Return a value to 6 significant digits: beyond them machines differ."""
+    """Round a value to 6 significant digits: beyond them machines differ."""
     return float(f"{value:.6g}")
 
 
 def other_families(spec: Preprocessing, source: Source | None = None) -> dict[str, Preprocessing]:
-    """Return the same preprocessing with the mean and std of each other family; of the source alone, where it is known.
+    """Return the same preprocessing with the mean and std of each other family, or only of the source if it is known.
 
-    Weights whose own source was measured are of no other family, however much brighter today's pictures are.
+    Weights whose own source was measured belong to no other family, however much brighter the present pictures are.
     """
     known = [("the source", tuple(source["mean"]), tuple(source["std"]))] if source else FAMILIES
     families = {
@@ -50,9 +50,9 @@ def _ends(spec: Preprocessing) -> torch.Tensor:
 
 
 def undone(observed: torch.Tensor, spec: Preprocessing) -> dict[str, torch.Tensor]:
-    """Return account -> the tensors [n, 3, h, w] as they would be had that fault not been made.
+    """Return account -> the tensors [n, 3, h, w] as they would be without that fault.
 
-    The list holds the faults that people report of their loaders.
+    The faults are those that people report of their loaders.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
 
@@ -83,23 +83,23 @@ def pixels_of(observed: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
 
 
 def _grey(tensors: torch.Tensor, spec: Preprocessing) -> torch.Tensor:
-    """Return tensors [n, 3, h, w] on the scale of a file's 0 to 255, float64, if `spec` is what was done."""
+    """Map tensors [n, 3, h, w] back to a file's scale of 0 to 255, float64, assuming that `spec` was applied."""
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (spec.mean, spec.std))
     low, high = spec.value_range
     return 255 * (tensors.to(torch.float64) * std + mean - low) / (high - low)
 
 
 def on_grid(tensors: torch.Tensor, spec: Preprocessing) -> float:
-    """Return the share of the values of [n, 3, h, w] that are one of the 256 grey levels, as `spec` maps them."""
+    """Return the share of the values of [n, 3, h, w] that are one of the 256 grey levels under `spec`."""
     grey = _grey(tensors, spec)
     whole = grey.round()
     return float((((grey - whole).abs() < ON_GRID) & (whole >= 0) & (whole <= 255)).double().mean())
 
 
 def input_distance(tensors: torch.Tensor, spec: Preprocessing, source: Source | None) -> float:
-    """Return how far the channels of [n, 3, h, w] lie from the source's: mean Kullback-Leibler divergence, nats.
+    """Return the mean Kullback-Leibler divergence of the channels of [n, 3, h, w] from the source's, in nats.
 
-    `source` has mean and std per channel in [0, 1]; None: normalisation is taken to have meant mean 0 and std 1.
+    `source` has mean and std per channel in [0, 1]; if None, normalised inputs are taken to have mean 0 and std 1.
     """
     low, high = spec.value_range
     ours, theirs = torch.tensor(spec.mean), torch.tensor(spec.std)
@@ -112,7 +112,7 @@ def input_distance(tensors: torch.Tensor, spec: Preprocessing, source: Source | 
 def divergence(mean: torch.Tensor, std: torch.Tensor, of_mean: torch.Tensor, of_std: torch.Tensor) -> torch.Tensor:
     """Return the Kullback-Leibler divergence between two Gaussians, elementwise, in nats.
 
-    With a floor under the std, so that flat pictures are not taken for wrong ones.
+    The std has a floor, so that flat pictures are not taken for wrong ones.
     """
     of_std = of_std.clamp(min=1e-6)
     ratio = (std / of_std).clamp(min=0.05)

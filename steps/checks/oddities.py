@@ -17,7 +17,7 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class OddityLimits:
-    """From where on a picture is odd; `blurred` is relative to the median of the set, `unlike` to its spread."""
+    """Limits beyond which a picture is odd; `blurred` is relative to the median of the set, `unlike` to its spread."""
 
     dark: Share
     bright: Share
@@ -29,7 +29,7 @@ class OddityLimits:
 def odd(images: pd.DataFrame, features: Floats, limits: OddityLimits) -> tuple[Oddity, ...]:
     """List odd images with their reasons in words, the most unlike first.
 
-    `images` has the manifest's columns; `features` [n, d] are theirs, row by row.
+    `images` has the manifest's columns; `features` [n, d] has a row for each of them.
     """
     unlike = distance_to_others(features)
     far = fence(unlike, limits.unlike)
@@ -68,10 +68,10 @@ def distance_to_others(features: Floats) -> npt.NDArray[np.float64]:
 
 
 def fence(distances: npt.NDArray[np.float64], ranges: float) -> float:
-    """Return the distance above which one is an outlier: so many interquartile ranges over the upper quartile, in logs.
+    """Return the distance beyond which an image is an outlier: `ranges` interquartile ranges over the upper quartile.
 
-    Tukey 1977; a fixed multiple of the median accused 4 % of clean digits, whose distances spread more than those of
-    photographs. In logs, because distances are ratios: their upper tail is long by nature.
+    Tukey 1977; a fixed multiple of the median flagged 4 % of clean digits, whose distances spread more than those of
+    photographs. Computed in logs, because distances are ratios with a long upper tail.
     """
     lower, upper = np.quantile(np.log(np.maximum(distances, np.finfo(np.float32).tiny)), [0.25, 0.75])
     return float(np.exp(upper + ranges * (upper - lower)))

@@ -1,6 +1,6 @@
-"""What the gates write: data/reports/validation.json, data/reports/screen.json, and the comparison with a reference.
+"""Reports of the gates: data/reports/validation.json, data/reports/screen.json, and the comparison with a reference.
 
-Nothing is computed here, so that whoever reads a report imports nothing else.
+Nothing is computed here, so that readers of a report import nothing else.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Vote = Literal["for", "against", "silent"]
 
 @dataclass(frozen=True)
 class Nothing:
-    """An empty object in JSON, where there was nothing to measure; false, as an empty mapping is."""
+    """An empty object in JSON, if there was nothing to measure; false, like an empty mapping."""
 
     def __bool__(self) -> Literal[False]:
         """Return False."""
@@ -43,7 +43,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that show one picture; `identical`: their very bytes are the same, which rules of their own look at."""
+    """Images that show the same picture; `identical`: their bytes are the same, which separate rules check."""
 
     images: tuple[Listed, ...]
     leaking: bool  # they lie in two splits
@@ -53,7 +53,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Obeyed:
-    """How many decisions of each kind were obeyed, and the images that are named and not there (any more)."""
+    """The number of applied decisions of each kind, and the named images that do not exist (any more)."""
 
     keep: int
     relabel: int
@@ -77,7 +77,7 @@ class PopulationFit:
 
 @dataclass(frozen=True)
 class Source:
-    """A source of images; `only` names its class where all are of one, p is the chance of that."""
+    """A source of images; `only` names its class if all are of one class, p is the probability of that by chance."""
 
     source: str
     images: int
@@ -115,7 +115,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well a plain measure alone tells the label; `effect` runs from chance (0) to certainty (1)."""
+    """How well a simple measure alone predicts the label; `effect` runs from chance (0) to certainty (1)."""
 
     measure: str
     balanced_accuracy: float
@@ -130,17 +130,17 @@ class Account:
     """How well one account of the preprocessing fits a sample of tensors."""
 
     account: str
-    on_grid: float  # share of the values that stand on a whole grey level
-    inputs: float  # nats from the source's inputs, as `observed.input_distance` has it
+    on_grid: float  # share of the values that lie on a whole grey level
+    inputs: float  # nats from the source's inputs; see `observed.input_distance`
 
 
 @dataclass(frozen=True)
 class Evidence:
     """One witness's evidence on one account against the declared preprocessing.
 
-    `declared` and `figure` are what it measures under each, lower is nearer to the source: for BatchNorm the divergence
-    in nats, for the top the mean log-probability of its classes. `t` tests the difference over images; positive where
-    the account is nearer.
+    `declared` and `figure` are its measurements under each, lower is nearer to the source: for BatchNorm the divergence
+    in nats, for the top the mean log-probability of its classes. `t` tests the difference over images; it is positive
+    if the account is nearer.
     """
 
     account: str
@@ -173,8 +173,8 @@ class Observation:
     """The preprocessing as observed on a sample of training and validation images.
 
     `done` and `accounts`: what was done to the tensors, and how each account of it fits. `wanted`: what the weights
-    recognise; empty where they were not asked. `source_divergence`: block -> nats between its activations and what its
-    BatchNorms keep; None without BatchNorm. `shown`: the most colourful of the images.
+    recognise; empty if this was not tested. `source_divergence`: block -> nats between its activations and the
+    statistics of its BatchNorms; None without BatchNorm. `shown`: the most colourful of the images.
     """
 
     done: str
@@ -186,7 +186,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class FieldAgreement:
-    """One field of the preprocessing, as the pipeline has it and as the backbone's card does."""
+    """One field of the preprocessing, in the pipeline and on the backbone's card."""
 
     field: str
     pipeline: Value
@@ -196,7 +196,7 @@ class FieldAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsound:
-    """The report of `validate` on a table that is no manifest: its own rules say why, and no others can be checked."""
+    """The report of `validate` on a table that is no manifest: the manifest's rules say why; no others apply."""
 
     accepted: bool
     rules: tuple[RuleResult, ...]
@@ -244,10 +244,10 @@ class Oddity(Listed):
 
 @dataclass(frozen=True, kw_only=True)
 class Suspects:
-    """What `screen` finds: label errors among the images `searched`, groups of like images, and odd ones.
+    """The findings of `screen`: label errors among the images `searched`, groups of similar images, and odd ones.
 
-    `agreement` is the share of labels on which a head agrees, and `credible` says whether that is enough to accuse
-    any; `wrong_share` estimates the share of wrong labels, `wrong_p` is the chance of it were all of them right.
+    `agreement` is the share of labels with which a head agrees, and `credible` whether that is enough to accuse any;
+    `wrong_share` estimates the share of wrong labels, `wrong_p` is its probability if all labels were right.
     """
 
     searched: int
@@ -273,7 +273,7 @@ class Screening(Suspects):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file of the reference that is no image, and why."""
+    """A file of the reference that is no image, and the reason."""
 
     path: str
     reason: str
@@ -296,7 +296,7 @@ class Covariate:
 
 @dataclass(frozen=True)
 class Stranger:
-    """An image by its log-odds of being of its own side."""
+    """An image with its log-odds of belonging to its own side."""
 
     id: str
     path: str
@@ -308,8 +308,8 @@ class Stranger:
 class Shift:
     """The comparison of training with a reference: how separable the two are, by what, and the images that show it.
 
-    `left_out` counts images beyond the sample; `effective` is what the reweighted training images are worth, `covered`
-    how much of what the reference shows training holds.
+    `left_out` counts images beyond the sample; `effective` is the effective number of reweighted training images,
+    `covered` the share of the reference that training covers.
     """
 
     reference: int

@@ -1,4 +1,4 @@
-"""One rule of the gates: what is looked at, which limit holds, what to say and what to do when it does not."""
+"""One rule of the gates: what is checked, its limit, and what to say and to do if it is broken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ Table = Literal[
 SHOWN = 10  # files or values named in a message
 Level = Literal["fail", "warn", "off"]
 FAIL, OFF = "fail", "off"
-SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; of counts, the plural of what is counted
+SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; for counts, the plural of what is counted
 ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One expectation over one table, with its words for a person.
+    """One expectation over one table, with its text for people.
 
     `kind` is columns | matches | between | in_set | unique | one_value (of `column` for each `per`) | preprocessing;
     `severity` is fail (the gate refuses) or warn, and `key` the field of params.yaml's `severity` that sets it, empty
-    for a rule that always has to hold. `hints` says that its files are worth a look while it holds, too.
+    for a rule that always has to hold. `hints`: its files are worth a look even if it holds.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Rule:
     def number(self, value: float) -> str:
         """Format a value of `column` without its unit: a share in per cent, a count with thousands separators.
 
-        Rounded, but never onto the other side of a limit: what breaks a rule is not said to be what the rule allows.
+        Rounded, but never across a limit: a value that breaks a rule is never shown as one that the rule allows.
         """
         scaled = self._scaled(value)
         finer = (f"{scaled:,.{digits}g}" for digits in range(2, 17))
@@ -117,7 +117,7 @@ def _side(value: float, bound: float) -> int:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """What a rule found, as the reports of the gates hold it; `where` lists the paths of files, sorted."""
+    """The result of a rule in the reports of the gates; `where` lists the paths of files, sorted."""
 
     name: str
     passed: bool
@@ -130,12 +130,12 @@ class RuleResult:
 
     @property
     def refuses(self) -> bool:
-        """Whether the data is rejected for it."""
+        """Return True if the data is rejected for it."""
         return not self.passed and self.severity == FAIL
 
 
 def refusal(results: Sequence[RuleResult]) -> DataError | None:
-    """Return the refusal of the data, which describes each rule that refuses it; None where none does."""
+    """Return an error that describes each rule that rejects the data; None if none does."""
     broken = [result for result in results if result.refuses]
     if not broken:
         return None
@@ -152,6 +152,6 @@ def refusal(results: Sequence[RuleResult]) -> DataError | None:
 
 
 def some(items: Sequence[str]) -> str:
-    """Name the first few, and say how many more there are."""
+    """Return the first few items, and how many more there are, as text."""
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
     return "; ".join(items[:SHOWN]) + more

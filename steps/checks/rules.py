@@ -1,4 +1,4 @@
-"""The rules of the gates as data. Each name is typed here alone; elsewhere a rule is known by its key."""
+"""The rules of the gates as data. Each name is written only here; elsewhere a rule is identified by its key."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from steps.runtime.binding import Because
 
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
-UNTOLD = "cannot be told"  # what is said of the weights where their witnesses are silent or disagree
+UNTOLD = "cannot be told"  # the finding on the weights if their witnesses are silent or disagree
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
@@ -36,7 +36,7 @@ class Severity:
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenSeverity:
-    """The same for the rules on features; `domain_shift` is of `regraft validate --against`."""
+    """The same for the rules on features; `domain_shift` belongs to `regraft validate --against`."""
 
     label_errors: Level
     like_images: Level
@@ -59,7 +59,7 @@ class DataLimits:
 
 
 def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
-    """Return the gate of the pipeline; a rule that is switched off is not there."""
+    """Return the rules of the gate, without those that are switched off."""
     return _governed(_of_validate(limits), severity)
 
 
@@ -79,7 +79,7 @@ def _of_validate(limits: DataLimits) -> Sequence[Rule]:
 
 
 def _structure() -> Sequence[Rule]:
-    """Return the rules that always have to hold: without them no other means anything."""
+    """Return the rules that always have to hold: without them no other rule means anything."""
     again = "Run `regraft validate`: it reads the images again and writes data/manifest.parquet anew."
     return (
         Rule(
@@ -414,7 +414,7 @@ def _keys() -> dict[str, str]:
     return {rule.name: rule.key for rule in (*_of_validate(limits), *_of_screen(0))}
 
 
-KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" where none switches it off
+KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" if it cannot be switched off
 
 
 def totals(images: int, counts: Mapping[str, Mapping[str, int]], quarantined: int) -> dict[str, float]:

@@ -20,8 +20,8 @@ from steps.runtime.arrays import Bools, Ints
 T = TypeVar("T")
 ALPHA = 0.05  # of a whole family
 PERMUTATIONS = 999
-MOST = 5000  # images that a shortcut is looked for in; more would only be slower
-LEAST = 10  # images of a source before its having one class says anything
+MOST = 5000  # images in which shortcuts are sought; more would only be slower
+LEAST = 10  # images of a source; with fewer, a single class proves nothing
 MEASURES = ("brightness", "contrast", "sharpness", "width", "height", "bytes")
 NAMES = ("format", "mode", "source")
 
@@ -49,7 +49,7 @@ def population_fit(counts: Mapping[str, Mapping[str, int]], prior: Mapping[str, 
 
 
 def with_holm(rows: Sequence[partial[T]]) -> tuple[T, ...]:
-    """Complete rows that lack `adjusted`, their `p` corrected over all of them by Holm's method, and `significant`."""
+    """Complete rows with `adjusted`, their `p` corrected over all rows by Holm's method, and with `significant`."""
     from statsmodels.stats.multitest import multipletests
 
     if not rows:
@@ -78,7 +78,7 @@ def coverage(images: pd.DataFrame) -> tuple[Coverage, ...]:
     """Compare each source's and month's share in training with its share in validation and test.
 
     `effect` is the absolute difference of the shares, p is Fisher's exact test of the two by two table. Values of
-    fewer than `LEAST` images are left out, and so is a column with one value: nobody is missing there.
+    fewer than `LEAST` images are left out, and so is a column with one value, where nothing can be missing.
     """
     training = (images["split"] == TRAIN).to_numpy()
     rows = []
@@ -98,7 +98,7 @@ def groups(images: pd.DataFrame) -> Groups | Nothing:
     """Return how many groups (patients, cameras ...) the training images come from, and how evenly.
 
     A group never straddles splits, so training cannot lack a part of one; it can consist of few. `effective` is
-    exp of the entropy of their shares. `Nothing` where no image has a group.
+    exp of the entropy of their shares. `Nothing` if no image has a group.
     """
     counts = images["group"][(images["split"] == TRAIN) & (images["group"] != "")].value_counts()
     if counts.empty:
@@ -108,10 +108,10 @@ def groups(images: pd.DataFrame) -> Groups | Nothing:
 
 
 def shortcuts(images: pd.DataFrame, generator: np.random.Generator) -> tuple[Shortcut, ...]:
-    """Ask of each measure alone whether it predicts the label, on a held-out half, against permuted labels.
+    """Test whether each measure alone predicts the label, on a held-out half, against permuted labels.
 
-    `effect` is how far balanced accuracy stands between chance (0) and certainty (1). Permuting only the half that
-    was not learnt from keeps the test exact.
+    `effect` is the position of balanced accuracy between chance (0) and certainty (1). Permuting only the held-out
+    half keeps the test exact.
     """
     if images["label"].value_counts().min() < 4 or images["label"].nunique() < 2:
         return ()

@@ -1,6 +1,6 @@
 """Domain shift: two sets of images that a classifier can separate do not come from the same distribution.
 
-The classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv 1610.06545) on frozen features, and beside it a plain
+The classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv 1610.06545) on frozen features, and a simple
 test of each measure of the manifest, corrected by Holm's method.
 """
 
@@ -27,8 +27,8 @@ from steps.training.linear_probe import Labelled, fit
 
 Scores = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
-DIRECTIONS = 64  # principal ones; a classifier in all of them would need many more images to learn as much
-LEAST = 10  # images of either side
+DIRECTIONS = 64  # principal components; with all of them, a classifier would need many more images to learn as much
+LEAST = 10  # images per side
 MEASURES = ("width", "height", "brightness", "contrast", "sharpness")
 NAMES = ("format", "source")
 TAKEN = "taken"
@@ -38,7 +38,7 @@ TAKEN = "taken"
 class TwoSample:
     """How separable the sides are: AUC with its interval, the p-value of no difference, and each image's score.
 
-    `odds` [n + m] are log-odds of being of the second side, by a classifier that has not seen the image.
+    `odds` [n + m] are log-odds of belonging to the second side, by a classifier that has not seen the image.
     """
 
     auc: Figure
@@ -47,10 +47,10 @@ class TwoSample:
 
 
 def two_sample(first: Floats, second: Floats, seed: int) -> TwoSample:
-    """Try to tell features [n, d] from features [m, d]; either side needs `LEAST` rows.
+    """Separate features [n, d] from features [m, d] by a classifier; each side needs `LEAST` rows.
 
-    AUC and odds are cross-validated. p is of one classifier, fitted on one half and asked about the other: the scores
-    of images that it has not seen can be permuted exactly, which is the test of Mann and Whitney.
+    AUC and odds are cross-validated. p is that of one classifier, fitted on one half and applied to the other: scores
+    of unseen images can be permuted exactly, which is the Mann-Whitney test.
     """
     both = np.concatenate([first, second])
     principal = PCA(min(DIRECTIONS, *both.shape), random_state=0).fit_transform(both)
@@ -64,7 +64,7 @@ def two_sample(first: Floats, second: Floats, seed: int) -> TwoSample:
 class Importance:
     """Weights [n] of mean 1 that make one sample stand for another.
 
-    `effective` says how many images the weighted sample is worth; `covered` how much of the second world it holds.
+    `effective` is the effective size of the weighted sample; `covered` the share of the second sample that it covers.
     """
 
     weights: Scores
@@ -73,14 +73,14 @@ class Importance:
 
 
 def importance(first: Scores, second: Scores, most: float) -> Importance:
-    """Weigh the first sample's images by how much more often the second world shows their kind.
+    """Weight the first sample's images by how much more often their kind occurs in the second.
 
-    `first` [n] and `second` [m] are scores of being of the second sample by a classifier that has not seen the
-    image. A logistic curve makes odds of them (Platt 1999: the classifier itself is shrunk on purpose), and odds
+    `first` [n] and `second` [m] are scores of belonging to the second sample, by a classifier that has not seen the
+    image. A logistic curve turns them into odds (Platt 1999: the classifier itself is shrunk on purpose), and odds
     times n / m estimate the ratio of the densities (Sugiyama et al. 2012, ch. 4). Ratios are clipped to
-    1/most..most: what a single image may count for stays bounded. `effective` is Kish's sample size,
-    (sum w)^2 / sum w^2. The mean ratio is 1 where the first sample holds every kind that the second shows, and less
-    where it does not: no weights make up for images that are not there.
+    1/most..most, which bounds the weight of a single image. `effective` is Kish's sample size,
+    (sum w)^2 / sum w^2. The mean ratio is 1 if the first sample holds every kind that the second shows, and less
+    otherwise: no weights make up for missing images.
     """
     scores = np.concatenate([first, second])
     scaled = ((scores - scores.mean()) / max(float(scores.std()), 1e-12))[:, None]
@@ -92,13 +92,13 @@ def importance(first: Scores, second: Scores, most: float) -> Importance:
 
 
 def auc(first: Scores, second: Scores) -> Figure:
-    """Return the chance that a score of the second side is above one of the first, with DeLong's interval (1988).
+    """Return the probability that a score of the second side exceeds one of the first; DeLong's interval (1988).
 
-    No interval where all scores of one side are above the other's: the estimate of its width would be 0.
+    There is no interval if all scores of one side exceed the other's: the estimate of its width would be 0.
     """
     from statsmodels.stats.nonparametric import rank_compare_2indep
 
-    with np.errstate(divide="ignore", invalid="ignore"):  # of its test, where nothing varies
+    with np.errstate(divide="ignore", invalid="ignore"):  # from its test, if nothing varies
         comparison = rank_compare_2indep(second, first, use_t=False)
     if not comparison.var_prob > 0:
         return Figure(float(comparison.prob1), None, None, "DeLong")
@@ -107,7 +107,7 @@ def auc(first: Scores, second: Scores) -> Figure:
 
 
 def _chance(data: Labelled, seed: int) -> float:
-    """Return the p-value of so good a separation of a held-out half if there were no difference."""
+    """Return the p-value of the separation of a held-out half if there were no difference."""
     halves = StratifiedKFold(2, shuffle=True, random_state=seed)
     learnt, asked = next(halves.split(data.features, data.targets))
     head = fit(Labelled(data.features[learnt], data.targets[learnt], data.weights[learnt]), 2, C)
@@ -116,9 +116,9 @@ def _chance(data: Labelled, seed: int) -> float:
 
 
 def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator) -> tuple[Covariate, ...]:
-    """Test each measure alone: what both tables (columns of the manifest) tell of at least `LEAST` images.
+    """Test each measure (column of the manifest) that both tables give for at least `LEAST` images.
 
-    Numbers and dates by Kolmogorov and Smirnov (effect: their D), names by chi-square against permutations (effect:
+    Numbers and dates: the Kolmogorov-Smirnov test (effect: its D); names: chi-square against permutations (effect:
     Cramer's V).
     """
     rows = []

@@ -1,4 +1,4 @@
-"""Small grey copies of images, held side by side: what a perceptual hash takes for a copy has to look like one."""
+"""Small grey thumbnails, compared in pairs: what a perceptual hash takes for a copy has to look like one."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SIDE = 32
 
 
 def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, threads: int) -> Ints:
-    """Return those of the pairs [m, 2] of rows whose small grey pictures correlate at least so."""
+    """Return the pairs [m, 2] of rows whose thumbnails have a correlation of at least `least`."""
     ids, paths = images["id"].tolist(), images["path"].tolist()
     pairs_of_two = [pair for pair in pairs.tolist() if ids[pair[0]] != ids[pair[1]]]
     wanted = sorted({row for pair in pairs_of_two for row in pair})

@@ -1,12 +1,12 @@
-"""What the weights want, as far as two witnesses can tell: BatchNorm's statistics, and the answers of the weights' top.
+"""The preprocessing that the weights expect, by two witnesses: BatchNorm's statistics, and the weights' own top.
 
-BatchNorm keeps the mean and variance of its inputs in training. A network's own top, where the file still has one,
-gives firmer answers to pictures that are prepared as in its training. Neither is proof. BatchNorm's statistics come
-from random resized crops, so the right evaluation preprocessing is not what lies nearest to them (Touvron et al. 2019,
-"Fixing the train-test resolution discrepancy"): accounts of scale, crop and filter are not asked. And pictures unlike
-the source's lie nearer to *some* wrong account, for both witnesses. So a witness accuses the declared preprocessing
-only where another account brings the pictures into the range of the source, and by more than the choice of these
-images explains. Figures behind the limits: docs/validation.md.
+BatchNorm keeps the mean and variance of its inputs in training. A network's own top, if the file still has one, gives
+firmer answers to pictures that are prepared as in its training. Neither is proof. BatchNorm's statistics come from
+random resized crops, so the right evaluation preprocessing is not the one nearest to them (Touvron et al. 2019,
+"Fixing the train-test resolution discrepancy"): accounts of scale, crop and filter are not tested. And for both
+witnesses, pictures unlike the source's lie nearer to *some* wrong account. So a witness accuses the declared
+preprocessing only if another account brings the pictures into the range of the source, and by more than the choice of
+these images explains. Figures behind the limits: docs/validation.md.
 """
 
 import math
@@ -29,14 +29,14 @@ from steps.runtime.seeding import torch_generator
 
 COLOUR_ORDER, STATISTICS = "colour order", "mean and std"  # the two questions
 NORMS, TOP = "BatchNorm", "top"  # the two witnesses
-GROUPS = 20  # parts of the sample that are left out in turn: how far a distance depends on the images
-LEAST = 40  # images; of fewer, nothing is said
-LEVEL = 0.01  # one-sided, of a gain that only the choice of images made, over all accounts together
+GROUPS = 20  # parts of the sample, left out in turn: how much a distance depends on the images
+LEAST = 40  # images; with fewer, there is no evidence
+LEVEL = 0.01  # one-sided significance level of a gain, over all accounts together
 COLOURED = 2.0  # grey levels between red and blue on average; below, the pictures are grey
 NEAR = 0.15  # nats; photographs of many kinds lie within 0.04 to 0.13 of BatchNorm's statistics, drawings from 0.16 on
 CLEARLY = 0.7  # share of the declared distance under which another account is nearer than any usual difference
-VARIED = 0.1  # of log(classes): information of the answers about the pictures; a top that says one thing knows nothing
-TILES = 7  # per side, shuffled: an account under which order does not matter is not how the weights saw things
+VARIED = 0.1  # of log(classes): information of the answers about the pictures; a top with one answer knows nothing
+TILES = 7  # per side, shuffled: if their order does not matter under an account, the weights did not learn under it
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Seen:
     """A network's outputs on n pictures, for the witnesses.
 
     `moments` holds mean and mean square per picture and channel at each BatchNorm, float32 [n, 2, channels];
-    `source` the statistics that these keep, float32 [2, channels]: mean and standard deviation. `norms` names the
+    `source` the statistics that it keeps, float32 [2, channels]: mean and standard deviation. `norms` names the
     BatchNorms with their channels, in order; `answers` holds log-probabilities [n, classes], None without a top.
     """
 
@@ -60,7 +60,7 @@ class Seen:
 
 
 def watch(network: nn.Module, batches: Iterable[torch.Tensor], has_top: bool) -> Seen:
-    """Pass batches [n, 3, h, w] through a network in evaluation mode; it stays as it is."""
+    """Pass batches [n, 3, h, w] through a network in evaluation mode; it is left unchanged."""
     kept: dict[str, list[torch.Tensor]] = {}
 
     def look(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -95,7 +95,7 @@ def _remembered(norm: nn.Module) -> torch.Tensor:
 
 
 def norm_distances(seen: Seen) -> dict[str, float]:
-    """Return BatchNorm -> how far its inputs lie from its statistics: mean divergence over its channels, nats."""
+    """Return BatchNorm -> the divergence of its inputs from its statistics, mean over its channels, in nats."""
     distances = _distances(seen, seen.moments.double().mean(0)[None])[0]
     return {name: float(distance) for (name, _), distance in zip(seen.norms, distances, strict=True)}
 
@@ -110,17 +110,17 @@ def _distances(seen: Seen, moments: torch.Tensor) -> torch.Tensor:
 
 
 def by_block(network: nn.Module, distances: Mapping[str, float]) -> dict[str, float | None]:
-    """Return block -> the mean distance of its BatchNorms, input side first; None where it has none."""
+    """Return block -> the mean distance of its BatchNorms, input side first; None if it has none."""
     owners = {block: {name.rpartition(".")[0] for name in names} for block, names in blocks(network).items()}
     of_block = {block: [distances[norm] for norm in distances if norm in owned] for block, owned in owners.items()}
     return {block: sum(some) / len(some) if some else None for block, some in of_block.items()}
 
 
 def questions(spec: Preprocessing, pixels: torch.Tensor, source: Source | None) -> dict[str, dict[str, Preprocessing]]:
-    """Return question -> the accounts that answer it otherwise than `spec`; pixels are uint8 RGB [n, 3, h, w].
+    """Return question -> the accounts that answer it differently from `spec`; pixels are uint8 RGB [n, 3, h, w].
 
-    Whether colours are swapped is not asked of grey pictures, nor of weights that learnt from grey ones. `source` holds
-    mean and std per channel of the source's inputs in [0, 1], where they are known.
+    Swapped colours are not tested on grey pictures, nor for weights that learnt from grey ones. `source` holds
+    mean and std per channel of the source's inputs in [0, 1], if they are known.
     """
     opposite = next(order for order in get_args(ColourOrder) if order != spec.colour_order)
     grey = not is_coloured(pixels) or (source is not None and len(set(source["mean"])) == 1)
@@ -134,9 +134,9 @@ def is_coloured(pixels: torch.Tensor) -> bool:
 
 
 def shuffled(pixels: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return pictures [n, 3, h, w] with their tiles in random order: the same colours and textures, and no things.
+    """Return pictures [n, 3, h, w] with their tiles in random order: the same colours and textures, but no objects.
 
-    What does not fill a tile at the right and lower edge stays where it is.
+    Pixels at the right and lower edge that do not fill a tile stay in place.
     """
     height, width = (side // TILES for side in pixels.shape[2:])
     if not height or not width:
@@ -173,7 +173,7 @@ def _of_norms(name: str, ours: torch.Tensor, theirs: torch.Tensor, tests: int) -
 
 
 def _left_out(seen: Seen) -> torch.Tensor:
-    """Return the distance of all pictures, then that without each of the groups, [1 + groups]."""
+    """Return the distance of all pictures, then of all without each of the groups, [1 + groups]."""
     group = torch.arange(len(seen.moments)) % GROUPS
     sums = torch.stack([seen.moments[group == index].double().sum(0) for index in range(GROUPS)])
     counts = torch.bincount(group, minlength=GROUPS)
@@ -187,8 +187,8 @@ def by_top(
 ) -> list[Evidence]:
     """Return the top's evidence on each account; none without a top or with too few images.
 
-    `without_order` returns what the network makes of the pictures under an account with their tiles `shuffled`. Grey
-    pictures are unlike any source of coloured ones: there the top may say how it answers, and accuses nobody.
+    `without_order` returns the network's outputs under an account for pictures with their tiles `shuffled`. Grey
+    pictures are unlike any coloured source: on them the top's figures are reported, but it does not vote.
     """
     if declared.answers is None or len(declared.moments) < LEAST:
         return []
@@ -213,16 +213,16 @@ def _answers(seen: Seen) -> torch.Tensor:
 
 
 def _flatness(answers: torch.Tensor) -> torch.Tensor:
-    """Return the mean log-probability of all classes per picture, [n]: 0 at most, the lower the firmer the answer.
+    """Return the mean log-probability of all classes per picture, [n]: at most 0, and lower for firmer answers.
 
-    It is minus the cross-entropy of the answer with the uniform one. Of entropy, the largest logit and their like it
-    tells right from swapped colours best (t of 5 to 17 in 160 photographs; entropy 2 to 12).
+    It is minus the cross-entropy of the answer with the uniform one. Compared with entropy, the largest logit and the
+    like, it best separates right from swapped colours (t of 5 to 17 in 160 photographs; entropy 2 to 12).
     """
     return answers.double().mean(1)
 
 
 def _knows(seen: Seen, without_order: Seen) -> bool:
-    """Return True if the top recognises the pictures: its answers differ between them, and need the order of parts."""
+    """Return True if the top recognises the pictures: its answers differ between them and need the order of tiles."""
     answers = _answers(seen).double()
     mean = answers.exp().mean(0)
     entropy = -(answers.exp() * answers).sum(1).mean()
@@ -243,9 +243,9 @@ def answer(
     coloured: bool,
     seen: Callable[[Preprocessing, bool], Seen],
 ) -> tuple[Finding, list[Evidence]]:
-    """Ask both witnesses one question; return the finding, and the evidence on each account.
+    """Put one question to both witnesses; return the finding, and the evidence on each account.
 
-    `seen` returns what the network makes of the pictures, prepared in a way, perhaps with their tiles `shuffled`.
+    `seen` returns the network's outputs for the pictures under a preprocessing, optionally with tiles `shuffled`.
     """
     ours, theirs = seen(declared, False), {name: seen(spec, False) for name, spec in accounts.items()}
     specs = {DECLARED: declared, **accounts}
@@ -254,7 +254,7 @@ def answer(
 
 
 def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) -> Finding:
-    """Combine the witnesses of one question: where they contradict each other, the answer is "cannot be told"."""
+    """Combine the evidence on one question: if the witnesses contradict each other, it is "cannot be told"."""
     names = [*accounts]
     if not names and question == STATISTICS:
         return Finding(question, DECLARED, "they are those of the source, as the card knows it")
@@ -278,9 +278,9 @@ def judge(question: str, accounts: Iterable[str], evidence: Sequence[Evidence]) 
 
 
 def _unheard(question: str, names: Sequence[str], evidence: Sequence[Evidence]) -> str:
-    """Return why a question cannot be put to the witnesses; "" where it can.
+    """Return why a question cannot be put to the witnesses; "" if it can.
 
-    The colours of a set move BatchNorm's statistics as a swap does, so of their order it is not asked alone.
+    The colours of a set move BatchNorm's statistics as a swap does, so BatchNorm alone cannot decide their order.
     """
     if not names:
         return "the pictures are grey, or those of the source were"

@@ -21,11 +21,11 @@ TOO_MANY = "a picture in too many parts, which would take minutes to read"
 MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would copy 500 GB
 EXIF = b"Exif\0\0"
 JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
-PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that pixels are made of
-# EXIF, colour profiles, comments...; not JFIF's and Adobe's: they tell colours
+PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that pixels depend on
+# EXIF, colour profiles, comments...; not JFIF's and Adobe's: they define colours
 NOTES = {*range(0xE1, 0xEE), 0xEF, 0xFE}
-MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those with a length after them, and the end of the image
-# Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError where a header lies.
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # markers followed by a length, and the end of the image
+# Pillow's decoders raise all of these on bad bytes, not only OSError; MemoryError if a header lies.
 DECODE_ERRORS = (
     OSError,
     ValueError,
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Stream(io.BytesIO):
-    """The bytes of a file, of which a bounded number of reads is allowed."""
+    """The bytes of a file, with a bounded number of reads."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)

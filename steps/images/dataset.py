@@ -54,7 +54,7 @@ class Images:
     def augmented(self, augmentation: v2.Transform, seed: int, epoch: int, shuffle: bool = True) -> Iterator[Batch]:
         """Yield the training split shuffled and augmented; torch's global generator is seeded for the epoch.
 
-        Decoding runs in threads, augmentation in the caller's: random numbers must not depend on threads.
+        Decoding runs in threads, augmentation in the caller's thread: random numbers must not depend on threads.
         """
         part = self.part(TRAIN)
         if shuffle:
@@ -67,7 +67,7 @@ class Images:
 
     @property
     def _ahead(self) -> int:
-        """Return how many pictures to decode ahead: the next batch is ready while one is computed on."""
+        """Return how many pictures to decode ahead: the next batch is decoded while one is computed on."""
         return 2 * self.compute.batch_size
 
     def order(self, seed: int, epoch: int) -> list[int]:

@@ -28,7 +28,7 @@ MAX_BYTES = 256 * 2**20
 # Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
-MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond a pixel
+MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond per pixel
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST, LARGEST = (
@@ -51,14 +51,14 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 MATTE = (255, 255, 255)  # what shows through transparent pixels
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of bombs and odd EXIF: the limits above decide
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about bombs and odd EXIF: the limits above decide
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class ImageFacts(NamedTuple):
-    """What the manifest keeps of a picture; width, height and mode are as stored, the rest is of the upright RGB."""
+    """A picture's fields in the manifest; width, height and mode are as stored, the rest is of the upright RGB."""
 
     width: int
     height: int
@@ -144,7 +144,7 @@ def _refuse_size(width: int, height: int) -> None:
 
 
 def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
-    """Raise UndecodableError where the headers announce more than memory and time allow (docs/data.md).
+    """Raise UndecodableError if the headers announce more than memory and time allow (docs/data.md).
 
     Return True for formats that Pillow decodes in Python, or as slowly.
     """
@@ -210,7 +210,7 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
-    """Return the values of black and white in a grey picture deeper than 8 bits, as far as possible as declared."""
+    """Return the values of black and white in a grey picture deeper than 8 bits, as declared if possible."""
     tags: dict[int, Any] = dict(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = _number(tags.get(BITS_PER_SAMPLE, 16))
     low, high = light.scale(

@@ -35,7 +35,7 @@ def scale(values: Array, is_float: bool, bits: float, declared: tuple[float, flo
     `bits` is the declared depth; `declared` the smallest and largest value that the file declares, NaN if it
     declares none. In order: a declared range that holds every value; the declared depth, up to 16 bits; for float the
     range 0 to 1; for 32-bit integers, which usually hold 16-bit data, 0 to 65535; else the picture's own range with 0.
-    Of a largest *integer* only full depths count (1023, 4095...): some writers put the brightest pixel there, and
+    Largest *integers* count only as full depths (1023, 4095...): some writers put the brightest pixel there, and
     pictures of one camera would then differ in scale. Non-finite values are ignored.
     """
     least, most = extremes(values)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 SPLITS = (TRAIN, VAL, TEST, UNLABELLED)
 LISTINGS = ("listing.csv", "listing.parquet")  # in the folder of raw images, beside class folders or shards
-SHARDS = "shards"  # in the folder of raw images, the one of packed images
+SHARDS = "shards"  # the folder of packed images in that of raw images
 
 
 class Row(NamedTuple):
@@ -49,7 +49,7 @@ def uniform(key: str) -> float:
 
 
 def in_hash_order(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Sort images by the hash of their `id`: an order that means nothing, so that its first n are a fair pick."""
+    """Sort images by the hash of their `id`: an arbitrary order, so that its first n are an unbiased sample."""
     return table.sort_values("id", key=lambda ids: ids.map(uniform), kind="stable")
 
 

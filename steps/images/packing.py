@@ -21,7 +21,7 @@ READERS = 4
 
 
 class Known(NamedTuple):
-    """The state of a file when it was last read or written; `digest` is of its bytes, for a shard of its members.
+    """The state of a file when it was last read or written; `digest` is that of its bytes, for a shard of its members.
 
     Keys are the paths of source files and the names of shards: a packed folder may be moved.
     """
@@ -57,7 +57,7 @@ def pack(wanted: Mapping[str, Path], raw: Path, memory: Path) -> int:
         if before.get(name) != _now(path, digest):
             try:
                 _write(path, shape, indices, sources)
-            except _ChangedError:  # perhaps long ago, at the same size and time, and others with it: read all next time
+            except _ChangedError:  # perhaps long ago, with size and time unchanged, like others: read all next time
                 own = set(map(str, origins))
                 _remember(memory, {key: known for key, known in (before | seen).items() if key not in own})
                 raise

@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-MEAN = 8 * 2**20  # bytes per shard, at most, on average: what DVC copies for one new image
+MEAN = 8 * 2**20  # mean bytes per shard, at most: what DVC copies for one new image
 MOST_DIGITS = 4  # 65,536 shards
 BLOCK = 512  # of a tar: a header of one block, then the bytes, padded to whole blocks
-PAYS_FROM, PAYS_AT = 5_000, 10  # images of the set, and of a shard: with fewer, DVC's work for each file hardly counts
+PAYS_FROM, PAYS_AT = 5_000, 10  # images in the set, and in a shard: with fewer, DVC's work per file hardly counts
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def layout(ids: Sequence[str], sizes: Sequence[int]) -> Layout:
 
 
 def digits_for(total: int) -> int:
-    """Return how many digits of the ids divide a set of so many bytes: the fewest with shards of `MEAN` on average."""
+    """Return how many digits of the ids divide a set of `total` bytes: the fewest with a mean shard within `MEAN`."""
     return next((d for d in range(1, MOST_DIGITS) if total <= MEAN * 16**d), MOST_DIGITS)
 
 
 def pays(count: int, total: int) -> bool:
-    """Return True if packing pays for so many images of this total size: many, and many per shard.
+    """Return True if packing pays for `count` images of `total` bytes: many, and many per shard.
 
     The mean shard is a 16th of `MEAN` just after the set has outgrown its digits. The limit is on the images in such a
     shard rather than in the present ones, so that a growing set does not switch back and forth.
