@@ -1,7 +1,7 @@
-"""Baselines: what the same labels on the same split give without transfer, so that transfer has rivals to beat.
+"""Baselines: what the same labels on the same split give without transfer, as rivals for transfer to beat.
 
-Nothing here knows the backbone's weights or the head: only new data, or a value of this section, costs anything. All
-of them learn from the training split alone; validation chooses, and is learnt from by nobody.
+Nothing here depends on the backbone's weights or the head: only new data, or a value of this section, costs anything.
+All of them learn from the training split alone; validation is used to choose, never to fit.
 """
 
 from dataclasses import dataclass, replace
@@ -68,9 +68,9 @@ def baselines(
 ) -> None:
     """Write every baseline's answers for the test split, and its validation figures.
 
-    `card` is the backbone's card.json: it names the architecture, and no weights are read. A run of the same lineage
-    that was killed goes on after the last whole epoch of the network that it was training. Raises ParamsError where a
-    batch is too small for BatchNorm to learn from.
+    `card` is the backbone's card.json: it names the architecture, and no weights are read. A killed run of the same
+    lineage resumes after the last whole epoch of the network that it was training. Raises ParamsError if a batch is
+    too small for BatchNorm to learn from.
     """
     table = files.read_table(screened)
     table = table[table["split"] != UNLABELLED]
@@ -130,7 +130,7 @@ def _shrunk(images: Images, split: str, side: int) -> Labelled:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One training from scratch: the draw (random weights, order, crops) and the place of its rate among the rates."""
+    """One training from scratch: the draw (random weights, order, crops) and the index of its rate among the rates."""
 
     draw: int
     place: int
@@ -178,13 +178,13 @@ class _Training:
     kept: Scratch  # of validation pictures: the same for all trainings
 
     def network(self) -> Grafted:
-        """Return the network that is trained, from random weights of its own."""
+        """Return the network to train, with random weights of its own."""
         model = models.from_scratch(self.card, len(self.images.classes), derive(self.seed, "weights"))
         refuse_single_images(model, self.images.compute)
         return model.to(memory_format=torch.channels_last)
 
     def boundary(self) -> Boundary:
-        """Return the batches, which no frozen part has seen."""
+        """Return the batches; there is no frozen part."""
         spec, classes = self.images.spec, len(self.images.classes)
         return Boundary(
             images=self.images,

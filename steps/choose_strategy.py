@@ -1,6 +1,6 @@
 """Choose strategy: how much of the backbone to train, from measurements on cached features of the training split.
 
-The test split has no say, and no image and no weight is loaded here.
+The test split is not used, and no image and no weight is loaded here.
 """
 
 from collections.abc import Mapping
@@ -91,7 +91,7 @@ def choose_strategy(
     )
     plan = choose(evidence, params)
 
-    # The class of validation.json lies in the room of the checks, whose words and rules no training may depend on
+    # The class of validation.json is in the room of the checks, on whose texts and rules no training may depend
     divergence = files.read_json(validation)["observed"]["source_divergence"]
     files.write_json(
         strategy,
@@ -133,7 +133,7 @@ class _Comparison:
     seed: int
 
     def better(self, first: Held, second: Held, name: str) -> Figure:
-        """Return by how much the balanced accuracy of `one` exceeds that of `other` on the same images."""
+        """Return by how much the balanced accuracy of `first` exceeds that of `second` on the same images."""
         generator = numpy_generator(self.seed, "choose_strategy", name)
         gain = first.correct - second.correct
         return balanced_difference(gain, first.targets, self.sample, self.confidence, DRAWS, generator)
@@ -147,7 +147,7 @@ def _points(curve: list[tuple[float, Held]], sample: Divided) -> tuple[CurvePoin
 def _forecast(
     curve: list[tuple[float, Held]], data: Labelled, sample: Divided, params: ChooseStrategyParams, seed: int
 ) -> Figure:
-    """Forecast from every quarter and every half of the labels, where the curve shows the first of each."""
+    """Forecast from every quarter and every half of the labels; the curve shows only the first of each."""
     correct = [
         np.stack([first.correct, *(_probe(data, sample, params, share, k).correct for k in range(1, round(1 / share)))])
         for share, first in curve
@@ -158,9 +158,9 @@ def _forecast(
 
 
 def _source_divergence(validation: Path) -> dict[str, float | None]:
-    """Read block -> nats between the block's activations and what its BatchNorms keep.
+    """Read block -> nats between the block's activations and the statistics of its BatchNorms.
 
-    Not with the class of the report: an edit in the room of the checks would make this stage stale.
+    Reads no class of the report: an edit in the room of the checks would make this stage stale.
     """
     return dict(files.read_json(validation)["observed"]["source_divergence"])
 

@@ -1,4 +1,4 @@
-"""Extract features: every accepted image goes through the frozen backbone once, ever; the store remembers it."""
+"""Extract features: every accepted image goes through the frozen backbone exactly once; the store keeps it."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -41,8 +41,8 @@ def extract_features(
 ) -> None:
     """Write float32 features [n, width] of each cut and ids of the accepted images, sorted by id; each image once.
 
-    Only images that the store lacks are computed; the result depends on the arguments alone, and without a store it
-    takes longer. Raises RequestError if the machine lacks the device.
+    Only images that the store lacks are computed; the result depends on the arguments alone, and only takes longer
+    without a store. Raises RequestError if the machine lacks the device.
     """
     refuse_absent(params.device)
     spec = models.read_preprocessing(preprocessing)
@@ -101,7 +101,7 @@ def _compute(
     spec: Preprocessing,
     ids: list[str],
 ) -> None:
-    """Send batches through the network and into the stores, one by one: a kill loses one batch."""
+    """Send batches through the network and into the stores, one by one: a kill loses at most one batch."""
     start = 0
     for batch in batches:
         features = forward(normalise(torch.stack(batch), spec))

@@ -1,6 +1,6 @@
 """Fine-tune: as many blocks as the strategy says and the head learn together, from the converged head, slowly.
 
-Or everything from random weights, at the head's rate, where the strategy is `from_scratch`.
+Or everything from random weights, at the head's rate, if the strategy is `from_scratch`.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ NONE = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneParams(Recipe):
-    """How long, how fast, how restrained, and what may be done to the training images."""
+    """The recipe, and what may be done to the training images."""
 
     preset: Literal["none", "bit_hyperrule"]
     balance: Literal["weights", "sampling", "none"]
@@ -48,15 +48,15 @@ class FineTuneParams(Recipe):
     views: Annotated[int, Ge(0)]
 
     def faults(self) -> Iterator[str]:
-        """Yield what does not go together."""
+        """Yield the values that contradict each other."""
         yield from super().faults()
         if self.mix != "none" and (self.views or self.augmentation == "none"):
             yield f"mix is {self.mix!r}; mixed pictures are new in every epoch: views has to be 0 and augmentation on"
 
     def in_full(self, images: int, batch_size: int) -> "FineTuneParams":
-        """Return the values that so many images are trained with: these, or the preset's in their place.
+        """Return the values for a training set of `images` images: these, or the preset's in their place.
 
-        Raises ParamsError where those that the preset leaves alone do not go with it.
+        Raises ParamsError if values that the preset leaves unchanged contradict it.
         """
         if self.preset == NONE:
             return self
@@ -80,13 +80,13 @@ def fine_tune(
     fine_tuned: Path,
     history: Path,
 ) -> None:
-    """Unfreeze the last blocks, train with early stopping on validation, and prove that the rest stood still.
+    """Unfreeze the last blocks, train with early stopping on validation, and prove that the rest did not change.
 
-    How many blocks is the strategy's choice; none leaves the head as it is, and `from_scratch` takes neither the
-    backbone's weights nor the head. Otherwise it starts from the head fitted on train alone, so that validation is
-    unseen. A run of the same lineage that was killed goes on after its last whole epoch. Raises ParamsError where a
-    preset and the rest of the section do not go together or a batch is too small for BatchNorm, IntegrityError where a
-    frozen tensor (BatchNorm statistics included) differs afterwards.
+    The strategy sets the number of blocks; none leaves the head as it is, and `from_scratch` uses neither the
+    backbone's weights nor the head. Otherwise training starts from the head fitted on train alone, so that validation
+    is unseen. A killed run of the same lineage resumes after its last whole epoch. Raises ParamsError if a preset
+    contradicts the rest of the section or a batch is too small for BatchNorm, IntegrityError if a frozen tensor
+    (BatchNorm statistics included) differs afterwards.
     """
     facts, plan = artefacts.read(TrainedFacts, head / models.FACTS), artefacts.read(Strategy, strategy)
     images = _images(raw, screened, preprocessing, list(facts.classes), compute, params.balance)
@@ -132,7 +132,7 @@ def fine_tune(
 
 
 def _grafted(backbone: Path, head: Path, cut: str, count: int, bn_policy: str) -> Grafted:
-    """Return the backbone with the converged head, its last `count` blocks to learn."""
+    """Return the backbone with the converged head; its last `count` blocks are trainable."""
     _, network, _ = models.load_backbone(backbone, cut)
     return Grafted(network, models.load_head(head, refitted=False), last_blocks(network, count), bn_policy)
 

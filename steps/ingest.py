@@ -31,7 +31,7 @@ class IngestParams:
     test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
-Tree = dict[str, "Tree | str"]  # what lies in a folder, by name: a folder's own tree, `FILE`, or what is wrong with it
+Tree = dict[str, "Tree | str"]  # the contents of a folder by name: a subfolder's tree, `FILE`, or the fault
 
 
 class Listed(NamedTuple):
@@ -50,7 +50,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
     Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
     holding class folders; or class folders. A folder `unlabelled` holds images without a label.
-    Raises DataError where there is no such layout or not one readable image.
+    Raises DataError if there is no such layout or no readable image.
     """
     listed, read_file = list(find(raw)), decoding.reader(raw)
 
@@ -94,7 +94,7 @@ def _grown(paths: list[str]) -> Tree:
         *folders, name = path.split("/")
         node = tree
         for folder in folders:
-            node = node.setdefault(folder, {})  # type: ignore[assignment]  # where a file is, there is no folder
+            node = node.setdefault(folder, {})  # type: ignore[assignment]  # a file and a folder never share a name
         node[name] = FILE
     return tree
 

@@ -1,4 +1,4 @@
-"""Screen: the accepted images through the eyes of the backbone. Suspects go to a sheet on which a person decides."""
+"""Screen: search the accepted images for suspects by the backbone's features; a person decides on a sheet."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,9 +65,9 @@ def screen(
 ) -> None:
     """Write the suspects (JSON, a page with pictures, a CSV for decisions) and the images that go on.
 
-    `screened` has the rows and columns of `accepted`; remedies on request set weights to 0, `weights` (importance)
-    multiply those of training images, nothing else changes. The rules look at what the remedies leave.
-    Raises DataError where a finding that is set to fail was made.
+    `screened` has the rows and columns of `accepted`; requested remedies set weights to 0, `weights` (importance)
+    multiply those of training images, nothing else changes. The rules check what the remedies leave.
+    Raises DataError if a rule of severity fail is broken.
     """
     images = files.read_table(accepted)
     vectors = read_features(features).of(images["id"])
@@ -101,7 +101,7 @@ def screen(
 def _suspects(
     images: pd.DataFrame, features: Floats, kept: "pd.Series[bool]", seed: int, params: ScreenParams
 ) -> Suspects:
-    """Return what is suspect and no person has confirmed as right.
+    """Return the suspects that no person has confirmed as right.
 
     Label errors are sought in train and val: fixing test labels where a model disagrees would flatter the model.
     """
@@ -126,7 +126,7 @@ def _suspects(
     return Suspects(
         searched=len(searched),
         agreement=round(agreement, 4),
-        # A head that often errs by itself contradicts many a right label: what it says is shown, but accuses nobody.
+        # A head that often errs contradicts many right labels: its suspects are shown, but break no rule.
         credible=agreement >= params.least_agreement,
         wrong_share=round(noise.share, 4),
         wrong_p=float(f"{noise.p:.3g}"),
@@ -138,7 +138,7 @@ def _suspects(
 
 
 def _like(images: pd.DataFrame, features: Floats, asked: Bools, nearness: float) -> tuple[Copies, ...]:
-    """Return the groups of like images; one that a person keeps is like no other."""
+    """Return the groups of similar images, without images that a person keeps."""
     part = asked & (images["split"] != UNLABELLED).to_numpy()
     return duplicates.groups(images[part], duplicates.near_by_features(features[part], nearness))
 
@@ -157,7 +157,7 @@ def _left(findings: Suspects, dropped: Sequence[str]) -> Suspects:
 
 
 def _figures(findings: Suspects) -> dict[str, float]:
-    """Return what the rules look at; each suspect that a person has found right takes its part of the estimate away."""
+    """Return the figures that the rules check; each suspect confirmed as right lowers the estimate by its part."""
     left = len(findings.label_errors) / max(1, findings.suspected)
     shown = findings.credible and findings.wrong_p < ALPHA
     return {

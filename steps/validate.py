@@ -83,7 +83,7 @@ def validate(
 
 
 def sound(images: pd.DataFrame) -> bool:
-    """Return whether the table is a manifest at all; if not, its own rules say why and no others can be checked."""
+    """Return True if the table is a manifest; if not, the manifest's rules say why and no others can be checked."""
     return (
         tuple(images.columns) == Row._fields
         and images["path"].is_unique
@@ -163,7 +163,7 @@ def _copies(
 ) -> tuple[tuple[Copies, ...], list[str]]:
     """Return the groups of copies that stay, and the paths of the images that the remedy drops, if asked for.
 
-    An image that a person keeps is nobody's copy, unless its very bytes are: about these there is nothing to judge.
+    An image that a person keeps is not a copy unless its bytes are the same: about those there is nothing to judge.
     """
     labelled = images[images["split"] != UNLABELLED]
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
@@ -228,7 +228,7 @@ def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]
 
 
 def _quarantined(quarantine: Path) -> pd.DataFrame:
-    """Read the table of files that were refused; a file may be called NA, null or 2024, and is text all the same."""
+    """Read the table of rejected files as text: a file may be called NA, null or 2024."""
     return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
 
 

@@ -1,4 +1,4 @@
-"""Batches that training sees: augmented, mixed, and as the first trainable block gets them."""
+"""Training batches: augmented, mixed, and as the first trainable block receives them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ LeastArea = Annotated[float, Interval(ge=0.05, le=1)]  # share of a picture that
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Batches as the first trainable block sees them: images that went through the frozen part.
+    """Batches as the first trainable block receives them: images that went through the frozen part.
 
-    What is shown again does not go through it again: validation pictures never change, and training pictures only
-    where `views` is 0 (each epoch its own). Otherwise there are `views` versions of each, used in turn.
+    Repeated pictures do not go through it again: validation pictures never change, and training pictures only
+    if `views` is 0 (new in each epoch). Otherwise there are `views` versions of each, used in turn.
     """
 
     images: Images
@@ -59,12 +59,12 @@ class Boundary:
         view, part = (epoch - 1) % self.views, self.images.part(TRAIN)
         shown = lambda: self.images.augmented(self.augment, self.seed, view + 1, shuffle=False)  # noqa: E731
         self._keep(view, len(part), shown)
-        torch.manual_seed(derive(self.seed, "augmentation", epoch))  # what is left of luck is dropout's
+        torch.manual_seed(derive(self.seed, "augmentation", epoch))  # the only randomness left is dropout's
         order = self.images.order(self.seed, epoch)
         yield from self._kept(view, order, self.images.targets(part)[order], self.images.loss_weights(part)[order])
 
     def _keep(self, name: str | int, count: int, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Compute and keep the activations of a split or view, unless all of them are there."""
+        """Compute and keep the activations of a split or view, unless all of them are stored."""
         if (name, count - 1) in self.kept:
             return
         position = 0
@@ -85,7 +85,7 @@ class Boundary:
 
 
 def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
-    """Raise ParamsError where every batch would be one image, and BatchNorm has to make statistics of it."""
+    """Raise ParamsError if every batch would be one image and BatchNorm has to make statistics of it."""
     if compute.batch_size < 2 and model.norms_follow("train", "adapt"):
         raise ParamsError(
             [
@@ -96,7 +96,7 @@ def refuse_single_images(model: Grafted, compute: ComputeParams) -> None:
 
 
 def tracked(batches: Iterable[Batch], images: Images, model: Grafted, what: str) -> Iterator[Batch]:
-    """Yield an epoch's batches and show how far it is, without a last single image where BatchNorm learns."""
+    """Yield an epoch's batches and show the progress, without a last batch of one image if BatchNorm learns."""
     least = 2 if model.norms_follow("train") else 1
     shown = track(batches, len(images.part(TRAIN)), what, images.compute.batch_size)
     return (batch for batch in shown if len(batch[1]) >= least)
@@ -129,7 +129,7 @@ def mixing(kind: str, alpha: float, classes: int) -> Callable[[Batch], Batch]:
 
     def mixed(batch: Batch) -> Batch:
         pixels, targets, weights = batch
-        # A weight rides in its target's row, so that both are blended by the same share.
+        # The weight is a factor of its target's row, so that both are blended by the same share.
         pixels, weighted = blend(pixels, nn.functional.one_hot(targets, classes) * weights[:, None])
         sums = weighted.sum(dim=1)
         return pixels, weighted / sums.clamp_min(torch.finfo(sums.dtype).tiny)[:, None], sums

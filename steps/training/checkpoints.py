@@ -1,7 +1,7 @@
 """Checkpoints after every epoch: a killed run continues from the last one, to the same weights.
 
-One safetensors file per stage in the project's ignored cache, named after the lineage digest: what other code, values
-or inputs have left behind is never found. A stage that ends removes its own, so that a run that is forced computes.
+One safetensors file per stage in the project's ignored cache, named after the lineage digest: checkpoints of other
+code, values or inputs are never found. A stage removes its own when it ends, so that a forced run computes.
 """
 
 import json
@@ -20,7 +20,7 @@ KEY = "progress"
 
 
 def save(lineage: Lineage, progress: Progress) -> None:
-    """Keep `progress` for a run of the same lineage, atomically; older ones of the stage go."""
+    """Save `progress` for a run of the same lineage, atomically; older ones of the stage are removed."""
     path = _path(lineage)
     epochs = [vars(epoch) for epoch in progress.epochs]
     facts = json.dumps({"lineage": lineage.digest, "epochs": epochs, "best": progress.best})
@@ -33,7 +33,7 @@ def save(lineage: Lineage, progress: Progress) -> None:
 
 
 def load(lineage: Lineage) -> Progress | None:
-    """Return where a run of this very lineage stood; None where there was none, or its file is damaged."""
+    """Return the progress of a run of this very lineage; None if there is none, or its file is damaged."""
     try:
         with safe_open(_path(lineage), framework="pt") as file:
             facts = json.loads(file.metadata()[KEY])
@@ -46,7 +46,7 @@ def load(lineage: Lineage) -> Progress | None:
 
 
 def remove(lineage: Lineage) -> None:
-    """Forget where the run stood: it has ended."""
+    """Remove the checkpoint of a run that has ended."""
     _path(lineage).unlink(missing_ok=True)
 
 

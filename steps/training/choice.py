@@ -17,11 +17,11 @@ class Choice:
 
 
 def choose(validation: Mapping[str, Scores], moved: bool) -> Choice:
-    """Choose between head and fine-tuned on validation figures alone; the test split never has a say.
+    """Choose between head and fine-tuned on validation figures alone; the test split is never used.
 
     Fine-tuning has to be better on balanced accuracy, or equal there and better on log-loss: a tie goes to the
-    head, which is cheaper, refitted on more labels, and leaves the backbone as it was. `moved` is False where no
-    epoch was better than the start: the two differ by rounding alone then, and rounding decides nothing.
+    head, which is cheaper, refitted on more labels, and leaves the backbone as it was. `moved` is False if no
+    epoch was better than the start: then the two differ only by rounding, which decides nothing.
     """
     head, tuned = validation[HEAD], validation[FINE_TUNED]
     reached, before = tuned.balanced_accuracy, head.balanced_accuracy

@@ -1,4 +1,4 @@
-"""Fine-tuning: the top of the network and the head learn together at a low rate, and stop when it stops helping."""
+"""Fine-tuning: the top of the network and the head learn together at a low rate, with early stopping."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -21,17 +21,17 @@ from steps.training.metrics import scores
 
 Loader = Callable[[int], Iterable[Batch]]  # epoch -> batches
 State = dict[str, torch.Tensor]
-WARMUP_SHARE = 0.1  # of the epochs: random weights and full rates do not go together
+WARMUP_SHARE = 0.1  # of the epochs: random weights do not tolerate full rates
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),  # each group brings its rate
+    "sgd": partial(torch.optim.SGD, momentum=0.9),  # each group has its own rate
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long, how fast and how restrained; `params.yaml` says what each value does."""
+    """Duration, rates and restraints of a training; `params.yaml` explains each value."""
 
     optimiser: Literal["adamw", "sgd"]
     decay: Literal["cosine", "steps"]
@@ -48,7 +48,7 @@ class Recipe:
     ema: Annotated[float, Interval(ge=0, lt=1)]
 
     def faults(self) -> Iterator[str]:
-        """Yield what does not go together."""
+        """Yield the values that contradict each other."""
         if self.warmup_epochs >= self.epochs:
             yield f"warmup_epochs is {self.warmup_epochs}; from 0 to below epochs, {self.epochs}"
         if self.backbone_rate > self.head_rate:
@@ -58,7 +58,7 @@ class Recipe:
             )
 
 
-OFF: dict[str, Any] = {  # the recipe's restraints at the values at which they do nothing
+OFF: dict[str, Any] = {  # the values at which the recipe's restraints have no effect
     "warmup_epochs": 0,
     "unfreeze_every": 0,
     "block_decay": 1.0,
@@ -70,7 +70,7 @@ OFF: dict[str, Any] = {  # the recipe's restraints at the values at which they d
 
 
 def from_scratch(schedule: Recipe) -> Recipe:
-    """Return the schedule as random weights need it: every part at the head's rate, none waiting or held back."""
+    """Return the schedule for random weights: every part at the head's rate from the start, none held back."""
     warmup = max(schedule.warmup_epochs, int(WARMUP_SHARE * schedule.epochs))
     return replace(
         schedule, backbone_rate=schedule.head_rate, block_decay=1.0, unfreeze_every=0, l2_sp=0.0, warmup_epochs=warmup
@@ -97,9 +97,9 @@ def fine_tune_model(
 ) -> Epochs:
     """Train `model` in place and leave it at its best epoch; return the epochs and which was best.
 
-    Epoch 0 is the model as it came (the linear probe): if no epoch beats it, it is what remains.
-    Weights (of class and image) scale each image's loss. The loader seeds torch's global generator, each epoch anew,
-    so that going on from the `Progress` of any epoch gives the very weights of a run that was never interrupted.
+    Epoch 0 is the initial model (the linear probe), which is kept if no epoch beats it.
+    Weights (of class and image) scale each image's loss. The loader seeds torch's global generator in each epoch,
+    so that resuming from the `Progress` of any epoch gives the same weights as an uninterrupted run.
     `network` maps the loaders' inputs to logits: the second of `model.halves()`, or the model itself.
     """
     network = network or model
@@ -161,7 +161,7 @@ def _one_epoch(
 
 
 def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
-    """Return all groups that will ever learn, so that no resume meets another number of them.
+    """Return all groups that will ever learn, so that their number is the same after a resume.
 
     Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
     biases are not decayed: pulling a scale to zero only fights the layer after it.
@@ -197,7 +197,7 @@ def check_optimiser(model: Grafted, optimiser: torch.optim.Optimizer) -> None:
 
 
 def _active(trainable: tuple[str, ...], every: int, epoch: int) -> tuple[str, ...]:
-    """Return the blocks that learn in this epoch: all, or one more from the output every so many epochs."""
+    """Return the blocks that learn in this epoch: all, or one more from the output every `every` epochs."""
     count = len(trainable) if not every else min(len(trainable), 1 + (epoch - 1) // every)
     return trainable[len(trainable) - count :]
 
@@ -268,7 +268,7 @@ def _follow(average: State, moving: State, decay: float) -> None:
 
 @contextmanager
 def _averaged(moving: State, average: State) -> Iterator[None]:
-    """Put the averaged weights in for a while."""
+    """Use the averaged weights inside the context."""
     if not average:
         yield
         return
@@ -287,7 +287,7 @@ def _collected(optimiser: torch.optim.Optimizer, **states: State) -> State:
 
 
 def _restore(tensors: State, optimiser: torch.optim.Optimizer, **states: State) -> None:
-    """Undo `_collected`."""
+    """Restore the state that `_collected` returned."""
     for kind, state in states.items():
         _fill(state, {name: tensors[f"{kind}.{name}"] for name in state})
     parameters = [p for group in optimiser.param_groups for p in group["params"]]

@@ -41,7 +41,7 @@ def prototype(data: Labelled, classes: int, c: float, seed: int) -> State:  # no
 def knn(data: Labelled, classes: int, c: float, seed: int) -> State:
     """Keep the training features, at most `MOST_KNOWN` drawn by `seed`; `c` is the sharpness of the vote.
 
-    A class's votes are scaled by the inverse of its weight: a large class must not win by its numbers.
+    A class's votes are scaled by the inverse of its weight: a large class must not win by its size.
     """
     kept = np.sort(np.random.default_rng(seed).permutation(len(data.targets))[:MOST_KNOWN])
     targets, weights = data.targets[kept], data.weights[kept]

@@ -1,6 +1,6 @@
-"""What training stages write for readers: train_head.json, fine_tune.json, baselines.json and the models' model.json.
+"""What the training stages write: train_head.json, fine_tune.json, baselines.json and the models' model.json.
 
-Pure, and light: no torch and no scikit-learn is loaded to read a history.
+Pure and light: reading a history loads neither torch nor scikit-learn.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from steps.runtime.stage import Lineage
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of answers to `n` labelled images; log-loss in nats."""
+    """Metrics on `n` labelled images; log-loss in nats."""
 
     accuracy: float
     balanced_accuracy: float
@@ -71,7 +71,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
-    """The epochs of a training, from epoch 0 (the model as it came), and the number of the best one."""
+    """The epochs of a training, from epoch 0 (the initial model), and the number of the best one."""
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -92,7 +92,7 @@ class Balance:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneHistory(Epochs):
-    """fine_tune.json: the epochs, the recipe as it was used, what learned, and the proof that the rest stood still."""
+    """fine_tune.json: the epochs, the recipe as used, what was trained, and the proof that the rest did not change."""
 
     pretrained: bool
     schedule: dict[str, str | int | float]  # a `Recipe`
@@ -164,7 +164,7 @@ class BaselinesHistory:
 
 @dataclass(frozen=True)
 class TrainedFacts:
-    """model.json of a trained model: what its tensors do not say."""
+    """model.json of a trained model: what its tensors do not hold."""
 
     classes: tuple[str, ...]
     cut: str

@@ -109,14 +109,14 @@ def fit(data: Labelled, classes: int, c: float) -> Linear:
 
 
 def fit_path(data: Labelled, classes: int, path: Sequence[float], tolerance: float = 1e-6) -> list[Linear]:
-    """Fit class-weighted heads by L-BFGS on standardised features, one a strength; the scaling is folded into them.
+    """Fit class-weighted heads by L-BFGS on standardised features, one per strength; the scaling is folded into them.
 
     `path` holds scikit-learn's inverse L2 strengths. Every class must occur in `data`. Weights count like copies, in
-    the scaling and in the balance of classes too: an image of weight 0 is not there, one of weight 2 is there twice.
+    the scaling and in the balance of classes too: weight 0 means an absent image, weight 2 one that counts twice.
     """
     mean = np.average(data.features, axis=0, weights=data.weights)
     scale = np.sqrt(np.average((data.features - mean) ** 2, axis=0, weights=data.weights))
-    scale[scale < 1e-8] = 1.0  # a dead feature carries nothing; do not blow its rounding up
+    scale[scale < 1e-8] = 1.0  # a dead feature carries nothing; do not amplify its rounding
     standardised = (data.features - mean) / scale
     balance = compute_class_weight("balanced", classes=np.arange(classes), y=data.targets, sample_weight=data.weights)
     heads = []

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty. Libraries do the arithmetic; this module says which figure, of what, how sure."""
+"""Metrics with their uncertainty. Libraries do the arithmetic; this module chooses metric, data and interval."""
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -27,9 +27,9 @@ def scores(targets: Ints, probabilities: Floats) -> Scores:
 
 
 def proportion(successes: int, n: int, confidence: float) -> Figure:
-    """Return a share with its Wilson score interval; all of it None where n is 0.
+    """Return a share with its Wilson score interval; all None if n is 0.
 
-    Wilson and not a percentile bootstrap: at p = 0.98 and n = 153 the latter covers 81 % where 95 % is claimed.
+    Wilson rather than a percentile bootstrap: at p = 0.98 and n = 153 the latter covers 81 % where 95 % is claimed.
     Source: Wilson 1927, JASA 22:209, as `scipy.stats.binomtest` computes it, with `poisson_ends`.
     """
     if n == 0:
@@ -40,7 +40,7 @@ def proportion(successes: int, n: int, confidence: float) -> Figure:
 
 
 def poisson_ends(low: float, high: float, successes: float, n: float, confidence: float) -> tuple[float, float]:
-    """Move the near end of Wilson's interval out where up to three of many images are right, or wrong.
+    """Move the near end of Wilson's interval outwards if up to three of many images are right, or wrong.
 
     Wilson's own covers 84 % there, for example at p = 0.998 and n = 97; with Poisson's one-sided limit it is 93 % for
     every p (Brown, Cai and DasGupta 2001, Stat. Sci. 16:101, section 4.1.1).

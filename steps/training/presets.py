@@ -1,4 +1,4 @@
-"""Recipes of the literature by name: the values that they put in place of those under `fine_tune`. Pure."""
+"""Recipes from the literature by name: the values that replace those under `fine_tune`. Pure."""
 
 import math
 from typing import Any
@@ -7,16 +7,16 @@ from steps.training.fine_tuning import OFF
 
 BIT = "bit_hyperrule"
 RATE, BATCH = 0.003, 512  # of BiT
-STEPS = ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))  # fewer images than this: so many steps
+STEPS = ((20_000, 500), (500_000, 10_000), (math.inf, 20_000))  # (n, steps): steps for fewer than n images
 MIXED_FROM = 20_000  # images
 
 
 def bit_hyperrule(images: int, batch_size: int) -> dict[str, Any]:
-    """Return BiT-HyperRule's values for a training set of so many images (Kolesnikov et al. 2020, ECCV, section 3.3).
+    """Return BiT-HyperRule's values for a training set of this size (Kolesnikov et al. 2020, ECCV, section 3.3).
 
-    SGD with momentum 0.9 from 0.003, a tenth of it after 30, 60 and 90 % of the steps; steps and MixUp by the size of
-    the set; no decay of weights. The rate is that of a batch of 512 and goes with the batch (Goyal et al. 2017,
-    section 2.1); steps are rounded up to whole epochs, after each of which validation looks.
+    SGD with momentum 0.9 from 0.003, a tenth of it after 30, 60 and 90 % of the steps; steps and MixUp depend on the
+    size of the set; no weight decay. The rate is for a batch of 512 and scales with the batch (Goyal et al. 2017,
+    section 2.1); steps are rounded up to whole epochs, because validation follows each.
     """
     steps = next(steps for fewer, steps in STEPS if images < fewer)
     epochs, rate = math.ceil(steps / math.ceil(images / batch_size)), RATE * batch_size / BATCH

@@ -1,7 +1,7 @@
 """Rivals that transfer has to beat: the most frequent class, a linear model on small pixels, the network from scratch.
 
-They are fitted as the head is (class-weighted, chosen on validation), and on the training split alone: what they are
-compared with has the same labels, so that a difference tells of the features and not of the care.
+They are fitted like the head (class-weighted, chosen on validation), on the training split alone: the model that they
+are compared with has the same labels, so that a difference is due to the features and not to the care.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def small_pixels(images: torch.Tensor, side: int) -> Floats:
 def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
     """Return the table with at most about `most` training images, the same share of each class, picked by their hash.
 
-    Other splits are left alone: what learns from fewer images still answers for all that are tested.
+    Other splits are unchanged: what learns from fewer images is still tested on all test images.
     """
     training = (table["split"] == TRAIN).to_numpy()
     if training.sum() <= most:
@@ -43,7 +43,7 @@ def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def schedule(rate: float, epochs: int, patience: int) -> Recipe:
-    """Return how a network learns from random weights: every part of it at the same rate, after a short warm-up."""
+    """Return the recipe for random weights: every part of the network at the same rate, after a short warm-up."""
     return from_scratch(
         Recipe(
             **OFF | {"weight_decay": WEIGHT_DECAY},

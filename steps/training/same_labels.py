@@ -1,7 +1,7 @@
-"""The same labels for both sides: what may be compared with baselines that learned from the training split alone.
+"""The same labels for both sides: a fair comparison with baselines that learned from the training split alone.
 
-The head that is served was refitted on train + validation, and `baselines.most_images` may leave its rivals a part of
-the training images. So the frozen head is answered for here by the one fitted on train, or fitted anew on that part.
+The served head was refitted on train + validation, and `baselines.most_images` may limit its rivals to a part of the
+training images. So the head fitted on train alone, or refitted on that part, stands in for the frozen head here.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Learnt:
 
     @property
     def words(self) -> str:
-        """Return from how many labels both sides learned, in words."""
+        """Return how many labels both sides learned from, in words."""
         if self.labels == self.labels_of:
             return f"both from {self.labels:,} labels"
         return f"both from {self.labels:,} of the {self.labels_of:,} labels (baselines.most_images)"
@@ -64,7 +64,7 @@ class Cached:
     def refit(self, history: HeadHistory, most: int, seed: int) -> State:
         """Fit the head as `train_head` did, with the strength that it chose, on the images the baselines learned from.
 
-        Where they had all of them, this is the head that `train_head` fitted on train alone.
+        If they had all of them, this is the head that `train_head` fitted on train alone.
         """
         table = bounded(self.table, most)
         if len(table) == len(self.table):
@@ -75,9 +75,9 @@ class Cached:
 
 
 def stand_in(chosen: str, cached: Cached, history: HeadHistory, rivals: BaselinesHistory, seed: int) -> State | None:
-    """Return the head that answers for the chosen model; None where the fine-tuned network, of train alone, does.
+    """Return the head that stands in for the chosen model; None if the fine-tuned network, of train alone, is compared.
 
-    Where the baselines learned from a part of the training images, the frozen head stands for both: fine-tuning anew
+    If the baselines learned from a part of the training images, the frozen head stands in for both: fine-tuning again
     would cost what the part was to save.
     """
     if chosen == FINE_TUNED and rivals.train == rivals.train_of:
@@ -86,7 +86,7 @@ def stand_in(chosen: str, cached: Cached, history: HeadHistory, rivals: Baseline
 
 
 def same_labels(head: State | None, tuned: Floats, cached: Cached, rivals: BaselinesHistory) -> Learnt:
-    """Return the answers of the stand-in, or where there is none those of the fine-tuned network, `tuned`."""
+    """Return the answers of the stand-in or, if there is none, those of the fine-tuned network, `tuned`."""
     if head is None:
         return Learnt(FINE_TUNED, tuned, rivals.train, rivals.train_of)
     answers = probabilities(head, cached.part(cached.table, TEST))

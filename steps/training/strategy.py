@@ -1,7 +1,7 @@
 """How much of a backbone to train: decided from measured size, measured similarity, and a budget. Pure, explained.
 
 Four quadrants: few labels and a similar source, the head alone; many and similar, the later blocks too; few and
-different, a head on earlier features; many and different, everything. Where the weights are shown to be worth nothing
+different, a head on earlier features; many and different, everything. If the weights are shown to be worth nothing
 and there are many labels, everything from scratch.
 """
 
@@ -23,7 +23,7 @@ STRATEGIES = (HEAD_ONLY, LATER_BLOCKS, EARLY_FEATURES, EVERYTHING, FROM_SCRATCH)
 
 @dataclass(frozen=True)
 class StrategyRules:
-    """Where the axes are divided; see params.yaml."""
+    """The limits that divide the axes; see params.yaml."""
 
     strategy: Literal["auto", "head_only", "later_blocks", "early_features", "everything", "from_scratch"]
     least_labels: Annotated[int, Interval(ge=1, le=1_000_000)]
@@ -41,9 +41,9 @@ class Evidence:
     error: float  # 1 - balanced accuracy of the head on the whole backbone, from all labels
     last_doubling: Figure  # balanced accuracy: all labels less half of them
     earlier: Mapping[str, Figure]  # cut -> balanced accuracy there less that of the whole backbone
-    worth: Figure  # balanced accuracy of the best cut less that of a linear model which knows no weights
+    worth: Figure  # balanced accuracy of the best cut less that of a linear model without the weights
     blocks: Mapping[str, float]  # every block that holds parameters, input side first -> FLOPs of its forward pass
-    images: int  # a training epoch goes through
+    images: int  # per training epoch
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A point of the learning curve: labels per class (a mean, rounded), and the head's figures with so many."""
+    """A point of the learning curve: labels per class (a mean, rounded), and the head's figures with that many."""
 
     labels_per_class: float
     accuracy: float
@@ -69,7 +69,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Size:
-    """How far the labels reach: those of the smallest class, the learning curve, its last and its next doubling."""
+    """The size of the data: labels of the smallest class, the learning curve, its last and its next doubling."""
 
     labels_per_class: int
     curve: tuple[CurvePoint, ...]
@@ -90,7 +90,7 @@ class CutScores:
     against_whole: Figure | None
     logme: float
     h_score: float
-    source_divergence: float | None  # nats; None where the block keeps no statistics
+    source_divergence: float | None  # nats; None if the block keeps no statistics
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Strategy:
 
 
 def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
-    """Return the strategy that the rules make of the evidence, or the one they name, within the budget."""
+    """Return the strategy that the rules derive from the evidence, or the one that they name, within the budget."""
     large, size = _size(evidence, rules)
     cut, similarity = _similarity(evidence)
     worthless, worth = _worth(evidence, large)
@@ -213,7 +213,7 @@ def _plan(
 
 
 def later(depth: int, share: float) -> int:
-    """Return how many of `depth` blocks count as the later ones: at least one, and never all where there are two."""
+    """Return how many of `depth` blocks count as the later ones: at least one, and never all if there are two."""
     return max(1, min(depth - 1, round(share * depth)))
 
 
@@ -233,7 +233,7 @@ def _within_budget(plan: Plan, evidence: Evidence, rules: StrategyRules) -> Plan
 def epoch_flops(evidence: Evidence, cut: str, blocks: int) -> float:
     """Return the FLOPs of one training epoch: every block forward, the trained ones backward too (twice a forward).
 
-    0 where no block is trained: the head learns from features that are there already.
+    0 if no block is trained: the head learns from cached features.
     """
     costs = list(evidence.blocks.values())
     depth = list(evidence.blocks).index(cut) + 1 if cut else len(costs)

@@ -20,15 +20,15 @@ from steps.training.linear_probe import Labelled, fit_path
 from steps.training.metrics import scores
 
 Folds = Sequence[tuple[Ints, Ints]]
-TOLERANCE = 1e-3  # of the probes: the third decimal of their log-loss, in a third of the time
-LOGME_STEPS = 100  # of the fixed point; it takes about ten, and cannot be allowed to circle for ever
+TOLERANCE = 1e-3  # of the probes: exact to the third decimal of log-loss, in a third of the time
+LOGME_STEPS = 100  # of the fixed point; it takes about ten, and must not loop for ever
 
 
 def logme(features: Floats, targets: Ints) -> float:
     """Return the mean over classes of the log maximum evidence per image (nats), for features [n, d].
 
     You et al. 2021 (arXiv 2102.11005): each class's 0/1 column is a linear function of the features with a Gaussian
-    prior of precision alpha and noise of precision beta; both are set to what makes the column likeliest.
+    prior of precision alpha and noise of precision beta; both maximise the evidence of the column.
     """
     left, singular, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     kept = singular > singular[0] * max(features.shape) * np.finfo(np.float64).eps
@@ -77,7 +77,7 @@ def h_score(features: Floats, targets: Ints) -> float:
 def hash_bits(hashes: Sequence[str]) -> Floats:
     """Return 64-bit perceptual hashes (16 hexadecimal digits) as rows of 0 and 1, float32 [n, 64].
 
-    Where a picture's low frequencies lie above their median: its coarse pattern of light and dark, without colour.
+    A bit is 1 if a low frequency lies above their median: the coarse pattern of light and dark, without colour.
     """
     packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), -1)
     return np.unpackbits(packed, axis=1).astype(np.float32)
@@ -112,14 +112,14 @@ def folds_of(targets: Ints, groups: Ints, count: int, seed: int) -> list[tuple[I
     indices = np.arange(len(targets))
     if np.bincount(targets).max() < count:  # nothing to stratify: a label or two in all
         return list(KFold(count, shuffle=True, random_state=seed).split(indices))
-    if len(np.unique(groups)) == len(groups):  # the grouped search takes seconds where there is nothing to group
+    if len(np.unique(groups)) == len(groups):  # the grouped search takes seconds even if there is nothing to group
         return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(indices, targets))
     return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(indices, targets, groups))
 
 
 @dataclass(frozen=True)
 class Divided:
-    """Images in an order that means nothing, their class indices and groups [n], and the folds they are cut into."""
+    """Images in an arbitrary order, their class indices and groups [n], and the folds that divide them."""
 
     table: pd.DataFrame
     targets: Ints
@@ -131,7 +131,7 @@ class Divided:
 def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
     """Order images by the hash of their content, keep about `most`, and divide them into `count` folds.
 
-    `table` has id, label and group; every class keeps its share; a class of fewer images makes fewer folds.
+    `table` has id, label and group; every class keeps its share; if a class has fewer images, there are fewer folds.
     """
     table = in_hash_order(table)
     classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
@@ -146,9 +146,9 @@ def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
 def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], share: float = 1.0, draw: int = 0) -> Held:
     """Fit a linear head in every fold; return its answers for the held-out images.
 
-    `share` of each class's training images is used: they must come in an order that means nothing. `draw` counts the
-    parts of that size, so that draws 0 and 1 of a half have no image in common where a class has two or more. Of the
-    regularisations in `path` the one with the least log-loss answers: a choice of few, alike for all that is compared.
+    `share` of each class's training images is used: their order must be arbitrary. `draw` counts the parts of that
+    size, so that draws 0 and 1 of a half have no image in common if a class has two or more. The regularisation in
+    `path` with the least log-loss is used: a choice among few, the same for everything that is compared.
     """
     probabilities = np.zeros((len(path), len(data.targets), classes))
     for train, held in folds:
@@ -165,7 +165,7 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
 
 
 def first_share(targets: Ints, rows: Ints, share: float, draw: int = 0) -> Ints:
-    """Return the first `share` of each class's `rows`, at least one of each; or the second where `draw` is 1, ..."""
+    """Return the first `share` of each class's `rows`, at least one of each; or the second if `draw` is 1, ..."""
     parts = [rows[targets[rows] == label] for label in np.unique(targets[rows])]
     sizes = [min(len(part), max(1, int(share * len(part)))) for part in parts]
     return np.concatenate(
