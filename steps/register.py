@@ -1,6 +1,6 @@
 """Register: each training stage becomes an MLflow run, both models become versions. Done once per lineage digest.
 
-The receipt holds digests only, no run id, version number or clock: it must be the same bytes whichever driver ran.
+The receipt holds digests only, no run id, version number or time: its bytes must not depend on the driver.
 """
 
 import re
@@ -25,7 +25,7 @@ from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.histories import Epoch, FineTuneHistory, HeadHistory, LinearTrial, TrainedFacts, Trial
 
-# What neither MLflow nor its filter language chokes on.
+# What both MLflow and its filter language accept.
 Name = Annotated[
     str,
     Predicate(lambda name: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name) is not None),
@@ -35,7 +35,7 @@ Name = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterParams:
-    """Under which names MLflow keeps the runs and the versions."""
+    """The names under which MLflow keeps the runs and the versions."""
 
     experiment: Name
     model_name: Name
@@ -67,7 +67,7 @@ def register(
     model_card: Path,
     receipt: Path,
 ) -> None:
-    """Register head model and fine-tuned model; write the receipt by which `promote` finds them again."""
+    """Register the head model and the fine-tuned model; write the receipt by which `promote` finds them again."""
     judged = artefacts.read(Evaluation, evaluation)
     candidates = (
         _candidate(
@@ -117,7 +117,7 @@ def register(
 def _candidate(
     kind: str,
     network: Grafted,
-    rows: Sequence[Epoch | LinearTrial | Trial],
+    metrics: Sequence[Epoch | LinearTrial | Trial],
     folder: Path,
     history: Path,
     backbone: Path,
@@ -142,7 +142,7 @@ def _candidate(
         abstain_below=judged.calibration[kind].abstain_below,
         preprocessing=models.read_preprocessing(preprocessing),
     )
-    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in rows], (history,))
+    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,))
 
 
 def _example(raw: Path, screened: Path) -> bytes:
@@ -160,7 +160,7 @@ def _register(
     around: Circumstances,
     *artifacts: Path,
 ) -> str:
-    """Log the run and create the version, each only where it does not exist yet; return the version's digest."""
+    """Log the run and create the version, each only if it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         content = packaging.write_model(model, candidate.network.state_dict(), candidate.facts)

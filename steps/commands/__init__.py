@@ -1,1 +1,1 @@
-"""Commands that are no stages: what they answer depends on the registry or on a folder of today."""
+"""Commands that are not stages: their answers depend on the registry or on a folder's present content."""

@@ -1,4 +1,4 @@
-"""Against a reference: does production see what training has? No stage: what a folder holds today is not tracked."""
+"""Against a reference: does production see what training has? Not a stage: a folder's content is not tracked."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -33,16 +33,16 @@ from steps.runtime.progress import track
 from steps.runtime.seeding import derive, numpy_generator
 from steps.screen import BUDGET, SIDE, ScreenParams
 
-MOST = 5000  # images of either side, picked by a hash: more would say the same in more time
+MOST = 5000  # images per side, picked by a hash: more would give the same result in more time
 IMPORTANCE = Path("data", "importance.csv")
-LEAST_COVERED = 0.5  # of what the reference shows: with less, a handful of images would decide everything
+LEAST_COVERED = 0.5  # share of the reference: with less, a handful of images would decide everything
 PAGE, DOCS = Path("data", "outcome", "against.html"), Path("data", "outcome", "against_docs")
 SeenRow = dict[str, str | int | float]  # columns of the manifest
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the project's training images and all that made their features lie."""
+    """The paths of the project's training images and of everything that made their features."""
 
     raw: Path
     screened: Path
@@ -64,21 +64,21 @@ def against(
 ) -> Shift:
     """Compare the training images with the unlabelled ones called `names` under `reference`; write the page.
 
-    Returns what the page says, its rule's verdict among it. Nothing is written but under data/outcome; with
-    `reweight` data/importance.csv too, which the next run obeys. Raises RequestError where too few of the files are
-    images, where training has too few, or where no weights could make training stand for the reference.
+    Returns the content of the page, including its rule's verdict. Writes only under data/outcome and, with `reweight`,
+    data/importance.csv, which the next run obeys. Raises RequestError if too few of the files are images, if training
+    has too few, or if no weights could make training represent the reference.
     """
     refuse_absent(mode.device)
     configure(compute)
     training, known = _training(trained)
     spec = models.read_preprocessing(trained.preprocessing)
     forward = Forward(models.load_backbone(trained.backbone)[1], [WHOLE], mode, compute.batch_size)
-    seen, rows, rejected = _look(reference, sorted(names, key=uniform)[:MOST], forward, spec, compute)
+    seen, features, rejected = _look(reference, sorted(names, key=uniform)[:MOST], forward, spec, compute)
     for count, where in ((len(training), "the training split"), (len(seen), str(reference))):
         if count < LEAST:
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
-    test = two_sample(known, rows, derive(seed, "against") % 2**32)
+    test = two_sample(known, features, derive(seed, "against") % 2**32)
     rng = numpy_generator(seed, "against")
     mine, theirs = np.split(test.odds, [len(training)])
     weighed = shift.importance(mine, theirs, params.max_importance)
@@ -117,7 +117,7 @@ def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> 
 
 
 def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
-    """Return the training images that count, at most `MOST`, and their features, row by row."""
+    """Return the training images that count, at most `MOST`, and their features in the same order."""
     table = files.read_table(trained.screened)
     table = table[(table["split"] == TRAIN) & (table["weight"] > 0)].drop_duplicates("id")
     table = in_hash_order(table)[:MOST]
@@ -127,7 +127,7 @@ def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
 def _look(
     folder: Path, names: Sequence[str], forward: Forward, spec: Preprocessing, compute: ComputeParams
 ) -> tuple[pd.DataFrame, Floats, list[Rejected]]:
-    """Send the pictures through decoder, preprocessing and backbone as extraction does; flat memory."""
+    """Pass the pictures through decoder, preprocessing and backbone as extraction does, in constant memory."""
     rejected: list[Rejected] = []
     facts: list[SeenRow] = []
 
@@ -157,16 +157,16 @@ def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[Seen
 
 
 def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> tuple[Stranger, ...]:
-    """List images by their log-odds of being of their own side, those that gave it away first."""
+    """List images by their log-odds of belonging to their own side, the most telling first."""
     rows = table[["id", "path", "label"]].assign(odds=odds.round(4))
     rows = rows.sort_values(["odds", "path"], ascending=[False, True])
     return tuple(Stranger(*row) for row in rows[rows["odds"] > 0].itertuples(index=False, name=None))
 
 
 def _page(report: Shift, reference: Path, raw: Path, most: int) -> str:
-    def shown(rows: Sequence[Stranger], folder: Path) -> list[tuple[Stranger, Picture | None]]:
+    def shown(strangers: Sequence[Stranger], folder: Path) -> list[tuple[Stranger, Picture | None]]:
         album = Album(folder, SIDE, BUDGET // 2)
-        return [(row, album.add(row.path, row.id)) for row in rows[:most]]
+        return [(stranger, album.add(stranger.path, stranger.id)) for stranger in strangers[:most]]
 
     return render(
         "against.html",

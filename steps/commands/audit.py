@@ -1,4 +1,4 @@
-"""`regraft audit`: the chain from alias to raw images as people and programs read it."""
+"""`regraft audit`: the chain from alias to raw images as text and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from steps.promotion.links import Link
 
 @dataclass(frozen=True)
 class Audit:
-    """The links behind a version; `faults` where the ledger or a package was tampered with (None: not looked for).
+    """The links behind a version; `faults` if the ledger or a package was tampered with (None: not checked).
 
-    `silent`: what could not be looked at.
+    `silent`: what could not be checked.
     """
 
     version: str
@@ -28,25 +28,25 @@ class Audit:
     def lines(self) -> list[str]:
         """Return text for a person: every link with its mark, its problems beneath, and the totals."""
         width = max(len(link.what) for link in self.links)
-        told = []
+        lines = []
         for link in self.links:
-            told.append(f"  {'✓' if link.signed else ' '} {link.what:<{width}}  {link.found}".rstrip())
-            told += [f"    {'':<{width}}  gap: {gap}" for gap in link.gaps]
-            told += [f"    {'':<{width}}  contradiction: {one}" for one in link.contradictions]
+            lines.append(f"  {'✓' if link.signed else ' '} {link.what:<{width}}  {link.found}".rstrip())
+            lines += [f"    {'':<{width}}  gap: {gap}" for gap in link.gaps]
+            lines += [f"    {'':<{width}}  contradiction: {contradiction}" for contradiction in link.contradictions]
         gaps, signed = sum(len(link.gaps) for link in self.links), sum(link.signed for link in self.links)
         proven = f"{signed} proven by a signature (✓)"
-        told.append(f"version {self.version}: {len(self.links)} links, {proven}, {_count(gaps, 'gap')}")
-        return told if self.faults is None else [*told, *_verified(self.faults), *self.silent]
+        lines.append(f"version {self.version}: {len(self.links)} links, {proven}, {_count(gaps, 'gap')}")
+        return lines if self.faults is None else [*lines, *_verified(self.faults), *self.silent]
 
 
 def audit(root: Path, version: str | None, verify: bool, cache: Path) -> Audit:
     """Follow a version (default: the champion) to its raw images in DVC's `cache`; `verify` looks for tampering."""
-    found, links = chain.audit(root, version, cache)
+    audited, links = chain.audit(root, version, cache)
     if not verify:
-        return Audit(found, links, None)
-    faults, silent = chain.tampered(root, found)
-    contradictions = dict.fromkeys(one for link in links for one in link.contradictions)
-    return Audit(found, links, [*faults, *contradictions], silent)
+        return Audit(audited, links, None)
+    faults, silent = chain.tampered(root, audited)
+    contradictions = dict.fromkeys(contradiction for link in links for contradiction in link.contradictions)
+    return Audit(audited, links, [*faults, *contradictions], silent)
 
 
 def _verified(faults: Sequence[str]) -> list[str]:

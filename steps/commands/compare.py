@@ -1,4 +1,4 @@
-"""Compare: two registered versions on the test images of today. Not a stage: it depends on what the registry holds."""
+"""Compare two registered versions on today's test images. Not a stage: it depends on what the registry holds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from steps.runtime.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image to which the two versions gave different answers, each with the probability of its own."""
+    """An image to which the two versions gave different answers, and the probability that each gave to its own."""
 
     path: str
     label: str
@@ -49,13 +49,13 @@ class VersionComparison:
 
     def lines(self) -> list[str]:
         """Return lines of text."""
-        found, a, b = self.overall, self.overall.a, self.overall.b
+        result, a, b = self.overall, self.overall.a, self.overall.b
         text = [
-            f"version {a} against version {b} on {found.n:,} test images: {found.sentence}",
-            f"  accuracy {100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}, "
-            f"{found.method} {found.confidence:.0%}); McNemar's exact p = {found.mcnemar_p:.3g}",
+            f"version {a} against version {b} on {result.n:,} test images: {result.sentence}",
+            f"  accuracy {100 * result.difference:+.1f} points ({100 * result.low:+.1f} to {100 * result.high:+.1f}, "
+            f"{result.method} {result.confidence:.0%}); McNemar's exact p = {result.mcnemar_p:.3g}",
         ]
-        for name, figure in (("balanced accuracy", found.balanced_accuracy), ("log-loss", found.log_loss)):
+        for name, figure in (("balanced accuracy", result.balanced_accuracy), ("log-loss", result.log_loss)):
             low, high = figure.ends
             text.append(f"  {name} {figure.known:+.3f} ({low:+.3f} to {high:+.3f})")
         for row in self.per_class:
@@ -71,9 +71,9 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
-    learnt gets probability 0, an image that it cannot read counts as wrong. Raises RequestError where there is no such
-    version, RegistryError where it is not what was signed or decided about, IntegrityError where a test image is not
-    what ingest saw.
+    learnt gets probability 0, an image that it cannot read counts as wrong. Raises RequestError if there is no such
+    version, RegistryError if it is not what was signed or decided on, IntegrityError if a test image has changed since
+    ingest.
     """
     document, registry = params.read(root), Registry(root)
     for version in (one, other):
@@ -83,42 +83,42 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
             )
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / SCREENED)
-    part = table[table["split"] == TEST].sort_values("path")
+    images = table[table["split"] == TEST].sort_values("path")
     chain = ledger.whole(ledger.read(registry))
     loaded = [packages.load(registry, version, chain.package_of(version)) for version in (one, other)]
-    look_ledger.record([weights_of(package) for package in loaded], part["id"])
+    look_ledger.record([weights_of(package) for package in loaded], images["id"])
 
-    classes = sorted(part["label"].unique())
-    a, b = (_probabilities(package, root, part, classes) for package in loaded)
-    targets = np.searchsorted(classes, part["label"].tolist())
+    classes = sorted(images["label"].unique())
+    a, b = (_probabilities(package, root, images, classes) for package in loaded)
+    targets = np.searchsorted(classes, images["label"].tolist())
     right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
-    sample, rng = sampled(targets, groups_of(part)), numpy_generator(document["seed"], "compare", one, other)
+    sample, rng = sampled(targets, groups_of(images)), numpy_generator(document["seed"], "compare", one, other)
     return VersionComparison(
         registry.name,
         paired((one, other), targets, a, b, sample, rules, rng),
         per_class(targets, right_a, right_b, classes),
-        _differing(part, classes, a, b),
+        _differing(images, classes, a, b),
     )
 
 
-def _probabilities(package: packages.Package, root: Path, part: pd.DataFrame, classes: list[str]) -> Floats:
+def _probabilities(package: packages.Package, root: Path, images: pd.DataFrame, classes: list[str]) -> Floats:
     """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
 
-    So does all of an image that it cannot read: a wrong answer, as the gate of promotion counts it.
+    An image that it cannot read has all its probability there: a wrong answer, as in the gate of promotion.
     """
-    rows = list(zip(part["path"], part["id"], strict=True))
-    told = answers(package, root / RAW, rows, "probabilities")
+    pairs = list(zip(images["path"], images["id"], strict=True))
+    answered = answers(package, root / RAW, pairs, "probabilities")
     known = list(package.model.unwrap_python_model().classes)
-    found = np.array([np.zeros(len(known)) if answer is None else answer for answer in told])
-    columns = [found[:, known.index(label)] if label in known else np.zeros(len(found)) for label in classes]
+    scores = np.array([np.zeros(len(known)) if answer is None else answer for answer in answered])
+    columns = [scores[:, known.index(label)] if label in known else np.zeros(len(scores)) for label in classes]
     gone = [i for i, label in enumerate(known) if label not in classes]
-    unread = [answer is None for answer in told]
-    return np.stack([*columns, np.where(unread, 1.0, found[:, gone].max(axis=1, initial=0.0))], axis=1)
+    unread = [answer is None for answer in answered]
+    return np.stack([*columns, np.where(unread, 1.0, scores[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
-def _differing(part: pd.DataFrame, classes: list[str], a: Floats, b: Floats) -> list[Disagreement]:
+def _differing(images: pd.DataFrame, classes: list[str], a: Floats, b: Floats) -> list[Disagreement]:
     names = [*classes, "another class"]
-    picked = zip(part["path"], part["label"], a.argmax(axis=1), b.argmax(axis=1), strict=True)
+    picked = zip(images["path"], images["label"], a.argmax(axis=1), b.argmax(axis=1), strict=True)
     return [
         Disagreement(path, label, names[of_a], names[of_b], float(a[i, of_a]), float(b[i, of_b]))
         for i, (path, label, of_a, of_b) in enumerate(picked)

@@ -1,4 +1,4 @@
-"""Export: a registered version as one file for another runtime, written only once it is shown to answer alike."""
+"""Export a registered version as one file for another runtime, written only once its answers are shown to agree."""
 
 import math
 import shutil
@@ -34,7 +34,7 @@ MODEL = "artifacts/model"  # inside a package
 
 @dataclass(frozen=True)
 class Checked:
-    """How a file answers `images` test images: the greatest difference of a probability and, for int8, the gate."""
+    """The check of a file on `images` test images: the largest difference of a probability and, for int8, the gate."""
 
     images: int
     difference: float
@@ -44,7 +44,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Export:
-    """A file that was written, the sizes of it and of the version's weights in bytes, and how it was checked."""
+    """A written file, the sizes of it and of the version's weights in bytes, and how it was checked."""
 
     version: str
     folder: Path
@@ -70,8 +70,8 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
     """Write version `which` in the format `kind` into a signed folder under `output`.
 
     `which` is a number or an alias; `champion` is the ledger's. Raises RequestError for an unknown format or version,
-    RegistryError where the version is not what was signed or decided about or cannot read a test image, IntegrityError
-    where the file does not answer alike or, for int8, where the gate refuses it; nothing is written then.
+    RegistryError if the version is not what was signed or decided on or cannot read a test image, IntegrityError if the
+    file's answers differ too much or, for int8, if the gate refuses it; nothing is written then.
     """
     if kind not in formats.FILES:
         raise RequestError(f"no format {kind!r}; one of {', '.join(formats.FILES)}")
@@ -92,7 +92,7 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
 
 
 def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[Path, Checked]:
-    """Write the file and its facts into `folder`; return the file and how it compares."""
+    """Write the file and its facts into `folder`; return the file and its check."""
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
     configure(compute)
@@ -113,20 +113,20 @@ def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tup
     else:
         reasons = _unlike(checked.difference, rules.tolerance)
     if reasons:
-        told = "\n  ".join(reasons)
-        raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {told}")
+        text = "\n  ".join(reasons)
+        raise IntegrityError(f"the {kind} export is refused on {len(test)} test images; nothing is written:\n  {text}")
 
-    signed = files.read_json(held / models.FACTS)  # whole: a version of another release may hold more than the class
+    signed = files.read_json(held / models.FACTS)  # read whole: another release may hold more than the class
     files.write_json(folder / models.FACTS, {**signed, "version": package.digest, "format": kind, "checked": checked})
     return file, checked
 
 
 def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:
     """Return at most `most` images of a split, picked by their hash."""
-    part = table[table["split"] == split].drop_duplicates("id")
-    if part.empty:
+    candidates = table[table["split"] == split].drop_duplicates("id")
+    if candidates.empty:
         raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
-    return in_hash_order(part)[:most]
+    return in_hash_order(candidates)[:most]
 
 
 def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:
@@ -136,15 +136,15 @@ def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:
 
 
 def _eager(root: Path, package: packages.Package, table: pd.DataFrame) -> Any:
-    """Return the probabilities that the package gives for these images' files; RegistryError where it reads not all."""
-    told = answers(package, root / RAW, list(zip(table["path"], table["id"], strict=True)), "probabilities")
-    lost = [path for path, answer in zip(table["path"], told, strict=True) if answer is None]
+    """Return the package's probabilities for these images' files; RegistryError if it cannot read all of them."""
+    values = answers(package, root / RAW, list(zip(table["path"], table["id"], strict=True)), "probabilities")
+    lost = [path for path, answer in zip(table["path"], values, strict=True) if answer is None]
     if lost:
         raise RegistryError(
-            f"version {package.version} cannot read {len(lost)} of {len(told)} test images (first: {lost[0]}), so no "
+            f"version {package.version} cannot read {len(lost)} of {len(values)} test images (first: {lost[0]}), so no "
             "export can be shown to answer as it does; nothing is written"
         )
-    return np.array(told)
+    return np.array(values)
 
 
 def _unlike(difference: float, tolerance: float) -> tuple[str, ...]:

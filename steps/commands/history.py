@@ -1,4 +1,4 @@
-"""`regraft history`: the ledger as people and programs read it."""
+"""`regraft history`: the ledger as text and as JSON."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -28,7 +28,7 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
 def named(name: str, weights: str | None) -> Loaded:
-    """Return a backbone by the name that a user gives it; RequestError where it does not exist or does not fit."""
+    """Return a backbone by the name that a user gives it; RequestError if it does not exist or does not fit."""
     if name.startswith(REGISTRY):
         if weights:
             raise RequestError(f"{name} has weights of its own; leave --weights out")
@@ -46,8 +46,8 @@ def torchvision(name: str, weights: str | None) -> Loaded:
     """Return a torchvision classification model by name.
 
     `weights` is a local file (safetensors, or a state dict read with `weights_only=True`), the name of one of
-    torchvision's own weights, or None for its default ones. Raises RequestError where name, weights or file do not
-    exist or do not fit.
+    torchvision's own weights, or None for its default ones. Raises RequestError if name, weights or file do not exist
+    or do not fit.
     """
     if name not in architectures():
         close = difflib.get_close_matches(name, architectures(), n=1)
@@ -71,9 +71,9 @@ def torchvision(name: str, weights: str | None) -> Loaded:
 def registered(address: str) -> Loaded:
     """Return the backbone under the head of a version that regraft registered, ending where it was cut.
 
-    `address` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Of the version's files two are read, JSON and
-    safetensors; its code does not run and nothing is unpickled. Raises RequestError where there is no such version or
-    regraft did not make it, RegistryError where regraft did and it is not what was signed.
+    `address` is `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Only two of the version's files are read, JSON and
+    safetensors; its code does not run and nothing is unpickled. Raises RequestError if there is no such version or
+    regraft did not make it, RegistryError if regraft did and it is not what was signed.
     """
     registry, version = Registry(files.project_root()).resolve(address)
     name = registry.name
@@ -87,7 +87,7 @@ def registered(address: str) -> Loaded:
         raise RequestError(f"version {version} of {name} is none that regraft registered ({error})") from None
     except RegraftError:
         raise
-    except Exception as error:  # what else may lie in a registry is anyone's guess
+    except Exception as error:  # a registry may hold anything else
         raise RequestError(
             f"version {version} of {name} is none that regraft registered ({type(error).__name__}: {error})"
         ) from None
@@ -96,9 +96,9 @@ def registered(address: str) -> Loaded:
 
 @contextmanager
 def _model_of(registry: Registry, version: str) -> Iterator[Path]:
-    """Yield the folder of facts and weights; of a version that regraft registered or decided about, proven so.
+    """Yield the folder of facts and weights, verified if regraft registered the version or decided on it.
 
-    Of another's nothing proves them: the digest that its first use writes into data/backbone/card.json is the guard.
+    Otherwise nothing proves them: the digest that the first use writes into data/backbone/card.json is the guard.
     """
     decided = ledger.package_of(registry, version)
     if decided or registry.digest(version) or signing.SIGNATURE in registry.listing(version):
@@ -163,7 +163,7 @@ def preprocessing_of(entry: Any) -> Preprocessing:
 def _download(name: str, entry: Any) -> State:
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no network; or what came is not what the name's digest promises
+    except (OSError, RuntimeError) as error:  # no network, or the download does not match the digest in its name
         raise RequestError(
             f"the weights of {name} could not be downloaded ({error}); give a local file with --weights FILE"
         ) from None
@@ -176,8 +176,8 @@ def _read(path: Path) -> State:
         if path.suffix == ".safetensors":
             return files.read_tensors(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise types of their own, many
-        # torch's own words advise to unpickle the file after all; ours never do
+    except Exception as error:  # safetensors and torch raise many types of their own
+        # torch's own message suggests unpickling the file after all; ours never does
         raise RequestError(
             f"--weights {path}: not readable as weights ({type(error).__name__}); "
             "expected safetensors, or a state dict saved by torch.save"
@@ -188,7 +188,7 @@ def _read(path: Path) -> State:
 
 
 def _top(name: str, state: State) -> tuple[int, str | None]:
-    """Return the number of classes, and where a file ends that was saved without its top, as `Card.cut` has it."""
+    """Return the number of classes, and the cut (as in `Card.cut`) of a file that was saved without its top."""
     top = top_of(build(name, 1000))
     if any(key.startswith(f"{top}.") for key in state):
         weight = state.get(f"{top}.weight")

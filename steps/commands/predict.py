@@ -20,7 +20,7 @@ TOLD = ("path", "sha256", "label", "probability", "abstain", "version", "digest"
 
 @dataclass(frozen=True)
 class Answered:
-    """How many files a version answered, and where the answers are; None where they were printed."""
+    """How many files a version answered, and where the answers are; None if they were printed."""
 
     version: str
     files: int
@@ -47,12 +47,12 @@ def predict(
     """Write the answers to `output` or print them as they come; return their counts."""
     if output is not None:
         answer_files.check(output)
-    found = pictures.find(paths, besides=output)
+    files = pictures.find(paths, besides=output)
     served = load(root, version)
     counts: Counter[str] = Counter()
-    rows = _counted(predict_rows(root, served, found), counts)
+    answers = _counted(predict_rows(root, served, files), counts)
     columns = [*TOLD, *(f"probability_{name}" for name in served.classes if probabilities)]
-    values = (_values(row, len(columns) - len(TOLD)) for row in rows)
+    values = (_values(answer, len(columns) - len(TOLD)) for answer in answers)
     if output is not None:
         answer_files.write(output, columns, values)
     elif as_json:
@@ -65,23 +65,23 @@ def predict(
     return Answered(served.number, counts["files"], counts["abstained"], counts["errors"], where)
 
 
-def _counted(rows: Iterable[Answer], counts: "Counter[str]") -> Iterator[Answer]:
-    for row in rows:
+def _counted(answers: Iterable[Answer], counts: "Counter[str]") -> Iterator[Answer]:
+    for answer in answers:
         counts["files"] += 1
-        counts["errors"] += row.error is not None
-        counts["abstained"] += bool(row.abstain)
-        yield row
+        counts["errors"] += answer.error is not None
+        counts["abstained"] += bool(answer.abstain)
+        yield answer
 
 
-def _values(row: Answer, classes: int) -> list[Any]:
-    named = row._asdict()
+def _values(answer: Answer, classes: int) -> list[Any]:
+    named = answer._asdict()
     nothing: list[float | None] = [None] * classes
-    probabilities = row.probabilities or nothing
+    probabilities = answer.probabilities or nothing
     return [*(named[column] for column in TOLD), *probabilities[:classes]]
 
 
 def _print_json(columns: Sequence[str], rows: Iterable[Sequence[Any]], file: TextIO) -> None:
-    """Print an array, one row per line, as they come."""
+    """Print an array, one row per line, as the rows arrive."""
     lead = "[\n"
     for row in rows:
         file.write(lead + json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False))

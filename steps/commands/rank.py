@@ -1,6 +1,6 @@
-"""Rank backbones on the user's own images: no stage, nothing is written, the test split is not looked at.
+"""Rank backbones on the user's own images. Not a stage: nothing is written, and the test split is not used.
 
-A cross-validated linear probe decides; LogME and H-score stand beside it, and what an image costs here and now.
+A cross-validated linear probe decides; LogME, H-score and the time per image on this machine are shown beside it.
 """
 
 import time
@@ -61,7 +61,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One row per backbone, the best first, and in words which may be the best."""
+    """One row per backbone, the best first, and a sentence that says which may be the best."""
 
     rows: list[Ranked]
     verdict: str
@@ -96,7 +96,7 @@ class Ranking:
 
 
 def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> Ranking:
-    """Return the ranking; RequestError where the request is wrong.
+    """Return the ranking; RequestError if the request is wrong.
 
     The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE.
     """
@@ -124,8 +124,8 @@ def ranking(
 ) -> list[Ranked]:
     """Return one row per backbone, the best first.
 
-    `table` has id, path, label, split, group; `weights` gives a file for a name; at most `most` images are used.
-    Raises RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
+    `table` has id, path, label, split, group; `weights` maps a name to a file; at most `most` images are used. Raises
+    RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
     """
     loaded = {name: origins.named(name, weights.get(name)) for name in names}  # all faults before the first image
     task = _task(table, most, seed)
@@ -133,7 +133,7 @@ def ranking(
 
 
 def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
-    """Return labelled training images, and the folds in which every backbone is judged alike."""
+    """Return the labelled training images, and the folds that all backbones share."""
     table = table[(table["split"] == TRAIN) & (table["label"] != "")].drop_duplicates("id")
     counts = table["label"].value_counts()
     if len(counts) < 2 or counts.min() < 2:
@@ -152,16 +152,16 @@ def _judge(name: str, card: models.Card, state: origins.State, raw: Path, task: 
 def _features(
     name: str, backbone: torch.nn.Module, spec: Preprocessing, raw: Path, task: Divided
 ) -> tuple[Floats, float]:
-    """Return float32 features [n, width], and milliseconds of forward pass an image (the first batch warms up)."""
+    """Return float32 features [n, width], and milliseconds of forward pass per image (the first batch warms up)."""
     items = list(zip(task.table["path"], task.table["id"], strict=True))
     tensors = decoding.parallel(lambda item: preprocess(decoding.read_image(raw, *item), spec), items, 2)
-    rows, seconds = [], []
+    batches, seconds = [], []
     for batch in track(decoding.batched(tensors, BATCH), len(items), f"forward pass of {name}", BATCH):
         began = time.perf_counter()
         with torch.inference_mode():
-            rows.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
+            batches.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
         seconds.append((time.perf_counter() - began) / len(batch))
-    return np.concatenate(rows), 1000 * float(np.median(seconds[1:] or seconds))
+    return np.concatenate(batches), 1000 * float(np.median(seconds[1:] or seconds))
 
 
 def _ranked(candidates: Sequence[Candidate], task: Divided, seed: int) -> list[Ranked]:

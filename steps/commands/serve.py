@@ -1,4 +1,4 @@
-"""Serve: the version in production, over HTTP, until stopped. No stage: it follows what the registry says now."""
+"""Serve the version in production over HTTP until stopped. Not a stage: it follows what the registry says now."""
 
 import logging
 import os
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from steps.serving.service import Service
 
 log = logging.getLogger("regraft")
-# A registry that is gone must be said within seconds, not after MLflow's minutes of patience.
+# An unreachable registry must be reported within seconds, not after MLflow's timeout of minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class Place(NamedTuple):
-    """Where to listen, and the seconds that requests under way get when the service is stopped."""
+    """The address to listen on, and the seconds that running requests get when the service is stopped."""
 
     host: str
     port: int
@@ -46,8 +46,8 @@ def serve(
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; running requests then have the grace period to finish.
 
-    Raises RequestError where the version or alias does not exist or the address is taken, RegistryError where the
-    version cannot be loaded or is not what was signed.
+    Raises RequestError if the version or alias does not exist or the address is taken, RegistryError if the version
+    cannot be loaded or is not what was signed.
     """
     import torch
     import uvicorn
@@ -61,10 +61,10 @@ def serve(
     service = Service(_follower(root, alias, version, every), limits)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
     server = uvicorn.Server(configured(application(service), limits, place.grace))
-    with _taking(place.host, place.port):  # as long as nobody listens, another service may be bound to it, too
-        listener.listen(limits.waiting)  # from here on whoever comes waits for an answer, and is not turned away
+    with _taking(place.host, place.port):  # until one listens, another service can be bound to it, too
+        listener.listen(limits.waiting)  # from here on, clients wait for an answer and are not refused
     say(_ready(service.follower.current, *listener.getsockname()[:2]))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when all is finished
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when everything is finished
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     if service.seated:
@@ -77,7 +77,7 @@ def _ready(served: Served, host: str, port: int) -> str:
 
 
 def _leave(service: "Service", grace: int) -> None:
-    """Leave though threads compute: Python itself would wait for them, however long their pictures take."""
+    """Exit although threads still compute: Python itself would wait for them, however long their pictures take."""
     log.warning("requests left unfinished: %d; the grace of %d s was over", len(service.seated), grace)
     service.follower.current.package.files.remove()
     sys.stdout.flush()
@@ -103,10 +103,10 @@ def _follower(root: Path, alias: str, version: str | None, every: float) -> Foll
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Take the address before the seconds of loading; nobody listens on it yet."""
+    """Bind the address before the seconds of loading; nobody listens on it yet."""
     with _taking(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With its protocol named: for such alone does asyncio switch off Nagle's algorithm, which costs 40 ms an answer
+        # Names the protocol: only then does asyncio switch off Nagle's algorithm, which costs 40 ms per answer
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -118,7 +118,7 @@ def _taking(host: str, port: int) -> Iterator[None]:
     """Turn the system's refusal of an address into a RequestError."""
     try:
         yield
-    except UnicodeError:  # a name with an empty or overlong part, before anybody is asked
+    except UnicodeError:  # a name with an empty or overlong part, before any look-up
         raise RequestError(f"cannot listen on {host}: it is no name of a host; --host") from None
     except OSError as error:
         raise RequestError(f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port") from None

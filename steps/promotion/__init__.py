@@ -1,1 +1,1 @@
-"""Promotion: the gate, the champion judged anew, people's decisions, and the evidence behind a version."""
+"""Promotion: the gate, the re-evaluated champion, people's decisions, and the evidence behind a version."""

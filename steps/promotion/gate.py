@@ -1,6 +1,6 @@
-"""The gate to production, pure: what was measured and the rules in, a verdict with all its reasons out.
+"""The gate to production, pure: takes measurements and rules, returns a verdict with all its reasons.
 
-Each rule only ever adds refusals, so one more rule never lets a model through that was refused before.
+A rule can only add refusals, so one more rule never admits a model that was refused before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ Proper = Annotated[float, Interval(ge=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class GateRules:
-    """What a challenger has to earn; None switches a rule off. params.yaml says what each one means."""
+    """The rules that a challenger must meet; None switches a rule off. params.yaml explains each one."""
 
     floor: Proper | None
     floor_by: Literal["value", "low"]
@@ -63,11 +63,12 @@ def _key_faults(word: str) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ChallengerFacts:
-    """All that the rules look at; what was not measured is None or empty, and no rule speaks of it.
+    """Everything that the rules check; what was not measured is None or empty, and no rule checks it.
 
-    `comparison` is the challenger (a) less its opponent (b) on the same images. `recalls` and `slice_changes` are the
-    changes of classes and slices from the opponent to the challenger, `size` is in bytes. `looks` says why these test
-    images may decide nothing more, if that is so. `checks` are the rules of the data gates as their reports list them.
+    `comparison` is the challenger (a) minus its opponent (b) on the same images. `recalls` and `slice_changes` are the
+    changes of classes and slices from the opponent to the challenger, `size` is in bytes. `looks` is the reason why
+    these test images may no longer decide anything, if so. `checks` are the rules of the data gates as listed in their
+    reports.
     """
 
     challenger: Judgement
@@ -85,7 +86,7 @@ class ChallengerFacts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger becomes champion; a refusal lists every reason, not the first."""
+    """Whether the challenger becomes champion; a refusal lists every reason, not only the first."""
 
     promote: bool
     reasons: tuple[str, ...]
@@ -99,10 +100,10 @@ def decide(facts: ChallengerFacts, rules: GateRules) -> Verdict:
 
 def _earned(facts: ChallengerFacts, rules: GateRules) -> str:
     cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
-    told = f"balanced accuracy {_figure(facts.challenger.balanced_accuracy)}{cleared}"
+    text = f"balanced accuracy {_figure(facts.challenger.balanced_accuracy)}{cleared}"
     if facts.comparison is None:
-        return f"{told}; no champion before it"
-    return f"{told}; {_difference(facts.comparison, facts.opponent)}"
+        return f"{text}; no champion before it"
+    return f"{text}; {_difference(facts.comparison, facts.opponent)}"
 
 
 def _floor(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
@@ -117,25 +118,28 @@ def _floor(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 
 def _comparison(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    found = facts.comparison
-    if found is None or rules.comparison is None or _holds(found, rules):
+    comparison = facts.comparison
+    if comparison is None or rules.comparison is None or _holds(comparison, rules):
         return
     wanted = f"better by more than {_points(rules.margin)}"
     if rules.comparison == NON_INFERIOR:
         wanted = f"at most {_points(rules.margin)} worse"
-    yield f"{_difference(found, facts.opponent)}: that it is {wanted} is not shown (promote.comparison, promote.margin)"
+    yield (
+        f"{_difference(comparison, facts.opponent)}: that it is {wanted} is not shown "
+        "(promote.comparison, promote.margin)"
+    )
 
 
-def _holds(found: PairedComparison, rules: GateRules) -> bool:
+def _holds(comparison: PairedComparison, rules: GateRules) -> bool:
     """Return whether the interval of the difference meets the rule; "better" also requires McNemar's exact test.
 
-    Where images come in groups the interval knows of them and the test does not; where two differ alike on every
-    image, or on none, there may be no interval, and the test and the figure speak.
+    If images come in groups, the interval accounts for them and the test does not. If the two models differ alike on
+    every image, or on none, there may be no interval; then the test and the figure decide.
     """
-    least = found.difference if found.low is None else found.low
+    least = comparison.difference if comparison.low is None else comparison.low
     if rules.comparison == NON_INFERIOR:
         return least > -rules.margin
-    return least > rules.margin and found.mcnemar_p < 1 - found.confidence
+    return least > rules.margin and comparison.mcnemar_p < 1 - comparison.confidence
 
 
 def _recalls(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
@@ -147,44 +151,45 @@ def _slice_changes(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 
 def _falls(
-    facts: ChallengerFacts, found: "Sequence[Change]", figure: str, limit: float | None, rule: str
+    facts: ChallengerFacts, changes: "Sequence[Change]", figure: str, limit: float | None, rule: str
 ) -> Iterator[str]:
     if facts.comparison is None or limit is None:
         return
     from steps.evaluation.falls import shown
 
-    for one, p in shown(found, limit, 1 - facts.comparison.confidence):
+    for change, p in shown(changes, limit, 1 - facts.comparison.confidence):
         yield (
-            f"{one.part}: {figure} falls by {100 * one.drop:.1f} points against {facts.opponent}, of {one.n:,} images "
-            f"{one.lost:,} lost and {one.won:,} won: that it falls by more than {_points(limit)} is shown, "
+            f"{change.part}: {figure} falls by {100 * change.drop:.1f} points against {facts.opponent}, "
+            f"of {change.n:,} images {change.lost:,} lost and {change.won:,} won: "
+            f"that it falls by more than {_points(limit)} is shown, "
             f"Holm's p = {p:.2g} ({rule})"
         )
 
 
 def _slices(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    breached = [part for part in facts.slices if part.breached]
+    breached = [judgement for judgement in facts.slices if judgement.breached]
     if rules.max_breached_slices is None or len(breached) <= rules.max_breached_slices:
         return
-    for part in breached:
-        limit = "" if part.limit is None else f", where {_share(part.limit)} is the least"
+    for judgement in breached:
+        limit = "" if judgement.limit is None else f", where {_share(judgement.limit)} is the least"
         yield (
-            f"slice {part.column} = {part.value}: accuracy {_figure(part.accuracy)} on {part.n:,} images"
-            f"{limit} (promote.max_breached_slices)"
+            f"slice {judgement.column} = {judgement.value}: accuracy {_figure(judgement.accuracy)} "
+            f"on {judgement.n:,} images{limit} (promote.max_breached_slices)"
         )
 
 
 def _calibration(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    limit, found = rules.max_calibration_error, facts.calibration_error
-    if limit is None or found is None or not found.above(limit):  # its value is above zero by mere chance
+    limit, error = rules.max_calibration_error, facts.calibration_error
+    if limit is None or error is None or not error.above(limit):  # its value exceeds zero by chance alone
         return
-    yield f"expected calibration error {_figure(found)}, at most {_share(limit)} (promote.max_calibration_error)"
+    yield f"expected calibration error {_figure(error)}, at most {_share(limit)} (promote.max_calibration_error)"
 
 
 def _latency(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    limit, found = rules.max_latency_ratio, facts.latency_ratio
-    if limit is not None and found is not None and found > limit:
+    limit, ratio = rules.max_latency_ratio, facts.latency_ratio
+    if limit is not None and ratio is not None and ratio > limit:
         yield (
-            f"it takes {found:.2f} times as long as {facts.opponent} on the same images, at most {limit:g} times "
+            f"it takes {ratio:.2f} times as long as {facts.opponent} on the same images, at most {limit:g} times "
             "(promote.max_latency_ratio)"
         )
 
@@ -212,15 +217,15 @@ def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)
 
 
-def _difference(found: PairedComparison, opponent: str) -> str:
-    value = found.difference
-    told = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
+def _difference(comparison: PairedComparison, opponent: str) -> str:
+    value = comparison.difference
+    how = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
     interval = ""
-    if found.low is not None and found.high is not None:
-        interval = f" (interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    if comparison.low is not None and comparison.high is not None:
+        interval = f" (interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
     return (
-        f"{told} {opponent}{interval} on the same {found.n:,} test images, {found.only_a:,} won and "
-        f"{found.only_b:,} lost (McNemar p = {found.mcnemar_p:.2g})"
+        f"{how} {opponent}{interval} on the same {comparison.n:,} test images, {comparison.only_a:,} won and "
+        f"{comparison.only_b:,} lost (McNemar p = {comparison.mcnemar_p:.2g})"
     )
 
 

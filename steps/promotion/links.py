@@ -1,4 +1,4 @@
-"""Audit: from the alias back to the raw images, link by link: what a signature proves, and every gap, named."""
+"""Audit from the alias back to the raw images, link by link: what a signature proves, and every gap."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.tracking import LINEAGE
 from steps.runtime import files
 
-CARD = "card.json"  # of a backbone; its owner `backbones.models` loads torch
+CARD = "card.json"  # of a backbone; `backbones.models`, which owns it, loads torch
 
 
 @dataclass(frozen=True)
 class Link:
     """One link of the chain: its name, what was found, whether a signature proves it, and what is missing.
 
-    `contradictions`: where somebody says something else than what was signed.
+    `contradictions`: where a record differs from what was signed.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Link:
 def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]]:
     """Return the version (default: the champion) and the chain behind it; `store` is the folder of DVC's cache.
 
-    Raises RequestError where there is no such version.
+    Raises RequestError if there is no such version.
     """
     registry = Registry(root)
     chain = ledger.read(registry)
@@ -48,15 +48,14 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
 
 
 def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the ledger, its export, and the packages of every version that they or you name.
+    """Return the faults of the ledger, its export, and the packages of `version` and of every version in the ledger.
 
-    The export is read as it lies there and as git's last commit has it. The second list says what could not be looked
-    at.
+    The export is read from the workspace and from git's last commit. The second list holds what could not be checked.
     """
     chain, faults = release.history(root)
     emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
     committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
-    faults += [*emptied, *(f"{told} (the export as committed)" for told in differences(chain, committed))]
+    faults += [*emptied, *(f"{difference} (the export as committed)" for difference in differences(chain, committed))]
     registry = Registry(root)
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
@@ -69,15 +68,15 @@ def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
 def _registry(registry: Registry, held: Evidence) -> Iterator[Link]:
     alias, whole = registry.alias(CHAMPION), not held.chain.faults
     stray = alias != held.chain.champion
-    told = f"champion is {_version(held.chain.champion)}"
+    text = f"champion is {_version(held.chain.champion)}"
     moved = (f"the alias points to {_version(alias)}, the ledger says otherwise",) if stray else ()
-    yield Link("alias", told, moved, signed=whole)
+    yield Link("alias", text, moved, signed=whole)
 
     about = [(n, decision) for n, decision in held.chain.entries if decision.version == held.version]
     if about:
         number, last = about[-1]
-        told = f"entry {number}: {last.kind}, by {last.by}, {last.at}: {'; '.join(last.reasons)}"
-        yield Link("decision", told, signed=whole)
+        text = f"entry {number}: {last.kind}, by {last.by}, {last.at}: {'; '.join(last.reasons)}"
+        yield Link("decision", text, signed=whole)
     else:
         yield Link("decision", "none", (f"no entry of the ledger is about version {held.version}",))
 
@@ -85,8 +84,8 @@ def _registry(registry: Registry, held: Evidence) -> Iterator[Link]:
     lost = [] if registry.has(held.version) else ["its files are gone"]
     lost += [] if digest else ["it carries no digest: regraft did not register it"]
     lost += [f"nothing below is proven: {held.doubt}"] if held.doubt and not lost else []
-    told = f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}"
-    yield Link("version", told, tuple(lost), signed=held.proof is not None)
+    text = f"{held.version} of {held.name} ({held.tags.get('kind', '?')}), digest {digest}"
+    yield Link("version", text, tuple(lost), signed=held.proof is not None)
 
 
 def _version(number: str | None) -> str:
@@ -109,8 +108,8 @@ def _run(held: Evidence) -> Iterator[Link]:
     if lineage:
         yield Link("code", f"digest {lineage['code']}", signed=bool(proven), contradictions=changed)
     gaps = () if circumstances.PARAMS in held.kept else ("params.yaml is not among the run's files",)
-    told = ", ".join(f"{name}: {value}" for name, value in lineage["params"].items()) if lineage else "unknown"
-    yield Link("params", told, gaps, signed=bool(proven), contradictions=changed)
+    values = ", ".join(f"{name}: {value}" for name, value in lineage["params"].items()) if lineage else "unknown"
+    yield Link("params", values, gaps, signed=bool(proven), contradictions=changed)
 
 
 def _made(held: Evidence) -> Link:
@@ -123,13 +122,13 @@ def _made(held: Evidence) -> Link:
     prefect = f", Prefect run {run}" if run else ""
     if held.run is None:
         return Link("run", f"gone; registered by {by}, {made}{prefect}", tuple(gaps), signed=True)
-    told = f"{held.run.info.run_id} of stage {held.run.data.tags.get('stage')}"
+    text = f"{held.run.info.run_id} of stage {held.run.data.tags.get('stage')}"
     at = _moment(held.run.info.start_time)
     if held.around and held.around["run_is_older"]:
-        told = f"{told}, {at}; registered later by {by}, {made}{prefect}"
+        text = f"{text}, {at}; registered later by {by}, {made}{prefect}"
     else:
-        told = f"{told}, by {by or '?'}, {at}, {made}{prefect}"
-    return Link("run", told, tuple(gaps), held.around is not None, tuple(held.contradictions()))
+        text = f"{text}, by {by or '?'}, {at}, {made}{prefect}"
+    return Link("run", text, tuple(gaps), held.around is not None, tuple(held.contradictions()))
 
 
 def _moment(milliseconds: int) -> str:
@@ -139,8 +138,8 @@ def _moment(milliseconds: int) -> str:
 def _commit(held: Evidence) -> Link:
     commit, signed = held.circumstance(circumstances.COMMIT), held.around is not None
     if not commit:
-        told = "the project was in no git commit: nothing restores its code"
-        return Link("commit", "none", (told,), signed=signed)
+        gap = "the project was in no git commit: nothing restores its code"
+        return Link("commit", "none", (gap,), signed=signed)
     gaps = (
         []
         if circumstances.has_commit(held.root, commit)
@@ -154,7 +153,7 @@ def _commit(held: Evidence) -> Link:
 
 
 def lost_changes(held: Evidence) -> list[str]:
-    """Return why the uncommitted changes of a version cannot be restored, if they cannot."""
+    """Return why the uncommitted changes of a version cannot be restored; empty if they can."""
     state = held.circumstance(circumstances.CHANGES)
     if state == circumstances.UNKNOWN:
         return ["whether the tree was clean is unknown: git failed while it was registered"]
@@ -179,20 +178,20 @@ def _data(held: Evidence, store: Path) -> Iterator[Link]:
 
 
 def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
-    """Hold the inputs of the run's lineage against the bytes that its dvc.lock names: two accounts of one thing."""
+    """Compare the inputs in the run's lineage with the bytes that its dvc.lock names: two records of the same thing."""
     gaps, agreed = [], 0
     for path, digest in held.lineage().get("inputs", {}).items():
-        place = place_of(store, known.get(path, ""))
+        cached = place_of(store, known.get(path, ""))
         if path not in known:
             gaps.append(f"{path} was read, and dvc.lock does not know it")
-        elif place.is_file() and not known[path].endswith(".dir"):
+        elif cached.is_file() and not known[path].endswith(".dir"):
             agreed += 1
-            if files.sha256_of(place) != digest:
+            if files.sha256_of(cached) != digest:
                 gaps.append(f"{path}: lineage and dvc.lock name different bytes")
     if not agreed and not gaps:
         gaps.append("no input could be hashed again: none is in DVC's cache")
-    told = f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else ""
-    return Link("inputs", told, tuple(gaps), signed=bool(held.lineage_is_proven()) and not gaps)
+    text = f"{agreed} files hashed again, lineage and dvc.lock agree" if not gaps else ""
+    return Link("inputs", text, tuple(gaps), signed=bool(held.lineage_is_proven()) and not gaps)
 
 
 def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
@@ -202,22 +201,22 @@ def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
     card = place_of(store, entries.get(CARD, ""))
     if not card.is_file():
         return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps, signed=signed)
-    told = files.read_json(card)
-    weights = f"{told['name']} ({told['source']}; licence: {told['licence']}), weights {told['sha256']}"
+    facts = files.read_json(card)
+    weights = f"{facts['name']} ({facts['source']}; licence: {facts['licence']}), weights {facts['sha256']}"
     pinned = held.proof.facts.backbone_sha256 if held.proof else None
-    other = (f"its card in DVC's cache pins other weights than those that were signed, {pinned}",)
-    agrees = pinned == told["sha256"]
-    return Link("backbone", weights, gaps, agrees, () if agrees or held.proof is None else other)
+    contradictions = (f"its card in DVC's cache pins other weights than those that were signed, {pinned}",)
+    agrees = pinned == facts["sha256"]
+    return Link("backbone", weights, gaps, agrees, () if agrees or held.proof is None else contradictions)
 
 
 def missing_inputs(held: Evidence, store: Path) -> list[str]:
-    """Return what DVC's cache lacks of the data that a replay begins with."""
+    """Return what DVC's cache lacks of a replay's input data."""
     folders = {path: digest for path, digest in held.read().items() if digest.endswith(".dir")}
     return [gap for path, digest in folders.items() for gap in _missing(store, held.root, path, digest)]
 
 
 def place_of(store: Path, digest: str) -> Path:
-    """Return where DVC's cache keeps the bytes of a digest."""
+    """Return the path of a digest's bytes in DVC's cache."""
     return store / "files" / "md5" / digest[:2] / digest[2:]
 
 

@@ -1,4 +1,4 @@
-"""Two models on the same test images, as the gate asks it: overall, by class, by slice."""
+"""Comparison of two models on the same test images for the gate: overall, by class, by slice."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from steps.runtime.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Paired:
-    """One model (a) against another (b), as `gate.ChallengerFacts` has it."""
+    """One model (a) against another (b), in the form of `gate.ChallengerFacts`."""
 
     comparison: PairedComparison
     recalls: list[Change]
@@ -27,31 +27,30 @@ class Paired:
 
 
 def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng: tuple[str, str]) -> Paired:
-    """Compare two models on the images of `part` (the manifest's columns), by whether each was right [n].
+    """Compare two models on the images of `part` (the manifest's columns), given whether each was right [n].
 
-    `document` is params.yaml, whose section `evaluate` says how sure to be and what a slice is; `rng` names the
-    generator.
+    `document` is params.yaml, whose section `evaluate` sets the confidence and the slices; `rng` names the generator.
     """
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
-    found = compare_answers(targets, a, b, sample, rules, generator)
-    found_in = slices_of(part, (*COLUMNS, *rules.slice_columns))
+    comparison = compare_answers(targets, a, b, sample, rules, generator)
+    candidates = slices_of(part, (*COLUMNS, *rules.slice_columns))
     slices = [
-        (f"slice {one.column} = {one.shown}", one.members)
-        for one in found_in
-        if one.members.sum() >= rules.slice_least and not one.members.all()
+        (f"slice {candidate.column} = {candidate.shown}", candidate.members)
+        for candidate in candidates
+        if candidate.members.sum() >= rules.slice_least and not candidate.members.all()
     ]
     return Paired(
         PairedComparison(
-            n=found.n,
-            only_a=found.only_a,
-            only_b=found.only_b,
-            mcnemar_p=found.mcnemar_p,
-            confidence=found.confidence,
-            difference=found.balanced_accuracy.known,
-            low=found.balanced_accuracy.low,
-            high=found.balanced_accuracy.high,
+            n=comparison.n,
+            only_a=comparison.only_a,
+            only_b=comparison.only_b,
+            mcnemar_p=comparison.mcnemar_p,
+            confidence=comparison.confidence,
+            difference=comparison.balanced_accuracy.known,
+            low=comparison.balanced_accuracy.low,
+            high=comparison.balanced_accuracy.high,
         ),
         changes([(f"class {label}", targets == i) for i, label in enumerate(classes)], a, b, sample.cluster),
         changes(slices, a, b, sample.cluster),

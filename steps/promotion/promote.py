@@ -30,11 +30,11 @@ from steps.runtime.stage import digest_of
 
 
 def promote(root: Path, register_cmd: str) -> Promotion:
-    """Make the chosen version champion if it earned it; otherwise say why not. The ledger keeps every decision.
+    """Make the chosen version champion if it passes the gate; otherwise say why. The ledger keeps every decision.
 
-    Versions that the registry lacks (wiped, or DVC restored the receipt alone) are registered again first, by
-    `register_cmd`. The champion is judged anew, on today's test images. Where another decision comes first, this
-    one is made again, against the champion of then.
+    Versions that the registry lacks (wiped, or DVC restored only the receipt) are first registered again, by
+    `register_cmd`. The champion is evaluated again on today's test images. If another decision comes first, this one is
+    repeated against the new champion.
     """
     rules = params.bind(PromoteParams, params.read(root).get("promote"), "promote")
     receipt = files.read_json(root / RECEIPT)
@@ -73,7 +73,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
 
 @dataclass(frozen=True)
 class Case:
-    """One challenger and the rules that it is held to."""
+    """One challenger and the rules that apply to it."""
 
     registry: Registry
     kind: str
@@ -87,11 +87,11 @@ class Case:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """Return what `evaluate` wrote."""
+        """Return the output of `evaluate`."""
         return artefacts.read(Evaluation, self.root / EVALUATION)
 
     def question(self, champion: str | None) -> str:
-        """Return the digest of all that the answer follows from; no clock: measured time is evidence, not question."""
+        """Return the digest of all that the answer depends on; no clock: measured time is evidence, not question."""
         document = params.read(self.root)
         return digest_of(
             {
@@ -107,7 +107,7 @@ class Case:
 
     @cached_property
     def looks(self) -> str | None:
-        """Return why the test images may decide no more, if so; asked before the champion is evaluated on them."""
+        """Return why the test images may no longer decide, if so; read before the champion is evaluated on them."""
         if self.rules.look_limit is None:
             return None
         return look_ledger.exhausted(self.root)
@@ -115,7 +115,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question: may this challenger replace this champion? `new` where the ledger lacks it."""
+    """The answer to one question: may this challenger replace this champion? `new` if the ledger lacks it."""
 
     kind: str
     champion: str | None
@@ -128,17 +128,17 @@ class Answer:
 
 
 def _answer(case: Case, chain: Chain) -> Answer:
-    """Recall the answer where the question is an old one; decide otherwise."""
+    """Return the recorded answer if the question was asked before; otherwise decide."""
     before, challenger = chain.champion, case.challenger
     question = case.question(before)
     if challenger == before:
         reasons = confirmed(challenger, chain.made_champion(challenger).reasons)
         return Answer(PROMOTE, before, before, reasons, question, new=False)
-    if found := chain.last(challenger, question):
-        # Carried out once already: whoever has set the champion back since (a rollback) meant it.
-        reasons = ("promoted before and set back since: it stays back",) if found.kind == PROMOTE else found.reasons
+    if earlier := chain.last(challenger, question):
+        # Already carried out once: whoever has set the champion back since (a rollback) meant it.
+        reasons = ("promoted before and set back since: it stays back",) if earlier.kind == PROMOTE else earlier.reasons
         compared = comparisons.recall(case.registry, challenger, question)
-        return Answer(found.kind, before, before, reasons, question, new=False, comparison=compared)
+        return Answer(earlier.kind, before, before, reasons, question, new=False, comparison=compared)
     package = packages.verify(case.registry, challenger, chain.package_of(challenger))
     verdict, lost, compared = _decided(case, chain)
     kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
@@ -162,16 +162,16 @@ def _project(case: Case, answer: Answer) -> None:
 
 
 def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str, Any]) -> str:
-    """Return the chosen version's number; register again where the registry does not know every version."""
+    """Return the chosen version's number; register again if the registry lacks a version."""
 
     def find() -> dict[str, str | None]:
         return {kind: registry.find(digest) for kind, digest in receipt["versions"].items()}
 
-    found = find()
-    if None in found.values():
+    numbers = find()
+    if None in numbers.values():
         stage.run(register_cmd, registry.root)
-        found = find()
-    chosen = found[receipt["chosen"]]
+        numbers = find()
+    chosen = numbers[receipt["chosen"]]
     if chosen is None:
         raise RegistryError(
             f"no version of {registry.name} has the receipt's digest, though it was registered just now; "
@@ -181,10 +181,10 @@ def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str,
 
 
 def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
-    """Decide; a champion whose files are gone, all of them, cannot be judged, and is no opponent.
+    """Decide; a champion whose files are all gone cannot be judged and is no opponent.
 
-    Raises RegistryError where some are gone, where they are not what was signed or decided about, and where they cannot
-    be had just now: nothing is decided then, or whoever damages the champion would promote its challenger.
+    Raises RegistryError if only some are gone, if they are not what was signed or decided on, or if they are
+    unavailable now: nothing is decided then, otherwise whoever damages the champion would promote its challenger.
     """
     champion, rules, lost, match = chain.champion, case.rules, list[str](), None
     if champion and not case.registry.listing(champion):

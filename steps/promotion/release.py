@@ -1,4 +1,4 @@
-"""What people decide about production: approve a proposal, roll back, read the history."""
+"""Manual decisions about production: approve a proposal, roll back, read the history."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from steps.runtime import params
 
 @dataclass(frozen=True)
 class Turn:
-    """A person's decision: about which version, which version is champion afterwards, and why."""
+    """A person's decision: the version that it is about, the champion after it, and the reasons."""
 
     version: str
     champion: str | None
@@ -25,8 +25,8 @@ class Turn:
 def approve(root: Path, version: str, by: str, reason: str) -> Decision:
     """Make a proposed version champion; return the entry.
 
-    Raises RequestError where the version was not proposed, where it was proposed against another champion, and where
-    the test images have been looked at too often to decide anything.
+    Raises RequestError if the version was not proposed, if it was proposed against another champion, or if the test
+    images have been looked at too often to decide anything.
     """
 
     def target(chain: Chain) -> Turn:
@@ -38,13 +38,13 @@ def approve(root: Path, version: str, by: str, reason: str) -> Decision:
 
 
 def _must_decide(root: Path) -> None:
-    """Refuse where the test images that proved the version may prove nothing any more (promote.look_limit)."""
+    """Refuse if the test images that proved the version may no longer prove anything (promote.look_limit)."""
     if params.read(root)["promote"]["look_limit"] is None:
         return
-    from steps.registry import look_ledger  # SciPy takes its time
+    from steps.registry import look_ledger  # SciPy is slow to import
 
-    if told := look_ledger.exhausted(root):
-        raise RequestError(told)
+    if reason := look_ledger.exhausted(root):
+        raise RequestError(reason)
 
 
 def decline(root: Path, version: str, by: str, reason: str) -> Decision:
@@ -58,12 +58,12 @@ def decline(root: Path, version: str, by: str, reason: str) -> Decision:
 
 
 def _proposal(chain: Chain, version: str) -> Decision:
-    """Return the proposal that waits for an answer; RequestError where there is none, or where it is stale."""
+    """Return the proposal that waits for an answer; RequestError if there is none, or if it is stale."""
     about = [decision for _, decision in chain.entries if decision.version == version]
     if not about or about[-1].kind != PROPOSE:
         waiting = proposals(chain)
-        told = f"waiting: {', '.join(waiting)}" if waiting else "nothing is"
-        raise RequestError(f"version {version} is not waiting for approval ({told})")
+        state = f"waiting: {', '.join(waiting)}" if waiting else "nothing is"
+        raise RequestError(f"version {version} is not waiting for approval ({state})")
     if about[-1].champion != chain.champion:
         raise RequestError(
             f"version {version} was proposed in place of {_named(about[-1].champion)}, but production is now "
@@ -75,7 +75,7 @@ def _proposal(chain: Chain, version: str) -> Decision:
 def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
     """Restore an earlier champion (default: the previous one); return the entry.
 
-    Raises RequestError where there is none, or where `to` was never champion.
+    Raises RequestError if there is none, or if `to` was never champion.
     """
 
     def target(chain: Chain) -> Turn:
@@ -116,24 +116,24 @@ def _proven(registry: Registry, chain: Chain, version: str) -> str:
 
 
 def history(root: Path) -> tuple[Chain, list[str]]:
-    """Return the verified ledger and all that is wrong with it, against the last export too."""
+    """Return the verified ledger and all its faults, including differences from the last export."""
     chain = ledger.read(Registry(root))
     return chain, [*chain.faults, *differences(chain, ledger.exported(root))]
 
 
 def moment(text: str) -> datetime:
-    """Read a point in time (ISO 8601, UTC where it names no zone; a date alone means its end)."""
+    """Parse a point in time (ISO 8601, UTC if it names no zone; a date alone means its end)."""
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise RequestError(f"{text!r} is no point in time; for instance 2026-11-01 or 2026-11-01T08:30+01:00") from None
     if len(text) == len("2026-11-01"):
-        found = found.replace(hour=23, minute=59, second=59, microsecond=999999)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        parsed = parsed.replace(hour=23, minute=59, second=59, microsecond=999999)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def proposals(chain: Chain) -> list[str]:
-    """Return the versions that wait for a person's approval of replacing the present champion."""
+    """Return the versions that wait for approval to replace the present champion."""
     last = {decision.version: decision for _, decision in chain.entries}
     return [v for v, d in last.items() if d.kind == PROPOSE and d.champion == chain.champion]
 

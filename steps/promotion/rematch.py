@@ -1,4 +1,4 @@
-"""The champion is judged anew: its package answers today's test images, from their raw bytes, beside the challenger."""
+"""Re-evaluation of the champion: its package answers today's test images, from raw bytes, beside the challenger."""
 
 import time
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from steps.registry.model_registry import Registry
 from steps.registry.packages import Package
 from steps.runtime import files, params
 
-TIMED, ROUNDS = 32, 5  # images in a round, and rounds: of these the median
+TIMED, ROUNDS = 32, 5  # images per round, and rounds; their median counts
 
 
 @dataclass(frozen=True)
 class Rematch:
-    """Challenger (a) against champion (b), and the time of a over that of b.
+    """Challenger (a) against champion (b), and the latency of a divided by that of b.
 
-    `unanswered`: a sentence where the champion's own code cannot read some of the images; they count as wrong answers.
+    `unanswered`: a sentence if the champion's own code cannot read some of the images; they count as wrong answers.
     """
 
     paired: Paired
@@ -36,17 +36,17 @@ class Rematch:
 
 
 def rematch(registry: Registry, kind: str, challenger: str, champion: Package, timed: bool) -> Rematch:
-    """Compare two versions on the test images of today; the challenger's answers are those that `evaluate` wrote.
+    """Compare two versions on today's test images; the challenger's answers are those that `evaluate` wrote.
 
-    Time is measured where `timed` asks for it, on images that both answer. Raises RegistryError where the champion
-    answers none of them, and where the challenger's package is gone or not what was signed, IntegrityError where a test
-    image is not what ingest saw.
+    With `timed`, latency is measured on images that both answer. Raises RegistryError if the champion answers none of
+    the images or the challenger's package is gone or not what was signed, IntegrityError if a test image has changed
+    since ingest.
     """
     root = registry.root
-    told = files.read_table(root / PREDICTIONS)
-    part = files.read_table(root / SCREENED)
-    mine = told[(told["model"] == kind) & (told["split"] == TEST)].sort_values("path")
-    part = part.set_index("path", drop=False).loc[mine["path"]]
+    predictions = files.read_table(root / PREDICTIONS)
+    table = files.read_table(root / SCREENED)
+    mine = predictions[(predictions["model"] == kind) & (predictions["split"] == TEST)].sort_values("path")
+    table = table.set_index("path", drop=False).loc[mine["path"]]
     images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
     look_ledger.record([weights_of(champion)], mine["id"])
     theirs = answers(champion, raw, images, "label")
@@ -61,16 +61,16 @@ def rematch(registry: Registry, kind: str, challenger: str, champion: Package, t
     if timed:
         ratio = latency_ratio(packages.load(registry, challenger), champion, frame_of(raw, answered[:TIMED]))
     return Rematch(
-        paired(params.read(root), part, *right, ("promote", champion.version)),
+        paired(params.read(root), table, *right, ("promote", champion.version)),
         ratio,
         _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
     )
 
 
 def answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], column: str) -> list[Any]:
-    """Return a column of a version's answers to images; None for one that its own code, which may be old, cannot read.
+    """Return a column of a version's answers to images; None for an image that its own, possibly old, code cannot read.
 
-    IntegrityError where an image has changed since ingest.
+    IntegrityError if an image has changed since ingest.
     """
     return [answer for some in batched(images, 256) for answer in _answers(package, raw, some, column)]
 
@@ -88,10 +88,10 @@ def _answers(package: Package, raw: Path, images: Sequence[tuple[str, str]], col
 
 def _unanswered(champion: Package, paths: list[str]) -> list[str]:
     shown = ", ".join(paths[:3]) + (" ..." if paths[3:] else "")
-    told = (
+    sentence = (
         f"version {champion.version}, the champion, cannot read {len(paths)} test images, which count as wrong: {shown}"
     )
-    return [told] if paths else []
+    return [sentence] if paths else []
 
 
 def weights_of(package: Package) -> str:
@@ -113,5 +113,5 @@ def _seconds(model: Any, frame: pd.DataFrame) -> float:
 
 
 def frame_of(raw: Path, rows: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return the bytes of images (path, SHA-256) as a package takes them; IntegrityError where they have changed."""
+    """Return the bytes of images (path, SHA-256) as a package expects them; IntegrityError if they have changed."""
     return pd.DataFrame({"image": [bytes_of(raw, *row) for row in rows]})

@@ -1,4 +1,4 @@
-"""A replay beside its original, pure: two dvc.locks and two sets of answers in, a verdict out."""
+"""Comparison of a replay with its original, pure: two dvc.locks and two sets of answers in, a verdict out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 IDENTICAL, EQUIVALENT, DIFFERENT = "identical", "equivalent", "different"
-COMPUTED = "output"  # the one kind of difference that has no cause in what went in
+COMPUTED = "output"  # the only kind of difference that the inputs do not cause
 FIGURES = ("accuracy", "balanced_accuracy", "log_loss")
 Lock = Mapping[str, Mapping[str, Any]]  # the stages of a dvc.lock
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a stage of the replay departs: `kind` is missing | command | params | code | data | output."""
+    """A difference in a stage of the replay: `kind` is missing | command | params | code | data | output."""
 
     stage: str
     kind: str
@@ -32,16 +32,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` is identical | equivalent | different; the reasons say what was compared, and where the two part."""
+    """`kind` is identical | equivalent | different; the reasons say what was compared, and where the two differ."""
 
     kind: str
     reasons: tuple[str, ...]
 
 
 def differences(order: Sequence[str], was: Lock, now: Lock) -> list[Difference]:
-    """Compare two locks stage by stage. What merely follows from an earlier stage's output is not repeated."""
+    """Compare two locks stage by stage. Consequences of an earlier stage's output are not repeated."""
     made = {out["path"] for stage in now.values() for out in stage.get("outs", ())}
-    return [found for name in order for found in _of_stage(name, was.get(name), now.get(name), made)]
+    return [difference for name in order for difference in _of_stage(name, was.get(name), now.get(name), made)]
 
 
 def _of_stage(
@@ -80,20 +80,20 @@ def _changed(was: Mapping[str, Any], now: Mapping[str, Any], kind: str, path: st
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, above if name == "params.yaml" else f"{above}{name}.")
+            flat |= _flat(value, above if name == "params.yaml" else f"{above}{name}.")
         else:
-            found[f"{above}{name}"] = value
-    return found
+            flat[f"{above}{name}"] = value
+    return flat
 
 
 def gaps(was: pd.DataFrame, now: pd.DataFrame, judged: Mapping[str, Any], anew: Mapping[str, Any]) -> dict[str, float]:
     """Return the largest differences: of a test figure, and of a probability for one image.
 
-    The tables hold id, model and probabilities; the figures are the `test` part of evaluation.json. Where the two
-    do not even speak of the same images and models, the difference is infinite.
+    The tables hold id, model and probabilities; the figures are the `test` part of evaluation.json. If the two do not
+    cover the same images and models, the difference is infinite.
     """
     keys = ["id", "path", "model"]
     both = was.merge(now, on=keys, how="outer", suffixes=("", "_now"), indicator=True)
@@ -109,16 +109,18 @@ def gaps(was: pd.DataFrame, now: pd.DataFrame, judged: Mapping[str, Any], anew: 
 def judge(
     found: Sequence[Difference], reproduced: bool, measured: Mapping[str, float] | None, tolerance: float
 ) -> Verdict:
-    """Give the verdict; `reproduced`: the package has its digest again; `measured`: `gaps`, None where lost."""
+    """Return the verdict; `reproduced`: the package has its digest again; `measured`: `gaps`, None if lost."""
     if not found and reproduced:
         return Verdict(IDENTICAL, ("every tracked output and the package have the same bytes",))
-    told = [str(one) for one in found] or ["the package has another digest, though every output is the same"]
+    lines = [str(difference) for difference in found] or [
+        "the package has another digest, though every output is the same"
+    ]
     figures = tuple(f"largest difference of a {name}: {gap:.2g}" for name, gap in (measured or {}).items())
-    causes = [one for one in found if one.kind != COMPUTED]
+    causes = [difference for difference in found if difference.kind != COMPUTED]
     if causes:
-        first = told.index(str(causes[0]))
-        return Verdict(DIFFERENT, (*told[first:], *told[:first], *figures))
+        first = lines.index(str(causes[0]))
+        return Verdict(DIFFERENT, (*lines[first:], *lines[:first], *figures))
     if measured is None:
-        return Verdict(DIFFERENT, (*told, "the original's answers are gone: nothing says how far the two are apart"))
+        return Verdict(DIFFERENT, (*lines, "the original's answers are gone: nothing says how far the two are apart"))
     kind = EQUIVALENT if max(measured.values()) <= tolerance else DIFFERENT
-    return Verdict(kind, (*told, *figures, f"tolerance {tolerance:g}"))
+    return Verdict(kind, (*lines, *figures, f"tolerance {tolerance:g}"))

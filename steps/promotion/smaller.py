@@ -1,4 +1,4 @@
-"""The gate of production for a smaller model: may it stand in for the version that it was made of?"""
+"""The gate to production for a smaller model: may it replace the version that it was made from?"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +27,11 @@ from steps.runtime.seeding import numpy_generator
 def smaller(
     root: Path, package: Package, part: pd.DataFrame, file: Path, told: tuple[Floats, Floats], margin: float
 ) -> tuple[Verdict, PairedComparison]:
-    """Decide by the rules under `promote:` whether the model in `file` is as good as its version; each is a look.
+    """Decide by the rules under `promote:` whether the model in `file` is as good as its version; both are looks.
 
-    `told`: the probabilities [n, the version's classes] that version and file give for the images of `part`. Not worse
-    by `margin` takes the place of what `promote.comparison` asks. Time is not asked, because another runtime has
-    another; nor are the data gates, which say nothing of this model. Returns the verdict and the comparison.
+    `told`: the probabilities [n, the version's classes] of version and file for the images of `part`. Non-inferiority
+    by `margin` replaces the rule `promote.comparison`. Latency is not checked, because it depends on the runtime; nor
+    are the data gates, which do not concern this model. Returns the verdict and the comparison.
     """
     document = params.read(root)
     rules = params.bind(PromoteParams, document.get("promote"), "promote")
@@ -41,25 +41,25 @@ def smaller(
     look_ledger.record([weights_of(package), files.sha256_of(file)], part["id"])
 
     learnt = list(package.model.unwrap_python_model().classes)
-    classes = sorted({*learnt, *part["label"]})  # of today; what the version never learnt gets probability 0
+    classes = sorted({*learnt, *part["label"]})  # today's; a class that the version never learnt gets probability 0
     targets, groups = np.searchsorted(classes, part["label"].tolist()), groups_of(part)
     original, made = (_widened(answers, learnt, classes) for answers in told)
     right = made.argmax(axis=1) == targets
     rng = numpy_generator(document["seed"], "export", package.digest)
     judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
-    found = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
+    compared = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
     facts = ChallengerFacts(
         challenger=judged,
         opponent=f"version {package.version}",
-        comparison=found.comparison,
-        recalls=found.recalls,
-        slice_changes=found.slices,
+        comparison=compared.comparison,
+        recalls=compared.recalls,
+        slice_changes=compared.slices,
         slices=_slices(evaluate, part, right),
         size=file.stat().st_size,
         calibration_error=judged.calibration_error,
         looks=_exhausted(before, judged, asked),
     )
-    return decide(facts, asked), found.comparison
+    return decide(facts, asked), compared.comparison
 
 
 def _widened(answers: Floats, learnt: list[str], classes: list[str]) -> Floats:
@@ -68,10 +68,10 @@ def _widened(answers: Floats, learnt: list[str], classes: list[str]) -> Floats:
     return wide
 
 
-def _slices(rules: EvaluateParams, part: pd.DataFrame, right: Any) -> tuple[SliceJudgement, ...]:
-    cluster = sampled(np.zeros(len(part), dtype=int), groups_of(part)).cluster
+def _slices(rules: EvaluateParams, images: pd.DataFrame, right: Any) -> tuple[SliceJudgement, ...]:
+    cluster = sampled(np.zeros(len(images), dtype=int), groups_of(images)).cluster
     columns = (*COLUMNS, *rules.slice_columns)
-    return judge_slices(part, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
+    return judge_slices(images, right, cluster, columns, rules.slice_least, rules.slice_limits, rules.confidence)
 
 
 def _exhausted(looked: int, judged: Judgement, rules: GateRules) -> str | None:

@@ -1,4 +1,4 @@
-"""The params, artefacts and result of promotion and export. Loads nothing heavy: every command imports it."""
+"""The params, artefacts and result of promotion and export. Imports nothing heavy: every command imports it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +16,25 @@ RECEIPT, VALIDATION, SCREENING = (
     "data/reports/validation.json",
     "data/reports/screen.json",
 )
-LOOKED_AT = (SCREENED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # beside the registry and params.yaml
+LOOKED_AT = (SCREENED, EVALUATION, PREDICTIONS, VALIDATION, SCREENING)  # in addition to the registry and params.yaml
 REQUIRED = "required"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteParams(GateRules):
-    """What a challenger has to earn, and whether a person has the last word."""
+    """The rules that a challenger must meet, and whether a person must approve."""
 
     approval: Literal["auto", "required"]
     wait_minutes: Annotated[float, Ge(0)]
 
     def rules(self) -> dict[str, Any]:
-        """Return what an answer follows from: how long a run waits for a person is not part of it."""
+        """Return the values that an answer depends on: all but how long a run waits for a person."""
         return {name: value for name, value in vars(self).items() if name != "wait_minutes"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportParams:
-    """How alike an exported model has to answer or, for int8, how good it has to be, and on how many images."""
+    """How closely an exported model must agree or, for int8, how good it must be, and on how many images."""
 
     most_images: Annotated[int, Interval(ge=1, le=100_000)]
     calibration_images: Annotated[int, Interval(ge=1, le=100_000)]
@@ -42,12 +42,12 @@ class ExportParams:
     max_loss: Annotated[float, Interval(gt=0, lt=1)]
 
 
-SECTIONS = {"promote": PromoteParams, "export": ExportParams}  # of params.yaml, which no stage takes
+SECTIONS = {"promote": PromoteParams, "export": ExportParams}  # the sections of params.yaml that no stage reads
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was decided, and between whom; `changed` says whether production changed just now."""
+    """A decision and the versions that it is about; `changed`: whether production changed just now."""
 
     model_name: str
     champion: str | None  # the version in production after the decision
@@ -58,7 +58,7 @@ class Promotion:
     run_id: str
     judged: Judgement  # the challenger's test figures
     verdict: str  # promote | refuse | propose
-    comparison: PairedComparison | None  # where one was decided on
+    comparison: PairedComparison | None  # if the decision used one
 
 
 def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
 
 
 def confirming(promotion: Promotion) -> Promotion:
-    """Return a promotion as a later run has to tell it that finds nothing to do: production does not change again."""
+    """Return a promotion as reported by a later run with nothing to do: production does not change again."""
     if not promotion.changed:
         return promotion
     reasons = confirmed(promotion.challenger, promotion.reasons)

@@ -1,4 +1,4 @@
-"""The bill of materials of a package: CycloneDX 1.6. No clock and no serial number: same materials, same bytes."""
+"""A package's bill of materials: CycloneDX 1.6, without time or serial number: same materials, same bytes."""
 
 import json
 import re
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
 FILE = "bill.cdx.json"
-# A line of requirements.lock: name, version, and the marker of those that only some machines install.
+# A line of requirements.lock: name, version, and the marker of packages that only some machines install.
 PINNED = re.compile(r"^([a-zA-Z0-9._-]+)==([^\s;]+)(?: ; (.*?))? \\$", re.MULTILINE)
 
 
 def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> str:
     """Return a model's components as CycloneDX JSON: backbone, data, code and libraries.
 
-    Materials that `facts` does not name are left out. `weights` and `code` are SHA-256 of
-    the model's tensors and of the code that serves it, `lock` the text of requirements.lock. The training code is
-    named by its digest and not by a commit: the same code may stand in many.
+    Materials that `facts` does not name are left out. `weights` and `code` are the SHA-256 of the model's tensors and
+    of its serving code, `lock` is the text of requirements.lock. The training code is identified by its digest, not by
+    a commit: many commits may hold the same code.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.output.json import JsonV1Dot6
@@ -33,10 +33,10 @@ def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> 
     ]
     bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock)])
     bom.register_dependency(model, bom.components)
-    told = json.loads(JsonV1Dot6(bom).output_as_string())
-    del told["serialNumber"], told["metadata"]["timestamp"]
-    told["metadata"]["component"]["modelCard"] = _card(facts)  # the library knows no model cards
-    return json.dumps(told, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    del document["serialNumber"], document["metadata"]["timestamp"]
+    document["metadata"]["component"]["modelCard"] = _card(facts)  # the library does not support model cards
+    return json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _card(facts: ModelFacts) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _card(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _component(
-    kind: str, name: str, digest: str, told: Mapping[str, str | None], licence: str | None = None
+    kind: str, name: str, digest: str, properties: Mapping[str, str | None], licence: str | None = None
 ) -> "Component":
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
@@ -67,7 +67,7 @@ def _component(
         bom_ref=kind,
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
         licenses=[DisjunctiveLicense(name=licence)] if licence else [],
-        properties=[Property(name=key, value=value) for key, value in told.items() if value],
+        properties=[Property(name=key, value=value) for key, value in properties.items() if value],
     )
 
 

@@ -1,7 +1,7 @@
-"""The ledger of decisions, pure: entries, each with the digest of the previous one, and what follows from them.
+"""The ledger of decisions, pure: entries that each hold the digest of the previous one, and their consequences.
 
-Two that decide at once write two entries naming one predecessor. The lower slot counts, the other is void: that is
-the compare-and-swap which MLflow's aliases (last writer wins) do not offer.
+Two concurrent decisions write two entries with the same predecessor. The lower slot counts, the other is void: this is
+the compare-and-swap that MLflow's aliases (last writer wins) do not offer.
 """
 
 import hashlib
@@ -17,21 +17,21 @@ Verify = Callable[[str, str], bool]  # text, signature -> whether a trusted key 
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision about `version`, and which version is champion afterwards; all of it is signed."""
+    """A decision about `version`, and the champion after it; all fields are signed."""
 
     kind: str
     version: str
     champion: str | None
     previous: str | None
     reasons: tuple[str, ...]
-    question: str  # digest of all that the answer followed from
+    question: str  # digest of everything that the answer depends on
     by: str
     at: str  # ISO 8601, UTC
-    predecessor: str  # digest of the entry before; "" for the first
-    package: str | None = None  # digest of the version's package; older entries hold none
+    predecessor: str  # digest of the previous entry; "" for the first
+    package: str | None = None  # digest of the version's package; None in older entries
 
     def text(self) -> str:
-        """Return the canonical JSON: what is hashed and signed. A package that is not known is left out of it."""
+        """Return the canonical JSON, which is hashed and signed. An unknown package is omitted."""
         held = {name: value for name, value in vars(self).items() if name != "package" or value is not None}
         return json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -55,12 +55,12 @@ def parse(text: str) -> Decision:
 
 @dataclass(frozen=True)
 class Slot:
-    """One numbered place of the ledger as it was found: text and signature, whatever they hold."""
+    """One numbered slot of the ledger as read: text and signature, unverified."""
 
     number: int
     text: str
     signature: str
-    applied: bool = False  # whether the alias was seen to follow; unsigned, a courtesy
+    applied: bool = False  # whether the alias was seen to follow; unsigned, a hint
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,19 @@ class Chain:
 
     def last(self, version: str, question: str) -> Decision | None:
         """Return the last answer to this question about this version."""
-        found = [d for _, d in self.entries if d.version == version and d.question == question]
-        return found[-1] if found else None
+        answers = [d for _, d in self.entries if d.version == version and d.question == question]
+        return answers[-1] if answers else None
 
     def made_champion(self, version: str) -> Decision:
-        """Return the last entry that was about this champion."""
+        """Return the last entry about this champion."""
         return [d for _, d in self.entries if d.champion == version and d.version == version][-1]
 
     def package_of(self, version: str | None) -> str | None:
-        """Return the digest of a version's package as it was first decided about; None where no entry holds one."""
+        """Return the digest of a version's package from the first decision about it; None if no entry holds one."""
         return next((d.package for _, d in self.entries if d.version == version and d.package), None)
 
     def before_champion(self) -> str | None:
-        """Return the champion to go back to; one that was rolled back from is not gone back to."""
+        """Return the champion to roll back to; one that was itself rolled back from is skipped."""
         line: list[str] = []
         for _, decision in self.entries:
             champion = decision.champion
@@ -123,7 +123,7 @@ class Entry(Protocol):
 
     @property
     def predecessor(self) -> str:
-        """Return the digest of the entry before; "" for the first."""
+        """Return the digest of the previous entry; "" for the first."""
         ...
 
     @property
@@ -137,7 +137,7 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass(frozen=True)
 class Walked(Generic[E]):
-    """The entries that count with their numbers, the slots that lost their race, what is wrong, and the last's mark."""
+    """The numbered entries that count, the slots that lost a race, the faults, and the last entry's `applied` mark."""
 
     entries: tuple[tuple[int, E], ...]
     void: tuple[int, ...]
@@ -154,8 +154,8 @@ def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
 def walk_entries(slots: Sequence[Slot], verify: Verify, read: Callable[[str], E]) -> Walked[E]:
     """Walk the slots by number. An entry counts if it is signed and names the digest of the last that counted.
 
-    One that names an earlier counted entry lost its race and is void. Everything else is a fault: a slot that is
-    missing, a signature that does not verify, a text that was changed, an unknown predecessor.
+    An entry that names an earlier counted one lost its race and is void. Everything else is a fault: a missing slot, a
+    signature that does not verify, a changed text, an unknown predecessor.
     """
     entries: list[tuple[int, E]] = []
     void: list[int] = []
@@ -194,9 +194,9 @@ def _missing(first: int, last: int) -> str:
 
 
 def silences(chain: Chain, exported: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return what is wrong with an export that is too short (None: there is none), and what it leaves unchecked.
+    """Return the faults of an export that is too short (None: no export), and what it leaves unchecked.
 
-    One that ends early may be of a time before others decided; an empty one is of no time.
+    A short export may be older than the last decisions; an empty one is never legitimate.
     """
     count = len(chain.entries)
     if exported is None:
@@ -204,19 +204,19 @@ def silences(chain: Chain, exported: Sequence[str] | None) -> tuple[list[str], l
     if count and not exported:
         return ["the export is empty, the ledger is not"], []
     if len(exported) < count:
-        told = f"the export ends at entry {len(exported)} of {count}: it is older than the ledger, or was cut off"
-        return [], [f"{told}; nothing says that no later entry is missing"]
+        ending = f"the export ends at entry {len(exported)} of {count}: it is older than the ledger, or was cut off"
+        return [], [f"{ending}; nothing says that no later entry is missing"]
     return [], []
 
 
 def differences(chain: Chain, exported: Sequence[str]) -> list[str]:
-    """Compare the ledger with the texts of an earlier export: everything exported has to be there still, in order."""
+    """Compare the ledger with the texts of an earlier export: each exported text must still be there, in order."""
     texts = [decision.text() for _, decision in chain.entries]
-    told = []
-    for place, text in enumerate(exported):
-        if place >= len(texts):
-            told.append(f"the export holds {len(exported)} entries, the ledger {len(texts)}: its end was cut off")
+    faults = []
+    for index, text in enumerate(exported):
+        if index >= len(texts):
+            faults.append(f"the export holds {len(exported)} entries, the ledger {len(texts)}: its end was cut off")
             break
-        if text != texts[place]:
-            told.append(f"entry {chain.entries[place][0]} differs from line {place + 1} of the export")
-    return told
+        if text != texts[index]:
+            faults.append(f"entry {chain.entries[index][0]} differs from line {index + 1} of the export")
+    return faults

@@ -1,4 +1,4 @@
-"""When, where and by whom a run was made, and what restores its code: beside its identity, never part of it."""
+"""When, where and by whom a run was made, and what restores its code: stored beside its identity, never part of it."""
 
 import getpass
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from steps.errors import GraphError
 
 log = logging.getLogger("regraft")
-# What results follow from, as far as git holds it; the data itself is DVC's.
+# What results depend on, as far as git tracks it; DVC tracks the data itself.
 SOURCES = (
     "steps",
     "dvc.yaml",
@@ -35,8 +35,8 @@ COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
 TAGS = (COMMIT, CHANGES, BY, HARDWARE, PREFECT)
 FOLDER, PATCH, LOCK, PARAMS = "circumstances", "changes.patch", "dvc.lock", "params.yaml"
 NAMES = (PATCH, LOCK, PARAMS)
-FILE = "circumstances.json"  # in a package: the tags, and of which run
-MOST = 16 * 2**20  # bytes of a patch; more is told, and not kept
+FILE = "circumstances.json"  # in a package: the tags and their run
+MOST = 16 * 2**20  # bytes of a patch; a larger one is reported but not kept
 NONE, KEPT, LOST, UNKNOWN = "none", "kept", "too large to keep", "unknown"
 
 
@@ -50,17 +50,17 @@ class Circumstances:
     def beside(self, run: str, run_is_older: bool) -> dict[str, bytes]:
         """Return the files that go into a version's package, to be signed with it: path -> bytes.
 
-        A run that is older than the version, one of the same lineage, keeps the circumstances of its own time.
+        A run of the same lineage that is older than the version keeps its own circumstances.
         """
-        told = {"run": run, "run_is_older": run_is_older, "tags": self.tags}
-        held = {**self.files, FILE: (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()}
+        record = {"run": run, "run_is_older": run_is_older, "tags": self.tags}
+        held = {**self.files, FILE: (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()}
         return {f"{FOLDER}/{name}": content for name, content in held.items()}
 
 
 def gather(root: Path) -> Circumstances:
     """Collect commit, uncommitted changes, login, processor, Prefect run, and the present params.yaml and dvc.lock.
 
-    dvc.lock holds the stages before `register` as they were committed to DVC; of `register` itself it cannot know.
+    dvc.lock holds the stages before `register` as committed to DVC; it cannot yet hold `register` itself.
     """
     held = {name: (root / name).read_bytes() for name in (PARAMS, LOCK) if (root / name).is_file()}
     tags = {BY: getpass.getuser(), HARDWARE: hardware()}
@@ -87,10 +87,10 @@ def hardware() -> str:
 
 
 def changes(root: Path) -> bytes:
-    """Return the uncommitted changes of `SOURCES` as a binary-safe patch, new files included; b"" where there are none.
+    """Return the uncommitted changes of `SOURCES` as a binary-safe patch, new files included; b"" if there are none.
 
-    The index and the objects that git needs for it live in a temporary folder: the user's own are left alone. Raises
-    GraphError where a step of git fails: a broken repository must not pass for a clean one.
+    Git's index and new objects are kept in a temporary folder; the user's own are not touched. Raises GraphError if a
+    git command fails: a broken repository must not pass for a clean one.
     """
     objects = _must(root, "rev-parse", "--path-format=absolute", "--git-path", "objects").decode().strip()
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,14 +110,14 @@ def changes(root: Path) -> bytes:
 
 def _must(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
     """Return git's output; GraphError if git fails."""
-    found = _git(root, *arguments, given=given, environment=environment)
-    if found is None:
+    output = _git(root, *arguments, given=given, environment=environment)
+    if output is None:
         raise GraphError(f"git {arguments[0]} failed")
-    return found
+    return output
 
 
 def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes | None:
-    """Return git's output; None if it fails: no git, no repository, no commit, a broken object, two minutes."""
+    """Return git's output; None if it fails: no git, no repository, no commit, a broken object, a 2-minute timeout."""
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -134,7 +134,7 @@ def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[s
 
 
 def committed(root: Path, path: Path) -> bytes | None:
-    """Return a file of the project at HEAD; None if HEAD has none, or without git."""
+    """Return a file of the project at HEAD; None if HEAD lacks it or there is no git."""
     return _git(root, "show", f"HEAD:./{path.as_posix()}")
 
 

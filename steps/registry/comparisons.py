@@ -1,7 +1,7 @@
-"""The figures of a comparison that a decision went by, signed, as a tag of the version that was judged.
+"""The figures of the comparison behind a decision, as a signed tag of the version that was judged.
 
-The ledger holds them in words. Whoever asks the same question again is answered from the ledger without another
-comparison, and is still shown the one that decided.
+The ledger holds them in words. If the same question is asked again, the ledger answers it without another comparison,
+and these figures are still shown.
 """
 
 import json
@@ -10,7 +10,7 @@ from steps.evaluation.results import PairedComparison
 from steps.registry import signing
 from steps.registry.model_registry import Registry
 
-TAG, SIGNATURE = "regraft.comparison.", "regraft.comparison_signature."  # and the digest of the question
+TAG, SIGNATURE = "regraft.comparison.", "regraft.comparison_signature."  # followed by the digest of the question
 
 
 def keep(registry: Registry, version: str, question: str, comparison: PairedComparison) -> None:
@@ -23,9 +23,9 @@ def keep(registry: Registry, version: str, question: str, comparison: PairedComp
 
 
 def recall(registry: Registry, version: str, question: str) -> PairedComparison | None:
-    """Return the comparison recorded for this question; None if there is none, or if it is not as signed.
+    """Return the comparison recorded for this question; None if there is none, or if it is not what was signed.
 
-    One that another release recorded in another form counts as none, too.
+    A record in another release's format counts as none.
     """
     tags = registry.client.get_model_version(registry.name, version).tags
     text = tags.get(TAG + question, "")

@@ -1,9 +1,9 @@
 """The ledger in MLflow: versions of a registered model `NAME.ledger`, numbered by MLflow, one decision each.
 
-MLflow numbers the versions of a model one after another and gives no number twice, on every backend and over HTTP;
-an alias it sets for whoever comes last. So a decision is made by taking the next number, and the alias `champion`
-is a projection of the last entry, which any later command repairs. One registered model keeps the page of models
-tidy; an experiment for each decision would not.
+MLflow numbers a model's versions consecutively and never reuses a number, on every backend and over HTTP, whereas an
+alias belongs to its last writer. So a decision takes the next number, and the alias `champion` is a projection of the
+last entry that any later command repairs. One registered model keeps MLflow's list of models tidy; an experiment per
+decision would not.
 """
 
 import getpass
@@ -25,8 +25,8 @@ log = logging.getLogger("regraft")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
 DESCRIPTION = "Every decision about who is champion; signed, append-only."
-PATIENCE = 30  # seconds that an alias has to stand elsewhere before it counts as moved by hand
-ATTEMPTS = 100  # lost races in a row before one gives up
+PATIENCE = 30  # seconds that an alias must differ before it counts as moved by hand
+ATTEMPTS = 100  # consecutive lost races before giving up
 RACES = ("UNIQUE constraint", "duplicate key", "database is locked", "deadlock detected", "Giving up after")
 
 
@@ -38,8 +38,8 @@ def of(registry: Registry) -> Registry:
 def read(registry: Registry, since: Chain | None = None) -> Chain:
     """Read and verify the ledger of a model; an empty chain if there is none.
 
-    With `since`, a chain that was read a moment ago, only its last entry and what came after it are asked for; where
-    nothing did, that very chain is returned, and nothing is read or hashed again.
+    With `since`, a chain read earlier, only its last entry and later ones are requested; if nothing is new, `since`
+    itself is returned, and nothing is read or hashed again.
     """
     known = since.slots if since and since.entries else ()
     first = since.last_number if since and since.entries else 1
@@ -52,8 +52,8 @@ def read(registry: Registry, since: Chain | None = None) -> Chain:
 def slots(ledger: Registry, first: int = 1) -> tuple[list[Slot], dict[int, dict[str, str]]]:
     """Return the slots of a ledger from number `first` on, and the tags of each.
 
-    Raises RegistryError where the ledger is there and may not be read: MLflow's search shows nothing of it then, and
-    nobody may take it for an empty one.
+    Raises RegistryError if the ledger exists but may not be read: MLflow's search then returns nothing, which must not
+    pass for an empty ledger.
     """
     clause = f"name = '{ledger.name}' and version_number >= {first}"
     slots, tags, token = [], {}, None
@@ -73,7 +73,7 @@ def slots(ledger: Registry, first: int = 1) -> tuple[list[Slot], dict[int, dict[
 def take(
     ledger: Registry, description: str, source: str, text: str, tags: Mapping[str, str] = MappingProxyType({})
 ) -> int | None:
-    """Sign a text and take the next slot of a ledger with it; its number, or None where others were first."""
+    """Sign a text and take the next slot of a ledger with it; return its number, or None if another was first."""
     ledger.ensure(description)
     tags = {TEXT: text, SIGNATURE: signing.sign(text), **tags}
     try:
@@ -96,9 +96,9 @@ def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
 
 
 def package_of(registry: Registry, version: str) -> str | None:
-    """Return the digest of a version's package as it was first decided about; None where no entry holds one.
+    """Return the digest of a version's package from the first decision about it; None if no entry holds one.
 
-    Raises RegistryError where the ledger was tampered with.
+    Raises RegistryError if the ledger was tampered with.
     """
     return whole(read(registry)).package_of(version)
 
@@ -116,7 +116,7 @@ def append(
 ) -> bool:
     """Sign a decision that follows `chain` and take the next slot; return whether it counts (False: another was first).
 
-    `package`: the digest of the version's package, as it was verified; default: what an earlier entry says of it.
+    `package`: the verified digest of the version's package; default: the digest in an earlier entry.
     """
     decision = Decision(
         kind=kind,
@@ -137,19 +137,19 @@ def append(
 def _wait_after_race(error: RegistryError) -> None:
     """Wait a moment if a database reports concurrent writers; raise every other error.
 
-    MLflow turns the errors of its database into one type, so their words are all there is to go by: all of them, not
-    only the line that a person sees.
+    MLflow turns all database errors into one type, so only the message tells them apart: the full message, not only the
+    line shown to the user.
     """
     if not any(word in f"{error} {error.__context__}" for word in RACES):
         raise error
-    time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that those who met do not meet again
+    time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - so that the writers do not collide again
 
 
 def attempts(registry: Registry) -> Iterator[Chain]:
-    """Yield the present chain, to be decided on; again, with the winner's entry, for each slot lost to another.
+    """Yield the present chain to decide on; after each lost race, yield it again with the winner's entry.
 
-    The caller appends at most one entry per chain and leaves the loop once it counts, or where there is nothing to
-    decide; `restore_alias` then moves the alias.
+    The caller appends at most one entry per chain and leaves the loop once it counts or there is nothing to decide;
+    `restore_alias` then moves the alias.
     """
     chain = restore_alias(registry)
     for _ in range(ATTEMPTS):
@@ -159,10 +159,10 @@ def attempts(registry: Registry) -> Iterator[Chain]:
 
 
 def restore_alias(registry: Registry, chain: Chain | None = None) -> Chain:
-    """Restore the alias `champion` to the last entry, whoever moved it or was killed before moving it.
+    """Restore the alias `champion` to the last entry, whether it was moved or a kill prevented its move.
 
-    Setting and then reading again means that whoever sets last has seen the last entry. An alias that had followed
-    its entry and points elsewhere now was moved by hand: that becomes an entry of its own.
+    Reading again after setting ensures that the last writer has seen the last entry. An alias that had followed its
+    entry and now points elsewhere was moved by hand: that is recorded as an entry of its own.
     """
     while True:
         chain = whole(read(registry, chain))
@@ -182,10 +182,10 @@ def restore_alias(registry: Registry, chain: Chain | None = None) -> Chain:
 
 
 def _follow(registry: Registry, chain: Chain, alias: str | None) -> None:
-    """Set the alias, and again while others decide: a slow write of ours must not undo a quick one of theirs.
+    """Set the alias, and repeat while others decide: our slow write must not undo a faster one of theirs.
 
-    A write that finds the database busy is made again here: leaving an old alias behind would look, to the others
-    and to this process itself, like one moved by hand.
+    A write is retried here while the database is busy: an old alias left behind would look like one moved by hand, to
+    other processes and to this one.
     """
     ledger = of(registry)
     for _ in range(ATTEMPTS):
@@ -203,7 +203,7 @@ def _follow(registry: Registry, chain: Chain, alias: str | None) -> None:
 
 
 def _adopt(registry: Registry, chain: Chain) -> Chain:
-    """Begin the ledger with the champion that is there already, of a project older than its ledger."""
+    """Begin the ledger with the existing champion of a project that is older than its ledger."""
     champion = registry.alias(CHAMPION)
     if champion is None:
         return chain
@@ -222,10 +222,10 @@ def _is_still(registry: Registry, alias: str | None, chain: Chain) -> bool:
 
 
 def reconcile(registry: Registry) -> None:
-    """Hold the ledger against its last export, before anything is decided.
+    """Compare the ledger with its last export before anything is decided.
 
-    Raises RegistryError where an exported entry is changed or gone. A registry that is empty altogether was wiped or
-    is another one: the export is kept under another name, and a new ledger begins.
+    Raises RegistryError if an exported entry is changed or gone. An empty registry was wiped or is a different one: the
+    export is kept under another name, and a new ledger begins.
     """
     of(registry).ensure(DESCRIPTION)
     chain, path = whole(read(registry)), registry.root / EXPORT
@@ -238,18 +238,18 @@ def reconcile(registry: Registry) -> None:
 
 
 def export(chain: Chain, root: Path) -> None:
-    """Write the entries that count to data/ledger.jsonl, one signed text a line: evidence outside of the registry."""
+    """Write the entries that count to data/ledger.jsonl, one signed text per line: evidence outside of the registry."""
     lines = "".join(decision.text() + "\n" for _, decision in chain.entries)
     files.write_text(root / EXPORT, lines)
 
 
 def exported(root: Path) -> list[str]:
-    """Return the texts of the last export; bytes that are no UTF-8 stay in them, as something that no entry holds."""
+    """Return the texts of the last export; invalid UTF-8 is kept as surrogates, which match no entry."""
     path = root / EXPORT
     return texts(path.read_bytes()) if path.is_file() else []
 
 
 def texts(export: bytes) -> list[str]:
-    """Return the lines of an export; a reason may hold what Python also takes for the end of one."""
+    """Return the lines of an export, split at newlines only: a reason may hold other line separators of Python's."""
     text = export.decode("utf-8", errors="surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []

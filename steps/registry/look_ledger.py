@@ -1,8 +1,8 @@
 """The ledger of looks in MLflow: versions of the registered model `regraft.looks`, signed and chained as decisions are.
 
-It is kept where the models are, under one name whatever the models are called, so that no deleted report, no other
-name and no other checkout makes anybody forget. What each slot names travels in its tags, because those are in the
-database and artifacts are files that a broom reaches. `data/looks.jsonl` is a copy outside of the registry.
+It is kept beside the models, under one name for all of them, so that deleting a report, renaming a model or using
+another checkout loses no look. What each slot names is stored in its tags: those are in the database, whereas artifacts
+are files that a clean-up may delete. `data/looks.jsonl` is a copy outside of the registry.
 """
 
 import getpass
@@ -24,12 +24,12 @@ from steps.registry.model_registry import Registry
 from steps.runtime import artefacts, files, params
 
 log = logging.getLogger("regraft")
-NAME, OF_OLD = "regraft.looks", ".looks"  # of old, each registered model had a ledger of looks under its own name
-CARRIED = "regraft.carried"  # tag of such a ledger, once its looks stand in this one
+NAME, OF_OLD = "regraft.looks", ".looks"  # formerly, each registered model had a ledger of looks under its own name
+CARRIED = "regraft.carried"  # tag of such a ledger once its looks are copied into this one
 EXPORT = Path("data/looks.jsonl")
 IMAGES = "regraft.images."  # tags with this prefix hold what an entry names, in pieces
 PIECE = 7500  # characters; MLflow takes 8000
-SOURCE = "regraft://looks/none"  # MLflow asks for one, its server for one with a path; nothing lies there
+SOURCE = "regraft://looks/none"  # MLflow requires a source, its server one with a path; nothing is stored there
 DESCRIPTION = "Every look at test images; signed, append-only."
 
 
@@ -41,9 +41,8 @@ def of_project() -> Registry:
 def record(models: Iterable[str], images: Iterable[str]) -> Looks:
     """Record that models (digests of their weights) are about to be judged on images (SHA-256 of their bytes).
 
-    Returns all looks. A model that was judged on all of the images before leaves no entry. Raises RegistryError where
-    the ledger of looks was tampered with, or lacks what was exported from it: whoever sees figures has left a trace,
-    or sees none.
+    Returns all looks. A model already judged on all of the images adds no entry. Raises RegistryError if the ledger of
+    looks was tampered with or lacks an exported entry: nobody sees figures without leaving a trace.
     """
     ledger, wanted = of_project(), list(images)
     exported = _exported(ledger.root)
@@ -62,28 +61,28 @@ def count(images: Iterable[str]) -> int:
 
 
 def standing(root: Path) -> Standing:
-    """Return how often the present test images of the project were looked at, and with what consequence.
+    """Return how often the present test images of the project were looked at, and the consequence.
 
-    Models that `evaluate` has judged and the ledger lacks are recorded first: figures that exist were looked at.
+    Models that `evaluate` has judged but the ledger lacks are recorded first: figures that exist were looked at.
     """
     table = files.read_table(root / "data/screened.parquet")
     evaluation, rules = artefacts.read(Evaluation, root / "data/reports/evaluation.json"), params.read(root)["promote"]
     images = table["id"][table["split"] == TEST].tolist()
     looked = record(evaluation.weights.values(), images).count(images)
-    # The accuracy seen is what luck may have lifted; from the lower end, luck has room even where nothing was wrong
+    # Chance may have raised the observed accuracy; its lower end leaves room for that even if no answer was wrong
     by_luck = optimism(looked, evaluation.judgement.n, evaluation.judgement.accuracy.ends[0])
     return Standing(looked, by_luck, rules["look_budget"], rules["look_limit"])
 
 
 def exhausted(root: Path) -> str | None:
-    """Return why the test images may decide no more, if so. RequestError if they are missing."""
+    """Return why the test images may no longer decide anything, if so. RequestError if they are missing."""
     if not (root / "data/screened.parquet").is_file():
         raise RequestError(
             "data/screened.parquet is not here: nothing says how often its test images were looked at; "
             "`dvc pull`, or `regraft run`"
         )
-    found = standing(root)
-    return found.sentence if found.exhausted else None
+    state = standing(root)
+    return state.sentence if state.exhausted else None
 
 
 def read(ledger: Registry) -> Looks:
@@ -105,11 +104,11 @@ def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
 
 
 def _reconciled(ledger: Registry, exported: Sequence[Kept]) -> Looks:
-    """Read the ledger, hold it against its last export, and carry into it what older ledgers hold.
+    """Read the ledger, compare it with its last export, and copy in the entries of older ledgers.
 
-    A registry that holds none of the exported looks was emptied, or is another one: those looks were taken all the
-    same, so they are recorded again, signed anew, as often as a kill or an older export asks for it. Whoever changed
-    the export could as well have deleted it.
+    A registry that holds none of the exported looks was emptied or is a different one. Those looks still happened, so
+    they are recorded again with new signatures, as often as a kill or an older export requires it. The export's
+    signatures are not verified: whoever changed it could as well have deleted it.
     """
     looks = whole(read(ledger))
     held = {kept.text for kept in looks.kept}
@@ -121,14 +120,14 @@ def _reconciled(ledger: Registry, exported: Sequence[Kept]) -> Looks:
     for model in ledger.client.search_registered_models(f"name LIKE '%{OF_OLD}'"):
         if model.name != NAME and CARRIED not in model.tags:
             older = read(ledger.named(model.name))
-            if older.kept or not older.faults:  # where no entry at all is ours, it is somebody else's
+            if older.kept or not older.faults:  # a ledger without any entry of ours is somebody else's
                 looks = _carried(ledger, looks, whole(older))
                 ledger.client.set_registered_model_tag(model.name, CARRIED, "yes")
     return looks
 
 
-def _carried(ledger: Registry, looks: Looks, other: Looks) -> Looks:
-    for model, images in other.pairs():
+def _carried(ledger: Registry, looks: Looks, carried: Looks) -> Looks:
+    for model, images in carried.pairs():
         looks = _recorded(ledger, looks, model, images)
     return looks
 
@@ -157,7 +156,7 @@ def _append(ledger: Registry, looks: Looks, model: str, images: list[str]) -> No
 
 
 def _exported(root: Path) -> list[Kept]:
-    """Return the lines of the last export; RegistryError if one is not a look."""
+    """Return the lines of the last export; RegistryError if a line is not a look."""
     path = root / EXPORT
     try:
         return [Kept(**json.loads(line)) for line in path.read_bytes().splitlines()] if path.is_file() else []

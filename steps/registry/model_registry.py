@@ -1,4 +1,4 @@
-"""MLflow's model registry: versions found by lineage, and the aliases champion and challenger. Aliases, no stages."""
+"""MLflow's model registry: versions looked up by lineage, and the aliases champion and challenger instead of stages."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,23 +25,23 @@ class Registry(Runs):
 
     @cached_property
     def name(self) -> str:
-        """Return the model's name, that of params.yaml unless another was given."""
+        """Return the model's name; by default the one in params.yaml."""
         return str(params.read(self.root)["register"]["model_name"])
 
     def named(self, name: str) -> "Registry":
         """Return the registry of another model on the same server."""
-        other = Registry(self.root, name)
-        other.client = self.client
-        return other
+        registry = Registry(self.root, name)
+        registry.client = self.client
+        return registry
 
     def ensure(self, description: str = "Made by regraft; promote with `regraft`, not by hand.") -> None:
-        """Create the registered model where it does not exist. RegistryError where it does, and may not be read."""
-        # A server may be set to call forbidden what is not there; whether it is, an attempt to create it shows
+        """Create the registered model if it does not exist. RegistryError if it exists and may not be read."""
+        # Some servers report a missing model as forbidden; an attempt to create it shows whether it exists
         if unless_absent(lambda: self.client.get_registered_model(self.name), DENIED) is None:
             try:
                 self.client.create_registered_model(self.name, description=description)
             except RegistryError:
-                if self.model() is None:  # or else another process was first
+                if self.model() is None:  # otherwise another process was first
                     raise
 
     def model(self) -> Any:
@@ -49,7 +49,7 @@ class Registry(Runs):
         return unless_absent(lambda: self.client.get_registered_model(self.name))
 
     def find(self, digest: str) -> str | None:
-        """Return the number of the version with this digest, if there is one that is ready and has its files.
+        """Return the number of the version with this digest, if one is ready and has its files.
 
         Raises RegistryError as `listing` does.
         """
@@ -64,7 +64,7 @@ class Registry(Runs):
         return self._in_model(lambda: self.client.get_model_version(self.name, number))
 
     def digest(self, number: str) -> str | None:
-        """Return the digest under which a version is registered; None where regraft did not register it."""
+        """Return the digest under which a version is registered; None if regraft did not register it."""
         tags: Mapping[str, str] = self.client.get_model_version(self.name, number).tags
         return tags.get(LINEAGE)
 
@@ -74,9 +74,9 @@ class Registry(Runs):
         return version is not None and version.status == "READY" and "MLmodel" in self._listing(version)
 
     def listing(self, number: str) -> list[str]:
-        """Return the paths at the top of a version's files; none where the version or all its files are gone.
+        """Return the top-level paths of a version's files; empty if the version or all its files are gone.
 
-        Raises RegistryError where registry or artifact store cannot say so just now: an outage is no loss.
+        Raises RegistryError if registry or artifact store is unavailable: an outage is not a loss of files.
         """
         version = self.version(number)
         return self._listing(version) if version else []
@@ -100,7 +100,7 @@ class Registry(Runs):
     ) -> str:
         """Upload a saved MLflow model and register it; return its version.
 
-        The version, with its lineage tag, is created last: a kill before leaves files that nothing points to.
+        The version, with its lineage tag, is created last: a kill before that leaves only unreferenced files.
         """
         from mlflow.entities import Metric
 
@@ -121,9 +121,9 @@ class Registry(Runs):
     def alias(self, alias: str) -> str | None:
         """Return the version that an alias points to; None if there is no such alias or model.
 
-        Raises RegistryError where MLflow does not say: an outage is no registry without a champion.
+        Raises RegistryError if MLflow does not answer: an outage does not mean that there is no champion.
         """
-        # Of an alias that is not there MLflow says that the parameter is wrong
+        # For a missing alias MLflow reports an invalid parameter
         version = self._in_model(
             lambda: self.client.get_model_version_by_alias(self.name, alias), "INVALID_PARAMETER_VALUE"
         )
@@ -137,31 +137,31 @@ class Registry(Runs):
             self.client.set_registered_model_alias(self.name, alias, number)
 
     def resolve(self, address: str) -> tuple["Registry", str]:
-        """Return model and number of the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        """Return the model and number of the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-        Raises RequestError where there is no such address, model, alias or version, and says what there is;
-        RegistryError where MLflow does not say.
+        Raises RequestError if there is no such address, model, alias or version, and lists what exists; RegistryError
+        if MLflow does not answer.
         """
         parts = ADDRESS.fullmatch(address)
         if not parts:
             raise RequestError(f"{address!r} names no version; expected models:/NAME@ALIAS or models:/NAME/VERSION")
         name, alias, number = parts.groups()
-        other = self.named(name)
-        model = other.model()
+        registry = self.named(name)
+        model = registry.model()
         if model is None:
             known = ", ".join(model.name for model in self.client.search_registered_models(max_results=20))
             raise RequestError(f"the registry has no model {name!r}; it has: {known or 'none'}")
         if alias and alias not in model.aliases:
             raise RequestError(f"{name} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}")
         number = number or str(model.aliases[alias])
-        if not other.has(number):
+        if not registry.has(number):
             raise RequestError(f"{name} has no version {number}, or its files are gone")
-        return other, number
+        return registry, number
 
     def fetch(self, number: str, path: str, folder: Path) -> Path:
         """Copy one folder of a version's files into `folder`; return its path.
 
-        Raises RequestError where it has none, RegistryError where MLflow does not hand it out.
+        Raises RequestError if the version has no such folder, RegistryError if MLflow does not deliver it.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -179,9 +179,9 @@ class Registry(Runs):
             self.client.set_model_version_tag(self.name, number, f"regraft.{tag}", value)
 
     def _in_model(self, ask: Callable[[], Any], *codes: str) -> Any:
-        """Return MLflow's answer about something in the model; None where one of the two is not there.
+        """Return MLflow's answer about something in the model; None if either does not exist.
 
-        With passwords, MLflow calls forbidden whatever is asked about a model that does not exist.
+        With authentication on, MLflow answers any request about a missing model with "forbidden".
         """
         try:
             return unless_absent(ask, *codes)

@@ -1,4 +1,4 @@
-"""Registered packages as they are used: downloaded once, verified against their signature, loaded from those bytes."""
+"""Registered packages in use: downloaded once, verified against their signature, loaded from those bytes."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from steps.registry.model_registry import Registry
 from steps.registry.tracking import answering
 from steps.registry.unpacked import Unpacked
 
-DIGEST = "regraft.digest"  # in MLmodel's metadata, under the signature
+DIGEST = "regraft.digest"  # in MLmodel's metadata, covered by the signature
 CODE = "code"  # the folder that MLflow puts on Python's path
 
 
@@ -29,18 +29,18 @@ class Package:
 
 
 def load(registry: Registry, version: str, decided: str | None = None) -> Package:
-    """Download, verify and load a version; nothing of it runs before its signature is proven.
+    """Download, verify and load a version; none of its code runs before its signature is verified.
 
-    `decided`: the digest that the ledger has of the version; None where no entry holds one. Raises RegistryError where
-    its files are gone, where one was changed, is missing, or was never listed, where they are another package's, and
-    where its own code fails. This is the one place where a version's code gets into a process.
+    `decided`: the version's digest in the ledger; None if no entry holds one. Raises RegistryError if its files are
+    gone, if a file was changed, is missing or was never listed, if they are another package's, or if its own code
+    fails. A version's code gets into a process only through this function.
     """
     files = Unpacked()
     try:
         folder = _verified(registry, version, decided, files.folder)
         model = _imported(files, folder, f"version {version} of {registry.name}")
     except BaseException:
-        files.remove()  # at once: who catches this may keep it, and all that it refers to, for long
+        files.remove()  # at once: a handler may keep the exception, and all that it refers to, for long
         raise
     return Package(model, version, str(model.metadata.metadata[DIGEST]), folder, files)
 
@@ -52,19 +52,19 @@ def _imported(files: Unpacked, folder: Path, which: str) -> Any:
         with files.importing(folder / CODE):
             return pyfunc.load_model(str(folder))
     except Exception as error:  # last year's code, with exceptions of its own
-        told = str(error).split("\n")[0]
-        raise RegistryError(f"{which} cannot be loaded, its own code fails: {told}") from error
+        message = str(error).split("\n")[0]
+        raise RegistryError(f"{which} cannot be loaded, its own code fails: {message}") from error
 
 
 def verify(registry: Registry, version: str, decided: str | None = None) -> str:
-    """Return the digest of a version's package; RegistryError as `load` raises it. Nothing is loaded."""
+    """Return the digest of a version's package; RegistryError as in `load`. Nothing is loaded."""
     with verified(registry, version, decided) as folder:
         return _digest(folder)
 
 
 @contextmanager
 def verified(registry: Registry, version: str, decided: str | None = None) -> Iterator[Path]:
-    """Yield a folder with a version's files, proven as `load` proves them; it is gone afterwards."""
+    """Yield a folder with a version's files, verified as in `load`; it is removed afterwards."""
     files = Unpacked()
     try:
         yield _verified(registry, version, decided, files.folder)
@@ -73,7 +73,7 @@ def verified(registry: Registry, version: str, decided: str | None = None) -> It
 
 
 def _verified(registry: Registry, version: str, decided: str | None, scratch: Path) -> Path:
-    """Return the folder of a version's files, proven to be of the digest that was registered and decided about."""
+    """Return the folder of a version's files, verified to have the digest that was registered and decided on."""
     name, folder = registry.name, download(registry.name, version, scratch)
     if not (folder / signing.SIGNATURE).is_file():
         raise RegistryError(
@@ -83,32 +83,32 @@ def _verified(registry: Registry, version: str, decided: str | None, scratch: Pa
     if fault := signing.fault(folder):
         raise RegistryError(f"version {version} of {name} is not what was signed: {fault}")
     held, registered = _digest(folder), registry.digest(version)
-    for other, how in ((registered, "registered"), (decided or held, "decided about")):
-        if held != other:
+    for expected, how in ((registered, "registered"), (decided or held, "decided about")):
+        if held != expected:
             raise RegistryError(
-                f"version {version} of {name} holds the package {held[:16]}, but was {how} as {str(other)[:16]}"
+                f"version {version} of {name} holds the package {held[:16]}, but was {how} as {str(expected)[:16]}"
             )
     return folder
 
 
 def download(name: str, version: str, scratch: Path) -> Path:
-    """Copy a version's files into `scratch`, unverified; return their folder. RegistryError where they are gone.
+    """Download a version's files into `scratch`, unverified; return their folder. RegistryError if they are gone.
 
-    Bytecode stays behind: Python leaves it beside code that somebody has loaded from the registry's own folder, nothing
-    signs it, and here it would run in place of the code that was signed.
+    Bytecode is dropped: Python leaves it beside code that was loaded from the registry's own folder; it is not signed,
+    and here it would run in place of the signed code.
     """
     from mlflow.artifacts import download_artifacts
 
-    target = scratch / f"{name}-{version}"  # model-signing names the folder: a random one would be in every ledger
+    target = scratch / f"{name}-{version}"  # model-signing names the folder: a random name would be in every ledger
     target.mkdir()
     try:
         with answering():
             folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(target)))
-        told = "" if (folder / "MLmodel").is_file() else "its files are gone"
+        fault = "" if (folder / "MLmodel").is_file() else "its files are gone"
     except RegistryError as error:
-        told = str(error)
-    if told:
-        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {told}")
+        fault = str(error)
+    if fault:
+        raise RegistryError(f"version {version} of {name} is registered but cannot be loaded: {fault}")
     for cache in list(folder.rglob("__pycache__")):
         if not cache.is_symlink():
             shutil.rmtree(cache, ignore_errors=True)

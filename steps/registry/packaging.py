@@ -38,9 +38,9 @@ def save(
 ) -> None:
     """Save the output of `write_model` as a signed MLflow model in the new `folder`; it loads without this repository.
 
-    `beside`: path -> bytes of what is signed with it and is no part of its digest.
-    Models from code: MLflow keeps a script of three lines and no pickle. The code's package is named after the
-    digest, because `code_paths` of the name `steps` would lose to a repository that stands on the path.
+    `beside`: path -> bytes of files that are signed with it but are not part of its digest. Models from code: MLflow
+    stores a three-line script instead of a pickle. The code's package is named after the digest, because a package
+    `steps` in `code_paths` would lose to a repository on Python's path.
     """
     import mlflow.pyfunc
     import pandas as pd
@@ -74,7 +74,7 @@ def save(
 @contextmanager
 def _importable(package: Path) -> Iterator[None]:
     """Allow MLflow to run the model's script once while saving; leave no trace in this process."""
-    scratch = package.parents[1]  # of the script, too
+    scratch = package.parents[1]  # also of the script
     try:
         with unpacked.importing(scratch):
             sys.path.insert(0, str(package.parent))

@@ -1,4 +1,4 @@
-"""The version in production, by the signed ledger. The alias only displays it: anyone can move it."""
+"""The version in production according to the signed ledger. The alias only displays it: anyone can move it."""
 
 import logging
 from typing import NamedTuple
@@ -12,7 +12,7 @@ log = logging.getLogger("regraft")
 
 
 class Named(NamedTuple):
-    """The version to answer with, None where nobody names one, and what a person should know about that."""
+    """The version to serve (None if none is named), and a remark for the user."""
 
     number: str | None
     remark: str = ""
@@ -21,8 +21,8 @@ class Named(NamedTuple):
 class Production:
     """The champion by the ledger. Repeated calls ask the registry only for new entries.
 
-    Once read, an entry has to stay: a ledger whose end is cut off later, or that lacks what data/ledger.jsonl holds, is
-    refused as a damaged one is.
+    An entry once read must remain: a ledger that is truncated later, or lacks an entry of data/ledger.jsonl, is refused
+    like a damaged one.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -56,15 +56,15 @@ class Production:
         return number
 
     def package_of(self, number: str) -> str | None:
-        """Return the digest of the package that was decided about under this number; None where no entry holds one."""
+        """Return the digest of the package decided on under this number; None if no entry holds one."""
         return self._chain.package_of(number)
 
 
 def chosen(registry: Registry, which: str) -> tuple[str, str | None]:
-    """Return the version that a person names, by number or alias, and the digest of its package by the ledger, if any.
+    """Return the version given by number or alias, and the digest of its package in the ledger, if any.
 
-    `champion` is the ledger's champion, whatever the alias says. Raises RequestError where there is no such version,
-    RegistryError where the ledger was tampered with.
+    `champion` is the ledger's champion, whatever the alias says. Raises RequestError if there is no such version,
+    RegistryError if the ledger was tampered with.
     """
     if which == CHAMPION:
         production = Production(registry)
@@ -81,6 +81,6 @@ def aliased(registry: Registry, alias: str) -> Named:
 
 
 def present(registry: Registry) -> str | None:
-    """Return the champion, or None: the ledger's, and that of the alias where a project is older than its ledger."""
+    """Return the champion or None: the ledger's, or the alias's if the project is older than its ledger."""
     chain = ledger.read(registry)
     return chain.champion if chain.entries else registry.alias(CHAMPION)

@@ -1,7 +1,7 @@
-"""The registered model: pictures in, label and probabilities out, with the very preprocessing of training.
+"""The registered model: maps pictures to label and probabilities, with exactly the preprocessing of training.
 
-This file and all it imports from `steps` travel with each version under a module name of their own (`packaging.py`),
-so a champion of last year goes on running last year's code.
+This file and everything it imports from `steps` is packaged with each version under its own module name
+(`packaging.py`), so last year's champion keeps running last year's code.
 """
 
 import os
@@ -48,7 +48,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.version = version
 
     def load_context(self, context: Any) -> None:
-        """Rebuild the network of safetensors and JSON; nothing is unpickled."""
+        """Rebuild the network from safetensors and JSON; nothing is unpickled."""
         folder = Path(context.artifacts["model"])
         facts = models.read_facts(folder)
         self.classes, self.spec = list(facts.classes), facts.preprocessing
@@ -59,20 +59,20 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Map a frame with a column `image` to one answer per row: label, its probability, all of them (calibrated).
 
-        A row holds what `inputs.picture` takes. `abstain` is True where the probability is below the limit that
-        evaluation set. Raises MlflowException, a 400 to a client, naming every row that is no image; its type, unlike
-        one of this package, is the same for all versions that a process loads.
+        A row holds what `inputs.picture` accepts. `abstain` is True if the probability is below the limit set by
+        evaluation. Raises MlflowException (HTTP 400) that names every row without an image; unlike a type of this
+        package, it is the same for all versions that a process loads.
         """
-        rows: list[list[float]] = []
+        probabilities: list[list[float]] = []
         faults: list[str] = []
         for batch in decoding.batched(enumerate(model_input[IMAGE].tolist()), BATCH):
             pixels = self._pixels(batch, faults)
             if not faults:
-                rows += predict_probabilities(self.model, torch.stack(pixels), self.temperature).tolist()
+                probabilities += predict_probabilities(self.model, torch.stack(pixels), self.temperature).tolist()
         if faults:
-            told = "\n  ".join([f"{len(faults)} of {len(model_input)} rows hold no image (counted from 0):", *faults])
-            raise MlflowException(told, error_code=INVALID_PARAMETER_VALUE)
-        return self._answers(rows)
+            text = "\n  ".join([f"{len(faults)} of {len(model_input)} rows hold no image (counted from 0):", *faults])
+            raise MlflowException(text, error_code=INVALID_PARAMETER_VALUE)
+        return self._answers(probabilities)
 
     def _pixels(self, batch: Sequence[tuple[int, object]], faults: list[str]) -> list[torch.Tensor]:
         paths, pixels = os.environ.get(SERVING) != "true", []
@@ -83,14 +83,14 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 faults.append(f"row {row}: {error.reason}")
         return pixels
 
-    def _answers(self, rows: list[list[float]]) -> pd.DataFrame:
-        best = [max(range(len(row)), key=row.__getitem__) for row in rows]
-        probability = [row[i] for row, i in zip(rows, best, strict=True)]
+    def _answers(self, probabilities: list[list[float]]) -> pd.DataFrame:
+        best = [max(range(len(row)), key=row.__getitem__) for row in probabilities]
+        probability = [row[i] for row, i in zip(probabilities, best, strict=True)]
         return pd.DataFrame(
             {
                 "label": [self.classes[i] for i in best],
                 "probability": probability,
-                "probabilities": rows,
+                "probabilities": probabilities,
                 "abstain": [value < self.abstain_below for value in probability],
                 "version": self.version,
             }

@@ -1,7 +1,7 @@
 """The project's keys and what they sign: texts (ECDSA over SHA-256), and folders of files (model-signing).
 
-Signing takes the private key: one on P-256, made where the first thing is signed, mode 0600. Verifying takes public
-keys alone, so whoever only serves or audits holds nothing to sign with.
+Signing needs the private key: on P-256, created at the first signature, mode 0600. Verifying needs only public keys, so
+a machine that only serves or audits holds no key to sign with.
 """
 
 import ast
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "REGRAFT_KEY"  # a PEM file; a team that shares a registry shares a key
 PUBLIC = "REGRAFT_PUBLIC_KEY"  # a PEM file of one or more public keys: exactly these are trusted
-CURVES = ("secp256r1", "secp384r1", "secp521r1")  # what model-signing takes
+CURVES = ("secp256r1", "secp384r1", "secp521r1")  # the curves that model-signing accepts
 SIGNATURE = "model.sig"
 META = "registered_model_meta"  # a file that MLflow writes beside a model that it downloads
-MISMATCH = "Signature mismatch: "  # how model-signing begins
+MISMATCH = "Signature mismatch: "  # how model-signing's message begins
 UNSIGNED = (SIGNATURE, META)
 BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
 
@@ -49,22 +49,22 @@ def public_path() -> Path:
 
 
 def trusted() -> tuple[bytes, ...]:
-    """Return the public keys whose signatures count, each as PEM.
+    """Return the trusted public keys, each as PEM.
 
-    Those of REGRAFT_PUBLIC_KEY where it is set; else those of `.regraft/key.pub`, which keeps every key that has
-    signed here, and that of the private key where there is one. Raises IntegrityError where there is none at all.
+    These are the keys of REGRAFT_PUBLIC_KEY if it is set; otherwise those of `.regraft/key.pub`, which keeps every key
+    that has signed here, and the private key's public half if there is one. Raises IntegrityError if there is no key.
     """
     path, private = public_path(), key_path()
-    found = _read_public(path) if path.exists() or is_named(PUBLIC) else ()
-    needed = is_named(ENVIRONMENT) and not found
+    keys = _read_public(path) if path.exists() or is_named(PUBLIC) else ()
+    needed = is_named(ENVIRONMENT) and not keys
     if not is_named(PUBLIC) and (needed or os.access(private, os.R_OK)):
-        found = tuple(dict.fromkeys([*found, _public(_private())]))
-    if not found:
+        keys = tuple(dict.fromkeys([*keys, _public(_private())]))
+    if not keys:
         raise IntegrityError(
             f"there is no key to verify with: neither {path} nor a private key. Copy key.pub from where it was signed "
             f"to {path}, or name the file in {PUBLIC}"
         )
-    return found
+    return keys
 
 
 def sign(text: str) -> str:
@@ -76,40 +76,40 @@ def sign(text: str) -> str:
 
 
 def verifier() -> Callable[[str, str], bool]:
-    """Return a function of UTF-8 text and signature that says whether a trusted key made the signature.
+    """Return a function of UTF-8 text and signature that returns whether a trusted key made the signature.
 
-    The keys are read when it is first called: an empty ledger needs none.
+    The keys are read on its first call: an empty ledger needs none.
     """
     keys = cache(trusted)
     return lambda text, signature: any(_verified(key, text, signature) for key in keys())
 
 
 def sign_folder(folder: Path) -> None:
-    """Sign every file of a folder; the signature, a Sigstore bundle over a list of digests, becomes `model.sig`."""
+    """Sign every file of a folder; write the signature, a Sigstore bundle over a list of digests, to `model.sig`."""
     from model_signing.signing import Config
 
-    _signer()  # made where there is none yet
+    _signer()  # creates the key if there is none yet
     signer = Config().use_elliptic_key_signer(private_key=key_path())  # type: ignore[no-untyped-call]
     signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
 
 def fault(folder: Path) -> str | None:
-    """List what is wrong with a signed folder: files that were changed, are missing, or were never listed.
+    """Return what is wrong with a signed folder: files that were changed, are missing, or were never listed.
 
-    None: every file but those of `UNSIGNED` is, byte by byte, what a trusted key signed, and so is the signature.
-    Raises IntegrityError where there is no key to verify with.
+    None: every file except those in `UNSIGNED` is byte for byte what a trusted key signed, and so is the signature.
+    Raises IntegrityError if there is no key to verify with.
     """
     if links := [path for path in folder.rglob("*") if path.is_symlink()]:
         return f"{links[0].relative_to(folder)} is a link, not a file"
-    if (folder / META).is_dir():  # model-signing would pass over all that lies in it
+    if (folder / META).is_dir():  # model-signing would ignore everything in it
         return f"{META} is a folder; MLflow writes a file of that name"
-    told = [_fault_by(key, folder) for key in trusted()]
-    return None if None in told else max(told, key=_precise)
+    faults = [_fault_by(key, folder) for key in trusted()]
+    return None if None in faults else max(faults, key=_precise)
 
 
-def _precise(told: str | None) -> bool:
-    """Return whether a fault names files: of several keys, only the one that made the signature can."""
-    return told is not None and not told.startswith(SIGNATURE)
+def _precise(message: str | None) -> bool:
+    """Return whether a fault names files: of several keys, only the one that made the signature yields such a fault."""
+    return message is not None and not message.startswith(SIGNATURE)
 
 
 def _fault_by(public: bytes, folder: Path) -> str | None:
@@ -122,8 +122,8 @@ def _fault_by(public: bytes, folder: Path) -> str | None:
             verifier = Config().use_elliptic_key_verifier(public_key=file.name)  # type: ignore[no-untyped-call]
             verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
         return None if _canonical(folder / SIGNATURE) else f"{SIGNATURE} was changed"
-    except Exception as error:  # what a parser makes of a broken bundle is anyone's guess
-        if str(error).startswith(MISMATCH):  # a list of sentences follows, with digests as raw bytes at their ends
+    except Exception as error:  # a parser may raise anything on a broken bundle
+        if str(error).startswith(MISMATCH):  # a list of sentences follows, each ending in digests as raw bytes
             listed: list[str] = ast.literal_eval(str(error).removeprefix(MISMATCH))
             return "; ".join(line.split(": Expected")[0] for line in listed)
         return f"{SIGNATURE} was changed, or made with another key than those trusted here ({type(error).__name__})"
@@ -143,7 +143,7 @@ def _hashing() -> Any:
     return Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)  # type: ignore[no-untyped-call]
 
 
-@lru_cache(maxsize=2**14)  # a ledger is read several times for one decision
+@lru_cache(maxsize=2**14)  # a ledger is read several times per decision
 def _verified(public: bytes, text: str, signature: str) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
@@ -151,13 +151,13 @@ def _verified(public: bytes, text: str, signature: str) -> bool:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     key = load_pem_public_key(public)
-    assert isinstance(key, ec.EllipticCurvePublicKey)  # of our own making
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # our own PEM
     try:
         raw = base64.b64decode(signature, validate=True)
         key.verify(raw, text.encode(), ec.ECDSA(hashes.SHA256()))
     except (InvalidSignature, ValueError):
         return False
-    return base64.b64encode(raw).decode() == signature  # the last character's spare bits can say anything else
+    return base64.b64encode(raw).decode() == signature  # the spare bits of the last character may differ
 
 
 def _public(private: "EllipticCurvePrivateKey") -> bytes:
@@ -167,7 +167,7 @@ def _public(private: "EllipticCurvePrivateKey") -> bytes:
 
 
 def _read_public(path: Path) -> tuple[bytes, ...]:
-    """Return the keys of a PEM file, each as a PEM of its own and in one form."""
+    """Return the keys of a PEM file, each normalised to a PEM of its own."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -185,10 +185,10 @@ def _read_public(path: Path) -> tuple[bytes, ...]:
 def _signer() -> "EllipticCurvePrivateKey":
     """Return the private key, created if there is none and none is expected; publish its public half.
 
-    Raises IntegrityError on a machine that only verifies, and where nobody here would believe the signature.
+    Raises IntegrityError on a machine that only verifies, and if the signature would not be trusted here.
     """
     path, public = key_path(), public_path()
-    verifies = public.exists() or is_named(PUBLIC)  # looked at first: who makes a key publishes it last
+    verifies = public.exists() or is_named(PUBLIC)  # checked first: whoever creates a key publishes it last
     if not path.exists() and not is_named(ENVIRONMENT):
         if verifies:
             raise IntegrityError(
@@ -229,7 +229,7 @@ def _private() -> "EllipticCurvePrivateKey":
 
 
 def _make(path: Path) -> None:
-    """Make a key; where two processes do so at once, the first one's stays (a link cannot replace a file)."""
+    """Create a key; if two processes do so at once, the first one's stays (a link cannot replace a file)."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 

@@ -19,11 +19,11 @@ from steps.runtime.stage import Lineage
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LINEAGE = "regraft.lineage"  # the tag that says who a run or a version is
-ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's words
+LINEAGE = "regraft.lineage"  # the tag that identifies a run or a version
+ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's error codes
 
 
-FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of stores of files
+FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of file stores
 
 
 def tracking_uri() -> str:
@@ -50,13 +50,13 @@ class Client:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn whatever MLflow, its database or its store of files say against a request into a RegistryError."""
+    """Turn the errors of MLflow, its database or its file store into a RegistryError."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except Exception as error:  # a database that is away comes unwrapped, a store of files by its client's own types
+    except Exception as error:  # database connection errors are unwrapped, file store errors have the client's types
         known = isinstance(error, MlflowException | SQLAlchemyError | OSError)
         if not known and type(error).__module__.partition(".")[0] not in FILE_STORES:
             raise
@@ -64,9 +64,9 @@ def answering() -> Iterator[None]:
 
 
 def unless_absent(ask: Callable[[], Any], *codes: str) -> Any:
-    """Return MLflow's answer; None if it says that there is no such thing. Every other refusal is raised.
+    """Return MLflow's answer; None if the resource does not exist. Every other refusal is raised.
 
-    `codes`: other words of MLflow's that mean the same in answer to this very question.
+    `codes`: further error codes of MLflow's that mean the same for this request.
     """
     try:
         return ask()
@@ -80,31 +80,31 @@ def _refusal(error: Exception) -> RegistryError:
     """Describe what the server refuses, and what to do if that is known."""
     from requests import RequestException
 
-    where, told = f"MLflow at {tracking_uri()}", str(error).split("\n")[0][:500]
+    where, text = f"MLflow at {tracking_uri()}", str(error).split("\n")[0][:500]
     code = str(getattr(error, "error_code", ""))
-    if isinstance(error, RequestException):  # from the store of files behind the server
+    if isinstance(error, RequestException):  # from the file store behind the server
         status = error.response.status_code if error.response is not None else 0
         code = {401: UNKNOWN, 403: DENIED}.get(status, "")
     elif isinstance(error, OSError):
         code = ABSENT if isinstance(error, FileNotFoundError) else ""
         if error.errno == errno.ENOSPC:
-            return RegistryError(f"no room on the disk: {told}")
-        told = f"{told}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
-        return RegistryError(f"{where} keeps its files where this machine cannot use them: {told}", code=code)
+            return RegistryError(f"no room on the disk: {text}")
+        text = f"{text}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
+        return RegistryError(f"{where} keeps its files where this machine cannot use them: {text}", code=code)
     if code == UNKNOWN:
-        told = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        text = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if code == DENIED:
-        told = f"this user may not do that, or there is no such thing: {told}"
+        text = f"this user may not do that, or there is no such thing: {text}"
     verb = "does not answer" if code in ("", "INTERNAL_ERROR") else "refuses"
-    return RegistryError(f"{where} {verb}: {told}", code=code)
+    return RegistryError(f"{where} {verb}: {text}", code=code)
 
 
 def client() -> "MlflowClient":
-    """Return a client of the tracking server and registry; RegistryError where it cannot be reached or refuses."""
+    """Return a client of the tracking server and registry; RegistryError if it cannot be reached or refuses."""
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Of a server, MLflow prints addresses with emoji where `--json` prints JSON
+    # MLflow prints a server's addresses with emoji to stdout, where `--json` prints JSON
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -115,24 +115,24 @@ def client() -> "MlflowClient":
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
     with answering():
-        found = mlflow.MlflowClient(uri)
-        found.search_experiments(max_results=1)
-    return Client(found)
+        raw_client = mlflow.MlflowClient(uri)
+        raw_client.search_experiments(max_results=1)
+    return Client(raw_client)
 
 
 class Runs:
-    """MLflow's runs; `client` is made when it is first needed."""
+    """MLflow's runs; `client` is created on first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """Return a client of the tracking server; RegistryError where it cannot be reached or refuses."""
+        """Return a client of the tracking server; RegistryError if it cannot be reached or refuses."""
         return client()
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment, made if it does not exist."""
+        """Return the id of the experiment, created if it does not exist."""
         experiment = self.client.get_experiment_by_name(name)
         if experiment:
             return str(experiment.experiment_id)
@@ -159,9 +159,9 @@ class Runs:
         tags: Mapping[str, str] = MappingProxyType({}),
         around: Circumstances | None = None,
     ) -> str:
-        """Return the run of this lineage; log it first, with its circumstances, where no finished one exists.
+        """Return the run of this lineage; log it first, with its circumstances, if no finished one exists.
 
-        A run that a kill left unfinished is marked failed and made anew: half a run is never taken for a whole one.
+        A run that a kill left unfinished is marked failed and logged again: a partial run never counts as complete.
         """
         finished = self.find_run(experiment_id, lineage.digest)
         if finished:
@@ -184,7 +184,7 @@ class Runs:
         ]
         values = [Param(name, str(value)) for name, value in _flat(lineage.params)]
         self.client.log_batch(run_id, params=values, tags=[RunTag("regraft.code", lineage.code)])
-        for start in range(0, len(metrics), 1000):  # the REST interface takes so many at once
+        for start in range(0, len(metrics), 1000):  # the REST interface's limit per request
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
         self.client.log_dict(run_id, lineage.to_dict(), "lineage.json")
         for path in artifacts:
@@ -199,7 +199,7 @@ class Runs:
     def fetch_run(self, run_id: str, folder: Path) -> dict[str, Path]:
         """Copy a run's lineage, figures and circumstances into `folder`; return those that exist, by name.
 
-        One that is not there is a gap, which the caller names; RegistryError where MLflow does not say, or hand it out.
+        A missing file is a gap, which the caller names; RegistryError if MLflow does not answer or deliver a file.
         """
         client = self.client
         kept = {file.path for parent in (None, circumstances.FOLDER) for file in client.list_artifacts(run_id, parent)}

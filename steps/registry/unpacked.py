@@ -1,7 +1,7 @@
-"""A version's files in a private folder, and the code imported from there: both go with the object that holds them.
+"""A version's files in a private folder, and the code imported from it: both go with the object that holds them.
 
-Python's path and its list of modules belong to the whole process: what is left there of a folder that is gone, others
-can fill. So a folder is on the path only while its code is imported, and its modules are listed only while it is held.
+`sys.path` and `sys.modules` belong to the whole process, and others could fill a deleted folder that is still listed
+there. So a folder is on the path only while its code is imported, and its modules are listed only while it is held.
 """
 
 import os
@@ -18,24 +18,24 @@ from typing import IO
 from steps.runtime import private
 
 _lock = threading.RLock()  # one import of a version's code at a time
-_holders: "weakref.WeakValueDictionary[str, Unpacked]" = weakref.WeakValueDictionary()  # by the name of their code
+_holders: "weakref.WeakValueDictionary[str, Unpacked]" = weakref.WeakValueDictionary()  # by their code's package
 
 
 class Unpacked:
-    """A private folder. `remove`, or the end of this object, removes it and takes its modules out of Python's list."""
+    """A private folder. `remove`, or the end of this object, deletes it and drops its modules from `sys.modules`."""
 
     def __init__(self) -> None:
-        """Create the folder; RegistryError if there is no place for it."""
+        """Create the folder; RegistryError if that fails."""
         self.folder, owner = private.make()
         self._shared: list[Unpacked] = []
         self.remove = weakref.finalize(self, _remove, self.folder, owner)
 
     @contextmanager
     def importing(self, code: Path) -> Iterator[None]:
-        """Allow the packages in the folder `code`, inside this one, to be imported; see `importing`.
+        """Allow importing the packages in the folder `code`, inside this one; see `importing`.
 
-        One whose name, which holds its digest, is loaded already is shared, and the folder it came from is held, too.
-        Modules of such a name that no folder of ours vouches for are forgotten first: they were never verified.
+        A package already loaded under its name, which holds its digest, is shared, and the folder it came from is held,
+        too. Modules of that name that no folder of ours vouches for are dropped first: they were never verified.
         """
         with _lock:
             for name in [path.name for path in code.iterdir()] if code.is_dir() else []:
@@ -51,11 +51,11 @@ class Unpacked:
 
 @contextmanager
 def importing(folder: Path) -> Iterator[None]:
-    """Allow MLflow to import code of `folder`; Python's path is restored afterwards, even if the load fails.
+    """Allow MLflow to import code from `folder`; Python's path is restored afterwards, even if the load fails.
 
-    The path is that of all threads: what another thread imports meanwhile is looked for in `folder` first. That is
-    why it is there for the import alone (what a module imports later of its own package, Python finds by the package,
-    not by the path), one at a time, and why nobody else may write there.
+    All threads share the path: what another thread imports meanwhile is searched for in `folder` first. So the folder
+    is on the path for the import alone (a module's later imports from its own package are resolved through the package,
+    not the path), one at a time, and nobody else may write there.
     """
     from mlflow.models import model as mlflow_keeps
 
@@ -67,19 +67,19 @@ def importing(folder: Path) -> Iterator[None]:
         finally:
             sys.dont_write_bytecode = bytecode
             path[:] = [entry for entry in sys.path if not _is_inside(entry, folder)]
-            sys.path = path  # MLflow puts another list in its place
+            sys.path = path  # MLflow replaces the list
             mlflow_keeps.__mlflow_model__ = None  # the last model it loaded, with all its weights
             _uncache(folder)
 
 
 def forget(folder: Path) -> None:
-    """Take the modules that came from `folder` out of Python's list; whoever holds their objects keeps them."""
+    """Remove the modules that came from `folder` from `sys.modules`; whoever holds their objects keeps them."""
     _forget({name.split(".")[0] for name, module in list(sys.modules.items()) if _is_inside(_origin(module), folder)})
     _uncache(folder)
 
 
 def _remove(folder: Path, owner: IO[bytes]) -> None:
-    """Takes no lock: the garbage collector may call it in any thread, in the midst of an import."""
+    """Clean up without a lock: the garbage collector may call this in any thread, in the middle of an import."""
     forget(folder)
     shutil.rmtree(folder, ignore_errors=True)
     owner.close()
@@ -96,7 +96,7 @@ def _uncache(folder: Path) -> None:
 
 
 def _origin(module: object) -> object:
-    """Return the file that a module came from, and wake none that is to be loaded when it is first asked something."""
+    """Return the file that a module came from, without triggering the import of a lazily loaded module."""
     if not issubclass(type(module), ModuleType):
         return None
     return getattr(object.__getattribute__(module, "__dict__").get("__spec__"), "origin", None)

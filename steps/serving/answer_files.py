@@ -1,4 +1,4 @@
-"""Answers on disk: CSV or Parquet, written row by row as they come, and there only when they are complete."""
+"""Answers on disk: CSV or Parquet, written row by row; the file appears only when it is complete."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ Values = Sequence[Any]
 
 
 def check(path: Path) -> None:
-    """Raise RequestError where no answers can be written to `path`."""
+    """Raise RequestError if no answers can be written to `path`."""
     if path.suffix.lower() not in SUFFIXES:
         raise RequestError(f"--output {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     folder = path.absolute().parent
@@ -25,7 +25,7 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, columns: Sequence[str], rows: Iterable[Values]) -> None:
-    """Write the rows atomically; same rows, same bytes."""
+    """Write the rows atomically; the same rows give the same bytes."""
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
             _write_parquet(temporary, columns, rows)

@@ -16,8 +16,8 @@ FOLDER = Path(".regraft", "answers")  # under the project's root
 class AnswerStore:
     """Answers of one version on one set of libraries, in an SQLite file that survives a kill at any moment.
 
-    Every answer is a transaction of its own, so a run that is killed loses none that it has given. Threads and
-    processes may share the file. Raises IntegrityError where the file is damaged or the disk is full.
+    Every answer is a transaction of its own, so a killed run loses none of its answers. Threads and processes may share
+    the file. Raises IntegrityError if the file is damaged or the disk is full.
     """
 
     def __init__(self, folder: Path, key: dict[str, str]) -> None:

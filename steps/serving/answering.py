@@ -1,7 +1,7 @@
-"""Predict: a version's answers to many pictures, one row each. No stage: nobody trains on them.
+"""Predict: a version's answers to many pictures, one row per picture. Not a stage: nothing is trained on them.
 
-An answer depends on its picture and the version alone, so whoever was killed begins again and gets the same bytes;
-what was answered before is looked up.
+An answer depends only on its picture and the version, so a killed run can begin again and gives the same bytes; earlier
+answers are looked up.
 """
 
 import hashlib
@@ -43,28 +43,28 @@ class Answer(NamedTuple):
 def load(root: Path, version: str | None) -> Served:
     """Load a version, or the champion that the ledger names, whatever the alias says.
 
-    RequestError where there is none, RegistryError where ledger or version is not sound, or not the one decided about.
+    RequestError if there is none, RegistryError if ledger or version is damaged, or not the one decided on.
     """
     registry = Registry(root)
     return champion.load(registry, *chosen(registry, version or CHAMPION))
 
 
 def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Answer]:
-    """Yield a row for each file, in order, in flat memory; a file that is no picture has its reason in its row."""
+    """Yield one row per file, in order, in constant memory; a file that is not a picture has the reason in its row."""
     import PIL
     import torch
 
-    torch.set_num_threads(1)  # pictures are computed side by side; and more would be other bytes on another machine
+    torch.set_num_threads(1)  # pictures already run in parallel; more threads would give other bytes on another machine
     key = {"version": served.digest, "torch": torch.__version__, "pillow": PIL.__version__}
     with closing(AnswerStore(root / FOLDER, key)) as store:
-        rows = decoding.parallel(partial(_row, served, store), found, threads or min(READERS, os.cpu_count() or 1))
-        yield from track(rows, len(found), "predicting")
+        answers = decoding.parallel(partial(_row, served, store), found, threads or min(READERS, os.cpu_count() or 1))
+        yield from track(answers, len(found), "predicting")
 
 
-def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
+def _row(served: Served, store: AnswerStore, file: Named) -> Answer:
     def row(identity: str | None = None, said: Prediction | None = None, error: str | None = None) -> Answer:
         return Answer(
-            path=one.name,
+            path=file.name,
             sha256=identity,
             label=said["label"] if said else None,
             probability=said["probability"] if said else None,
@@ -75,10 +75,10 @@ def _row(served: Served, store: AnswerStore, one: Named) -> Answer:
             probabilities=said["probabilities"] if said else None,
         )
 
-    if one.fault:
-        return row(error=one.fault)
+    if file.fault:
+        return row(error=file.fault)
     try:
-        data = decoding.read_bytes(one.path)
+        data = decoding.read_bytes(file.path)
     except UndecodableError as error:
         return row(error=error.reason)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Request bodies, read as they come: each is bounded in length and time, and all together in bytes."""
+"""Reading of request bodies: each is bounded in length and time, and all together in bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,26 +16,26 @@ class ServiceLimits:
     """Limits on one request, and on all running requests together."""
 
     body: int  # bytes of one request
-    bodies: int  # bytes of all requests, those that are still coming in included
+    bodies: int  # bytes of all requests, including those that are still arriving
     pixels: int  # of one picture
     request_pixels: int  # of all pictures of one request
     rows: int  # pictures in one request to /invocations
-    connections: int  # open ones, silent or not; one more is turned away
-    waiting: int  # requests that are here; one more is told to come back
+    connections: int  # open connections, idle or not; any more are refused
+    waiting: int  # admitted requests; any more are asked to retry later
     workers: int  # threads that decode and compute
-    patience: float  # seconds until a connection's headers have to be here, and then until the body has to be
-    deadline: float  # seconds from there to the answer
+    patience: float  # seconds for a connection's headers to arrive, and then for the body
+    deadline: float  # seconds from then to the answer
 
 
 class Bodies:
-    """Reads bodies, and counts what they hold. For one event loop's thread."""
+    """Reads bodies and counts their bytes. For one event loop's thread."""
 
     def __init__(self, limits: ServiceLimits) -> None:
         self.limits, self.held, self.reading = limits, 0, 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield a request's body; its place is free again afterwards. HTTPException for one that is not taken."""
+        """Yield a request's body; free its bytes afterwards. HTTPException if it is refused."""
         body = bytearray()
         self.reading += 1
         try:
@@ -56,9 +56,9 @@ class Bodies:
         self._measure(int(request.headers.get("content-length", 0)))
         try:
             async with asyncio.timeout(self.limits.patience):
-                async for part in request.stream():
-                    body += part
-                    self.held += len(part)
+                async for chunk in request.stream():
+                    body += chunk
+                    self.held += len(chunk)
                     self._measure(len(body))
         except TimeoutError:
             raise HTTPException(408, f"the body was not here within {self.limits.patience:g} s") from None
@@ -68,7 +68,7 @@ class Bodies:
             raise HTTPException(400, "the body is empty; expected the bytes of an image file")
 
     def _measure(self, length: int) -> None:
-        """Refuse a body as soon as it is, or says that it will be, too long, and one that does not fit in just now."""
+        """Refuse a body that is, or declares itself, too long, and one that does not fit at present."""
         if length > self.limits.body:
             raise HTTPException(413, f"a body of {length} bytes or more; at most {self.limits.body}")
         if self.held > self.limits.bodies:

@@ -1,4 +1,4 @@
-"""The version that answers, and the watcher that follows production: loads the new one beside the old, then swaps."""
+"""The version being served, and the watcher that follows production: it loads the new version, then swaps it in."""
 
 import io
 import logging
@@ -22,18 +22,18 @@ from steps.registry.production import Named
 from steps.serving.prediction import Prediction
 
 log = logging.getLogger("regraft")
-AGAIN = 30.0  # seconds until a version that could not be loaded is tried once more
+AGAIN = 30.0  # seconds until a version that could not be loaded is tried again
 
 
 @dataclass(frozen=True)
 class Served:
-    """A verified version that answers; each answer is of one picture alone, whatever else is asked at that time."""
+    """A verified version, loaded; each answer depends on its picture alone, not on other requests at that time."""
 
     package: Package
 
     @cached_property
     def _python_model(self) -> Any:
-        """Return what MLflow's wrapper calls: its checks of the frame would be half of a small network's time."""
+        """Return the model inside MLflow's wrapper; the wrapper's checks would take half of a small network's time."""
         return self.package.model.unwrap_python_model()
 
     @property
@@ -43,7 +43,7 @@ class Served:
 
     @property
     def digest(self) -> str:
-        """Return the digest by which the version is registered."""
+        """Return the digest under which the version is registered."""
         return self.package.digest
 
     @property
@@ -59,7 +59,7 @@ class Served:
     def answer(self, picture: bytes) -> Prediction:
         """Return the package's output columns for the bytes of one image file.
 
-        Raises UndecodableError where they are none, RegistryError where the package fails on a good picture.
+        Raises UndecodableError if they are not an image, RegistryError if the package fails on a sound picture.
         """
         try:
             columns = self._python_model.predict(None, pd.DataFrame({"image": [picture]})).to_dict("list")
@@ -87,15 +87,15 @@ def warm(served: Served) -> Served:
 
 
 class Follower:
-    """Keeps the version loaded that is named: `current`, to be read once a request, is replaced in one step.
+    """Keeps the named version loaded: `current`, to be read once per request, is replaced in one step.
 
-    The old version goes on answering where the new one cannot be loaded or is not what was signed, where none is
-    named any more, where the ledger was tampered with, and where the registry does not answer; `problem` then says so
-    in a sentence, and where the alias was moved by hand.
+    The old version keeps answering if the new one cannot be loaded or is not what was signed, if none is named any
+    more, if the ledger was tampered with, or if the registry does not answer; `problem` then holds a sentence, as it
+    does if the alias was moved by hand.
     """
 
     def __init__(self, first: Served, find: Callable[[], Named], load: Callable[[str], Served], every: float) -> None:
-        """Start with a loaded version; `find`, called every so many seconds, names the one to serve."""
+        """Start with a loaded version; `find`, called every `every` seconds, names the one to serve."""
         self._find, self._load, self._every = find, load, every
         self._failed: tuple[str, float, str] = ("", 0.0, "")  # a version, when to try it again, what was wrong
         self.current, self.since, self.problem = first, time.time(), ""
@@ -118,7 +118,7 @@ class Follower:
         try:
             number, remark = self._find()
             problem = remark if number is None else self._followed(number) or remark
-        except Exception as error:  # a watcher that dies would serve an old version for ever without a word
+        except Exception as error:  # a dead watcher would silently serve an old version forever
             problem = _one_line(error)
         if problem and problem != self.problem:
             log.warning("version %s goes on answering: %s", self.current.number, problem)
@@ -128,15 +128,15 @@ class Follower:
         """Swap if another version is named; return the reason if that fails."""
         if number == self.current.number:
             return ""
-        failed, again, told = self._failed
+        failed, again, problem = self._failed
         if number == failed and time.monotonic() < again:
-            return told
+            return problem
         try:
             self.current, self.since = self._load(number), time.time()
-        except Exception as error:  # its own code runs while it loads; it is tried again later, not at every look
-            told = f"version {number} cannot be served: {_one_line(error)}"
-            self._failed = (number, time.monotonic() + AGAIN, told)
-            return told
+        except Exception as error:  # its own code runs while it loads; it is tried again later, not at every poll
+            problem = f"version {number} cannot be served: {_one_line(error)}"
+            self._failed = (number, time.monotonic() + AGAIN, problem)
+            return problem
         log.info("version %s answers from now on", number)
         return ""
 

@@ -9,7 +9,7 @@ from steps.images.preprocessing import Preprocessing, normalise
 class Exported(nn.Module):
     """A grafted network with normalisation before it and temperature after it.
 
-    Decoding and resizing stay outside: no runtime resizes as Pillow does, and another filter moves the answers.
+    Decoding and resizing are left out: no runtime resizes as Pillow does, and another filter changes the answers.
     """
 
     def __init__(self, network: nn.Module, spec: Preprocessing, temperature: float) -> None:

@@ -1,4 +1,4 @@
-"""The formats of other runtimes: ONNX, torch.export, and ONNX with int8 weights. Batch dimension free in all."""
+"""The formats of other runtimes: ONNX, torch.export, and ONNX with int8 weights. All have a dynamic batch dimension."""
 
 import contextlib
 import io
@@ -24,10 +24,10 @@ INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
 def write(kind: str, folder: Path, module: nn.Module, pixels: Pixels) -> Path:
     """Write `module` (uint8 [n, 3, side, side] to logits and probabilities) in one format; return the file.
 
-    `pixels` calibrate the ranges of int8; of the others they only show the shape.
+    `pixels` calibrate the ranges of int8; for the other formats they only give the shape.
     """
     target = folder / FILES[kind]
-    example = torch.from_numpy(pixels[:1]).repeat(2, 1, 1, 1)  # one picture would fix the batch at one
+    example = torch.from_numpy(pixels[:1]).repeat(2, 1, 1, 1)  # a single picture would fix the batch size at one
     if kind == TORCH:
         torch.export.save(torch.export.export(module, (example,), dynamic_shapes=_free()), target)
     elif kind == ONNX:
@@ -41,7 +41,7 @@ def write(kind: str, folder: Path, module: nn.Module, pixels: Pixels) -> Path:
 
 
 def runner(kind: str, file: Path, threads: int) -> Callable[[Pixels], npt.NDArray[np.float32]]:
-    """Read an exported file back; return a function from pixels to probabilities, a batch at a time."""
+    """Load an exported file; return a function from pixels to probabilities that works in batches."""
     answer = _torch_runner(file) if kind == TORCH else _onnx_runner(file, threads)
     return lambda pixels: np.concatenate([answer(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)])
 
@@ -52,7 +52,7 @@ def _free() -> dict[str, Any]:
 
 def _write_onnx(target: Path, module: nn.Module, example: torch.Tensor) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with ticks
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress with ticks
         torch.onnx.export(
             module,
             (example,),
@@ -68,19 +68,19 @@ def _write_onnx(target: Path, module: nn.Module, example: torch.Tensor) -> None:
 
 
 def _forget_paths(target: Path) -> None:
-    """Take out where each node's code lay: this machine's folders, a new one at each load, so other bytes each time."""
+    """Remove each node's source path: it names a folder of this machine, new at each load, and so changes the bytes."""
     import onnx
 
     model = onnx.load(target)
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
-        kept = [told for told in node.metadata_props if not told.key.endswith("stack_trace")]
+        kept = [entry for entry in node.metadata_props if not entry.key.endswith("stack_trace")]
         del node.metadata_props[:]
         node.metadata_props.extend(kept)
     onnx.save(model, target)
 
 
 def _quantise(source: Path, target: Path, pixels: Pixels) -> None:
-    """Weights and activations of convolutions and linear layers to int8, ranges as seen on `pixels`."""
+    """Quantise weights and activations of convolutions and linear layers to int8, with ranges measured on `pixels`."""
     from onnxruntime import quantization  # type: ignore[import-untyped]
     from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
 

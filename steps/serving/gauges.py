@@ -32,7 +32,7 @@ class Gauges:
         self._degraded = Gauge("regraft_degraded", "1 while an old version answers.", registry=self._prometheus)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        """Take note of one request; its time counts where it was answered (a refusal is quick and no measure)."""
+        """Record one request; its time counts only if it was answered (a refusal is quick and not representative)."""
         self._statuses[status] += 1
         self._requests.labels(route, str(status)).inc()
         if status == 200:
@@ -41,8 +41,8 @@ class Gauges:
 
     def latency(self) -> dict[str, object]:
         """Return percentiles in milliseconds of the last `WINDOW` answers, and all requests by their status."""
-        told = np.percentile(self._seconds, PERCENTILES) * 1000 if self._seconds else [None] * len(PERCENTILES)
-        named = {f"p{p}_ms": None if v is None else round(float(v), 3) for p, v in zip(PERCENTILES, told, strict=True)}
+        times = np.percentile(self._seconds, PERCENTILES) * 1000 if self._seconds else [None] * len(PERCENTILES)
+        named = {f"p{p}_ms": None if v is None else round(float(v), 3) for p, v in zip(PERCENTILES, times, strict=True)}
         return {"answers": len(self._seconds), **named, "requests": {str(k): n for k, n in self._statuses.items()}}
 
     def prometheus(self, version: str, degraded: bool) -> bytes:

@@ -1,7 +1,7 @@
-"""MLflow's scoring protocol for pictures: parsed JSON in, the bytes of the picture of each row out.
+"""MLflow's scoring protocol for pictures: parsed JSON in, the bytes of each row's picture out.
 
-Not MLflow's own parser, which leaves a binary column under `inputs` undecoded, passes over letters that are no base64,
-and under `instances` cuts zero bytes off the end of a picture (numpy's fixed-width strings do).
+MLflow's own parser is not used: it leaves a binary column under `inputs` undecoded, ignores characters that are not
+base64, and under `instances` cuts zero bytes off the end of a picture (numpy's fixed-width strings do).
 """
 
 import base64
@@ -22,8 +22,8 @@ def pictures(document: Any) -> list[bytes]:
     """
     given = [form for form in FORMS if form in document] if isinstance(document, dict) else []
     if len(given) != 1:
-        told = f"has {', '.join(given)}" if given else "has none of them"
-        raise RequestError(f"expected a JSON object with exactly one of {', '.join(FORMS)}; this one {told}")
+        keys = f"has {', '.join(given)}" if given else "has none of them"
+        raise RequestError(f"expected a JSON object with exactly one of {', '.join(FORMS)}; this one {keys}")
     cells = _split(document[SPLIT]) if given == [SPLIT] else _cells(document[given[0]])
     if not cells:
         raise RequestError(f"{given[0]} holds no row")
@@ -64,5 +64,5 @@ def _decoded(row: int, cell: Any) -> bytes:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:57]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

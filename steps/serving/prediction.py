@@ -1,4 +1,4 @@
-"""What a version says of one picture, as its package returns it and as JSON carries it."""
+"""A version's prediction for one picture, as its package returns it and as JSON holds it."""
 
 from typing import TypedDict
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 class Prediction(TypedDict):
     """The class, its probability, the probabilities of all classes, and whether the model abstains.
 
-    The package's other columns (its `version`) are carried along.
+    The package's other columns (its `version`) are passed through.
     """
 
     label: str

@@ -1,6 +1,6 @@
-"""uvicorn, with two bounds that it lacks: on connections that stay silent, and on connections at all.
+"""uvicorn with two limits that it lacks: on idle connections, and on the number of connections.
 
-uvicorn waits for a request's headers for ever, and `limit_concurrency` refuses requests, not silence.
+uvicorn waits for a request's headers forever, and `limit_concurrency` refuses requests, not idle connections.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Connection(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Turn it away, or wait for its first request."""
+        """Refuse the connection, or wait for its first request."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
             transport.write(FULL)
@@ -37,12 +37,12 @@ class Connection(H11Protocol):
             self._expect()
 
     def on_response_complete(self) -> None:
-        """Wait for its next request; also for one that sends the rest of a body that was refused, byte by byte."""
+        """Wait for the next request, also on a connection that still sends the rest of a refused body, byte by byte."""
         super().on_response_complete()
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
+        """Cancel the timer."""
         self._cancel()
         super().connection_lost(exc)
 
@@ -60,7 +60,7 @@ class Connection(H11Protocol):
 
 
 def configured(app: FastAPI, limits: ServiceLimits, grace: int, **more: Any) -> uvicorn.Config:
-    """Return `uvicorn.Server`'s configuration; `grace`: seconds for running requests when it is stopped."""
+    """Return `uvicorn.Server`'s configuration; `grace`: seconds that running requests get when it is stopped."""
 
     class Bounded(Connection):
         patience, most = limits.patience, limits.connections

@@ -1,4 +1,4 @@
-"""The champion over HTTP: a picture's bytes in, label and probabilities out; MLflow's scoring protocol beside it.
+"""The champion over HTTP: a picture's bytes in, label and probabilities out; also MLflow's scoring protocol.
 
 The event loop reads bodies and writes answers; parsing, decoding and the network run in a bounded pool of threads.
 """
@@ -30,7 +30,7 @@ BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request whose body is here; its answer has to be there `until` then, by `time.monotonic`."""
+    """A request whose body has arrived; its answer is due by `until` (`time.monotonic`)."""
 
     kind: str  # media type
     body: bytes
@@ -51,7 +51,7 @@ class Service:
     def __init__(self, follower: Follower, limits: ServiceLimits) -> None:
         self.follower, self.limits, self.gauges, self.bodies = follower, limits, Gauges(), Bodies(limits)
         self.pool = ThreadPoolExecutor(limits.workers, "answer")
-        self.seated: set[Future[Payload]] = set()  # those in a thread's hands, and those that wait for one
+        self.seated: set[Future[Payload]] = set()  # running in a thread, or waiting for one
 
     async def predict(self, request: Request) -> Response:
         """Answer one picture, whose bytes are the body."""
@@ -62,7 +62,7 @@ class Service:
         return await self._timed("/invocations", request, self._invoke)
 
     async def health(self) -> Payload:
-        """Report which version answers and, if it is an old one, why; 200 as long as any does."""
+        """Report which version answers and, if it is an old one, why; 200 as long as any version answers."""
         problem = self.follower.problem
         return {"status": "degraded" if problem else "ok", "problem": problem or None, **await self.version()}
 
@@ -95,7 +95,7 @@ class Service:
         except HTTPException as refusal:
             status = refusal.status_code
             raise
-        except asyncio.CancelledError:  # the grace is over
+        except asyncio.CancelledError:  # the grace period is over
             status = 503
             raise HTTPException(status, "the service is being stopped", AGAIN) from None
         finally:
@@ -110,7 +110,7 @@ class Service:
             asked = Asked(kind, body, time.monotonic() + self.limits.deadline)
             answer = self.pool.submit(self._worked, work, asked)
             self.seated.add(answer)
-            answer.add_done_callback(self.seated.discard)  # a request that was given up sits until its thread is free
+            answer.add_done_callback(self.seated.discard)  # an abandoned request sits until its thread is free
             return await asyncio.wrap_future(answer)
 
     def _refuse_where_full(self) -> None:
@@ -143,8 +143,8 @@ class Service:
         if asked.kind.startswith("image/") or asked.kind == "application/octet-stream":
             return {"predictions": self._answers(served, asked, {"": asked.body}), "version": served.name}
         if asked.kind != JSON:
-            told = asked.kind or "no content type"
-            raise HTTPException(415, f"{told}; expected {JSON}, or image/... with a file's bytes")
+            kind = asked.kind or "no content type"
+            raise HTTPException(415, f"{kind}; expected {JSON}, or image/... with a file's bytes")
         pictures = invocations.pictures(_parsed(asked.body))
         if len(pictures) > self.limits.rows:
             raise HTTPException(413, f"{len(pictures)} rows; at most {self.limits.rows} in one request")
@@ -152,18 +152,18 @@ class Service:
         return {"predictions": self._answers(served, asked, named), "version": served.name}
 
     def _answers(self, served: Served, asked: Asked, pictures: dict[str, bytes]) -> list[Prediction]:
-        """Answer one picture after another; `pictures` are named as a refusal names them.
+        """Answer the pictures one after another; the keys of `pictures` are the names that a refusal uses.
 
-        All headers are read before the first picture is decoded: the request is refused whole or not at all, but for
-        what only decoding tells, and for time.
+        All headers are read before the first picture is decoded, so a request is refused as a whole or not at all,
+        except for decoding errors and the deadline.
         """
         total, answers = 0, list[Prediction]()
         for name, picture in pictures.items():
             with _about(name):
                 total += self._pixels(picture)
         if total > self.limits.request_pixels:
-            told = f"{total} pixels in {len(pictures)} pictures; at most {self.limits.request_pixels} in one request"
-            raise HTTPException(422, told)
+            message = f"{total} pixels in {len(pictures)} pictures; at most {self.limits.request_pixels} in one request"
+            raise HTTPException(422, message)
         for name, picture in pictures.items():
             if time.monotonic() > asked.until:
                 raise HTTPException(503, self._late(len(answers), len(pictures)), AGAIN)
@@ -178,8 +178,8 @@ class Service:
         return width * height
 
     def _late(self, done: int, asked: int) -> str:
-        told = f"{done} of {asked} pictures were answered in the {self.limits.deadline:g} s that a request has"
-        return f"{told}, its turn in the queue included; ask for fewer at a time, or later"
+        progress = f"{done} of {asked} pictures were answered in the {self.limits.deadline:g} s that a request has"
+        return f"{progress}, its turn in the queue included; ask for fewer at a time, or later"
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _about(name: str) -> Iterator[None]:
 
 
 def _kind(request: Request) -> str:
-    """Return the body's media type in lower case; HTTPException for one that is packed or not in UTF-8."""
+    """Return the body's media type in lower case; HTTPException if it is compressed or not in UTF-8."""
     packed = request.headers.get("content-encoding", "identity")
     if packed != "identity":
         raise HTTPException(415, f"content-encoding {packed}; send the bytes as they are")
@@ -222,7 +222,7 @@ async def _not_so(request: Request, error: Exception) -> Response:
 
 
 def application(service: Service) -> FastAPI:
-    """Return the app; the follower watches, and the threads live, as long as it does."""
+    """Return the app; the follower and the threads live as long as it does."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -234,12 +234,12 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(405, _not_so)
     for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():
         app.add_api_route(path, route, methods=["POST"], response_model=None)
-    for path, told in {
+    for path, handler in {
         "/health": service.health,
         "/ping": service.health,
         "/version": service.version,
         "/latency": service.latency,
         "/metrics": service.metrics,
     }.items():
-        app.add_api_route(path, told, methods=["GET"], response_model=None)
+        app.add_api_route(path, handler, methods=["GET"], response_model=None)
     return app
