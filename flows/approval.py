@@ -43,16 +43,16 @@ def wait_for_answer(root: Path, report: Report) -> Report:
     Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile; where
     another run holds it when the answer comes, the answer waits. Raises RequestError where the champion has moved.
     """
-    found = report.promotion
+    promotion = report.promotion
     minutes = params.read(root)["promote"]["wait_minutes"]
-    if found is None or found.verdict != PROPOSE or not minutes or deployment.id is None:
+    if promotion is None or promotion.verdict != PROPOSE or not minutes or deployment.id is None:
         return report
-    answer = _ask(found, minutes)
+    answer = _ask(promotion, minutes)
     if answer is None:
         return report
     decide = release.approve if answer.approve else release.decline
     with running(root, wait=True):  # a person has answered: what they said must not get lost to a run that is quicker
-        return answered(root, report, decide(root, found.challenger, answer.by, answer.reason))
+        return answered(root, report, decide(root, promotion.challenger, answer.by, answer.reason))
 
 
 def _ask(promotion: Promotion, minutes: float) -> Approval | None:

@@ -49,8 +49,8 @@ def put_in_place(root: Path) -> None:
         if not any(os.path.lexists(_old(arrived / piece)) for piece in PIECES):  # else a killed `use` had put some
             shutil.rmtree(arrived)
         if isinstance(error, OSError):
-            told = f"{error.filename or done[-1]} cannot be replaced: {error.strerror or error}"
-            raise RequestError(f"{told}; what was there is there still") from None
+            message = f"{error.filename or done[-1]} cannot be replaced: {error.strerror or error}"
+            raise RequestError(f"{message}; what was there is there still") from None
         raise
     shutil.rmtree(arrived)
 
@@ -59,7 +59,7 @@ def _old(new: Path) -> Path:
     return new.with_name(f"old {new.name}")
 
 
-def _put(new: Path, place: Path) -> None:
+def _put(new: Path, target: Path) -> None:
     """Move a piece into place; the old one stays beside `new` until everything has been moved.
 
     Never by writing into an old folder: DVC may have linked its files into the cache. A file is written anew: that of
@@ -67,27 +67,27 @@ def _put(new: Path, place: Path) -> None:
     """
     old = _old(new)
     if new.is_dir():
-        if os.path.lexists(place):
-            place.rename(old)
-        new.rename(place)
+        if os.path.lexists(target):
+            target.rename(old)
+        new.rename(target)
         return
-    if place.exists() and not old.exists():
-        files.write_text(old, place.read_text(encoding="utf-8"))
-    files.write_text(place, new.read_text(encoding="utf-8"))
+    if target.exists() and not old.exists():
+        files.write_text(old, target.read_text(encoding="utf-8"))
+    files.write_text(target, new.read_text(encoding="utf-8"))
     new.unlink()
 
 
-def _put_back(new: Path, place: Path) -> None:
+def _put_back(new: Path, target: Path) -> None:
     """Undo `_put`, however far it came."""
     old = _old(new)
-    if place.is_dir() and not new.exists():
-        place.rename(new)
+    if target.is_dir() and not new.exists():
+        target.rename(new)
     if old.is_file():
         before = old.read_text(encoding="utf-8")
-        if place.read_text(encoding="utf-8") != before:  # a full disk need not take what it holds
-            files.write_text(place, before)
+        if target.read_text(encoding="utf-8") != before:  # a full disk need not take what it holds
+            files.write_text(target, before)
         old.unlink()
     elif os.path.lexists(old):
-        old.rename(place)
+        old.rename(target)
     elif not new.exists():
-        place.unlink()
+        target.unlink()

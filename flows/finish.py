@@ -131,9 +131,9 @@ def _looks(root: Path) -> Looks:
     """Return how often the test images were evaluated, and whether the budget allows it."""
     from steps.registry import look_ledger as looks
 
-    found = looks.standing(root)
-    state = "exhausted" if found.exhausted else "over budget" if found.over_budget else "within budget"
-    return {"state": state, "sentence": found.sentence}
+    standing = looks.standing(root)
+    state = "exhausted" if standing.exhausted else "over budget" if standing.over_budget else "within budget"
+    return {"state": state, "sentence": standing.sentence}
 
 
 def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
@@ -141,9 +141,9 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     from steps.pages.outcome import markdown, write_outcome
 
     files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
-    told = outcome(root, promotion, looks)
-    write_outcome(root / REPORT, root / PAGE, told)
-    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
+    result = outcome(root, promotion, looks)
+    write_outcome(root / REPORT, root / PAGE, result)
+    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result))
 
 
 def _recalled(root: Path) -> tuple[Promotion, Looks] | None:

@@ -164,12 +164,12 @@ class Graph:
         from dvc.exceptions import DvcException
 
         with self._locked(path):
-            place = str(self.root / path)
-            known = [s for s in self._repo.index.stages if s.is_data_source and s.outs[0].fs_path == place]
+            absolute = str(self.root / path)
+            known = [s for s in self._repo.index.stages if s.is_data_source and s.outs[0].fs_path == absolute]
             if known and not known[0].changed():
                 return
         try:
-            self._repo.add([place])
+            self._repo.add([absolute])
         except DvcException as error:
             raise GraphError(f"{path} cannot be tracked by DVC: {_sentence(error)}") from None
 
@@ -195,8 +195,8 @@ def read_at(root: Path, path: str, revision: str) -> bytes:
     except SCMError as error:
         raise RequestError(f"{revision!r} is no revision of this project's git: {_sentence(error)}") from None
     except FileNotFoundError:
-        told = f"{path} of {revision} is neither in DVC's cache nor in its remote"
-        raise RequestError(f"{told}; `dvc fetch --all-commits` where it was pushed") from None
+        message = f"{path} of {revision} is neither in DVC's cache nor in its remote"
+        raise RequestError(f"{message}; `dvc fetch --all-commits` where it was pushed") from None
     except DvcException as error:
         raise RequestError(f"{revision} has no {path}: {_sentence(error)}") from None
     finally:
@@ -238,9 +238,9 @@ def _stage(stage: Any, upstream: tuple[str, ...]) -> Stage:
     return Stage(stage.name, str(stage.cmd), upstream, **meta)
 
 
-def _under(places: Sequence[str], paths: Iterable[str]) -> list[str]:
-    """Return those of the paths that are one of the places, or lie in one."""
-    return sorted(path for path in paths if any(path == place or path.startswith(f"{place}/") for place in places))
+def _under(deps: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """Return the paths that are one of the dependencies or lie in one."""
+    return sorted(path for path in paths if any(path == dep or path.startswith(f"{dep}/") for dep in deps))
 
 
 def _mend_rwlock(root: Path) -> None:

@@ -53,8 +53,8 @@ class Replay:
 
     def lines(self) -> list[str]:
         """Return text for a person."""
-        told = [f"version {self.version}: {self.verdict.kind}", *(f"  {reason}" for reason in self.verdict.reasons)]
-        return [*told, *(f"  not as it was: {one}" for one in self.environment)]
+        lines = [f"version {self.version}: {self.verdict.kind}", *(f"  {reason}" for reason in self.verdict.reasons)]
+        return [*lines, *(f"  not as it was: {difference}" for difference in self.environment)]
 
 
 def replay(root: Path, version: str, values: Path | None, tolerance: float) -> Replay:
@@ -107,8 +107,8 @@ def _unproven(held: Evidence) -> list[str]:
 @contextmanager
 def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
     """Yield the project as the run saw it: commit, changes and data; DVC reads the cache of the main checkout."""
-    place = root / STATE / "replay"
-    shutil.rmtree(place, ignore_errors=True)
+    checkout = root / STATE / "replay"
+    shutil.rmtree(checkout, ignore_errors=True)
     _git(root, "worktree", "prune")
     try:
         _git(
@@ -120,16 +120,16 @@ def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
             "--quiet",
             "--detach",
             "--force",
-            str(place),
+            str(checkout),
             str(held.circumstance(circumstances.COMMIT)),
         )
         if circumstances.PATCH in held.kept:
-            _git(place, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
-        tree = place / _git(root, "rev-parse", "--show-prefix").strip()
+            _git(checkout, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
+        tree = checkout / _git(root, "rev-parse", "--show-prefix").strip()
         (tree / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {store}\n", encoding="utf-8")
         yield tree
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(checkout, ignore_errors=True)
         _git(root, "worktree", "prune")
 
 
@@ -199,12 +199,12 @@ def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdi
 
 def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | None:
     """Measure how far answers and figures are apart; None where the cache no longer has the original's."""
-    made, told = held.made(), held.told.get(Path(EVALUATION).name)
-    place = place_of(store, made.get(PREDICTIONS, ""))
-    if told is None or not (_is(place, made.get(PREDICTIONS)) and _is(told, made.get(EVALUATION))):
+    made, evaluation = held.made(), held.told.get(Path(EVALUATION).name)
+    predictions = place_of(store, made.get(PREDICTIONS, ""))
+    if evaluation is None or not (_is(predictions, made.get(PREDICTIONS)) and _is(evaluation, made.get(EVALUATION))):
         return None
-    judged, anew = files.read_json(told), files.read_json(tree / EVALUATION)  # of the version's own release
-    return gaps(files.read_table(place), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
+    judged, anew = files.read_json(evaluation), files.read_json(tree / EVALUATION)  # of the version's own release
+    return gaps(files.read_table(predictions), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
 
 
 def _is(path: Path, digest: str | None) -> bool:

@@ -28,8 +28,8 @@ def refresh(root: Path) -> Graph:
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
     if not (root / RAW).is_dir():
-        told = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
-        raise RequestError(f"there are no images in {RAW}; {told} (`regraft use digits`: the embedded example)")
+        remedy = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
+        raise RequestError(f"there are no images in {RAW}; {remedy} (`regraft use digits`: the embedded example)")
     graph = Graph(root)
     for path in (RAW, BACKBONE):  # whatever changed by hand is what DVC and the lineage have to speak of
         if (root / path).exists():
@@ -64,8 +64,8 @@ def read_source(root: Path) -> Source | None:
     if not recorded.exists():
         return None
     try:
-        told = files.read_json(recorded)
-        path, packed = told["images"], told.get("packed")
+        document = files.read_json(recorded)
+        path, packed = document["images"], document.get("packed")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
@@ -128,24 +128,24 @@ def contents(source: Source) -> dict[str, Path]:
     images would be taken for removed.
     """
     try:
-        found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+        origins = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    unspeakable = [name for name in found if not files.speakable(name)]
+    unspeakable = [name for name in origins if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
-        del found[name]
-    if set(found.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
-    return found
+        del origins[name]
+    if set(origins.values()) <= {source.path}:
+        raise RequestError(f"{source.path} {'names no file that is there' if origins else 'holds no files of images'}")
+    return origins
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
-        links = {name for name in folders if (Path(place) / name).is_symlink()}
+    for directory, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
+        links = {name for name in folders if (Path(directory) / name).is_symlink()}
         folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
         for name in sorted({*names, *links}):
-            path = Path(place) / name
+            path = Path(directory) / name
             if files.passed_over(name):
                 continue
             if path.is_file():

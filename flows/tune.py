@@ -31,11 +31,11 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
     for count in threads:
         yield f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s"
     modes = [replace(mode, device=device) for mode in EAGER + (COMPILED if compiled else ())]
-    found = []
+    measured = []
     for speed in speeds(network, pixels, tuple(dict.fromkeys((*EAGER, *modes))), threads):
-        found.append(speed)
+        measured.append(speed)
         yield f"forward  {speed.threads:>3} threads  {speed.per_second:>8.1f} images/s  {described(speed)}"
-    best = fastest([speed for speed in found if speed.mode.device == device], images)
+    best = fastest([speed for speed in measured if speed.mode.device == device], images)
     for count, rate in batch_rates(network, pixels, best.mode, best.threads, BATCHES):
         yield f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}"
     yield (
@@ -43,7 +43,7 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
         f"{best.threads} threads"
     )
     if write:
-        _write(root, _values(best, fastest([speed for speed in found if speed.mode in EAGER], images)))
+        _write(root, _values(best, fastest([speed for speed in measured if speed.mode in EAGER], images)))
         yield "params.yaml now says so; the features will be computed anew, and other threads train other weights"
         yield "compute.batch_size stays: it is the training step's too, and another one trains another model"
     else:

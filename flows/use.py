@@ -84,11 +84,11 @@ def _checked(path: Path, root: Path) -> Path:
     return path.resolve()
 
 
-def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
+def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
     """Refuse a source of which not one file can be decoded; `ingest` tells of single ones."""
     from steps.images.decoding import decode, read_bytes
 
-    first, candidates = "", {name: origin for name, origin in found.items() if name not in LISTINGS}
+    first, candidates = "", {name: origin for name, origin in paths.items() if name not in LISTINGS}
     for name, origin in candidates.items():
         try:
             decode(read_bytes(origin))

@@ -16,8 +16,8 @@ class RegraftError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *told: object) -> None:
-        super().__init__(*(without_passwords(one) if isinstance(one, str) else one for one in told))
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_passwords(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class RequestError(RegraftError):
@@ -66,6 +66,6 @@ class RegistryError(RegraftError):
     is not there; an outage, or a password that is wrong, says nothing about that.
     """
 
-    def __init__(self, *told: object, code: str = "") -> None:
-        super().__init__(*told)
+    def __init__(self, *args: object, code: str = "") -> None:
+        super().__init__(*args)
         self.code = code

@@ -114,7 +114,7 @@ def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
         if name not in (*COLUMNS, *table.columns)
     ]
     if not faults:
-        faults = [f"evaluate.slice_limits: {told}" for told in unknown_limits(table, known, params.slice_limits)]
+        faults = [f"evaluate.slice_limits: {reason}" for reason in unknown_limits(table, known, params.slice_limits)]
     if faults:
         raise ParamsError(faults)
 
@@ -220,7 +220,7 @@ def _calibrated(
     )
 
 
-def _rows(images: Images, found: dict[str, Floats]) -> pd.DataFrame:
+def _rows(images: Images, by_model: dict[str, Floats]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
     tables = [
         part.assign(
@@ -228,7 +228,7 @@ def _rows(images: Images, found: dict[str, Floats]) -> pd.DataFrame:
             predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
             probabilities=list(probabilities),
         )
-        for name, probabilities in found.items()
+        for name, probabilities in by_model.items()
     ]
     return pd.concat(tables, ignore_index=True)
 

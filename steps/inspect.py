@@ -184,13 +184,13 @@ def _with_neighbours(images: tuple[ShownImage, ...], known: Known, count: int, a
         return tuple(replace(image, neighbours=()) for image in images)
     order, cosines = nearest(known.of(train), known.of(pd.DataFrame(map(vars, images))), count)
 
-    def neighbour(place: int, cosine: float) -> Neighbour:
-        identity, path, label = train[["id", "path", "label"]].iloc[place]
+    def neighbour(index: int, cosine: float) -> Neighbour:
+        identity, path, label = train[["id", "path", "label"]].iloc[index]
         return Neighbour(identity, path, label, round(float(cosine), 4), album.add(path, identity))
 
     return tuple(
-        replace(image, neighbours=tuple(map(neighbour, places, alike)))
-        for image, places, alike in zip(images, order, cosines, strict=True)
+        replace(image, neighbours=tuple(map(neighbour, indices, alike)))
+        for image, indices, alike in zip(images, order, cosines, strict=True)
     )
 
 
@@ -201,20 +201,20 @@ def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> tup
     if len(part) < LEAST_MAPPED or part["label"].nunique() < 2:
         return None, {}
     labels = part["label"].tolist()
-    found = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
+    layout = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
     rings = part["id"].isin(wrong).tolist()
     words = f"{len(part)} images on a flat map of their features, {{}}; a mark for each class, a ring on wrong answers"
-    views = {"pca": (found.pca, "principal components"), "tsne": (found.tsne, "t-SNE")}
+    views = {"pca": (layout.pca, "principal components"), "tsne": (layout.tsne, "t-SNE")}
     svg: dict[str, str] = {
-        f"inspect-{name}": inline_svg(feature_map(places, labels, rings), f"inspect-{name}", words.format(how))
-        for name, (places, how) in views.items()
+        f"inspect-{name}": inline_svg(feature_map(positions, labels, rings), f"inspect-{name}", words.format(how))
+        for name, (positions, how) in views.items()
     }
     facts = MapFacts(
         images=len(part),
         of=len(known.part(TRAIN, TEST)),
-        clusters=int(found.clusters.max()) + 1,
-        agreement=round(found.agreement, 4),
-        explained=round(found.explained, 4),
+        clusters=int(layout.clusters.max()) + 1,
+        agreement=round(layout.agreement, 4),
+        explained=round(layout.explained, 4),
     )
     return facts, svg
 
@@ -237,10 +237,10 @@ def _robustness(
     return robustness.look(model, pixels, targets, cluster, look.spec, rng, batch_size, CONFIDENCE)
 
 
-def _drawn(found: Robustness | None) -> dict[str, str]:
-    if found is None:
+def _drawn(result: Robustness | None) -> dict[str, str]:
+    if result is None:
         return {}
-    figure, words = worse_pictures(found.rows)
+    figure, words = worse_pictures(result.rows)
     return {"inspect-robustness": inline_svg(figure, "inspect-robustness", words)}
 
 

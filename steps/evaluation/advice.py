@@ -39,15 +39,15 @@ def next_labels(features: Floats, probabilities: Floats, count: int, seed: int) 
 
     margin = margins(probabilities)
     candidates = np.argsort(margin, kind="stable")[: min(MOST, UNSURE * count)]
-    places = normalize(features[candidates])
-    groups = min(count, len(np.unique(places, axis=0)))
+    directions = normalize(features[candidates])
+    groups = min(count, len(np.unique(directions, axis=0)))
     unsure = np.maximum(1 - margin[candidates], 1e-6)
-    found = KMeans(groups, n_init=1, random_state=seed).fit(places, sample_weight=unsure)
-    distance = ((places - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
-    weight = np.bincount(found.labels_, unsure, minlength=groups)
+    clustering = KMeans(groups, n_init=1, random_state=seed).fit(directions, sample_weight=unsure)
+    distance = ((directions - clustering.cluster_centers_[clustering.labels_]) ** 2).sum(axis=1)
+    weight = np.bincount(clustering.labels_, unsure, minlength=groups)
     picks = []
     for group in np.argsort(-weight, kind="stable"):
-        members = np.flatnonzero(found.labels_ == group)
+        members = np.flatnonzero(clustering.labels_ == group)
         nearest = candidates[members[distance[members].argmin()]]
         picks.append(Pick(int(nearest), float(margin[nearest]), len(members)))
     return picks

@@ -35,8 +35,8 @@ def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
         nats = -scaled[np.arange(len(targets)), targets].sum()
         return float(nats + 0.5 * (log_temperature / spread) ** 2)
 
-    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-9})
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-9})
+    return float(np.exp(optimum.x))
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def binned(confidence: Floats, bins: int) -> Bins:
     """Sort images into at most `bins` bins of equal number by confidence; ten images a bin at least."""
     count = max(1, min(bins, len(confidence) // 10))
     index = np.empty(len(confidence), dtype=np.int64)
-    for number, places in enumerate(np.array_split(np.argsort(confidence, kind="stable"), count)):
-        index[places] = number
+    for number, members in enumerate(np.array_split(np.argsort(confidence, kind="stable"), count)):
+        index[members] = number
     return Bins(index, count)
 
 
@@ -141,8 +141,8 @@ def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstentio
     if accuracy[-1] >= target:
         return Abstention(0.0, True)
     enough = np.flatnonzero(accuracy >= target)
-    place = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
-    return Abstention(float(thresholds[place]), bool(len(enough)))
+    index = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
+    return Abstention(float(thresholds[index]), bool(len(enough)))
 
 
 def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> tuple[CoverageRisk, ...]:
@@ -180,8 +180,8 @@ def scored(probabilities: Floats, targets: Ints, sample: Sample, confidence: flo
     What a wrong answer costs is what the probabilities [n, classes] themselves expect of one.
     """
     kinds, seen = _losses_by_class(probabilities), losses(probabilities, targets)
-    other = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
-    wrong = (other[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(other.sum()), np.finfo(np.float64).tiny)
+    runners_up = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
+    wrong = (runners_up[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(runners_up.sum()), np.finfo(np.float64).tiny)
     nats, brier = (mean_of_losses(seen[:, i], float(wrong[i]), MOST[i], sample, confidence) for i in (0, 1))
     return nats, brier
 

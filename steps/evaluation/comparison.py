@@ -112,10 +112,10 @@ def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np
     return _bounded(smoothed(gain, sample, rules.confidence, rules.bootstrap_draws, generator))
 
 
-def _bounded(found: Figure) -> Figure:
+def _bounded(difference: Figure) -> Figure:
     """Clip the interval of a difference of shares to -1 and 1."""
-    low, high = found.ends
-    return replace(found, low=max(-1.0, low), high=min(1.0, high))
+    low, high = difference.ends
+    return replace(difference, low=max(-1.0, low), high=min(1.0, high))
 
 
 def verdict_of(difference: Figure, p: float, confidence: float) -> str:
@@ -183,7 +183,7 @@ def _against(
 ) -> BaselineComparison:
     mean = np.mean(draws, axis=0)
     difference = _difference(right - mean, sample, rules, generator)
-    tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
+    tables = [(int((right & ~baseline).sum()), int((baseline & ~right).sum())) for baseline in draws]
     p = max(mcnemar(*table) for table in tables)
     sign, design = np.sign(difference.known), design_effect(right - mean, sample.cluster)
     asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]

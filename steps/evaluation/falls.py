@@ -59,8 +59,8 @@ def shown(found: Sequence[Change], limit: float, level: float) -> list[tuple[Cha
     """
     if not found:
         return []
-    adjusted = multipletests([chance(one, limit) for one in found], method="holm")[1]
-    return [(one, float(p)) for one, p in zip(found, adjusted, strict=True) if p < level]
+    adjusted = multipletests([chance(change, limit) for change in found], method="holm")[1]
+    return [(change, float(p)) for change, p in zip(found, adjusted, strict=True) if p < level]
 
 
 def chance(one: Change, limit: float) -> float:

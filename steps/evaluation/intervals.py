@@ -68,8 +68,8 @@ def _told(n: int, clusters: int, design: float, degrees: float, confidence: floa
     are the clusters; where one answer in fifty is wrong, no more is known than the clusters with a wrong answer tell.
     At worst a cluster tells as much as one image.
     """
-    told = n / max(1.0, design)
-    return max(min(told, clusters), told / _unsure(n, degrees, confidence))
+    effective = n / max(1.0, design)
+    return max(min(effective, clusters), effective / _unsure(n, degrees, confidence))
 
 
 def _telling(right: Bools, cluster: Ints) -> int:
@@ -116,8 +116,8 @@ def _spread(influence: Floats, targets: Ints, cluster: Ints) -> tuple[float, flo
     """
     many = _clusters_of(targets, cluster)
     order = np.lexsort((targets, many[targets]))
-    _, first, place = np.unique(cluster[order], return_index=True, return_inverse=True)
-    squares = np.bincount(place, _within(influence, targets)[order]) ** 2
+    _, first, index = np.unique(cluster[order], return_index=True, return_inverse=True)
+    squares = np.bincount(index, _within(influence, targets)[order]) ** 2
     counted = targets[order][first]
     each = np.bincount(counted, squares, minlength=len(many)) * many / np.maximum(many - 1, 1)
     free = np.maximum(np.bincount(counted, minlength=len(many)) - 1, 1)
@@ -131,10 +131,10 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
     variance of theirs are those of a beta distribution, whose quantiles are the interval. Limits of each class, added
     in squares (MOVER), hold the truth in 88 % of the sets with five images per class at p = 0.98.
     """
-    labels, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
-    seen, count = np.bincount(place, right), len(labels)
-    share_told = _told_by((~right) / (count * sizes[place]), right, place, sizes, cluster, confidence)
-    weight = _weights(sizes, share_told)
+    labels, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    seen, count = np.bincount(index, right), len(labels)
+    effective_share = _told_by((~right) / (count * sizes[index]), right, index, sizes, cluster, confidence)
+    weight = _weights(sizes, effective_share)
     good, bad = (seen + 1 / (count * max(count - 1, 1))) * weight, (sizes - seen + 1 / count) * weight
     whole = good + bad
     value, mean = float((seen / sizes).mean()), float((good / whole).mean())
@@ -144,9 +144,9 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
     return Figure(value, min(value, float(low)), max(value, float(high)), POSTERIOR)
 
 
-def _weights(sizes: Ints, share_told: Floats) -> Floats:
+def _weights(sizes: Ints, effective_share: Floats) -> Floats:
     """Return for how much of itself each image of a class counts in the posterior: two images of a class do not."""
-    return np.asarray(np.maximum(sizes * share_told - 2, LEAST_TOLD) / np.maximum(sizes, 1))
+    return np.asarray(np.maximum(sizes * effective_share - 2, LEAST_TOLD) / np.maximum(sizes, 1))
 
 
 def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluster: Ints, confidence: float) -> Floats:
@@ -164,8 +164,8 @@ def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluste
     influence, right, targets, cluster = influence[shown], right[shown], targets[shown], cluster[shown]
     plain, (variance, degrees) = _spread(influence, targets, np.arange(n))[0], _spread(influence, targets, cluster)
     design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / clusters
-    told = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
-    return np.asarray(np.where(many >= 2, told / n, 1 / np.maximum(sizes, 1)))
+    effective = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
+    return np.asarray(np.where(many >= 2, effective / n, 1 / np.maximum(sizes, 1)))
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
         float((apart**2).sum()),
         float(stdtrit(_degrees(apart, len(sample.strata)), 0.5 + confidence / 2)),
     )
-    more, one = mean + wrong / n, (wrong / n) ** 2
-    low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + one) ** 0.5 / more
+    more, added_variance = mean + wrong / n, (wrong / n) ** 2
+    low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + added_variance) ** 0.5 / more
     high = float(more * np.exp(rise)) if np.log(more) + rise < np.log(most) else None
     return Figure(mean, float(low), high, LOG_T)
 
@@ -258,8 +258,8 @@ def resampled_sums(values: Floats, sample: Sample, draws: int, generator: np.ran
     """Return the sums of per-image values [n, m] in each of the draws, [draws, m]."""
     parts, total = _summed(values, sample), np.zeros((draws, values.shape[1]))
     for stratum in sample.strata:
-        for rows, weights in _drawn(len(stratum), draws, generator):
-            total[rows] += weights @ parts[stratum]
+        for batch, weights in _drawn(len(stratum), draws, generator):
+            total[batch] += weights @ parts[stratum]
     return total
 
 
@@ -276,10 +276,10 @@ def _drawn(size: int, draws: int, generator: np.random.Generator) -> Iterator[tu
     """Yield how often each of `size` things was drawn, [some draws, size], for all draws in turn."""
     step = max(1, CELLS // size)
     for start in range(0, draws, step):
-        rows = min(step, draws - start)
-        picked = generator.integers(0, size, (rows, size)) + np.arange(rows)[:, None] * size
-        counts = np.bincount(picked.ravel(), minlength=rows * size).reshape(rows, size)
-        yield slice(start, start + rows), counts.astype(np.float64)
+        count = min(step, draws - start)
+        picked = generator.integers(0, size, (count, size)) + np.arange(count)[:, None] * size
+        counts = np.bincount(picked.ravel(), minlength=count * size).reshape(count, size)
+        yield slice(start, start + count), counts.astype(np.float64)
 
 
 def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> Figure:
@@ -352,16 +352,16 @@ def macro_f1(
     )
     prior = _weights(sizes, np.ones(classes)) / (classes * max(classes - 1, 1))
     shape = (matrix * weight[:, None] + prior[:, None])[present]
-    found = []
+    draws_of_f1 = []
     step = max(1, CELLS // classes**2)
     for start in range(0, draws, step):
         drawn = rng.standard_gamma(np.broadcast_to(shape, (min(step, draws - start), *shape.shape)))
         whole = np.zeros((len(drawn), classes, classes))
         whole[:, present] = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), TINY) * sizes[present][:, None]
-        found.append(_f1(whole, present))
+        draws_of_f1.append(_f1(whole, present))
     expected = np.zeros((1, classes, classes))
     expected[0, present] = shape / shape.sum(axis=1, keepdims=True) * sizes[present][:, None]
-    shown = np.concatenate(found)
+    shown = np.concatenate(draws_of_f1)
     bent = float(shown.mean() - _f1(expected, present)[0])
     low, high = np.quantile(shown, [0.5 - confidence / 2, 0.5 + confidence / 2]) - 2 * bent
     return Figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)

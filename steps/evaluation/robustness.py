@@ -76,12 +76,12 @@ def look(
 
     def answers(shown: torch.Tensor) -> npt.NDArray[np.int64]:
         parts = [
-            predict_logits(network, normalise(part, spec)).argmax(axis=1) for part in torch.split(shown, batch_size)
+            predict_logits(network, normalise(batch, spec)).argmax(axis=1) for batch in torch.split(shown, batch_size)
         ]
         return np.concatenate(parts).astype(np.int64)
 
     usual = answers(pixels)
-    found = {(UNCHANGED, ""): usual} | {
+    predictions = {(UNCHANGED, ""): usual} | {
         (kind, strength): answers(corrupted(pixels, kind, strength, rng))
         for kind in CORRUPTIONS
         for strength in STRENGTHS
@@ -93,6 +93,6 @@ def look(
             agreement=float((predicted == usual).mean()),
             accuracy=share(predicted == targets, cluster, confidence),
         )
-        for (kind, strength), predicted in found.items()
+        for (kind, strength), predicted in predictions.items()
     )
     return Robustness(len(targets), rows, worst=min(rows[1:], key=lambda row: row.accuracy.known))

@@ -106,11 +106,11 @@ def judge_slices(
     of its slices: a lower one breaches. All images are no slice, unless a limit asks for it.
     """
     judged = [
-        one
-        for one in slices_of(images, columns)
-        if one.members.sum() >= least and (not one.members.all() or one.limit(limits) is not None)
+        candidate
+        for candidate in slices_of(images, columns)
+        if candidate.members.sum() >= least and (not candidate.members.all() or candidate.limit(limits) is not None)
     ]
-    chances = [_chance(right, one.members, cluster, confidence) for one in judged]
+    chances = [_chance(right, candidate.members, cluster, confidence) for candidate in judged]
     adjusted = multipletests(chances, method="holm")[1] if chances else []
     rows = [
         _judged(part, right, cluster, part.limit(limits), confidence, float(p))
@@ -140,8 +140,8 @@ def _chance(right: Bools, members: Bools, cluster: Ints, confidence: float) -> f
         return 1.0
     overall = effective_images(right, cluster, confidence) / len(right)
     table = []
-    for part in (members, ~members):
+    for side in (members, ~members):
         # few clusters show their design effect badly: that of all images counts where it is the larger one
-        told = min(effective_images(right[part], cluster[part], confidence) / part.sum(), overall)
-        table.append([round(right[part].sum() * told), round((~right[part]).sum() * told)])
+        effective_share = min(effective_images(right[side], cluster[side], confidence) / side.sum(), overall)
+        table.append([round(right[side].sum() * effective_share), round((~right[side]).sum() * effective_share)])
     return float(fisher_exact(table, alternative="less").pvalue)

@@ -115,8 +115,8 @@ def class_balance(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str
 
 def _bars(axes: Axes, values: Sequence[int], names: Sequence[str]) -> None:
     axes.barh(range(len(values)), values, height=0.62, color=COLOURS["accent"])
-    for place, value in enumerate(values):
-        axes.annotate(f"{value:,}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=10)
+    for row, value in enumerate(values):
+        axes.annotate(f"{value:,}", (value, row), (4, 0), textcoords="offset points", va="center", fontsize=10)
     axes.set(xlim=(0, max([*values, 1]) * 1.5), ylim=(len(values) - 0.5, -0.5), xticks=[])
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
@@ -145,13 +145,13 @@ def learning_curve(points: Sequence[CurvePoint]) -> Figure:
     """Draw cross-validated balanced accuracy against labels per class, on a scale where each doubling is a step."""
     figure = _figure(WIDTH, 190)
     axes = _axes(figure, 52, 14, WIDTH - 68, 132)
-    found = _points(points, "labels_per_class", "balanced_accuracy")
-    axes.plot(*zip(*found, strict=True), "o-", color=COLOURS["accent"])
+    coordinates = _points(points, "labels_per_class", "balanced_accuracy")
+    axes.plot(*zip(*coordinates, strict=True), "o-", color=COLOURS["accent"])
     axes.set_xscale("log", base=2)
-    axes.set_xticks([x for x, _ in found], [f"{x:g}" for x, _ in found])
+    axes.set_xticks([x for x, _ in coordinates], [f"{x:g}" for x, _ in coordinates])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("labels per class")
-    _mark(axes, found, found[-1][0], "all labels")
+    _mark(axes, coordinates, coordinates[-1][0], "all labels")
     _scale(axes, share=True)
     return figure
 
@@ -238,8 +238,8 @@ def accuracy_intervals(dots: Sequence[Dot], baseline: float, baseline_name: str)
     left, tall = _room(dot.name for dot in dots), 26 * len(dots)
     figure = _figure(WIDTH, tall + 28 + 20 * len(shown))
     axes = _axes(figure, left, 6, WIDTH - left - 62, tall)
-    for place, dot in enumerate(dots):
-        _draw(axes, place, dot)
+    for row, dot in enumerate(dots):
+        _draw(axes, row, dot)
     start, stop = min([lowest, *shown]) - 0.02, max([highest, *shown]) + 0.02
     axes.set(xlim=(max(0.0, start), min(1.0, stop)), ylim=(len(dots) - 0.5, -0.5))
     for share in shown:
@@ -268,14 +268,14 @@ def _dashed(axes: Axes, share: float, name: str) -> None:
     )
 
 
-def _draw(axes: Axes, place: int, dot: Dot) -> None:
+def _draw(axes: Axes, row: int, dot: Dot) -> None:
     colour, weight = (COLOURS["accent"], "bold") if dot.chosen else (COLOURS["soft"], "normal")
     if dot.low is not None and dot.high is not None:
-        axes.plot([dot.low, dot.high], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
-    axes.plot(dot.value, place, "o", color=colour, ms=8, clip_on=False)
+        axes.plot([dot.low, dot.high], [row, row], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
+    axes.plot(dot.value, row, "o", color=colour, ms=8, clip_on=False)
     axes.annotate(
         _percent(dot.value),
-        (1, place),
+        (1, row),
         (10, 0),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",
@@ -304,8 +304,8 @@ def _points(rows: Iterable[object], x: str, y: str) -> list[tuple[float, float]]
 
 def _mark(axes: Axes, points: Sequence[tuple[float, float]], chosen: float, name: str) -> None:
     """Make the chosen point stand out, its value above it and inwards where it is the first or the last."""
-    places = [x for x, _ in points]
-    align = "left" if chosen == min(places) else "right" if chosen == max(places) else "center"
+    positions = [x for x, _ in points]
+    align = "left" if chosen == min(positions) else "right" if chosen == max(positions) else "center"
     for x, y in points:
         if x == chosen:
             axes.plot(x, y, "o", color=COLOURS["accent"], ms=10)

@@ -28,8 +28,8 @@ def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin
     low = min(min(row.confidence, row.accuracy.known) for row in (*before, *after))
     axes.plot([low, 1], [low, 1], color=COLOURS["soft"], lw=1.2, ls=(0, (4, 3)))
     for rows, colour, name in ((before, "second", "before"), (after, "accent", "after")):
-        places = [(row.confidence, row.accuracy.known) for row in rows]
-        axes.plot(*zip(*places, strict=True), "o-", color=COLOURS[colour], label=name)
+        points = [(row.confidence, row.accuracy.known) for row in rows]
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[colour], label=name)
     for row in after:
         axes.plot([row.confidence] * 2, row.accuracy.ends, color=COLOURS["accent"], lw=3, alpha=0.25)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=10, handlelength=1.4)

@@ -21,7 +21,7 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
     """
     asked = answers[(answers["split"] == TEST) & (answers["model"] == model)]
     wrong = asked[asked["predicted"] != asked["label"]]
-    place = {label: i for i, label in enumerate(classes)}
+    index = {label: i for i, label in enumerate(classes)}
     columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
     rows = [
         AnsweredImage(
@@ -29,8 +29,8 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
             path,
             label,
             predicted,
-            of_predicted=float(chances[place[predicted]]),
-            of_label=float(chances[place[label]]),
+            of_predicted=float(chances[index[predicted]]),
+            of_label=float(chances[index[label]]),
         )
         for identity, path, label, predicted, chances in zip(*columns, strict=True)
     ]

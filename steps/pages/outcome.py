@@ -44,9 +44,9 @@ def write_outcome(report: Path, page: Path, outcome: Outcome) -> None:
     """
     text = report.read_text(encoding="utf-8")
     for marker, template in PARTS.items():
-        if (found := text.count(marker)) != 1:
+        if (count := text.count(marker)) != 1:
             raise DataError(
-                f"{report} holds the marker {marker} {found} times, not once; make it anew: dvc repro -f report"
+                f"{report} holds the marker {marker} {count} times, not once; make it anew: dvc repro -f report"
             )
         text = text.replace(marker, render(template, outcome=outcome))
 

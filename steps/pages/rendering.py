@@ -137,7 +137,7 @@ def ticks(start: float, stop: float, least: int = 3) -> list[float]:
         for step in (5 * 10.0**exponent, 2 * 10.0**exponent, 10.0**exponent):
             first, last = math.ceil(start / step - 1e-9), math.floor(stop / step + 1e-9)
             if last - first + 1 >= least:
-                return [round(place * step, 12) for place in range(first, last + 1)]
+                return [round(multiple * step, 12) for multiple in range(first, last + 1)]
     raise ValueError(f"no axis from {start} to {stop}")
 
 

@@ -32,5 +32,5 @@ def refuse_absent(device: str) -> None:
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device]:
-        found = ", ".join(name for name, present in there.items() if present)
-        raise RequestError(f"extract_features.device is {device}; this machine has {found}")
+        available = ", ".join(name for name, present in there.items() if present)
+        raise RequestError(f"extract_features.device is {device}; this machine has {available}")

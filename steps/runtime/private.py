@@ -22,9 +22,9 @@ def make() -> tuple[Path, IO[bytes]]:
     Raises RegistryError if there is no folder to make it in that others cannot exchange.
     """
     try:
-        place = _in_project() or _elsewhere()
-        _sweep(place)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        parent = _in_project() or _elsewhere()
+        _sweep(parent)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         return folder, _kept(folder)
     except OSError as error:
         raise RegistryError(f"no private folder can be made for a version's files: {error}; make room there") from None
@@ -42,12 +42,12 @@ def _in_project() -> Path | None:
         if not _is_mine(folder):
             return None
         folder.chmod(0o700)
-        place = folder.resolve()
-        owners = {above.stat().st_uid for above in place.parents}
+        resolved = folder.resolve()
+        owners = {above.stat().st_uid for above in resolved.parents}
     except OSError:
         return None
-    ours = owners <= {0, os.geteuid()} and os.access(place, os.W_OK)
-    return place if ours and not _exchangeable(place) else None
+    ours = owners <= {0, os.geteuid()} and os.access(resolved, os.W_OK)
+    return resolved if ours and not _exchangeable(resolved) else None
 
 
 def _elsewhere() -> Path:
@@ -56,19 +56,19 @@ def _elsewhere() -> Path:
     A folder in it is ours alone from the start (mode 0700, a random name). After its removal somebody may make one of
     that name, but no path of this process leads there any more.
     """
-    place = Path(tempfile.gettempdir()).resolve()
-    owners = {folder.stat().st_uid for folder in (place, *place.parents)}
-    if _exchangeable(place) or not owners <= {0, os.geteuid()}:
+    temporary = Path(tempfile.gettempdir()).resolve()
+    owners = {folder.stat().st_uid for folder in (temporary, *temporary.parents)}
+    if _exchangeable(temporary) or not owners <= {0, os.geteuid()}:
         raise RegistryError(
-            f"{place} lets other users rename what lies there, so no version's code can be run from there; set "
+            f"{temporary} lets other users rename what lies there, so no version's code can be run from there; set "
             "TMPDIR to a folder of your own, or the sticky bit: chmod +t"
         )
-    return place
+    return temporary
 
 
-def _exchangeable(place: Path) -> bool:
+def _exchangeable(folder: Path) -> bool:
     """Return True if all users may rename the contents of this folder or of one above it."""
-    modes = [above.stat().st_mode for above in (place, *place.parents)]
+    modes = [above.stat().st_mode for above in (folder, *folder.parents)]
     return any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in modes)
 
 
@@ -86,9 +86,9 @@ def _kept(folder: Path) -> IO[bytes]:
     return file
 
 
-def _sweep(place: Path) -> None:
+def _sweep(parent: Path) -> None:
     """Remove our folders whose process has ended."""
-    for folder in place.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another process sweeps, too, or the folder's own lives
             if _is_mine(folder):
                 with (folder / OWNER).open("rb+") as file:

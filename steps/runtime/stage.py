@@ -172,8 +172,8 @@ def _content(path: Path) -> str:
     if pointer.exists():  # `dvc add` hashed it already, and both drivers add it anew where it has changed
         return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
     if path.is_dir():
-        found = (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)  # as .dvcignore
-        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in found})
+        members = (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)  # as .dvcignore
+        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in members})
     return sha256_of(path)
 
 
@@ -200,10 +200,10 @@ def code_dependencies(root: Path, module: str) -> set[str]:
 
 
 def _imports(tree: ast.AST) -> list[str]:
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.split(".")[0] == "steps"]
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == "steps"]
