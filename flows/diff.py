@@ -1,4 +1,4 @@
-"""What changed in the data between two versions: images added, removed, relabelled, moved; the classes' balance."""
+"""Changes in the data between two versions: images added, removed, relabelled, moved; the classes' balance."""
 
 import io
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from steps.errors import RequestError
 from steps.images.manifest import SPLITS, class_counts
 
 MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
-SHOWN = 10  # images of a kind in the text; --json has them all
+SHOWN = 10  # images per kind in the text; --json lists all
 
 
 Side = str | list[str]  # as text, or [old, new] where the two differ
@@ -71,7 +71,7 @@ class DataDifference:
 
 
 def between(root: Path, old: str, new: str) -> DataDifference:
-    """Compare the manifests of two revisions; `workspace` is the one that lies here. RequestError as `read_at`."""
+    """Compare the manifests of two revisions; `workspace` is the working copy. RequestError as in `read_at`."""
     return compare(old, new, _manifest(root, old), _manifest(root, new))
 
 

@@ -19,8 +19,8 @@ from steps.runtime import files, stage
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
 PYTHON = ((3, 11), (3, 14))  # from, and below
-ROOM = 5 * 2**30  # bytes free, below which a run with real images may not end
-DENSE = 0.5  # of the parameters in fully connected layers, from which transfer is known to be weak
+ROOM = 5 * 2**30  # bytes: with less free, a run with real images may not end
+DENSE = 0.5  # share of parameters in fully connected layers above which transfer is known to be weak
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What every check found."""
+    """The findings of all checks."""
 
     findings: list[Finding]
 
@@ -65,7 +65,7 @@ Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
 
 
 def examine(root: Path) -> Diagnosis:
-    """Run every check; one that cannot even run is a fault like any other."""
+    """Run every check; a check that cannot run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
         ("packages", _packages),
@@ -278,7 +278,7 @@ def _prefect(_: Path) -> Findings:
 
 
 def _silence(url: str, who: tuple[str, str] | None = None) -> str:
-    """Return why a server does not answer, "" if it does. User and password (of the address, too) go in a header."""
+    """Return why a server does not answer, "" if it does. User and password (also the address's) go in a header."""
     import httpx
 
     try:
@@ -291,7 +291,7 @@ def _silence(url: str, who: tuple[str, str] | None = None) -> str:
 
 
 def _transfer(root: Path) -> Findings:
-    """Warn where most of a backbone is fully connected: such layers learn the patterns of their own task."""
+    """Warn if most of a backbone is fully connected: such layers learn the patterns of their own task."""
     if not (root / BACKBONE / "card.json").exists():
         return
     from steps.backbones import models

@@ -17,9 +17,9 @@ BATCHES = (16, 32, 64)
 
 
 def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
-    """Measure; yield a line for each figure as it comes, then the best. `write` puts that into params.yaml.
+    """Measure; yield one line per figure, then the best mode. `write` puts that into params.yaml.
 
-    The device is the user's. Raises RequestError where the machine lacks it, or where no images were accepted yet.
+    The device is the user's. Raises RequestError if the machine lacks it, or if no images were accepted yet.
     """
     now = params.read(root)
     device, size = now["extract_features"]["device"], now["compute"]["batch_size"]
@@ -51,9 +51,9 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
 
 
 def fastest(found: list[Speed], images: int) -> Speed:
-    """Return the way that takes these images in the least time, of those whose features are near enough to the plain.
+    """Return the fastest mode for these images among those whose features are close enough to the plain ones.
 
-    The compiler's time counts: it is spent once, whatever the number of images.
+    Compile time counts: it is spent once, for any number of images.
     """
     return min((speed for speed in found if speed.deviation <= TOLERANCE), key=lambda speed: speed.seconds(images))
 
