@@ -113,7 +113,7 @@ def validate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
+    """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 if they refuse)."""
     from flows import gates
 
     if reweight and not against:
@@ -172,7 +172,7 @@ def history(
     at: Annotated[str | None, typer.Option(help="What was in production then? A date or an ISO time.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print every decision about production, from the signed ledger; exit code 1 where it was tampered with."""
+    """Print every decision about production, from the signed ledger; exit code 1 if it was tampered with."""
     from steps.commands.history import history as read
 
     ledger = read(enter(Path.cwd()), at)

@@ -15,7 +15,7 @@ MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
 SHOWN = 10  # images per kind in the text; --json lists all
 
 
-Side = str | list[str]  # as text, or [old, new] where the two differ
+Side = str | list[str]  # as text, or [old, new] if the two differ
 
 
 @dataclass(frozen=True)

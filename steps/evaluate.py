@@ -50,12 +50,12 @@ def evaluate(
     evaluation: Path,
     predictions: Path,
 ) -> None:
-    """Write every test prediction of both models, and the figures with intervals that follow from them.
+    """Write every test prediction of both models, and the figures with intervals computed from them.
 
     Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
     has seen them) and through the fine-tuned network of its best epoch. Transfer is judged by models that learned from
-    the labels the baselines had (`same_labels`), by the head where the network was trained from scratch. Raises
-    ParamsError for a slice that the manifest does not know, RegistryError where the ledger of looks was tampered with.
+    the labels the baselines had (`same_labels`), by the head if the network was trained from scratch. Raises
+    ParamsError for a slice that the manifest does not have, RegistryError if the ledger of looks was tampered with.
     """
     classes = list(artefacts.read(TrainedFacts, head / models.FACTS).classes)
     fitted, tuned = artefacts.read(HeadHistory, head_history), artefacts.read(FineTuneHistory, fine_tune_history)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about what the pipeline found, made of tracked inputs alone."""
+"""One self-contained HTML page about the pipeline's results, made from tracked inputs alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ReportParams:
     thumbnail: Annotated[int, Interval(ge=32, le=512)]  # longer side, pixels
 
 
-Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the words that stand for it
+Drawing = tuple[str, Figure, str]  # name in the templates, figure, alternative text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def report(
         answers=files.read_table(predictions),
     )
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
-    # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
+    # The mistakes come before the samples here, too: if the budget is short, the page is for them
     context = {
         **_test(results),
         **_wrong_answers(results, album, params),
@@ -160,7 +160,7 @@ def _wrong_answers(results: Found, album: Album, params: ReportParams) -> dict[s
 
 
 def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
-    """List the images that a person should look at first, about so many: path, id, and the reason in words."""
+    """List about `most` images that a person should look at first: path, id, and the reason in words."""
     labels = [(row, f"labelled {row.label}, looks like {row.suggested}") for row in screened.label_errors]
     like = [
         (image, f"like {group.images[0].path} in another split")
@@ -175,7 +175,7 @@ def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
 
 
 def _accounts_shown(results: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
-    """Return pictures as the files have them and with their colours swapped, side by side, where the weights say so."""
+    """Return pictures as in the files and with swapped colours, side by side, if the weights suggest the swap."""
     seen = results.checks.observed
     if not seen or all(finding.account != SWAPPED for finding in seen.wanted):
         return []
@@ -195,12 +195,12 @@ def _exchanged(image: Image.Image) -> Image.Image:
 
 
 def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tuple[dict[str, Any], Picture, str]]:
-    """Return (row, picture, alternative text) of each row whose picture still has room on the page."""
+    """Return (row, picture, alternative text) of each row whose picture still fits on the page."""
     return [(row, shown, alt.format(**row)) for row in rows if (shown := album.add(row["path"], row["id"]))]
 
 
 def _data(results: Found, album: Album, params: ReportParams) -> dict[str, object]:
-    """Gather the sizes of the splits and sample images of each class, or of the hardest where there are many."""
+    """Gather the sizes of the splits and sample images of each class, or of the hardest if there are many."""
     sampled: Sequence[str] = results.classes
     if len(sampled) > MOST_SAMPLED:
         sampled = [row.label for row in findings.hardest_first(results.test)[:MOST_SAMPLED]]

@@ -208,7 +208,7 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
 
     Student's t on the logarithm of the mean, because losses have a long tail. If a few wrong answers make up most of
     the mean, its spread rests on few values: degrees of freedom after Satterthwaite 1946 (Biometrics Bull. 2:110),
-    with the observed kurtosis. For the upper end one wrong answer is added, as by Clopper and Pearson: a set without
+    with the observed kurtosis. For the upper end one wrong answer is added, as in Clopper-Pearson: a set without
     any does not show what one costs. A bootstrap-t covers the truth in 89 % of the sets with five images per class at
     p = 0.98. Equal losses, or a single cluster, give no interval; an upper end that no mean can exceed is None.
     """

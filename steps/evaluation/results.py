@@ -197,7 +197,7 @@ class BaselineComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferVerdict:
-    """Whether transfer helps, by the comparison with the baseline `against`; None where no baseline was trained."""
+    """Whether transfer helps, by the comparison with the baseline `against`; None if no baseline was trained."""
 
     verdict: str | None
     sentence: str
