@@ -1,1 +1,1 @@
-"""When and in what order. The only folder that imports Prefect or DVC."""
+"""When stages run and in what order. The only folder that imports Prefect or DVC."""

@@ -1,4 +1,4 @@
-"""The verdict in Prefect's pages, and a person's answer to a proposal given there."""
+"""Show the verdict in Prefect's pages, and take a person's answer to a proposal there."""
 
 from pathlib import Path
 from uuid import UUID
@@ -20,7 +20,7 @@ from steps.registry.chain import PROPOSE
 from steps.runtime import params
 
 ARTIFACT = "verdict"
-POLL = 5  # seconds between two looks whether somebody has answered
+POLL = 5  # seconds between two checks for an answer
 
 
 class Approval(RunInput):
@@ -38,21 +38,21 @@ def tell(report: Report) -> None:
 
 
 def wait_for_answer(root: Path, report: Report) -> Report:
-    """Wait for a person's answer where a deployed run has proposed a version and params.yaml says how long.
+    """Wait for a person's answer if a deployed run proposed a version and params.yaml sets a waiting time.
 
-    Without an answer in time the proposal stays, for `regraft approve`. The project's lock is free meanwhile; where
-    another run holds it when the answer comes, the answer waits. Raises RequestError where the champion has moved.
+    Without an answer in time the proposal stays open for `regraft approve`. The project's lock is free meanwhile; if
+    another run holds it when the answer comes, the answer waits. Raises RequestError if the champion has changed.
     """
-    found = report.promotion
+    promotion = report.promotion
     minutes = params.read(root)["promote"]["wait_minutes"]
-    if found is None or found.verdict != PROPOSE or not minutes or deployment.id is None:
+    if promotion is None or promotion.verdict != PROPOSE or not minutes or deployment.id is None:
         return report
-    answer = _ask(found, minutes)
+    answer = _ask(promotion, minutes)
     if answer is None:
         return report
     decide = release.approve if answer.approve else release.decline
-    with running(root, wait=True):  # a person has answered: what they said must not get lost to a run that is quicker
-        return answered(root, report, decide(root, found.challenger, answer.by, answer.reason))
+    with running(root, wait=True):  # the answer must not be lost to a run that takes the lock first
+        return answered(root, report, decide(root, promotion.challenger, answer.by, answer.reason))
 
 
 def _ask(promotion: Promotion, minutes: float) -> Approval | None:
@@ -65,7 +65,7 @@ def _ask(promotion: Promotion, minutes: float) -> Approval | None:
 
 
 def _go_on() -> None:
-    """Leave the pause that has ended: Prefect fails a run that completes out of it, or whose pause it finds expired."""
+    """Leave the expired pause: Prefect fails a run that completes while paused or whose pause has expired."""
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(flow_run.id), Running(), force=True)
 

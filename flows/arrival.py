@@ -9,17 +9,17 @@ from pathlib import Path
 from steps.errors import RequestError
 from steps.runtime import files
 
-# On the file system of what they replace, laid out as the project is. The first is gone after a kill; what the second
-# holds is whole, and the next `use` or run goes on putting it in place.
+# Both are on the file system of what they replace, and laid out like the project. The first is discarded after a
+# kill; the second is complete, and the next `use` or run continues to put it in place.
 INCOMING, ARRIVED = "data/.incoming", "data/.arrived"
 PIECES = ("data/raw", "params.yaml", "data/backbone", "data/source.json")
 
 
 @contextmanager
 def incoming(root: Path) -> Iterator[Path]:
-    """Yield an empty folder; whatever of `PIECES` it holds in the end takes its place in the project.
+    """Yield an empty folder; the `PIECES` that it holds at the end replace those of the project.
 
-    Raises RequestError, with nothing changed, where that cannot be.
+    Raises RequestError, with nothing changed, if they cannot be replaced.
     """
     folder = root / INCOMING
     shutil.rmtree(folder, ignore_errors=True)
@@ -46,11 +46,11 @@ def put_in_place(root: Path) -> None:
     except BaseException as error:
         for piece in reversed(done):
             _put_back(arrived / piece, root / piece)
-        if not any(os.path.lexists(_old(arrived / piece)) for piece in PIECES):  # else a killed `use` had put some
+        if not any(os.path.lexists(_old(arrived / piece)) for piece in PIECES):  # else a killed `use` moved some
             shutil.rmtree(arrived)
         if isinstance(error, OSError):
-            told = f"{error.filename or done[-1]} cannot be replaced: {error.strerror or error}"
-            raise RequestError(f"{told}; what was there is there still") from None
+            message = f"{error.filename or done[-1]} cannot be replaced: {error.strerror or error}"
+            raise RequestError(f"{message}; what was there is there still") from None
         raise
     shutil.rmtree(arrived)
 
@@ -59,35 +59,35 @@ def _old(new: Path) -> Path:
     return new.with_name(f"old {new.name}")
 
 
-def _put(new: Path, place: Path) -> None:
+def _put(new: Path, target: Path) -> None:
     """Move a piece into place; the old one stays beside `new` until everything has been moved.
 
-    Never by writing into an old folder: DVC may have linked its files into the cache. A file is written anew: that of
-    the parameters may lie on another file system than the data.
+    Never writes into an old folder: DVC may have linked its files into the cache. A file is rewritten, because
+    params.yaml may be on another file system than the data.
     """
     old = _old(new)
     if new.is_dir():
-        if os.path.lexists(place):
-            place.rename(old)
-        new.rename(place)
+        if os.path.lexists(target):
+            target.rename(old)
+        new.rename(target)
         return
-    if place.exists() and not old.exists():
-        files.write_text(old, place.read_text(encoding="utf-8"))
-    files.write_text(place, new.read_text(encoding="utf-8"))
+    if target.exists() and not old.exists():
+        files.write_text(old, target.read_text(encoding="utf-8"))
+    files.write_text(target, new.read_text(encoding="utf-8"))
     new.unlink()
 
 
-def _put_back(new: Path, place: Path) -> None:
-    """Undo `_put`, however far it came."""
+def _put_back(new: Path, target: Path) -> None:
+    """Undo `_put`, even if it was interrupted."""
     old = _old(new)
-    if place.is_dir() and not new.exists():
-        place.rename(new)
+    if target.is_dir() and not new.exists():
+        target.rename(new)
     if old.is_file():
         before = old.read_text(encoding="utf-8")
-        if place.read_text(encoding="utf-8") != before:  # a full disk need not take what it holds
-            files.write_text(place, before)
+        if target.read_text(encoding="utf-8") != before:  # a full disk need not rewrite the same text
+            files.write_text(target, before)
         old.unlink()
     elif os.path.lexists(old):
-        old.rename(place)
+        old.rename(target)
     elif not new.exists():
-        place.unlink()
+        target.unlink()

@@ -1,4 +1,4 @@
-"""`regraft ...`: thin. Each command is one call; faults become one sentence and an exit code."""
+"""The command line `regraft ...`: each command is one call; an error becomes one sentence and an exit code."""
 
 import io
 import json
@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 
 class Result(Protocol):
-    """What a command returns."""
+    """The result of a command."""
 
     def lines(self) -> Iterable[str]:
         """Return text for a person."""
@@ -34,7 +34,7 @@ class Result(Protocol):
 
 
 def show(result: Result, as_json: bool = False, err: bool = False) -> None:
-    """Print a command's result as text or as JSON, in which all but ASCII is escaped."""
+    """Print a command's result as text, or as JSON with non-ASCII characters escaped."""
     text = json.dumps(result.plain(), indent=2, default=files.plain) if as_json else "\n".join(result.lines())
     typer.echo(text, err=err)
 
@@ -42,7 +42,7 @@ def show(result: Result, as_json: bool = False, err: bool = False) -> None:
 def locked(
     command: Callable[Concatenate[Path, Arguments], Returned], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Returned:
-    """Run a command on the project in the present folder while its lock is held."""
+    """Run a command on the project in the current folder while holding its lock."""
     root = enter(Path.cwd())
     with running(root):
         return command(root, *arguments, **named)
@@ -89,7 +89,7 @@ def run(
 
 
 def _nothing_to_do(root: Path) -> Report | None:
-    """Return the report of a run in which every stage is fresh: no Prefect, no torch. None where one is not."""
+    """Return the report if every stage is fresh, without importing Prefect or torch; None if a stage is stale."""
     from flows.sources import refresh
 
     with running(root):
@@ -97,7 +97,7 @@ def _nothing_to_do(root: Path) -> Report | None:
         if not all(graph.is_fresh(name) for name in graph.stages):
             from flows.retrain import server_starting
 
-            with server_starting():  # beside it, what the stages need is imported
+            with server_starting():  # meanwhile, what the stages need is imported
                 check_params(graph)
             return None
         return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH)))
@@ -113,7 +113,7 @@ def validate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 where they refuse)."""
+    """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 if they refuse)."""
     from flows import gates
 
     if reweight and not against:
@@ -128,7 +128,7 @@ def validate(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Say which stages are fresh, and which version is in production."""
+    """Show which stages are fresh, and which version is in production."""
     show(status_of(enter(Path.cwd())), as_json)
 
 
@@ -138,7 +138,7 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
 
 @app.command()
 def approve(version: str, reason: Reason, by: By = "") -> None:
-    """Make a version champion that the gate has proposed (promote.approval: required)."""
+    """Promote a version that the gate has proposed (promote.approval: required)."""
     from steps.promotion.release import approve as decide
 
     decision = locked(decide, version, by, reason)
@@ -172,7 +172,7 @@ def history(
     at: Annotated[str | None, typer.Option(help="What was in production then? A date or an ISO time.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print every decision about production, from the signed ledger; exit code 1 where it was tampered with."""
+    """Print every decision about production, from the signed ledger; exit code 1 if it was tampered with."""
     from steps.commands.history import history as read
 
     ledger = read(enter(Path.cwd()), at)
@@ -215,7 +215,7 @@ def replay(
     ] = 1e-4,
     as_json: Json = False,
 ) -> None:
-    """Make a version again from what its run kept, and say: identical, equivalent or different."""
+    """Reproduce a version from what its run kept, and report: identical, equivalent or different."""
     from flows.replay import replay as again
 
     given = values.expanduser().resolve() if values else None
@@ -248,7 +248,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="A column for each class, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer many pictures: one row each, with version and digest. A killed run goes on where it stopped."""
+    """Classify many pictures: one row per picture, with version and digest. A killed run resumes where it stopped."""
     from steps.commands.predict import predict as answer
 
     target = output.expanduser().absolute() if output else None
@@ -334,7 +334,7 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="REV_B", help="Another, or 'workspace'.")] = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Say which images came, went, changed label or split between two versions of the data."""
+    """Show which images were added, removed, relabelled or moved between two versions of the data."""
     from flows.diff import between
 
     show(between(enter(Path.cwd()), old, new), as_json)
@@ -355,7 +355,7 @@ def rank(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is missing or misconfigured, and the fix; exit code 1 where something is."""
+    """Report what is missing or misconfigured, and the fix; exit code 1 if something is."""
     from flows.doctor import examine
 
     diagnosis = examine(Path.cwd())
@@ -385,7 +385,7 @@ def ui() -> None:
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 wrong request or params, 3 data rejected."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks becomes a question mark
+        sys.stdout.reconfigure(errors="replace")  # characters that the terminal lacks become question marks
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("regraft").setLevel(logging.INFO)
     try:
@@ -393,7 +393,7 @@ def main() -> NoReturn:
     except RegraftError as error:
         typer.echo(f"regraft: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception:  # a fault of ours; its traceback may quote an address that libraries were given
+    except Exception:  # a bug; its traceback may quote an address that was passed to a library
         typer.echo(without_passwords(traceback.format_exc()), err=True)
         sys.exit(1)
     sys.exit(0)

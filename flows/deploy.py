@@ -15,8 +15,8 @@ DEPLOYMENT = "nightly"
 def serve(root: Path, cron: str, timezone: str) -> None:
     """Register the deployment `retrain/nightly` and run it when due, each run in a process of its own, until stopped.
 
-    A run in its own process imports the code of that night: a server that lived through an update would run the old
-    code and record the new. Raises RequestError without a Prefect server, or for a schedule that is none.
+    A run in its own process imports the code of that night: a server that is older than an update would run the old
+    code and record the new. Raises RequestError without a Prefect server, or for an invalid schedule.
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise RequestError(

@@ -1,4 +1,4 @@
-"""What changed in the data between two versions: images added, removed, relabelled, moved; the classes' balance."""
+"""Changes in the data between two versions: images added, removed, relabelled, moved; the classes' balance."""
 
 import io
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from steps.errors import RequestError
 from steps.images.manifest import SPLITS, class_counts
 
 MANIFEST, WORKSPACE = "data/manifest.parquet", "workspace"
-SHOWN = 10  # images of a kind in the text; --json has them all
+SHOWN = 10  # images per kind in the text; --json lists all
 
 
-Side = str | list[str]  # as text, or [old, new] where the two differ
+Side = str | list[str]  # as text, or [old, new] if the two differ
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class DataDifference:
                 yield f"    and {len(items) - SHOWN} more (--json lists all)"
         for split, labels in self.balance.items():
             yield f"  {split}"
-            for label, ((count, share), (later, part)) in labels.items():
+            for label, ((count, share), (later, share_later)) in labels.items():
                 mark = "" if count == later else f"   {later - count:+d}"
-                yield f"    {label or '(none)'}: {count} ({share:.1%}) -> {later} ({part:.1%}){mark}"
+                yield f"    {label or '(none)'}: {count} ({share:.1%}) -> {later} ({share_later:.1%}){mark}"
 
 
 def between(root: Path, old: str, new: str) -> DataDifference:
-    """Compare the manifests of two revisions; `workspace` is the one that lies here. RequestError as `read_at`."""
+    """Compare the manifests of two revisions; `workspace` is the working copy. RequestError as in `read_at`."""
     return compare(old, new, _manifest(root, old), _manifest(root, new))
 
 
@@ -118,13 +118,13 @@ def _by_image(table: pd.DataFrame) -> dict[str, ImageDifference]:
 def _balance(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, dict[str, list[list[float]]]]:
     counts = [class_counts(zip(table["split"], table["label"], strict=True)) for table in (before, after)]
 
-    def told(one: dict[str, dict[str, int]], split: str, label: str) -> list[float]:
-        count = one.get(split, {}).get(label, 0)
-        return [count, count / max(1, sum(one.get(split, {}).values()))]
+    def told(version: dict[str, dict[str, int]], split: str, label: str) -> list[float]:
+        count = version.get(split, {}).get(label, 0)
+        return [count, count / max(1, sum(version.get(split, {}).values()))]
 
-    labels = {split: sorted({label for one in counts for label in one.get(split, {})}) for split in SPLITS}
+    labels = {split: sorted({label for version in counts for label in version.get(split, {})}) for split in SPLITS}
     return {
-        split: {label: [told(one, split, label) for one in counts] for label in found}
-        for split, found in labels.items()
-        if found
+        split: {label: [told(version, split, label) for version in counts] for label in of_split}
+        for split, of_split in labels.items()
+        if of_split
     }

@@ -19,8 +19,8 @@ from steps.runtime import files, stage
 GOOD, WARNING, FAULT = "good", "warning", "fault"
 MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
 PYTHON = ((3, 11), (3, 14))  # from, and below
-ROOM = 5 * 2**30  # bytes free, below which a run with real images may not end
-DENSE = 0.5  # of the parameters in fully connected layers, from which transfer is known to be weak
+ROOM = 5 * 2**30  # bytes: with less free, a run with real images may not end
+DENSE = 0.5  # share of parameters in fully connected layers above which transfer is known to be weak
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What every check found."""
+    """The findings of all checks."""
 
     findings: list[Finding]
 
@@ -65,7 +65,7 @@ Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
 
 
 def examine(root: Path) -> Diagnosis:
-    """Run every check; one that cannot even run is a fault like any other."""
+    """Run every check; a check that cannot run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
         ("packages", _packages),
@@ -79,10 +79,10 @@ def examine(root: Path) -> Diagnosis:
         ("Prefect", _prefect),
         ("transfer", _transfer),
     )
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for what, check in (*everywhere, *here) if (root / "dvc.yaml").exists() else everywhere:
         try:
-            found += list(check(root))
+            findings += list(check(root))
         except (
             RegraftError,
             OSError,
@@ -92,17 +92,17 @@ def examine(root: Path) -> Diagnosis:
             TypeError,
             subprocess.SubprocessError,
         ) as error:
-            found.append(Finding(what, FAULT, f"{type(error).__name__}: {' '.join(str(error).split())}"))
-    return Diagnosis(found)
+            findings.append(Finding(what, FAULT, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+    return Diagnosis(findings)
 
 
 def _python(_: Path) -> Findings:
     version = sys.version_info[:2]
-    told = f"Python {sys.version.split()[0]}"
+    installed = f"Python {sys.version.split()[0]}"
     if PYTHON[0] <= version < PYTHON[1]:
-        yield Finding("Python", GOOD, told)
+        yield Finding("Python", GOOD, installed)
     else:
-        yield Finding("Python", FAULT, told, "regraft needs 3.11 to 3.13: make PYTHON=python3.12")
+        yield Finding("Python", FAULT, installed, "regraft needs 3.11 to 3.13: make PYTHON=python3.12")
 
 
 def _packages(root: Path) -> Findings:
@@ -112,9 +112,9 @@ def _packages(root: Path) -> Findings:
         yield Finding("packages", FAULT, "there is no requirements.lock", "restore it from git; stages depend on it")
         return
     text = lock.read_text(encoding="utf-8")
-    other = unlike(text)
-    if other:
-        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    differing = unlike(text)
+    if differing:
+        shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         yield Finding("packages", FAULT, shown, "install the lock anew: rm -rf .venv && make check")
     else:
         yield Finding("packages", GOOD, f"all {len([*_locked(text)])} as requirements.lock says")
@@ -196,9 +196,9 @@ def _remote(root: Path) -> Findings:
 
 def _disk(root: Path) -> Findings:
     free = shutil.disk_usage(root).free
-    told = f"{free / 2**30:.1f} GiB free"
+    space = f"{free / 2**30:.1f} GiB free"
     short = f"at least {ROOM / 2**30:.0f} GiB are needed; `dvc gc --workspace` drops what no version needs"
-    yield Finding("disk", GOOD if free >= ROOM else WARNING, told, "" if free >= ROOM else short)
+    yield Finding("disk", GOOD if free >= ROOM else WARNING, space, "" if free >= ROOM else short)
 
 
 def _images(root: Path) -> Findings:
@@ -244,11 +244,11 @@ def _keys(_: Path) -> Findings:
         return
     known = ", ".join(hashlib.sha256(key).hexdigest()[:12] for key in signing.trusted())
     signs = f"{private} signs" if private.exists() else "nothing signs here"
-    told = f"{signs}; trusted to verify: {known}"
+    summary = f"{signs}; trusted to verify: {known}"
     if private.exists() and private.stat().st_mode & 0o077:
-        yield Finding("keys", WARNING, f"{told}; others on this machine can read {private}", f"chmod 600 {private}")
+        yield Finding("keys", WARNING, f"{summary}; others on this machine can read {private}", f"chmod 600 {private}")
     else:
-        yield Finding("keys", GOOD, told)
+        yield Finding("keys", GOOD, summary)
 
 
 def _mlflow(_: Path) -> Findings:
@@ -278,7 +278,7 @@ def _prefect(_: Path) -> Findings:
 
 
 def _silence(url: str, who: tuple[str, str] | None = None) -> str:
-    """Return why a server does not answer, "" if it does. User and password (of the address, too) go in a header."""
+    """Return why a server does not answer, "" if it does. User and password (also the address's) go in a header."""
     import httpx
 
     try:
@@ -291,7 +291,7 @@ def _silence(url: str, who: tuple[str, str] | None = None) -> str:
 
 
 def _transfer(root: Path) -> Findings:
-    """Warn where most of a backbone is fully connected: such layers learn the patterns of their own task."""
+    """Warn if most of a backbone is fully connected: such layers learn the patterns of their own task."""
     if not (root / BACKBONE / "card.json").exists():
         return
     from steps.backbones import models
@@ -299,11 +299,11 @@ def _transfer(root: Path) -> Findings:
 
     card = models.read_card(root / BACKBONE)
     share = dense_share(card.architecture, card.num_classes)
-    told = f"{100 * share:.0f} % of {card.architecture}'s parameters are in fully connected layers"
+    summary = f"{100 * share:.0f} % of {card.architecture}'s parameters are in fully connected layers"
     if share > DENSE:
         advice = (
             "transfer is known to be weak there; prefer another backbone or choose_strategy.strategy: early_features"
         )
-        yield Finding("transfer", WARNING, told, advice)
+        yield Finding("transfer", WARNING, summary, advice)
     else:
-        yield Finding("transfer", GOOD, told)
+        yield Finding("transfer", GOOD, summary)

@@ -15,7 +15,7 @@ from steps.registry.chain import PROPOSE, Decision
 from steps.registry.model_registry import Registry
 from steps.runtime import artefacts, files, stage
 
-if TYPE_CHECKING:  # its templates load where a page is written
+if TYPE_CHECKING:  # its templates load when a page is written
     from steps.pages.outcome import Outcome
 
 FRESH, STALE, RAN = "Fresh", "Stale", "Ran"
@@ -88,7 +88,7 @@ def status(root: Path) -> Status:
 
 @dataclass(frozen=True)
 class _Answer:
-    """The last answer, and the state of project and registry in which it was given; None if that cannot be told."""
+    """The last answer, and the state of project and registry in which it was given; None if that is unknown."""
 
     state: str | None
     promotion: Promotion
@@ -113,7 +113,7 @@ def finish(graph: Graph, report: Report) -> Report:
 
 
 def answered(root: Path, report: Report, decision: Decision) -> Report:
-    """Update the outcome with the answer that a person has given since."""
+    """Update the outcome with a person's later answer."""
     if report.promotion is None:
         return report
     promotion = replace(
@@ -131,9 +131,9 @@ def _looks(root: Path) -> Looks:
     """Return how often the test images were evaluated, and whether the budget allows it."""
     from steps.registry import look_ledger as looks
 
-    found = looks.standing(root)
-    state = "exhausted" if found.exhausted else "over budget" if found.over_budget else "within budget"
-    return {"state": state, "sentence": found.sentence}
+    standing = looks.standing(root)
+    state = "exhausted" if standing.exhausted else "over budget" if standing.over_budget else "within budget"
+    return {"state": state, "sentence": standing.sentence}
 
 
 def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Report:
@@ -141,15 +141,15 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     from steps.pages.outcome import markdown, write_outcome
 
     files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
-    told = outcome(root, promotion, looks)
-    write_outcome(root / REPORT, root / PAGE, told)
-    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(told))
+    result = outcome(root, promotion, looks)
+    write_outcome(root / REPORT, root / PAGE, result)
+    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result))
 
 
 def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
-    """Return the last answer where the question and the registry are as they were then; MLflow costs 2 s to ask.
+    """Return the last answer if the question and the registry are unchanged; asking MLflow costs 2 s.
 
-    Only for the project's own store: of a server one cannot tell from outside whether it has changed.
+    Only for the project's own store: from outside one cannot see whether a server has changed.
     """
     state = _state(root)
     kept = root / ANSWER
@@ -163,7 +163,7 @@ def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
 
 
 def _state(root: Path) -> str | None:
-    """Return a digest of all that promotion looks at: rules, receipt, figures, test images, database, model files."""
+    """Return a digest of all that promotion reads: rules, receipt, figures, test images, database, model files."""
     home = root / ".regraft"
     database = home / "mlflow.db"
     if os.environ.get("MLFLOW_TRACKING_URI") != f"sqlite:///{database}" or not database.is_file():

@@ -15,7 +15,7 @@ GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/scr
 
 @dataclass(frozen=True)
 class GateReports:
-    """Gate -> its report, as far as it spoke; the comparison with production, if it was asked for; the refusal."""
+    """The report of each gate that ran; the comparison with production, if requested; the refusal, if any."""
 
     gates: dict[str, Report]
     against: Shift | None
@@ -41,7 +41,7 @@ class GateReports:
 
 
 def validate(root: Path, reference: Path | None, reweight: bool) -> GateReports:
-    """Bring the gates up to date; where they accept, compare the training images with those of `reference`."""
+    """Bring the gates up to date; if they accept, compare the training images with those of `reference`."""
     gates, refusal = _gates(root)
     shift = None
     if reference and refusal is None:
@@ -52,7 +52,7 @@ def validate(root: Path, reference: Path | None, reweight: bool) -> GateReports:
 def _gates(root: Path) -> tuple[dict[str, Report], DataError | None]:
     """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
 
-    A gate that was not reached has no report here: what an earlier run left on disk would be another data's.
+    A gate that was not reached has no report here: one that an earlier run left on disk would be about other data.
     """
     from flows.retrain import retrain_now
 
@@ -84,8 +84,8 @@ def checked(reference: Path) -> Path:
 def _against(root: Path, reference: Path, reweight: bool) -> tuple[Shift, DataError | None]:
     """Compare the training images with a folder of production images; return the report, and the refusal if any.
 
-    The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError where the folder is
-    none or holds too few images, or where no weights could make training stand for it.
+    The gates have to be up to date. `reweight` writes data/importance.csv. Raises RequestError if the folder does not
+    exist or holds too few images, or if no weights could make the training images represent it.
     """
     from steps.commands.against import Trained
     from steps.commands.against import against as compare

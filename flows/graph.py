@@ -25,7 +25,7 @@ PATIENCE = 300.0  # seconds to wait for DVC's lock
 META_KEYS = {"retries", "timeout_minutes", "isolate"}
 
 
-# What this process will run, as it stood before any stage was imported.
+# The code that this process will run, hashed before any stage is imported.
 _HOME = Path(steps.__file__).parents[1]
 _CODE = {path: sha256_of(_HOME / path) for path in sorted(code_files(_HOME))}
 HEADERS = {  # of inputs that people write
@@ -36,7 +36,7 @@ HEADERS = {  # of inputs that people write
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of dvc.yaml; `retries`, `timeout_minutes` and `isolate` are policy and leave its hash alone."""
+    """One stage of dvc.yaml; `retries`, `timeout_minutes` and `isolate` are policy and not part of its hash."""
 
     name: str
     cmd: str
@@ -64,9 +64,9 @@ class Graph:
         self.stages: Mapping[str, Stage] = {s.name: _stage(s, self._upstream(s)) for s in self._order}
 
     def _refuse_other_code(self, name: str, dependencies: Sequence[str]) -> None:
-        """Raise GraphError where the code in this process is not the code that dvc.lock is about to record.
+        """Raise GraphError if the code in this process is not the code that dvc.lock is about to record.
 
-        It differs where a file was edited since the run began, or where regraft was installed from another checkout.
+        It differs if a file was edited since the run began, or if regraft was installed from another checkout.
         """
         for path in _under(dependencies, _CODE.keys() | code_files(self.root)):
             if not (self.root / path).is_file() or sha256_of(self.root / path) != _CODE.get(path):
@@ -77,7 +77,7 @@ class Graph:
         self._repo.close()
 
     def _upstream(self, stage: Any) -> tuple[str, ...]:
-        # networkx's edges point from a stage to what it needs; `.dvc` files (raw data) are no stages
+        # networkx's edges point from a stage to its dependencies; `.dvc` files (raw data) are not stages
         return tuple(sorted(s.name for s in self._repo.index.graph.successors(stage) if getattr(s, "cmd", None)))
 
     def select(self, targets: Sequence[str]) -> list[Stage]:
@@ -92,7 +92,7 @@ class Graph:
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[None]:
-        """Hold DVC's lock. Around single calls: a training must not hold it, nor be lost because a reader does."""
+        """Hold DVC's lock, around single calls only: training must not hold it, nor fail because a reader does."""
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
 
@@ -122,8 +122,8 @@ class Graph:
     def clear(self, name: str) -> "Snapshot":
         """Remove the declared outputs; return the present state of the stage's dependencies.
 
-        First, so that a retry starts clean, and because an output may be a link into the cache: to write through it
-        would damage the cached copy.
+        This comes first so that a retry starts clean, and because an output may be a link into the cache: writing
+        through it would damage the cached copy.
         """
         with self._locked(name):
             stage = self._find(name)
@@ -137,14 +137,14 @@ class Graph:
             return _snapshot(stage)
 
     def commit(self, name: str, before: "Snapshot") -> None:
-        """Record the stage's outputs in cache and dvc.lock; GraphError where a dependency changed under its feet."""
+        """Record the stage's outputs in cache and dvc.lock; GraphError if a dependency changed during the run."""
         with self._locked(name):
             stage = self._find(name)
             stage.save(run_cache=False)
             after = _snapshot(stage)
             changed = [path for path in after if after[path] != before.get(path)]
             if changed:
-                self._repo._reset()  # forget what `save` noted, or a retry would find the stage fresh
+                self._repo._reset()  # discard what `save` noted, or a retry would find the stage fresh
                 raise GraphError(f"{changed[0]} changed while {name} ran; its result was not recorded. Run again.")
             self._repo.stage_cache.save(stage)
             stage.commit()
@@ -164,12 +164,12 @@ class Graph:
         from dvc.exceptions import DvcException
 
         with self._locked(path):
-            place = str(self.root / path)
-            known = [s for s in self._repo.index.stages if s.is_data_source and s.outs[0].fs_path == place]
+            absolute = str(self.root / path)
+            known = [s for s in self._repo.index.stages if s.is_data_source and s.outs[0].fs_path == absolute]
             if known and not known[0].changed():
                 return
         try:
-            self._repo.add([place])
+            self._repo.add([absolute])
         except DvcException as error:
             raise GraphError(f"{path} cannot be tracked by DVC: {_sentence(error)}") from None
 
@@ -177,7 +177,7 @@ class Graph:
 def read_at(root: Path, path: str, revision: str) -> bytes:
     """Return a tracked file's bytes at a git revision, from DVC's cache or its remote.
 
-    Raises RequestError where there is no such revision, where it tracks no such file, or where the bytes are gone.
+    Raises RequestError if there is no such revision, if it does not track the file, or if the bytes are gone.
     """
     from dvc.exceptions import DvcException
     from dvc.fs.dvc import DVCFileSystem
@@ -195,8 +195,8 @@ def read_at(root: Path, path: str, revision: str) -> bytes:
     except SCMError as error:
         raise RequestError(f"{revision!r} is no revision of this project's git: {_sentence(error)}") from None
     except FileNotFoundError:
-        told = f"{path} of {revision} is neither in DVC's cache nor in its remote"
-        raise RequestError(f"{told}; `dvc fetch --all-commits` where it was pushed") from None
+        message = f"{path} of {revision} is neither in DVC's cache nor in its remote"
+        raise RequestError(f"{message}; `dvc fetch --all-commits` where it was pushed") from None
     except DvcException as error:
         raise RequestError(f"{revision} has no {path}: {_sentence(error)}") from None
     finally:
@@ -238,13 +238,13 @@ def _stage(stage: Any, upstream: tuple[str, ...]) -> Stage:
     return Stage(stage.name, str(stage.cmd), upstream, **meta)
 
 
-def _under(places: Sequence[str], paths: Iterable[str]) -> list[str]:
-    """Return those of the paths that are one of the places, or lie in one."""
-    return sorted(path for path in paths if any(path == place or path.startswith(f"{place}/") for place in places))
+def _under(deps: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """Return the paths that are one of the dependencies or lie in one."""
+    return sorted(path for path in paths if any(path == dep or path.startswith(f"{dep}/") for dep in deps))
 
 
 def _mend_rwlock(root: Path) -> None:
-    """Remove DVC's list of readers and writers if a kill left half of it; DVC would refuse all work until then."""
+    """Remove DVC's list of readers and writers if a kill left it incomplete; until then DVC refuses all work."""
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
         json.loads(path.read_text(encoding="utf-8"))

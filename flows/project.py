@@ -23,16 +23,16 @@ TELEMETRY_OFF = {
 
 
 def enter(root: Path) -> Path:
-    """Make `root` the project of this process: its state stays inside it, and nothing reports home.
+    """Make `root` the project of this process: its state stays inside it, and telemetry is off.
 
-    What the user has set in the environment (an MLflow server, a Prefect server) is left as it is. Raises
-    RequestError where `root` is no project.
+    Environment variables that the user has set (an MLflow server, a Prefect server) are kept. Raises RequestError if
+    `root` is not a project.
     """
     if not (root / "dvc.yaml").is_file():
         raise RequestError(f"{root} is no regraft project (no dvc.yaml); change to the project's folder")
     _check_sections(root)
     state = root.resolve() / STATE
-    with suppress(OSError):  # on a disk that is only read: `serve` needs no state
+    with suppress(OSError):  # on a read-only disk: `serve` needs no state
         state.mkdir(exist_ok=True)
     defaults = {
         **TELEMETRY_OFF,
@@ -54,8 +54,8 @@ def enter(root: Path) -> Path:
 def _caches(state: Path) -> dict[str, str]:
     """Return where torch and DVC keep compiled code and pickles, which they run and read again.
 
-    By default that is under /tmp and /var/tmp, by names that are known: another user can make the folders first. Where
-    the project cannot be written nothing is compiled and no stage run, and the defaults stay.
+    The defaults are folders under /tmp and /var/tmp with known names: another user can create them first. If the
+    project is read-only, nothing is compiled, no stage runs, and the defaults stay.
     """
     if not os.access(state, os.W_OK):
         return {}
@@ -63,7 +63,7 @@ def _caches(state: Path) -> dict[str, str]:
 
 
 def _check_sections(root: Path) -> None:
-    """Refuse a params.yaml that is no YAML, or lacks or adds a section, before DVC reads it in its own words."""
+    """Refuse a params.yaml that is not YAML, or lacks or adds a section, before DVC reports it in its own words."""
     import yaml
 
     document = params.read(root)
@@ -75,14 +75,14 @@ def _check_sections(root: Path) -> None:
 
 
 def check_stages(root: Path, names: Sequence[str]) -> None:
-    """Raise RequestError for a name that is no stage; reads dvc.yaml and starts nothing."""
+    """Raise RequestError for a name that is not a stage; reads dvc.yaml and starts nothing."""
     import yaml
 
     refuse_unknown(names, list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]))
 
 
 def refuse_unknown(names: Sequence[str], stages: Sequence[str]) -> None:
-    """Raise RequestError for a name that is none of the stages, with the nearest one."""
+    """Raise RequestError for a name that is not a stage, with the nearest one."""
     for name in names:
         if name not in stages:
             near = difflib.get_close_matches(name, stages, n=1, cutoff=0.5)
@@ -111,9 +111,9 @@ def editing_params(root: Path) -> Iterator[Any]:
 
 @contextmanager
 def running(root: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the project's lock for a whole run. Where another run holds it: GraphError at once, or `wait` for its end.
+    """Hold the project's lock for a whole run. If another run holds it, raise GraphError, or `wait` for its end.
 
-    DVC's own lock cannot span a run (its status refuses inside it). The kernel frees this one when a run is killed.
+    DVC's own lock cannot span a run (DVC's status refuses inside it). The kernel frees this one if a run is killed.
     """
     import fcntl
 

@@ -29,8 +29,8 @@ from steps.runtime import files
 
 log = logging.getLogger("regraft")
 RUNNING = re.compile(r"Running stage '(\w+)'")  # DVC's words
-LAST = "register"  # what comes after it does not make the version
-# What a replay does not inherit.
+LAST = "register"  # later stages do not change the version
+# Prefixes of environment variables that a replay does not inherit.
 APART = ("MLFLOW_", "PREFECT_", "DVC_", "REGRAFT_KEY", "REGRAFT_PUBLIC_KEY", "PYTHONPATH")
 
 
@@ -53,16 +53,16 @@ class Replay:
 
     def lines(self) -> list[str]:
         """Return text for a person."""
-        told = [f"version {self.version}: {self.verdict.kind}", *(f"  {reason}" for reason in self.verdict.reasons)]
-        return [*told, *(f"  not as it was: {one}" for one in self.environment)]
+        lines = [f"version {self.version}: {self.verdict.kind}", *(f"  {reason}" for reason in self.verdict.reasons)]
+        return [*lines, *(f"  not as it was: {difference}" for difference in self.environment)]
 
 
 def replay(root: Path, version: str, values: Path | None, tolerance: float) -> Replay:
     """Run every stage of a version again, in a clean worktree of its commit, and compare with what was recorded.
 
-    `values`: a params.yaml in place of the run's own, to see what it would change. `tolerance`: of figures and
-    probabilities, up to which the replay counts as equivalent. Nothing runs but what was signed with the version.
-    Raises RequestError, with every reason, where that does not suffice to begin.
+    `values`: a params.yaml to use instead of the run's own, to see what it would change. `tolerance`: the difference
+    of figures and probabilities up to which the replay counts as equivalent. Only what was signed with the version
+    runs. Raises RequestError, with every reason, if that is not enough to begin.
     """
     registry, store = Registry(root), cache(root)
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,7 +80,7 @@ def replay(root: Path, version: str, values: Path | None, tolerance: float) -> R
 def _refuse(held: Evidence, store: Path) -> None:
     """Refuse a version that no signature covers, whose run was changed, or that lacks files a replay needs.
 
-    A commit and a patch are code: those that the run names are held against the signed ones before any of it runs.
+    A commit and a patch are code: those that the run names are compared with the signed ones before any of it runs.
     """
     lacks = [*_unproven(held), *held.contradictions()]
     if held.around:
@@ -107,8 +107,8 @@ def _unproven(held: Evidence) -> list[str]:
 @contextmanager
 def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
     """Yield the project as the run saw it: commit, changes and data; DVC reads the cache of the main checkout."""
-    place = root / STATE / "replay"
-    shutil.rmtree(place, ignore_errors=True)
+    checkout = root / STATE / "replay"
+    shutil.rmtree(checkout, ignore_errors=True)
     _git(root, "worktree", "prune")
     try:
         _git(
@@ -120,16 +120,16 @@ def _worktree(root: Path, held: Evidence, store: Path) -> Iterator[Path]:
             "--quiet",
             "--detach",
             "--force",
-            str(place),
+            str(checkout),
             str(held.circumstance(circumstances.COMMIT)),
         )
         if circumstances.PATCH in held.kept:
-            _git(place, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
-        tree = place / _git(root, "rev-parse", "--show-prefix").strip()
+            _git(checkout, "apply", "--binary", "--whitespace=nowarn", str(held.kept[circumstances.PATCH]))
+        tree = checkout / _git(root, "rev-parse", "--show-prefix").strip()
         (tree / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {store}\n", encoding="utf-8")
         yield tree
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(checkout, ignore_errors=True)
         _git(root, "worktree", "prune")
 
 
@@ -161,9 +161,9 @@ def _run(tree: Path) -> None:
 
 
 def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
-    """Run DVC; of its standard output only stage names are passed on, of stderr everything.
+    """Run DVC; pass on only the stage names of its standard output, and all of stderr.
 
-    stderr is this process's own: nothing here can fail to pass it on.
+    stderr is inherited from this process, so none of it can be lost here.
     """
     command = [sys.executable, "-m", "dvc", *arguments]
     with subprocess.Popen(command, cwd=tree, env=environment, stdout=PIPE, text=True, errors="replace") as process:
@@ -176,10 +176,10 @@ def _dvc(tree: Path, environment: dict[str, str], *arguments: str) -> None:
 
 
 def _looked_at(tree: Path) -> None:
-    """Record which models were judged on the test images, before a figure of theirs is shown.
+    """Record which models were evaluated on the test images, before any of their figures is shown.
 
-    In the project's ledger: the worktree's own goes with it. The very model that was judged before is no new look; one
-    made with other params is, like any that somebody may pick from.
+    In the project's ledger, because the worktree's own is deleted with it. A model that was evaluated before is no new
+    look; one made with other params is, like any model that somebody may choose.
     """
     answers = files.read_table(tree / PREDICTIONS)
     weights = files.read_json(tree / EVALUATION).get("weights", {})  # of the version's own release
@@ -198,15 +198,15 @@ def _verdict(tree: Path, held: Evidence, store: Path, tolerance: float) -> Verdi
 
 
 def _measured(tree: Path, held: Evidence, store: Path) -> dict[str, float] | None:
-    """Measure how far answers and figures are apart; None where the cache no longer has the original's."""
-    made, told = held.made(), held.told.get(Path(EVALUATION).name)
-    place = place_of(store, made.get(PREDICTIONS, ""))
-    if told is None or not (_is(place, made.get(PREDICTIONS)) and _is(told, made.get(EVALUATION))):
+    """Measure the differences of answers and figures; None if the cache no longer has the original ones."""
+    made, evaluation = held.made(), held.told.get(Path(EVALUATION).name)
+    predictions = place_of(store, made.get(PREDICTIONS, ""))
+    if evaluation is None or not (_is(predictions, made.get(PREDICTIONS)) and _is(evaluation, made.get(EVALUATION))):
         return None
-    judged, anew = files.read_json(told), files.read_json(tree / EVALUATION)  # of the version's own release
-    return gaps(files.read_table(place), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
+    judged, anew = files.read_json(evaluation), files.read_json(tree / EVALUATION)  # of the version's own release
+    return gaps(files.read_table(predictions), files.read_table(tree / PREDICTIONS), judged["test"], anew["test"])
 
 
 def _is(path: Path, digest: str | None) -> bool:
-    """Return whether a file still is the one that the signed dvc.lock names."""
+    """Return whether a file is still the one that the signed dvc.lock names."""
     return path.is_file() and files.md5_of(path) == digest

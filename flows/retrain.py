@@ -49,7 +49,7 @@ def run_stage(graph: Graph, stage: Stage, force: bool) -> State[Any]:
 
 
 def execute(graph: Graph, stage: Stage) -> None:
-    """Run one stage in this process (or let DVC do it, where it asks for isolation) and commit it."""
+    """Run one stage in this process (or let DVC do it, if it asks for isolation) and commit it."""
     from steps.runtime import stage as binding
 
     if stage.isolate:
@@ -87,9 +87,9 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
 
 @contextmanager
 def server_starting() -> Iterator[None]:
-    """Start Prefect's temporary server while the block runs (10 s on another processor); None if an address is set.
+    """Start Prefect's temporary server while the block runs (10 s on another processor), unless an address is set.
 
-    Where it fails, the flow asks for it again, and tells. An error in the block is told at once, and stops the server.
+    If that fails, the flow tries again and reports it. An error in the block is raised at once and stops the server.
     """
     if PREFECT_API_URL.value():
         yield
@@ -113,7 +113,7 @@ def server_starting() -> Iterator[None]:
 
 
 def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
-    """Run the flow in this process; RegraftError where the Prefect server of PREFECT_API_URL does not answer."""
+    """Run the flow in this process; RegraftError if the Prefect server of PREFECT_API_URL does not answer."""
     try:
         return retrain(str(root), targets, force)
     except RuntimeError as error:  # Prefect has no type of its own for it
@@ -126,7 +126,7 @@ def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
 
 
 def _settled(name: str, future: PrefectFuture[Any]) -> str:
-    """Return the name of a stage's final state; raise the stage's own error where it failed."""
+    """Return the name of a stage's final state; raise the stage's own error if it failed."""
     try:
         future.state.result(raise_on_failure=True)
     except TimeoutError:

@@ -28,10 +28,10 @@ def refresh(root: Path) -> Graph:
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
     if not (root / RAW).is_dir():
-        told = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
-        raise RequestError(f"there are no images in {RAW}; {told} (`regraft use digits`: the embedded example)")
+        remedy = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
+        raise RequestError(f"there are no images in {RAW}; {remedy} (`regraft use digits`: the embedded example)")
     graph = Graph(root)
-    for path in (RAW, BACKBONE):  # whatever changed by hand is what DVC and the lineage have to speak of
+    for path in (RAW, BACKBONE):  # DVC and the lineage must reflect manual changes
         if (root / path).exists():
             graph.add(path)
     return graph
@@ -41,7 +41,7 @@ def refresh(root: Path) -> Graph:
 class Source:
     """Where the images come from: a folder, or a listing whose folder holds them.
 
-    `packed` says whether the mirror holds shards; None: where the files are so many and small that it pays.
+    `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Source:
 
 
 def write_source(root: Path, path: Path | None, packed: bool | None) -> None:
-    """Remember the images' source; None: the project's own `data/raw`, mirrored from nowhere."""
+    """Record the images' source; None: the project's own `data/raw`, which is not a mirror."""
     files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed})
 
 
@@ -64,8 +64,8 @@ def read_source(root: Path) -> Source | None:
     if not recorded.exists():
         return None
     try:
-        told = files.read_json(recorded)
-        path, packed = told["images"], told.get("packed")
+        document = files.read_json(recorded)
+        path, packed = document["images"], document.get("packed")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
@@ -78,8 +78,8 @@ def read_source(root: Path) -> Source | None:
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
     """Make `raw` match the source; return how many files (or shards) were written and how many removed.
 
-    The source is never touched. Files alike in size and time are taken for equal, as rsync does; `memory` is where
-    packing keeps them. What is stale goes last: where a file cannot be read or written, the old images are still there.
+    The source is never changed. Files of the same size and time count as equal, as in rsync; packing keeps both in
+    `memory`. Stale files are removed last: if a file cannot be read or written, the old images are still there.
     Raises RequestError then, DataError for a wrong listing.
     """
     wanted = contents(source)
@@ -114,7 +114,7 @@ def _belongs(path: Path, raw: Path, loose: Container[str], packed: bool) -> bool
 
 
 def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
-    """Return the stale files that lie where a folder has to be, or in a folder where a file (or the shards) has to."""
+    """Return the stale files that block a folder, or lie in a folder that blocks a file (or the shards)."""
     folders = {folder for path in written for folder in path.parents} if stale else set()
     return {p for p in stale if p in written or p in folders or not written.isdisjoint(p.parents)}
 
@@ -122,30 +122,30 @@ def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
 def contents(source: Source) -> dict[str, Path]:
     """Return the files to mirror, by their POSIX path in the mirror.
 
-    Hidden files and systems' litter are passed over; so are, with a warning, linked folders (they may loop), links
-    that lead nowhere, and names that are no UTF-8 (DVC cannot hold them). Raises RequestError where nothing is left, as
-    under a disk that is not mounted or has its names in another character set, or where a folder cannot be read: its
-    images would be taken for removed.
+    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
+    links, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError if nothing is left, as on a disk
+    that is not mounted or has its names in another character set, or if a folder cannot be read: its images would
+    count as removed.
     """
     try:
-        found = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+        origins = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    unspeakable = [name for name in found if not files.speakable(name)]
+    unspeakable = [name for name in origins if not files.speakable(name)]
     for name in unspeakable:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
-        del found[name]
-    if set(found.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if found else 'holds no files of images'}")
-    return found
+        del origins[name]
+    if set(origins.values()) <= {source.path}:
+        raise RequestError(f"{source.path} {'names no file that is there' if origins else 'holds no files of images'}")
+    return origins
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
-        links = {name for name in folders if (Path(place) / name).is_symlink()}
+    for directory, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
+        links = {name for name in folders if (Path(directory) / name).is_symlink()}
         folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
         for name in sorted({*names, *links}):
-            path = Path(place) / name
+            path = Path(directory) / name
             if files.passed_over(name):
                 continue
             if path.is_file():
@@ -179,7 +179,7 @@ def _copy(origin: Path, target: Path) -> bool:
 
 
 def _clone(origin: Path, target: Path) -> None:
-    """Share the file's blocks where the file system can (btrfs, XFS); copy them elsewhere."""
+    """Share the file's blocks if the file system can (btrfs, XFS); else copy them."""
     import fcntl
 
     with origin.open("rb") as read, target.open("wb") as write:
@@ -190,7 +190,7 @@ def _clone(origin: Path, target: Path) -> None:
 
 
 def _clear(stale: Iterable[Path], folder: Path) -> None:
-    """Remove files, then folders that hold nothing, the deepest first: the folder of a class that is gone goes too."""
+    """Remove files, then empty folders, the deepest first: the folder of a removed class is removed, too."""
     for path in stale:
         path.unlink()
     for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):

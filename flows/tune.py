@@ -17,9 +17,9 @@ BATCHES = (16, 32, 64)
 
 
 def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
-    """Measure; yield a line for each figure as it comes, then the best. `write` puts that into params.yaml.
+    """Measure; yield one line per figure, then the best mode. `write` puts that into params.yaml.
 
-    The device is the user's. Raises RequestError where the machine lacks it, or where no images were accepted yet.
+    The device is the user's. Raises RequestError if the machine lacks it, or if no images were accepted yet.
     """
     now = params.read(root)
     device, size = now["extract_features"]["device"], now["compute"]["batch_size"]
@@ -31,11 +31,11 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
     for count in threads:
         yield f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s"
     modes = [replace(mode, device=device) for mode in EAGER + (COMPILED if compiled else ())]
-    found = []
+    measured = []
     for speed in speeds(network, pixels, tuple(dict.fromkeys((*EAGER, *modes))), threads):
-        found.append(speed)
+        measured.append(speed)
         yield f"forward  {speed.threads:>3} threads  {speed.per_second:>8.1f} images/s  {described(speed)}"
-    best = fastest([speed for speed in found if speed.mode.device == device], images)
+    best = fastest([speed for speed in measured if speed.mode.device == device], images)
     for count, rate in batch_rates(network, pixels, best.mode, best.threads, BATCHES):
         yield f"batches of {count:>3}        {rate:>8.1f} images/s{'  (compute.batch_size)' if count == size else ''}"
     yield (
@@ -43,7 +43,7 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
         f"{best.threads} threads"
     )
     if write:
-        _write(root, _values(best, fastest([speed for speed in found if speed.mode in EAGER], images)))
+        _write(root, _values(best, fastest([speed for speed in measured if speed.mode in EAGER], images)))
         yield "params.yaml now says so; the features will be computed anew, and other threads train other weights"
         yield "compute.batch_size stays: it is the training step's too, and another one trains another model"
     else:
@@ -51,9 +51,9 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
 
 
 def fastest(found: list[Speed], images: int) -> Speed:
-    """Return the way that takes these images in the least time, of those whose features are near enough to the plain.
+    """Return the fastest mode for these images among those whose features are close enough to the plain ones.
 
-    The compiler's time counts: it is spent once, whatever the number of images.
+    Compile time counts: it is spent once, for any number of images.
     """
     return min((speed for speed in found if speed.deviation <= TOLERANCE), key=lambda speed: speed.seconds(images))
 

@@ -34,7 +34,7 @@ def ui(root: Path) -> None:
     print(_told(without_passwords(store) if elsewhere else f"http://127.0.0.1:{MLFLOW}"), flush=True)  # noqa: T201
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else a stopped `regraft ui` would leave both behind
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment["MLFLOW_BACKEND_STORE_URI"] = store  # as an argument, all on this machine would read its password
+    environment["MLFLOW_BACKEND_STORE_URI"] = store  # an argument would show its password to all users
     commands = [prefect] if elsewhere else [mlflow, prefect]
     servers = [subprocess.Popen(command, env=environment, cwd=root) for command in commands]
     try:

@@ -43,9 +43,9 @@ def use(
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
-    `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` takes other weights under the name of the
-    backbone that is set; `packed` is as `Source` has it. Raises RequestError, with nothing changed, where one of them
-    does not exist or does not fit.
+    `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
+    current backbone; `packed` as in `Source`. Raises RequestError, with nothing changed, if one of them does not
+    exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
@@ -54,10 +54,10 @@ def use(
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
     if path:
-        _refuse_without_pictures(path, contents(Source(path)))  # a listing that is wrong is refused by `contents`
+        _refuse_without_pictures(path, contents(Source(path)))  # `contents` refuses a wrong listing
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
-    with incoming(root) as new:  # all that is refused is refused in here, and nothing has changed
+    with incoming(root) as new:  # everything is checked in here, before anything changes
         if made:
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
             shutil.copyfile(root / PARAMS, new / PARAMS)
@@ -84,11 +84,11 @@ def _checked(path: Path, root: Path) -> Path:
     return path.resolve()
 
 
-def _refuse_without_pictures(path: Path, found: Mapping[str, Path]) -> None:
-    """Refuse a source of which not one file can be decoded; `ingest` tells of single ones."""
+def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
+    """Refuse a source in which no file can be decoded; `ingest` reports single files."""
     from steps.images.decoding import decode, read_bytes
 
-    first, candidates = "", {name: origin for name, origin in found.items() if name not in LISTINGS}
+    first, candidates = "", {name: origin for name, origin in paths.items() if name not in LISTINGS}
     for name, origin in candidates.items():
         try:
             decode(read_bytes(origin))
@@ -118,7 +118,7 @@ def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, 
 def _check_pin(folder: Path, card: models.Card) -> None:
     """Refuse other weights under the same name: the first use of a name pins its weights.
 
-    The name is that of the backbone and where it came from: torchvision's weights entry, the name of a local file
+    The name is that of the backbone and its origin: torchvision's weights entry, the name of a local file
     without its folder, or the version in the registry.
     """
     if not (folder / models.CARD).exists():
@@ -146,7 +146,7 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
 
 
 def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
-    """Put images and source into `new`; those of the source that is set are mirrored in place, as each run does."""
+    """Put images and source into `new`; if the source is the current one, mirror it in place, as each run does."""
     if path is None:
         from steps.embedded.digits import write_digits
 
@@ -159,7 +159,7 @@ def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | Non
 def _source(root: Path) -> Path | None:
     try:
         source = read_source(root)
-    except RequestError:  # gone or damaged: another is about to take its place
+    except RequestError:  # gone or damaged: it is about to be replaced
         return None
     return source.path if source else None
 

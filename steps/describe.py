@@ -1,4 +1,4 @@
-"""The model card: what a stranger has to know before using a version, in Hugging Face's format, as tracked text."""
+"""The model card: what a user has to know before using a version, in Hugging Face's format, as tracked text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def describe(
     evaluation: Path,
     model_card: Path,
 ) -> None:
-    """Write the card of the chosen model; the same inputs give the same bytes, and nothing is looked up anywhere.
+    """Write the card of the chosen model; the same inputs give the same bytes, and nothing is looked up online.
 
     `backbone` holds a card.json, `screened` is Parquet, the others are the stages' JSON.
     """

@@ -2,7 +2,7 @@
 
 import re
 
-# In an address: what stands between the user's name and the host. Digits up to a slash are a port, and no secret.
+# In an address: the text between the user's name and the host. Digits up to a slash are a port, not a secret.
 SECRET = re.compile(r"(://[^\s:/@]*):(?!\d{1,5}/)[^\s@]+(?:@[^\s/@]*)*@")
 
 
@@ -16,8 +16,8 @@ class RegraftError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *told: object) -> None:
-        super().__init__(*(without_passwords(one) if isinstance(one, str) else one for one in told))
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_passwords(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class RequestError(RegraftError):
@@ -38,13 +38,13 @@ class ParamsError(RegraftError):
 
 
 class DataError(RegraftError):
-    """The images, the listing or a gate over them refuse to go on."""
+    """The images or the listing are faulty, or a gate refuses them."""
 
     exit_code = 3
 
 
 class UndecodableError(DataError):
-    """The bytes are no image that can be decoded within the limits."""
+    """The bytes are not an image that can be decoded within the limits."""
 
     def __init__(self, reason: str, exception: str) -> None:
         super().__init__(reason)
@@ -62,10 +62,10 @@ class GraphError(RegraftError):
 class RegistryError(RegraftError):
     """The model registry lacks the versions of the receipt, or cannot be reached.
 
-    `code` is MLflow's own word for a refusal, "" where there is none: only RESOURCE_DOES_NOT_EXIST says that something
-    is not there; an outage, or a password that is wrong, says nothing about that.
+    `code` is MLflow's error code, "" if there is none: only RESOURCE_DOES_NOT_EXIST means that something is not there;
+    an outage or a wrong password says nothing about that.
     """
 
-    def __init__(self, *told: object, code: str = "") -> None:
-        super().__init__(*told)
+    def __init__(self, *args: object, code: str = "") -> None:
+        super().__init__(*args)
         self.code = code

@@ -50,12 +50,12 @@ def evaluate(
     evaluation: Path,
     predictions: Path,
 ) -> None:
-    """Write every test prediction of both models, and the figures with intervals that follow from them.
+    """Write every test prediction of both models, and the figures with intervals computed from them.
 
     Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
     has seen them) and through the fine-tuned network of its best epoch. Transfer is judged by models that learned from
-    the labels the baselines had (`same_labels`), by the head where the network was trained from scratch. Raises
-    ParamsError for a slice that the manifest does not know, RegistryError where the ledger of looks was tampered with.
+    the labels the baselines had (`same_labels`), by the head if the network was trained from scratch. Raises
+    ParamsError for a slice that the manifest does not have, RegistryError if the ledger of looks was tampered with.
     """
     classes = list(artefacts.read(TrainedFacts, head / models.FACTS).classes)
     fitted, tuned = artefacts.read(HeadHistory, head_history), artefacts.read(FineTuneHistory, fine_tune_history)
@@ -114,7 +114,7 @@ def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
         if name not in (*COLUMNS, *table.columns)
     ]
     if not faults:
-        faults = [f"evaluate.slice_limits: {told}" for told in unknown_limits(table, known, params.slice_limits)]
+        faults = [f"evaluate.slice_limits: {reason}" for reason in unknown_limits(table, known, params.slice_limits)]
     if faults:
         raise ParamsError(faults)
 
@@ -220,7 +220,7 @@ def _calibrated(
     )
 
 
-def _rows(images: Images, found: dict[str, Floats]) -> pd.DataFrame:
+def _rows(images: Images, by_model: dict[str, Floats]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
     tables = [
         part.assign(
@@ -228,7 +228,7 @@ def _rows(images: Images, found: dict[str, Floats]) -> pd.DataFrame:
             predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
             probabilities=list(probabilities),
         )
-        for name, probabilities in found.items()
+        for name, probabilities in by_model.items()
     ]
     return pd.concat(tables, ignore_index=True)
 

@@ -35,8 +35,8 @@ from steps.runtime.seeding import derive, torch_generator
 from steps.training.choice import HEAD
 
 BUDGET = 1_000_000  # characters for all pictures of the chapter
-CONFIDENCE = 0.95  # of the intervals of accuracy on worse pictures
-LEAST_MAPPED = 10  # images: fewer make no map
+CONFIDENCE = 0.95  # of the intervals of accuracy on corrupted pictures
+LEAST_MAPPED = 10  # images: with fewer there is no map
 STRETCH = 4096  # rows of the pool that the head answers at a time
 
 
@@ -88,8 +88,8 @@ def inspect(
 ) -> None:
     """Write what the report shows of this (JSON with pictures and SVG), and the CSV of images worth a label.
 
-    Neighbours, map and advice stand on the cached features of the frozen backbone, also where the fine-tuned network
-    was chosen: those are the features that cost nothing to look at. The activation pictures are the chosen model's.
+    Neighbours, map and advice use the cached features of the frozen backbone, even if the fine-tuned network was
+    chosen: those features cost nothing. The activation pictures are the chosen model's.
     """
     judged, table = artefacts.read(Evaluation, evaluation), files.read_table(screened)
     known = Known(table, read_features(features, models.cut_of(head)))
@@ -133,7 +133,7 @@ def inspect(
 
 
 def _right(answers: pd.DataFrame) -> list[AnsweredImage]:
-    """Return the right answers in the order of their images' hashes: nobody's choice."""
+    """Return the right answers in the order of their images' hashes, so that nobody chooses."""
     right = answers[answers["label"] == answers["predicted"]]
     rows = right.assign(order=right["id"].map(uniform)).sort_values("order")
     return [
@@ -145,21 +145,21 @@ def _right(answers: pd.DataFrame) -> list[AnsweredImage]:
 
 
 class _Looks:
-    """Pictures as the network gets them, with what speaks for its answer laid over."""
+    """Pictures as the network gets them, overlaid with the activations for its answer."""
 
     def __init__(self, model: Grafted, spec: Preprocessing, raw: Path, side: int) -> None:
         self.model, self.spec, self.raw, self.side = model, spec, raw, side
         self.block = last_map(model, spec.crop)
 
     def at(self, images: Sequence[AnsweredImage], classes: Sequence[str], album: Album) -> tuple[ShownImage, ...]:
-        """Add a picture to each image and, where the network has maps, the place it answers from."""
+        """Add a picture to each image and, if the network has feature maps, the region it answers from."""
         return tuple(
             ShownImage(**vars(image), picture=_add(album, image), heat=self._heat(image, classes, album))
             for image in images
         )
 
     def pixels(self, path: str, identity: str) -> torch.Tensor:
-        """Return an image as the network gets it before it is normalised, uint8 [3, crop, crop]."""
+        """Return an image as the network gets it before normalisation, uint8 [3, crop, crop]."""
         return centre_crop(resized(read_image(self.raw, path, identity), self.spec), self.spec)
 
     def _heat(self, image: AnsweredImage, classes: Sequence[str], album: Album) -> Picture | None:
@@ -178,43 +178,43 @@ def _add(album: Album, image: AnsweredImage | Proposal) -> Picture | None:
 
 
 def _with_neighbours(images: tuple[ShownImage, ...], known: Known, count: int, album: Album) -> tuple[ShownImage, ...]:
-    """Add to each image the training images most like it: what the model may have learned its answer from."""
+    """Add to each image the most similar training images: the model may have learned its answer from them."""
     train = known.part(TRAIN)
     if not images or train.empty:
         return tuple(replace(image, neighbours=()) for image in images)
     order, cosines = nearest(known.of(train), known.of(pd.DataFrame(map(vars, images))), count)
 
-    def neighbour(place: int, cosine: float) -> Neighbour:
-        identity, path, label = train[["id", "path", "label"]].iloc[place]
+    def neighbour(index: int, cosine: float) -> Neighbour:
+        identity, path, label = train[["id", "path", "label"]].iloc[index]
         return Neighbour(identity, path, label, round(float(cosine), 4), album.add(path, identity))
 
     return tuple(
-        replace(image, neighbours=tuple(map(neighbour, places, alike)))
-        for image, places, alike in zip(images, order, cosines, strict=True)
+        replace(image, neighbours=tuple(map(neighbour, indices, alike)))
+        for image, indices, alike in zip(images, order, cosines, strict=True)
     )
 
 
 def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> tuple[MapFacts | None, dict[str, str]]:
-    """Return two flat views of the labelled images' features as figures, and how well clusters find the classes."""
+    """Return two flat views of the labelled images' features as figures, and how well clusters match the classes."""
     part = known.part(TRAIN, TEST)
     part = part.assign(order=part["id"].map(uniform)).sort_values("order")[: params.most_points]
     if len(part) < LEAST_MAPPED or part["label"].nunique() < 2:
         return None, {}
     labels = part["label"].tolist()
-    found = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
+    layout = lay_out(known.of(part), np.unique(labels, return_inverse=True)[1], params.perplexity, seed)
     rings = part["id"].isin(wrong).tolist()
     words = f"{len(part)} images on a flat map of their features, {{}}; a mark for each class, a ring on wrong answers"
-    views = {"pca": (found.pca, "principal components"), "tsne": (found.tsne, "t-SNE")}
+    views = {"pca": (layout.pca, "principal components"), "tsne": (layout.tsne, "t-SNE")}
     svg: dict[str, str] = {
-        f"inspect-{name}": inline_svg(feature_map(places, labels, rings), f"inspect-{name}", words.format(how))
-        for name, (places, how) in views.items()
+        f"inspect-{name}": inline_svg(feature_map(positions, labels, rings), f"inspect-{name}", words.format(how))
+        for name, (positions, how) in views.items()
     }
     facts = MapFacts(
         images=len(part),
         of=len(known.part(TRAIN, TEST)),
-        clusters=int(found.clusters.max()) + 1,
-        agreement=round(found.agreement, 4),
-        explained=round(found.explained, 4),
+        clusters=int(layout.clusters.max()) + 1,
+        agreement=round(layout.agreement, 4),
+        explained=round(layout.explained, 4),
     )
     return facts, svg
 
@@ -222,9 +222,9 @@ def _map(known: Known, wrong: set[str], params: InspectParams, seed: int) -> tup
 def _robustness(
     model: Grafted, known: Known, look: _Looks, classes: Sequence[str], most: int, batch_size: int, seed: int
 ) -> Robustness | None:
-    """Return how the answers to some validation images fare where the pictures are worse; None where there are none.
+    """Return the robustness of the answers to some validation images under corruptions; None without such images.
 
-    Validation images, because this look at the model is not one at the test set.
+    Validation images, because this must not be a look at the test set.
     """
     part = known.part(VAL)
     part = part.assign(order=part["id"].map(uniform)).sort_values("order")[:most]
@@ -237,17 +237,17 @@ def _robustness(
     return robustness.look(model, pixels, targets, cluster, look.spec, rng, batch_size, CONFIDENCE)
 
 
-def _drawn(found: Robustness | None) -> dict[str, str]:
-    if found is None:
+def _drawn(result: Robustness | None) -> dict[str, str]:
+    if result is None:
         return {}
-    figure, words = worse_pictures(found.rows)
+    figure, words = worse_pictures(result.rows)
     return {"inspect-robustness": inline_svg(figure, "inspect-robustness", words)}
 
 
 def _advice(
     known: Known, head: torch.nn.Module, classes: Sequence[str], params: InspectParams, seed: int
 ) -> list[Proposal]:
-    """Return the images of the pool most worth a label, the head's answer with each; none where there is no pool."""
+    """Return the images of the pool most worth a label, with the head's answers; none if there is no pool."""
     pool = known.part(UNLABELLED)
     if pool.empty:
         return []

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about what the pipeline found, made of tracked inputs alone."""
+"""One self-contained HTML page about the pipeline's results, made from tracked inputs alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ReportParams:
     thumbnail: Annotated[int, Interval(ge=32, le=512)]  # longer side, pixels
 
 
-Drawing = tuple[str, Figure, str]  # its name in the templates, itself, and the words that stand for it
+Drawing = tuple[str, Figure, str]  # name in the templates, figure, alternative text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def report(
     `raw` holds the images and `backbone` a card.json; `screened` and `predictions` are Parquet, the others the
     stages' JSON. The page needs no network and no script, and stays under 5 MB.
     """
-    found = Found(
+    results = Found(
         card=models.read_card(backbone),
         checks=artefacts.read(Validation, validation),
         screened=artefacts.read(Screening, screening),
@@ -115,39 +115,39 @@ def report(
         answers=files.read_table(predictions),
     )
     album = Album(raw, params.thumbnail, PICTURE_BUDGET)
-    # The mistakes come before the samples here, too: where the budget is short, they are what the page is for
+    # The mistakes come before the samples here, too: if the budget is short, the page is for them
     context = {
-        **_test(found),
-        **_wrong_answers(found, album, params),
-        **_data(found, album, params),
-        "accounts_shown": _accounts_shown(found, album),
+        **_test(results),
+        **_wrong_answers(results, album, params),
+        **_data(results, album, params),
+        "accounts_shown": _accounts_shown(results, album),
     }
-    svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(found)}
+    svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(results)}
 
-    files.write_text(page, render("report.html", **vars(found), **context, svg=svg, most_classes=MOST_CLASSES))
+    files.write_text(page, render("report.html", **vars(results), **context, svg=svg, most_classes=MOST_CLASSES))
 
 
-def _test(found: Found) -> dict[str, object]:
+def _test(results: Found) -> dict[str, object]:
     """Collect the content of the test split's chapters, and the names that all chapters use."""
-    chosen, test = found.judged.chosen, found.test
+    chosen, test = results.judged.chosen, results.test
     return {
         "names": NAMES,
         "chosen": chosen,
         "chosen_name": NAMES[chosen],
-        "classes": found.classes,
+        "classes": results.classes,
         "test": test,
-        "figures": findings.figures(found.judged.test),
-        "majority": findings.majority(test, found.commonest),
-        "paired": findings.paired(found.answers),
+        "figures": findings.figures(results.judged.test),
+        "majority": findings.majority(test, results.commonest),
+        "paired": findings.paired(results.answers),
         "hardest": findings.hardest_first(test),
         "confused": findings.confusions(test),
     }
 
 
-def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str, object]:
+def _wrong_answers(results: Found, album: Album, params: ReportParams) -> dict[str, object]:
     """Gather the mistakes and the suspects, with their pictures."""
-    wrong = findings.mistakes(found.answers, found.judged.chosen, found.classes)
-    suspects = _suspects(found.screened, params.wrong_answers)
+    wrong = findings.mistakes(results.answers, results.judged.chosen, results.classes)
+    suspects = _suspects(results.screened, params.wrong_answers)
     surest = [vars(image) for image in wrong[: params.wrong_answers]]
     shown = _pictured(surest, album, "Test image of class {label}, named {predicted}")
     album.budget -= sum(len(picture.uri) for _, picture, _ in shown[:GLANCED])  # the first screen shows them, too
@@ -160,7 +160,7 @@ def _wrong_answers(found: Found, album: Album, params: ReportParams) -> dict[str
 
 
 def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
-    """List the images that a person should look at first, about so many: path, id, and the reason in words."""
+    """List about `most` images that a person should look at first: path, id, and the reason in words."""
     labels = [(row, f"labelled {row.label}, looks like {row.suggested}") for row in screened.label_errors]
     like = [
         (image, f"like {group.images[0].path} in another split")
@@ -174,9 +174,9 @@ def _suspects(screened: Screening, most: int) -> list[dict[str, str]]:
     return [{"path": image.path, "id": image.id, "reason": reason} for image, reason in rows]
 
 
-def _accounts_shown(found: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
-    """Return pictures as the files have them and with their colours swapped, side by side, where the weights say so."""
-    seen = found.checks.observed
+def _accounts_shown(results: Found, album: Album) -> list[tuple[str, list[tuple[Picture, str]]]]:
+    """Return pictures as in the files and with swapped colours, side by side, if the weights suggest the swap."""
+    seen = results.checks.observed
     if not seen or all(finding.account != SWAPPED for finding in seen.wanted):
         return []
     changes = {"as in the file": None, "red and blue exchanged": _exchanged}
@@ -195,20 +195,20 @@ def _exchanged(image: Image.Image) -> Image.Image:
 
 
 def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tuple[dict[str, Any], Picture, str]]:
-    """Return (row, picture, alternative text) of each row whose picture still has room on the page."""
+    """Return (row, picture, alternative text) of each row whose picture still fits on the page."""
     return [(row, shown, alt.format(**row)) for row in rows if (shown := album.add(row["path"], row["id"]))]
 
 
-def _data(found: Found, album: Album, params: ReportParams) -> dict[str, object]:
-    """Gather the sizes of the splits and sample images of each class, or of the hardest where there are many."""
-    sampled: Sequence[str] = found.classes
+def _data(results: Found, album: Album, params: ReportParams) -> dict[str, object]:
+    """Gather the sizes of the splits and sample images of each class, or of the hardest if there are many."""
+    sampled: Sequence[str] = results.classes
     if len(sampled) > MOST_SAMPLED:
-        sampled = [row.label for row in findings.hardest_first(found.test)[:MOST_SAMPLED]]
-    picked = findings.sampled(found.images, sampled, params.sample_images)
+        sampled = [row.label for row in findings.hardest_first(results.test)[:MOST_SAMPLED]]
+    picked = findings.sampled(results.images, sampled, params.sample_images)
     return {
-        "counts": found.counts,
-        "images_total": len(found.images),
-        "imbalance": findings.imbalance(found.counts.get(TRAIN, {}), found.classes),
+        "counts": results.counts,
+        "images_total": len(results.images),
+        "imbalance": findings.imbalance(results.counts.get(TRAIN, {}), results.classes),
         "samples": {
             label: [shown for path, identity in some if (shown := album.add(path, identity))]
             for label, some in picked.items()
@@ -216,46 +216,46 @@ def _data(found: Found, album: Album, params: ReportParams) -> dict[str, object]
     }
 
 
-def _drawings(found: Found) -> Iterator[Drawing]:
+def _drawings(results: Found) -> Iterator[Drawing]:
     """Yield each figure of the page with its name and alternative text."""
-    yield from _of_test(found)
-    yield from figures_calibration.drawn(found.judged.calibration.get(found.judged.chosen))
-    yield from _of_training(found)
+    yield from _of_test(results)
+    yield from figures_calibration.drawn(results.judged.calibration.get(results.judged.chosen))
+    yield from _of_training(results)
 
 
-def _of_test(found: Found) -> Iterator[Drawing]:
-    judged, test = found.judged, found.test
+def _of_test(results: Found) -> Iterator[Drawing]:
+    judged, test = results.judged, results.test
     rivals = [row for row in judged.transfer.baselines if row.against in RIVALS]
     models = [(name, model == judged.chosen, judged.test[model].accuracy) for model, name in NAMES.items()]
     dots = [
         *(figures.Dot(RIVALS[row.against], chosen=False, value=row.accuracy) for row in rivals),
         *(figures.Dot(name, chosen, share.known, share.low, share.high) for name, chosen, share in models),
     ]
-    largest = findings.majority(test, found.commonest)
+    largest = findings.majority(test, results.commonest)
     figure = figures.accuracy_intervals(dots, largest.value, f"always “{largest.label}”")
     said = "; ".join(f"{dot.name} {percent(dot.value)}" for dot in dots)
     yield "comparison", figure, f"Test accuracy: {said}"
 
-    if len(found.classes) <= MOST_CLASSES:
-        figure = figures.confusion_matrix(test.confusion, found.classes)
+    if len(results.classes) <= MOST_CLASSES:
+        figure = figures.confusion_matrix(test.confusion, results.classes)
         yield "confusion", figure, "Confusion matrix of the test split; the tables beside it say the same"
 
 
-def _of_training(found: Found) -> Iterator[Drawing]:
-    labelled = {split: of_class for split, of_class in found.counts.items() if split != UNLABELLED}
-    shown = findings.ends_of_scale(found.counts.get(TRAIN, {}), found.classes, MOST_CLASSES)
+def _of_training(results: Found) -> Iterator[Drawing]:
+    labelled = {split: of_class for split, of_class in results.counts.items() if split != UNLABELLED}
+    shown = findings.ends_of_scale(results.counts.get(TRAIN, {}), results.classes, MOST_CLASSES)
     yield "balance", figures.class_balance(labelled, shown), "Images of each class in each split"
 
-    curve = found.plan.size.curve
+    curve = results.plan.size.curve
     reached = percent(curve[-1].balanced_accuracy)
     yield "learning", figures.learning_curve(curve), f"Balanced accuracy by labels a class; with all of them {reached}"
 
-    chosen = found.head.chosen_c
-    figure = figures.head_path(found.head.path, chosen)
+    chosen = results.head.chosen_c
+    figure = figures.head_path(results.head.path, chosen)
     yield "path", figure, f"Validation balanced accuracy by C; the chosen C is {chosen:g}"
 
-    best = found.tuned.best_epoch
-    figure = figures.fine_tuning_curve(found.tuned.epochs, best)
+    best = results.tuned.best_epoch
+    figure = figures.fine_tuning_curve(results.tuned.epochs, best)
     yield "curve", figure, f"Validation balanced accuracy and log loss by epoch; the best epoch is {best}"
 
 

@@ -1,7 +1,7 @@
-"""Which images to label next: those the head is unsure of, no two of them alike.
+"""Which images to label next: diverse images that the head is unsure of.
 
-Margin and diversity as Zhdanov 2019 (arXiv 1901.05954) joins them: the least certain images, clustered by k-means with
-their uncertainty as weight, and of each cluster the one nearest its centre.
+Margin and diversity are combined as in Zhdanov 2019 (arXiv 1901.05954): the least certain images are clustered by
+k-means with their uncertainty as weight, and the image nearest to each centre is taken.
 """
 
 from dataclasses import dataclass
@@ -10,44 +10,44 @@ import numpy as np
 
 from steps.runtime.arrays import Floats
 
-UNSURE = 10  # candidates for each image that is wanted: the least certain ones
+UNSURE = 10  # candidates per requested image: the least certain ones
 MOST = 20_000  # candidates in all: clustering more would take minutes
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An image of the pool worth a label: its row, how unsure the answer is, and how many candidates it stands for."""
+    """An image of the pool worth a label: its row, how unsure the answer is, and how many candidates it represents."""
 
     row: int
-    margin: float  # probability of the likeliest class less that of the next
+    margin: float  # probability of the likeliest class minus that of the next
     stands_for: int
 
 
 def margins(probabilities: Floats) -> Floats:
-    """Return by how much the likeliest class exceeds the next one, [n], of probabilities [n, classes]."""
+    """Return the likeliest class's probability minus the next one's, [n], from probabilities [n, classes]."""
     second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
     return np.asarray(first - second)
 
 
 def next_labels(features: Floats, probabilities: Floats, count: int, seed: int) -> list[Pick]:
-    """Return `count` rows of the pool (all, where it holds fewer), those that stand for most uncertainty first.
+    """Return `count` rows of the pool (all if it holds fewer), sorted by the uncertainty they represent, descending.
 
-    `features` [n, d] and `probabilities` [n, classes] are the pool's; lengths of features do not count, directions do.
+    `features` [n, d] and `probabilities` [n, classes] are the pool's; only the directions of features count.
     """
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import normalize
 
     margin = margins(probabilities)
     candidates = np.argsort(margin, kind="stable")[: min(MOST, UNSURE * count)]
-    places = normalize(features[candidates])
-    groups = min(count, len(np.unique(places, axis=0)))
+    directions = normalize(features[candidates])
+    groups = min(count, len(np.unique(directions, axis=0)))
     unsure = np.maximum(1 - margin[candidates], 1e-6)
-    found = KMeans(groups, n_init=1, random_state=seed).fit(places, sample_weight=unsure)
-    distance = ((places - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
-    weight = np.bincount(found.labels_, unsure, minlength=groups)
+    clustering = KMeans(groups, n_init=1, random_state=seed).fit(directions, sample_weight=unsure)
+    distance = ((directions - clustering.cluster_centers_[clustering.labels_]) ** 2).sum(axis=1)
+    weight = np.bincount(clustering.labels_, unsure, minlength=groups)
     picks = []
     for group in np.argsort(-weight, kind="stable"):
-        members = np.flatnonzero(found.labels_ == group)
+        members = np.flatnonzero(clustering.labels_ == group)
         nearest = candidates[members[distance[members].argmin()]]
         picks.append(Pick(int(nearest), float(margin[nearest]), len(members)))
     return picks

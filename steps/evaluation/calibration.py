@@ -1,4 +1,4 @@
-"""Calibration: one temperature that makes probabilities mean what they say, and when to say nothing at all."""
+"""Calibration: one temperature for the probabilities, and a threshold below which the model abstains."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
 
 TRIANGLE = "triangle bound"
-MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # log-loss of an image, and its Brier score
+MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # the largest log-loss and Brier score of an image
 POINTS = 20  # of the coverage-risk curve, at most
 
 
@@ -24,10 +24,10 @@ def tempered(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
 
 
 def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
-    """Return the temperature of the least log-loss on images that the model has not learnt from (validation).
+    """Return the temperature with the least log-loss on images that the model was not trained on (validation).
 
-    Guo et al. 2017 (arXiv 1706.04599). A log-normal prior around 1 with `spread` holds it where a few dozen images,
-    all answered rightly, would drive it to zero and the probabilities to certainty.
+    Guo et al. 2017 (arXiv 1706.04599). A log-normal prior around 1 with `spread` keeps a few dozen images, all
+    answered correctly, from driving the temperature to zero and the probabilities to certainty.
     """
 
     def loss(log_temperature: float) -> float:
@@ -35,8 +35,8 @@ def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
         nats = -scaled[np.arange(len(targets)), targets].sum()
         return float(nats + 0.5 * (log_temperature / spread) ** 2)
 
-    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-9})
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-9})
+    return float(np.exp(optimum.x))
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Bins:
 
 
 def binned(confidence: Floats, bins: int) -> Bins:
-    """Sort images into at most `bins` bins of equal number by confidence; ten images a bin at least."""
+    """Sort images into at most `bins` bins of equal number by confidence; at least ten images per bin."""
     count = max(1, min(bins, len(confidence) // 10))
     index = np.empty(len(confidence), dtype=np.int64)
-    for number, places in enumerate(np.array_split(np.argsort(confidence, kind="stable"), count)):
-        index[places] = number
+    for number, members in enumerate(np.array_split(np.argsort(confidence, kind="stable"), count)):
+        index[members] = number
     return Bins(index, count)
 
 
 def calibration_error(probabilities: Floats, targets: Ints, bins: int, sample: Sample, confidence: float) -> Figure:
-    """Return the expected calibration error over bins of equal number, with an interval that holds the truth.
+    """Return the expected calibration error over bins of equal number, with an interval that covers the truth.
 
     The plain estimate is above zero even for perfect probabilities, and a bootstrap of it is worse; but it is never
-    further from the truth than the sum of the bins' own errors (triangle inequality), whose quantile under the normal
-    law gives the interval. Conservative. Bins: Nixon et al. 2019 (arXiv 1904.01685).
+    further from the truth than the sum of the bins' own errors (triangle inequality). The quantile of that sum under
+    the normal distribution gives a conservative interval. Bins: Nixon et al. 2019 (arXiv 1904.01685).
     """
     parts = binned(probabilities.max(axis=1), bins)
     gaps, spread = _gaps(probabilities, targets, parts, sample)
@@ -74,8 +74,8 @@ def calibration_error(probabilities: Floats, targets: Ints, bins: int, sample: S
 def _gaps(probabilities: Floats, targets: Ints, parts: Bins, sample: Sample) -> tuple[Floats, Floats]:
     """Return for each bin the sum of (right - confidence) over its images, and that sum's standard error.
 
-    The larger of the error that was seen and of the one that the probabilities claim: a bin without a mistake has
-    seen none, and is not certain for that.
+    The standard error is the larger of the observed one and the one that the probabilities imply: a bin without a
+    mistake shows no spread, but is not certain.
     """
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     gap = correct - top
@@ -90,10 +90,10 @@ def _gaps(probabilities: Floats, targets: Ints, parts: Bins, sample: Sample) -> 
 def change_of_error(
     before: Floats, after: Floats, targets: Ints, bins: int, sample: Sample, confidence: float
 ) -> Figure:
-    """Return by how much the calibration error changed on the same images (below 0: better), with its interval.
+    """Return the change of the calibration error on the same images (below 0: better), with its interval.
 
-    Both in the bins of the answers before. There the change depends on the one unknown, the bin's true gap, and
-    never turns: its ends over all gaps that the images leave open (together: Sidak 1967) are those of the interval.
+    Both errors use the bins of the answers before. There the change depends on one unknown, the bin's true gap, and
+    is monotonic in it: its extremes over all gaps that the images allow (jointly: Sidak 1967) end the interval.
     """
     parts = binned(before.max(axis=1), bins)
     gaps, spread = _gaps(before, targets, parts, sample)
@@ -110,7 +110,7 @@ def change_of_error(
 def reliability(
     probabilities: Floats, targets: Ints, bins: int, cluster: Ints, confidence: float
 ) -> tuple[ReliabilityBin, ...]:
-    """Return the bins of a reliability diagram: mean confidence, share that was right with its interval, and n."""
+    """Return the bins of a reliability diagram: mean confidence, accuracy with its interval, and n."""
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     parts = binned(top, bins)
     members = [parts.index == number for number in range(parts.count)]
@@ -122,7 +122,7 @@ def reliability(
 
 @dataclass(frozen=True)
 class Abstention:
-    """Answer only from a probability of `below` on; `reached`: whether that met the target on validation."""
+    """Abstain at probabilities under `below`; `reached`: whether that met the target on validation."""
 
     below: float
     reached: bool
@@ -131,7 +131,7 @@ class Abstention:
 def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstention:
     """Return the lowest threshold above which the answers to the validation images reach the target accuracy.
 
-    Where no threshold reaches it, the one of the highest accuracy, and of those the one that answers most.
+    If no threshold reaches it, return the one with the highest accuracy, and of equal ones the one that answers most.
     """
     top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     order = np.argsort(-top, kind="stable")
@@ -141,12 +141,12 @@ def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstentio
     if accuracy[-1] >= target:
         return Abstention(0.0, True)
     enough = np.flatnonzero(accuracy >= target)
-    place = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
-    return Abstention(float(thresholds[place]), bool(len(enough)))
+    index = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
+    return Abstention(float(thresholds[index]), bool(len(enough)))
 
 
 def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> tuple[CoverageRisk, ...]:
-    """Return the error among the answers if only the surest share of the images is answered, for several shares.
+    """Return the error rate if only the most confident share of the images is answered, for several shares.
 
     El-Yaniv and Wiener 2010, JMLR 11:1605.
     """
@@ -169,7 +169,7 @@ def losses(probabilities: Floats, targets: Ints) -> Floats:
 
 
 def _losses_by_class(probabilities: Floats) -> Floats:
-    """Return log-loss and Brier score of each image, had it been of each class, [n, classes, 2]."""
+    """Return log-loss and Brier score of each image for each possible true class, [n, classes, 2]."""
     nats = -np.log(np.clip(probabilities, np.finfo(np.float64).tiny, 1))
     return np.stack([nats, (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1], axis=2)
 
@@ -177,11 +177,11 @@ def _losses_by_class(probabilities: Floats) -> Floats:
 def scored(probabilities: Floats, targets: Ints, sample: Sample, confidence: float) -> tuple[Figure, Figure]:
     """Return log-loss and Brier score with their intervals.
 
-    What a wrong answer costs is what the probabilities [n, classes] themselves expect of one.
+    The cost of a wrong answer is the one that the probabilities [n, classes] themselves expect.
     """
     kinds, seen = _losses_by_class(probabilities), losses(probabilities, targets)
-    other = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
-    wrong = (other[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(other.sum()), np.finfo(np.float64).tiny)
+    runners_up = np.where(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None], 0, probabilities)
+    wrong = (runners_up[:, :, None] * kinds).sum(axis=(0, 1)) / max(float(runners_up.sum()), np.finfo(np.float64).tiny)
     nats, brier = (mean_of_losses(seen[:, i], float(wrong[i]), MOST[i], sample, confidence) for i in (0, 1))
     return nats, brier
 

@@ -1,4 +1,4 @@
-"""Model against model on the same images: the difference, how sure it is, and what would settle it."""
+"""Comparison of two models on the same images: the difference, its certainty, and the images needed to decide."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ HELPS, HURTS = "helps", "hurts"
 
 @dataclass(frozen=True)
 class VerdictRules:
-    """How sure a verdict has to be: confidence of intervals, chance of seeing a real difference, bootstrap draws."""
+    """How sure a verdict has to be: confidence of intervals, power to detect a difference, bootstrap draws."""
 
     confidence: Confidence
     power: Annotated[float, Interval(ge=0.5, le=0.999)]
@@ -34,10 +34,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def needed(only_a: float, only_b: float, n: int, rules: VerdictRules, design: float = 1.0) -> int | None:
-    """Return how many images would show this difference with the rules' power; None where none was seen.
+    """Return how many images would show this difference with the rules' power; None if there is no difference.
 
-    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ; times the design effect
-    of groups, for more images will come in groups like these.
+    Connor 1987, Biometrics 43:207: from the shares of images on which the two models differ, times the design effect
+    of groups, because more images will come in groups like these.
     """
     differing, difference = (only_a + only_b) / n, abs(only_a - only_b) / n
     if difference == 0:
@@ -71,10 +71,10 @@ def compare(
 def compare_answers(
     targets: Ints, a: Bools, b: Bools, sample: Sample, rules: VerdictRules, generator: np.random.Generator
 ) -> AnswerComparison:
-    """Compare two models by whether each was right, image by image [n]; differences are a less b.
+    """Compare two models by their correctness on each image [n]; differences are a minus b.
 
-    *Better* asks for both: an interval of the difference in accuracy above zero, and McNemar's exact test. Where
-    images come in groups the interval knows of them and the test does not, so neither is enough alone.
+    *Better* requires both: an interval of the difference in accuracy above zero, and McNemar's exact test. The
+    interval accounts for groups of images, the test does not, so neither is enough alone.
     """
     only_a, only_b, gain = int((a & ~b).sum()), int((b & ~a).sum()), a.astype(float) - b
     difference = _difference(gain, sample, rules, generator)
@@ -103,7 +103,7 @@ def compare_answers(
 def balanced_difference(
     gain: Floats, targets: Ints, sample: Sample, confidence: float, draws: int, rng: np.random.Generator
 ) -> Figure:
-    """Return the mean over the classes of an image's gain [n], right or wrong, with its interval."""
+    """Return the mean over the classes of the images' gains in correctness [n], with its interval."""
     weights = _per_class(targets)
     return _bounded(smoothed(gain * weights, sample, confidence, draws, rng, float(weights.max())))
 
@@ -112,10 +112,10 @@ def _difference(gain: Floats, sample: Sample, rules: VerdictRules, generator: np
     return _bounded(smoothed(gain, sample, rules.confidence, rules.bootstrap_draws, generator))
 
 
-def _bounded(found: Figure) -> Figure:
+def _bounded(difference: Figure) -> Figure:
     """Clip the interval of a difference of shares to -1 and 1."""
-    low, high = found.ends
-    return replace(found, low=max(-1.0, low), high=min(1.0, high))
+    low, high = difference.ends
+    return replace(difference, low=max(-1.0, low), high=min(1.0, high))
 
 
 def verdict_of(difference: Figure, p: float, confidence: float) -> str:
@@ -158,10 +158,10 @@ def transfer(
 ) -> TransferVerdict:
     """Return whether transfer helped: the model against each baseline, averaged over the baseline's draws.
 
-    `baselines` maps majority, pixels, scratch to class indices [n], one array a draw. The verdict is against scratch,
-    or against the strongest of the others where scratch was left out. An image's difference is the mean over the
-    draws; McNemar's test and the number of images that are wanting, which know one draw only, take the least
-    favourable of them.
+    `baselines` maps majority, pixels, scratch to class indices [n], one array per draw. The verdict is against
+    scratch, or against the strongest of the others if scratch was left out. An image's difference is the mean over
+    the draws; McNemar's test and the number of images still needed apply to one draw only, and take the least
+    favourable one.
     """
     right = model.argmax(axis=1) == targets
     rows = tuple(
@@ -183,7 +183,7 @@ def _against(
 ) -> BaselineComparison:
     mean = np.mean(draws, axis=0)
     difference = _difference(right - mean, sample, rules, generator)
-    tables = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in draws]
+    tables = [(int((right & ~baseline).sum()), int((baseline & ~right).sum())) for baseline in draws]
     p = max(mcnemar(*table) for table in tables)
     sign, design = np.sign(difference.known), design_effect(right - mean, sample.cluster)
     asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]

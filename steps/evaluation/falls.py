@@ -1,4 +1,4 @@
-"""Parts of the test images on which one model is worse than another: which falls are more than chance?"""
+"""Parts of the test images on which one model is worse than another by more than chance."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from steps.runtime.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True)
 class Change:
-    """A class or slice: images that the first model alone has right (won), and those of the second alone (lost)."""
+    """A class or slice: images that only the first model gets right (won), and only the second (lost)."""
 
     part: str
     n: int
     won: int
     lost: int
-    effective: float  # independent images that tell as much: fewer than n where those of a group go together
+    effective: float  # number of independent images: fewer than n if the images of a group agree
 
     @property
     def drop(self) -> float:
@@ -44,7 +44,7 @@ def changes(parts: Iterable[tuple[str, Bools]], a: Bools, b: Bools, cluster: Int
 
 
 def _effective(gain: Floats, cluster: Ints) -> float:
-    """Return how many independent images tell as much of the mean gain: their number over the design effect."""
+    """Return the effective number of images for the mean gain: their number over the design effect."""
     clusters = len(np.unique(cluster))
     if clusters in (1, len(gain)) or np.ptp(gain) == 0:
         return float(clusters)
@@ -53,21 +53,21 @@ def _effective(gain: Floats, cluster: Ints) -> float:
 
 
 def shown(found: Sequence[Change], limit: float, level: float) -> list[tuple[Change, float]]:
-    """Return the parts that fell by more than `limit` beyond doubt, each with its p-value after Holm's correction.
+    """Return the parts that fell significantly by more than `limit`, each with its p-value after Holm's correction.
 
-    Where no part fell by more, any is named with a chance of at most `level`, however many parts there are.
+    If no part fell by more, the chance of returning any is at most `level`, whatever the number of parts.
     """
     if not found:
         return []
-    adjusted = multipletests([chance(one, limit) for one in found], method="holm")[1]
-    return [(one, float(p)) for one, p in zip(found, adjusted, strict=True) if p < level]
+    adjusted = multipletests([chance(change, limit) for change in found], method="holm")[1]
+    return [(change, float(p)) for change, p in zip(found, adjusted, strict=True) if p < level]
 
 
 def chance(one: Change, limit: float) -> float:
-    """Return the one-sided p-value of a fall by at most `limit`: the larger of two tests, as each errs somewhere.
+    """Return the one-sided p-value of a fall by at most `limit`: the larger of two tests, as each has a weakness.
 
-    Tango's score test knows the limit, and is too sure of itself on a few images (Tango 1998, Stat. Med. 17:891);
-    McNemar's exact test is not, and asks only whether there was a fall at all (McNemar 1947).
+    Tango's score test uses the limit, but is overconfident on a few images (Tango 1998, Stat. Med. 17:891);
+    McNemar's exact test is not, but tests only whether there was a fall at all (McNemar 1947).
     """
     if one.drop <= limit:
         return 1.0
@@ -75,6 +75,6 @@ def chance(one: Change, limit: float) -> float:
     n, lost, won = one.effective, one.lost * scale, one.won * scale
     b = (2 * n - lost + won) * limit - lost - won
     c = won * limit * (1 - limit)
-    rare = (np.sqrt(b**2 + 8 * n * c) - b) / (4 * n)  # the share of images won, as likely as a fall by `limit` allows
+    rare = (np.sqrt(b**2 + 8 * n * c) - b) / (4 * n)  # the likeliest share of images won, given a fall by `limit`
     score = (lost - won - n * limit) / np.sqrt(n * (2 * rare + limit * (1 - limit)))
     return max(float(norm.sf(score)), float(betainc(lost, won + 1, 0.5)))

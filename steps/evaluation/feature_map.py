@@ -1,4 +1,4 @@
-"""The features seen without their labels: a flat map, clusters, and how well those agree with the classes."""
+"""Features without their labels: a flat map, clusters, and how well the clusters agree with the classes."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from steps.runtime.arrays import Floats, Ints
 
-AXES = 50  # principal components that t-SNE starts from: distances in more are mostly noise, and slower
+AXES = 50  # principal components that t-SNE starts from: more are mostly noise, and slower
 STARTS = 5  # of k-means; the tightest clustering is kept
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Two flat views [n, 2] of features, and clusters found in them without a look at the labels."""
+    """Two flat views [n, 2] of features, and clusters found without the labels."""
 
     pca: Floats
     tsne: Floats
@@ -22,10 +22,10 @@ class FeatureMap:
 
 
 def lay_out(features: Floats, targets: Ints, perplexity: float, seed: int) -> FeatureMap:
-    """Lay features [n, d] out flat: principal components, and t-SNE (van der Maaten and Hinton 2008).
+    """Map features [n, d] to two dimensions by principal components, and by t-SNE (van der Maaten and Hinton 2008).
 
-    In t-SNE who is near whom means something; distances between clouds and their sizes do not. Runs on one thread:
-    sums over several come out differently.
+    In t-SNE neighbourhoods are meaningful; distances between clusters and their sizes are not. Runs on one thread:
+    sums over several threads differ.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
@@ -49,9 +49,9 @@ def lay_out(features: Floats, targets: Ints, perplexity: float, seed: int) -> Fe
 
 
 def nearest(known: Floats, asked: Floats, count: int) -> tuple[Ints, Floats]:
-    """Return for each row of `asked` [m, d] the `count` rows of `known` [n, d] most like it, and their cosines.
+    """Return for each row of `asked` [m, d] the `count` most similar rows of `known` [n, d], and their cosines.
 
-    Directions are taken from the mean of what is known: features that are all positive would all be alike.
+    Features are centred on the mean of `known`: all-positive features would otherwise all be similar.
     """
     from sklearn.preprocessing import normalize
 

@@ -1,6 +1,6 @@
-"""Intervals: how far a figure on this many images may be from the truth. `tests.studies.coverage` puts them to test.
+"""Confidence intervals of figures measured on a limited number of images; `tests.studies.coverage` tests them.
 
-Which method for which figure is decided by coverage at p = 0.98 and n = 153, where the usual percentile bootstrap of
+The method for each figure was chosen by its coverage at p = 0.98 and n = 153, where the usual percentile bootstrap of
 a share covers 81 % and of a log-loss 85 % when 95 % is claimed.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
-CELLS = 20_000_000  # of a matrix of draws in memory at a time
-LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # images that a class counts for at least, however few it has
-ROUNDING = np.finfo(np.float64).eps  # a variance below this share of the squares is none
+CELLS = 20_000_000  # of a matrix of draws held in memory at a time
+LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # the least number of images that a class counts for
+ROUNDING = np.finfo(np.float64).eps  # a variance below this share of the squares is zero
 
 
 def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
-    """Return the share of images [n] that are right; where clusters err together, as if there were fewer of them.
+    """Return the share of images [n] that are right; if errors come in clusters, the interval is that of fewer images.
 
     Wilson's interval at the effective number of images (Korn and Graubard 1998, Survey Methodology 24:193).
     """
@@ -43,12 +43,12 @@ def share(right: Bools, cluster: Ints, confidence: float) -> Figure:
 
 
 def share_of(right: Bools, part: Bools, cluster: Ints, confidence: float) -> Figure:
-    """Return the share of the images in `part` [n] that are right; unknown where there are none."""
+    """Return the share of the images in `part` [n] that are right; unknown if there are none."""
     return share(right[part], cluster[part], confidence) if part.any() else proportion(0, 0, confidence)
 
 
 def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
-    """Return how many independent images tell as much as these: their number over the design effect of clusters."""
+    """Return the effective number of independent images: their number over the design effect of clusters."""
     n, clusters, value = len(right), len(np.unique(cluster)), float(right.mean())
     if n == clusters:
         return n
@@ -62,62 +62,62 @@ def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
 
 
 def _told(n: int, clusters: int, design: float, degrees: float, confidence: float) -> float:
-    """Return n images over their design effect, and fewer where few clusters showed it.
+    """Return n images over their design effect, and fewer if it was estimated from few clusters.
 
-    The quotient of t quantiles is Korn and Graubard's price for a spread that is unsure. Their degrees of freedom
-    are the clusters; where one answer in fifty is wrong, no more is known than the clusters with a wrong answer tell.
-    At worst a cluster tells as much as one image.
+    The ratio of t quantiles is Korn and Graubard's correction for an uncertain spread. Their degrees of freedom are
+    the clusters; if one answer in fifty is wrong, only the clusters with a wrong answer are informative. At worst a
+    cluster counts as one image.
     """
-    told = n / max(1.0, design)
-    return max(min(told, clusters), told / _unsure(n, degrees, confidence))
+    effective = n / max(1.0, design)
+    return max(min(effective, clusters), effective / _unsure(n, degrees, confidence))
 
 
 def _telling(right: Bools, cluster: Ints) -> int:
-    """Return how many clusters hold the rarer answer."""
+    """Return the number of clusters that hold the rarer answer."""
     return len(np.unique(cluster[~right if right.mean() > 0.5 else right]))
 
 
 def clustered_variance(influence: Floats, cluster: Ints) -> float:
-    """Return the variance of a sum of influences [n], 0 in all, where clusters are drawn as one."""
+    """Return the variance of a sum of influences [n], which add up to 0, if each cluster is drawn as one."""
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], influence)
     return float((sums**2).sum()) * len(sums) / max(len(sums) - 1, 1)
 
 
 def _unsure(n: int, degrees: float, confidence: float) -> float:
-    """Return by how much a variance of so few degrees of freedom counts for more than one that n images showed."""
+    """Return the factor for a variance of few degrees of freedom, relative to one estimated from n images."""
     at = 0.5 + confidence / 2
     return float((stdtrit(max(degrees, 1), at) / stdtrit(max(n - 1, 1), at)) ** 2)
 
 
 def design_effect(values: Floats, cluster: Ints) -> float:
-    """Return by how much clusters stretch the variance of the mean of values [n]; at least 1 (Kish 1965)."""
+    """Return the factor by which clusters inflate the variance of the mean of values [n]; at least 1 (Kish 1965)."""
     influence = (values - values.mean()) / len(values)
     plain = clustered_variance(influence, np.arange(len(values)))
     return max(1.0, clustered_variance(influence, cluster) / plain) if plain else 1.0
 
 
 def _within(values: Floats, targets: Ints) -> Floats:
-    """Return values [n] less the mean of their class."""
+    """Return values [n] minus the mean of their class."""
     counts = np.maximum(np.bincount(targets), 1)
     return np.asarray(values - (np.bincount(targets, values) / counts)[targets])
 
 
 def _clusters_of(targets: Ints, cluster: Ints, classes: int = 0) -> Ints:
-    """Return in how many clusters the images of each class lie, [classes]; 0 where a class does not occur."""
+    """Return the number of clusters of each class's images, [classes]; 0 for a class that does not occur."""
     return np.bincount(np.unique(np.stack([cluster, targets]), axis=1)[1], minlength=classes)
 
 
 def _spread(influence: Floats, targets: Ints, cluster: Ints) -> tuple[float, float]:
-    """Return the variance of a sum of influences [n] whose classes keep their sizes, and its degrees of freedom.
+    """Return the variance of a sum of influences [n] with fixed class sizes, and its degrees of freedom.
 
-    Welch's and Satterthwaite's, with clusters in place of images: a class of c clusters has c - 1 degrees of freedom,
-    for its mean is estimated, and one of a single cluster shows nothing. A cluster of several classes counts with the
-    one of them that has the fewest clusters.
+    After Welch and Satterthwaite, with clusters in place of images: a class of c clusters has c - 1 degrees of
+    freedom, because its mean is estimated, and a class of one cluster shows no spread. A cluster of several classes
+    counts towards the one with the fewest clusters.
     """
     many = _clusters_of(targets, cluster)
     order = np.lexsort((targets, many[targets]))
-    _, first, place = np.unique(cluster[order], return_index=True, return_inverse=True)
-    squares = np.bincount(place, _within(influence, targets)[order]) ** 2
+    _, first, index = np.unique(cluster[order], return_index=True, return_inverse=True)
+    squares = np.bincount(index, _within(influence, targets)[order]) ** 2
     counted = targets[order][first]
     each = np.bincount(counted, squares, minlength=len(many)) * many / np.maximum(many - 1, 1)
     free = np.maximum(np.bincount(counted, minlength=len(many)) - 1, 1)
@@ -125,16 +125,16 @@ def _spread(influence: Floats, targets: Ints, cluster: Ints) -> tuple[float, flo
 
 
 def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float) -> Figure:
-    """Return the mean over the classes of the share of their images that are right: balanced accuracy.
+    """Return balanced accuracy: the mean over the classes of the share of their images that are right.
 
-    Each class's share has the posterior that `macro_f1` draws from, but its prior shrinks with clusters; mean and
-    variance of theirs are those of a beta distribution, whose quantiles are the interval. Limits of each class, added
-    in squares (MOVER), hold the truth in 88 % of the sets with five images per class at p = 0.98.
+    Each class's share has the posterior that `macro_f1` draws from, but its prior shrinks with clusters. The interval
+    is given by the quantiles of a beta distribution with the mean and variance of their mean. Limits of each class,
+    added in squares (MOVER), cover the truth in 88 % of the sets with five images per class at p = 0.98.
     """
-    labels, place, sizes = np.unique(targets, return_inverse=True, return_counts=True)
-    seen, count = np.bincount(place, right), len(labels)
-    share_told = _told_by((~right) / (count * sizes[place]), right, place, sizes, cluster, confidence)
-    weight = _weights(sizes, share_told)
+    labels, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    seen, count = np.bincount(index, right), len(labels)
+    effective_share = _told_by((~right) / (count * sizes[index]), right, index, sizes, cluster, confidence)
+    weight = _weights(sizes, effective_share)
     good, bad = (seen + 1 / (count * max(count - 1, 1))) * weight, (sizes - seen + 1 / count) * weight
     whole = good + bad
     value, mean = float((seen / sizes).mean()), float((good / whole).mean())
@@ -144,15 +144,15 @@ def mean_of_shares(right: Bools, targets: Ints, cluster: Ints, confidence: float
     return Figure(value, min(value, float(low)), max(value, float(high)), POSTERIOR)
 
 
-def _weights(sizes: Ints, share_told: Floats) -> Floats:
-    """Return for how much of itself each image of a class counts in the posterior: two images of a class do not."""
-    return np.asarray(np.maximum(sizes * share_told - 2, LEAST_TOLD) / np.maximum(sizes, 1))
+def _weights(sizes: Ints, effective_share: Floats) -> Floats:
+    """Return the weight of each class's images in the posterior, [classes]: two images of a class do not count."""
+    return np.asarray(np.maximum(sizes * effective_share - 2, LEAST_TOLD) / np.maximum(sizes, 1))
 
 
 def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluster: Ints, confidence: float) -> Floats:
-    """Return which share of each class's images tells as much of a figure as all do in clusters, [classes].
+    """Return the effective share of each class's images, given their clusters, [classes].
 
-    By the design effect of their influences [n] on the figure. A class of one cluster tells as much as one image.
+    From the design effect of their influences [n] on the figure. A class of one cluster counts as one image.
     """
     many = _clusters_of(targets, cluster, len(sizes))
     shown = (many >= 2)[targets]
@@ -164,25 +164,25 @@ def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluste
     influence, right, targets, cluster = influence[shown], right[shown], targets[shown], cluster[shown]
     plain, (variance, degrees) = _spread(influence, targets, np.arange(n))[0], _spread(influence, targets, cluster)
     design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / clusters
-    told = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
-    return np.asarray(np.where(many >= 2, told / n, 1 / np.maximum(sizes, 1)))
+    effective = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
+    return np.asarray(np.where(many >= 2, effective / n, 1 / np.maximum(sizes, 1)))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How images hang together: `cluster` [n] is drawn as one; each of `strata` holds clusters and keeps its size."""
+    """How images are resampled: each `cluster` [n] is drawn as one; each of `strata` holds clusters, size fixed."""
 
     cluster: Ints
     strata: tuple[Ints, ...]
 
     @property
     def clusters(self) -> int:
-        """Return how many clusters there are."""
+        """Return the number of clusters."""
         return int(self.cluster.max()) + 1
 
 
 def groups_of(part: "pd.DataFrame") -> npt.NDArray[Any] | None:
-    """Return the group of each image of a manifest [n], its own where it has none; None where no image has one."""
+    """Return the group of each image of a manifest [n], its own id if it has none; None if no image has a group."""
     if (part["group"] == "").all():
         return None
     return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
@@ -204,14 +204,13 @@ def sampled(targets: Ints, groups: Ints | None = None) -> Sample:
 
 
 def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, confidence: float) -> Figure:
-    """Return the mean of per-image losses [n] (0 to `most`) with its interval; `wrong` is what a wrong answer costs.
+    """Return the mean of per-image losses [n] (0 to `most`) with its interval; `wrong` is the cost of a wrong answer.
 
-    Student's t on the logarithm of the mean, because losses have a long tail. Where a few wrong answers make up most
-    of it, its spread is known from few: degrees of freedom after Satterthwaite 1946 (Biometrics Bull. 2:110), with
-    the kurtosis that was seen. For the upper end one wrong answer is added, as Clopper and Pearson's has it: a set
-    without any does not show what one costs. A bootstrap-t holds the truth in 89 % of the sets with five images a
-    class at p = 0.98. Losses that are all alike, or a single cluster, give no interval; an upper end that no mean can
-    exceed says nothing and is None.
+    Student's t on the logarithm of the mean, because losses have a long tail. If a few wrong answers make up most of
+    the mean, its spread rests on few values: degrees of freedom after Satterthwaite 1946 (Biometrics Bull. 2:110),
+    with the observed kurtosis. For the upper end one wrong answer is added, as in Clopper-Pearson: a set without
+    any does not show what one costs. A bootstrap-t covers the truth in 89 % of the sets with five images per class at
+    p = 0.98. Equal losses, or a single cluster, give no interval; an upper end that no mean can exceed is None.
     """
     n, mean = len(values), float(values.mean())
     if np.ptp(values) == 0 or sample.clusters < 2:
@@ -227,14 +226,14 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
         float((apart**2).sum()),
         float(stdtrit(_degrees(apart, len(sample.strata)), 0.5 + confidence / 2)),
     )
-    more, one = mean + wrong / n, (wrong / n) ** 2
-    low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + one) ** 0.5 / more
+    more, added_variance = mean + wrong / n, (wrong / n) ** 2
+    low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + added_variance) ** 0.5 / more
     high = float(more * np.exp(rise)) if np.log(more) + rise < np.log(most) else None
     return Figure(mean, float(low), high, LOG_T)
 
 
 def _degrees(apart: Floats, means: int) -> float:
-    """Return the degrees of freedom of the squares of deviations [c] from so many means: 1 if one is all of it."""
+    """Return the degrees of freedom of squared deviations [c] from `means` means: 1 if one deviation is all of it."""
     second, fourth, free = float((apart**2).sum()), float((apart**4).sum()), len(apart) - means
     spread = fourth - second**2 / len(apart)
     return max(1.0, min(free, 2 * second**2 / spread * free / len(apart))) if spread > 0 else free
@@ -245,7 +244,7 @@ def smoothed(
 ) -> Figure:
     """Return the mean of per-image differences [n] with its percentile bootstrap interval, two pseudo-images added.
 
-    One of +`unit`, one of -`unit`: without them, four images that all speak for one side reject at 5 % what McNemar's
+    They are +`unit` and -`unit`: without them, four images that all favour one side reject at 5 % where McNemar's
     test gives p = 0.125. The bootstrap's form of Bonett and Price 2012, J. Educ. Behav. Stat. 37:479.
     """
     shift = resampled_sums(differences[:, None] / len(differences), sample, draws, generator)[:, 0]
@@ -255,11 +254,11 @@ def smoothed(
 
 
 def resampled_sums(values: Floats, sample: Sample, draws: int, generator: np.random.Generator) -> Floats:
-    """Return the sums of per-image values [n, m] in each of the draws, [draws, m]."""
+    """Return the sums of per-image values [n, m] in each draw, [draws, m]."""
     parts, total = _summed(values, sample), np.zeros((draws, values.shape[1]))
     for stratum in sample.strata:
-        for rows, weights in _drawn(len(stratum), draws, generator):
-            total[rows] += weights @ parts[stratum]
+        for batch, weights in _drawn(len(stratum), draws, generator):
+            total[batch] += weights @ parts[stratum]
     return total
 
 
@@ -273,24 +272,25 @@ def _summed(values: Floats, sample: Sample) -> Floats:
 
 
 def _drawn(size: int, draws: int, generator: np.random.Generator) -> Iterator[tuple[slice, Floats]]:
-    """Yield how often each of `size` things was drawn, [some draws, size], for all draws in turn."""
+    """Yield how often each of `size` items was drawn, [some draws, size], for all draws in turn."""
     step = max(1, CELLS // size)
     for start in range(0, draws, step):
-        rows = min(step, draws - start)
-        picked = generator.integers(0, size, (rows, size)) + np.arange(rows)[:, None] * size
-        counts = np.bincount(picked.ravel(), minlength=rows * size).reshape(rows, size)
-        yield slice(start, start + rows), counts.astype(np.float64)
+        count = min(step, draws - start)
+        picked = generator.integers(0, size, (count, size)) + np.arange(count)[:, None] * size
+        counts = np.bincount(picked.ravel(), minlength=count * size).reshape(count, size)
+        yield slice(start, start + count), counts.astype(np.float64)
 
 
 def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> Figure:
-    """Return the macro one-against-rest area under the ROC curve of [n, classes], with its interval.
+    """Return the macro one-vs-rest area under the ROC curve of probabilities [n, classes], with its interval.
 
     DeLong's placement values, summed per image over the classes that occur, give one standard error for their mean;
-    the interval is made on the log-odds scale, so that it stays inside of 0 and 1 (DeLong et al. 1988, Biometrics
+    the interval is computed on the log-odds scale, so that it stays within 0 and 1 (DeLong et al. 1988, Biometrics
     44:837; Qin and Hotilovac 2008, Stat. Methods Med. Res. 17:207). Images of one cluster are summed first (Obuchowski
-    1997, Biometrics 53:567). Where few of them hold the rarer answer, these count as degrees of freedom, for they
-    show how clusters differ: with the quantile of all 40 the interval holds the truth in 83 % of the sets at p = 0.98.
-    A class of one cluster shows no spread, and all of it is as sure as one image. None where only one class occurs.
+    1997, Biometrics 53:567). If few clusters hold the rarer answer, they count as degrees of freedom, because they
+    show how clusters differ: with the quantile of all 40 the interval covers the truth in 83 % of the sets at
+    p = 0.98. A class of one cluster shows no spread, and the area is as certain as one image. None if only one class
+    occurs.
     """
     n, present = len(targets), np.unique(targets)
     if len(present) < 2:
@@ -306,7 +306,7 @@ def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float)
     value, (variance, degrees) = float(np.mean(areas)), _spread(influence, targets, cluster)
     least = int(_clusters_of(targets, cluster)[present].min())
     if value >= 1 or least < 2 or variance <= ROUNDING * (influence**2).sum():
-        # nothing to measure a spread by: as if the smallest class had been all of it
+        # no spread to measure: as if the smallest class were all of the images
         return replace(proportion(round(value * least), least, confidence), value=value)
     if len(np.unique(cluster)) < n:
         degrees = max(1, min(degrees, _telling(right, cluster)))
@@ -317,7 +317,7 @@ def area(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float)
 
 
 def _placements(score: Floats, mine: Bools) -> Floats:
-    """Return for each image which share of the other side it is on the right side of; ties count a half."""
+    """Return the share of the other side against which each image is ranked correctly; ties count a half."""
     placed = np.empty(len(score))
     placed[mine] = _below(score[mine], score[~mine])
     placed[~mine] = 1 - _below(score[~mine], score[mine])
@@ -325,7 +325,7 @@ def _placements(score: Floats, mine: Bools) -> Floats:
 
 
 def _below(scores: Floats, others: Floats) -> Floats:
-    """Return for each score which share of the others lies below it; ties count a half."""
+    """Return for each score the share of the others below it; ties count a half."""
     ordered = np.sort(others)
     return np.asarray(sum(np.searchsorted(ordered, scores, side) for side in ("left", "right")) / (2 * len(others)))
 
@@ -335,13 +335,13 @@ def macro_f1(
 ) -> Figure:
     """Return the mean F1 over the classes that occur, with its interval.
 
-    The shares of each row of the confusion matrix are drawn from their posterior, the class sizes kept; the prior is
+    The shares of each row of the confusion matrix are drawn from their posterior, with fixed class sizes; the prior is
     one wrong answer in all, spread over the matrix, which for two classes is Jeffreys' (Goutte and Gaussier 2005, ECIR,
     "A probabilistic interpretation of precision, recall and F-score"). A posterior of n images has the variance of
-    n + 1, where an unbiased one has that of n - 1: with five images per class it would cover 88 %. So each row counts
-    two images less, and where clusters err together, as many less again as the design effect of F1 says; the prior
-    does not shrink with them, or a few clusters without a mistake would pass for certain. F1 bends: what was seen
-    lies about as far below the truth as the draws lie below what was seen, so the interval moves up by twice that.
+    n + 1, an unbiased one that of n - 1: with five images per class it would cover 88 %. So each row counts two images
+    fewer and, if errors come in clusters, fewer still by the design effect of F1; the prior does not shrink with
+    them, or a few clusters without a mistake would seem certain. F1 is nonlinear: the observed value lies about as far
+    below the truth as the draws lie below the observed value, so the interval moves up by twice that.
     """
     matrix = np.bincount(classes * targets + predicted, minlength=classes**2).reshape(classes, classes)
     sizes, present = matrix.sum(axis=1), matrix.sum(axis=1) > 0
@@ -352,16 +352,16 @@ def macro_f1(
     )
     prior = _weights(sizes, np.ones(classes)) / (classes * max(classes - 1, 1))
     shape = (matrix * weight[:, None] + prior[:, None])[present]
-    found = []
+    draws_of_f1 = []
     step = max(1, CELLS // classes**2)
     for start in range(0, draws, step):
         drawn = rng.standard_gamma(np.broadcast_to(shape, (min(step, draws - start), *shape.shape)))
         whole = np.zeros((len(drawn), classes, classes))
         whole[:, present] = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), TINY) * sizes[present][:, None]
-        found.append(_f1(whole, present))
+        draws_of_f1.append(_f1(whole, present))
     expected = np.zeros((1, classes, classes))
     expected[0, present] = shape / shape.sum(axis=1, keepdims=True) * sizes[present][:, None]
-    shown = np.concatenate(found)
+    shown = np.concatenate(draws_of_f1)
     bent = float(shown.mean() - _f1(expected, present)[0])
     low, high = np.quantile(shown, [0.5 - confidence / 2, 0.5 + confidence / 2]) - 2 * bent
     return Figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)

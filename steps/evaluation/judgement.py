@@ -1,4 +1,4 @@
-"""The judgement of one model on one split: which figures, of what, how sure."""
+"""The judgement of one model on one split: its figures with their intervals."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from steps.runtime.arrays import Floats, Ints
 from steps.runtime.figure import Figure
 
 BINS = 10  # of the calibration error, at most
-TOP = 5  # answers that top-k accuracy looks at; at most half of the classes
+TOP = 5  # k of top-k accuracy; at most half of the classes
 
 
 def judge(
@@ -27,7 +27,7 @@ def judge(
 ) -> Judgement:
     """Judge one model on one split: figures with intervals, per class, and the confusion matrix (rows = truth).
 
-    `groups` [n] names what belongs together (one patient, one film): its images are drawn and counted as one.
+    `groups` [n] names the group of each image (one patient, one film), which is drawn and counted as one.
     """
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
@@ -58,7 +58,7 @@ def judge(
 
 
 def _top(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> dict[str, Figure]:
-    """Return the share of images whose class is among the surest answers, where there are classes enough to ask."""
+    """Return the share of images whose class is among the likeliest answers, if there are enough classes."""
     k = min(TOP, probabilities.shape[1] // 2)
     if k < 2:
         return {}

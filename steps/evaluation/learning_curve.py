@@ -1,8 +1,8 @@
-"""What more labels would bring: a power law through the learning curve, and how far one may trust it.
+"""Forecast of the gain from more labels: a power law through the learning curve, and its uncertainty.
 
 Errors of classifiers fall about as a power of the number of labels (Hestness et al. 2017, arXiv 1712.00409), which is
-a straight line between logarithms. Viering and Loog (2023, IEEE TPAMI 45:7799) list where such a law fails, so this is
-a forecast over one doubling and no further.
+a straight line on logarithmic axes. Viering and Loog (2023, IEEE TPAMI 45:7799) list where such a law fails, so the
+forecast covers one doubling and no more.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ METHOD = "power law; images, labels and the curve's bend drawn anew"
 def next_doubling(
     correct: Sequence[Floats], targets: Ints, sample: Sample, confidence: float, draws: int, rng: np.random.Generator
 ) -> Figure:
-    """Return by how much balanced accuracy would rise with twice the labels, with its interval.
+    """Return the gain in balanced accuracy from twice the labels, with its interval.
 
-    `correct` says for each share of the labels, every share twice the one before, how right each image was answered,
-    [draws of the labels, n]. The interval knows three kinds of luck: which images were held out (bootstrap by
+    `correct` holds for each share of the labels, each twice the one before, how correctly each image was answered,
+    [draws of the labels, n]. The interval covers three sources of chance: which images were held out (bootstrap by
     `sample`), which labels were drawn (the spread between the draws, whose variance falls with their number), and
-    which of the doublings seen the next one will be like. None where a class has one image alone.
+    which of the observed doublings the next one resembles. No interval if a class has a single image.
     """
     errors = np.array([np.mean([1 - _balanced(row, targets) for row in each]) for each in correct])
-    floor = 0.5 / len(targets)  # none of n wrong is not never wrong, and has no logarithm
+    floor = 0.5 / len(targets)  # no error among n is not an error of zero, and has no logarithm
     value = _gain(np.maximum(errors, floor))
     if np.bincount(targets)[np.unique(targets)].min() == 1:
         return Figure(value, None, None, METHOD)
@@ -49,7 +49,7 @@ def _balanced(right: Floats, targets: Ints) -> float:
 
 
 def _gain(error: Floats) -> float:
-    """Return what the next doubling takes off the last of these errors: it shrinks by the usual factor."""
+    """Return the reduction of the last error by the next doubling, at the fitted rate."""
     doublings = np.arange(len(error)) - (len(error) - 1) / 2
     slope = np.log2(error) @ doublings / (doublings @ doublings)  # least squares, in doublings of error per doubling
     return float(error[-1] * (1 - 2**slope))
@@ -66,9 +66,9 @@ def _resampled(
 
 
 def _spread_of_labels(correct: Sequence[Floats], targets: Ints, floor: float) -> tuple[float, int]:
-    """Return how far (in doublings) the error from all labels would move with other labels, and on how much that rests.
+    """Return the spread (in doublings) of the error from all labels under other labels, and its degrees of freedom.
 
-    Of the smaller shares several draws were seen; the variance halves with every doubling of the labels.
+    The smaller shares have several draws; the variance halves with every doubling of the labels.
     """
     total, freedom = 0.0, 0
     for i, each in enumerate(correct):

@@ -1,4 +1,4 @@
-"""The evaluation's protocol: how sure intervals and verdicts are meant to be, and which slices are looked at."""
+"""The evaluation's protocol: confidence of intervals and verdicts, and which slices are evaluated."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +11,7 @@ from steps.runtime.binding import Share
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams(VerdictRules):
-    """How sure intervals and verdicts are meant to be; how probabilities are calibrated; which slices are looked at."""
+    """Confidence of intervals and verdicts; how probabilities are calibrated; which slices are evaluated."""
 
     temperature_spread: Annotated[float, Interval(ge=0.01, le=10)]
     target_accuracy: Annotated[float, Interval(gt=0, le=1)]

@@ -1,4 +1,4 @@
-"""The results of the evaluation, as evaluation.json has them: classes alone, so that readers load no statistics."""
+"""The results of the evaluation, as in evaluation.json: dataclasses only, so that readers load no statistics."""
 
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ class Judgement:
     accuracy: Figure
     balanced_accuracy: Figure
     macro_f1: Figure
-    # one of the next four, where there are four classes or more
+    # one of the next four, if there are four classes or more
     top_2_accuracy: Figure | None = field(default=None, metadata=OPTIONAL)
     top_3_accuracy: Figure | None = field(default=None, metadata=OPTIONAL)
     top_4_accuracy: Figure | None = field(default=None, metadata=OPTIONAL)
@@ -45,7 +45,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """`n` images of similar confidence: its mean, and the share that was right."""
+    """`n` images of similar confidence: its mean, and their accuracy."""
 
     confidence: float
     accuracy: Figure
@@ -118,7 +118,7 @@ class UnjudgedSlice:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerComparison:
-    """Model a less model b, by which answers were right: `difference` to `method` is that of the accuracies."""
+    """Model a minus model b by correctness: `difference` to `method` is that of the accuracies."""
 
     n: int
     confidence: float
@@ -143,7 +143,7 @@ class _Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(AnswerComparison, _Pair):  # in this order the names come first in JSON
-    """Model a less model b on the same images, by their probabilities."""
+    """Model a minus model b on the same images, by their probabilities."""
 
     log_loss: Figure
 
@@ -163,9 +163,9 @@ class ClassComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedComparison:
-    """What decides on a challenger (a) against its opponent (b): the difference of the balanced accuracies.
+    """The decisive comparison of a challenger (a) with its opponent (b): the difference of the balanced accuracies.
 
-    `only_a` and `only_b` count the images that one alone has right; `low` and `high` are None without an interval.
+    `only_a` and `only_b` count the images that only one gets right; `low` and `high` are None without an interval.
     """
 
     n: int
@@ -180,7 +180,7 @@ class PairedComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineComparison:
-    """The model less one baseline, whose accuracy is the mean over its draws."""
+    """The model minus one baseline, whose accuracy is the mean over its draws."""
 
     against: str
     draws: int
@@ -197,7 +197,7 @@ class BaselineComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferVerdict:
-    """Whether transfer helps, by the comparison with the baseline `against`; None where no baseline was trained."""
+    """Whether transfer helps, by the comparison with the baseline `against`; None if no baseline was trained."""
 
     verdict: str | None
     sentence: str
@@ -217,7 +217,7 @@ class Transfer(TransferVerdict):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """evaluation.json. Mappings go by model (head, fine_tuned); `weights` also names the head of `same_labels`."""
+    """evaluation.json, mappings keyed by model (head, fine_tuned); `weights` also names the head of `same_labels`."""
 
     chosen: str
     reason: str
@@ -251,7 +251,7 @@ class CorruptedAccuracy:
 
 @dataclass(frozen=True)
 class Robustness:
-    """The accuracy on `images` pictures, unchanged (the first row) and made worse, and the row that came off worst."""
+    """The accuracy on `images` pictures, unchanged (the first row) and corrupted, and the row of lowest accuracy."""
 
     images: int
     rows: tuple[CorruptedAccuracy, ...]

@@ -1,7 +1,7 @@
-"""Robustness: how many answers survive what cameras and messengers do to pictures. Reported, not gated.
+"""Robustness: the accuracy on pictures corrupted as by cameras and messengers. Reported, not gated.
 
-Kinds after ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), on the square that the network sees; its
-blur is a share of the square's side, so that small and large networks compare.
+Kinds after ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261), on the square that the network sees; blur is
+relative to the square's side, so that small and large networks are comparable.
 """
 
 import math
@@ -42,7 +42,7 @@ def _lit(pixels: torch.Tensor, factor: float, _: torch.Generator) -> torch.Tenso
     return F.adjust_brightness(pixels, factor)  # type: ignore[no-any-return]
 
 
-CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float]]] = {  # kind -> how, and how much: mild, strong
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float]]] = {  # kind -> function, and its amounts: mild, strong
     "blur": (_blurred, (1 / 64, 1 / 32)),
     "noise": (_noisy, (0.08, 0.18)),
     "JPEG": (_compressed, (25, 10)),
@@ -52,7 +52,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float]]] = {  # kind -> ho
 
 
 def corrupted(pixels: torch.Tensor, kind: str, strength: str, rng: torch.Generator) -> torch.Tensor:
-    """Return uint8 [n, 3, s, s] as a corruption of `CORRUPTIONS` leaves it, in one of the `STRENGTHS`."""
+    """Apply a corruption of `CORRUPTIONS` to uint8 [n, 3, s, s], in one of the `STRENGTHS`."""
     corruption, amounts = CORRUPTIONS[kind]
     return corruption(pixels, amounts[STRENGTHS.index(strength)], rng)
 
@@ -67,21 +67,21 @@ def look(
     batch_size: int,
     confidence: float,
 ) -> Robustness:
-    """Return how many images, the row that came off worst, and a row a kind and strength, the unchanged pictures first.
+    """Return the number of images, one row per kind and strength (unchanged pictures first), and the worst row.
 
-    A row has the accuracy with Wilson's interval and the agreement with the answers to the unchanged pictures. `pixels`
-    uint8 [n, 3, s, s] as the network sees them before they are normalised, `targets` [n] class indices; images of one
-    `cluster` [n] err together.
+    A row has the accuracy with Wilson's interval and the agreement with the answers to the unchanged pictures.
+    `pixels`: uint8 [n, 3, s, s] as the network sees them before normalisation; `targets`: class indices [n]; images
+    of one `cluster` [n] err together.
     """
 
     def answers(shown: torch.Tensor) -> npt.NDArray[np.int64]:
         parts = [
-            predict_logits(network, normalise(part, spec)).argmax(axis=1) for part in torch.split(shown, batch_size)
+            predict_logits(network, normalise(batch, spec)).argmax(axis=1) for batch in torch.split(shown, batch_size)
         ]
         return np.concatenate(parts).astype(np.int64)
 
     usual = answers(pixels)
-    found = {(UNCHANGED, ""): usual} | {
+    predictions = {(UNCHANGED, ""): usual} | {
         (kind, strength): answers(corrupted(pixels, kind, strength, rng))
         for kind in CORRUPTIONS
         for strength in STRENGTHS
@@ -93,6 +93,6 @@ def look(
             agreement=float((predicted == usual).mean()),
             accuracy=share(predicted == targets, cluster, confidence),
         )
-        for (kind, strength), predicted in found.items()
+        for (kind, strength), predicted in predictions.items()
     )
     return Robustness(len(targets), rows, worst=min(rows[1:], key=lambda row: row.accuracy.known))

@@ -1,4 +1,4 @@
-"""Slices: is the model worse on some part of the test images, by more than chance picks out of many parts?"""
+"""Slices: is the model worse on some part of the test images, beyond chance among many parts?"""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Slice:
     members: Bools  # [n]
 
     def limit(self, limits: Mapping[str, float]) -> float | None:
-        """Return the least accuracy asked of it: by its own name, else by its column's; None where there is none."""
+        """Return the least accuracy required: the limit of its own name, else of its column; None without a limit."""
         return limits.get(self.name, limits.get(self.column))
 
 
@@ -75,9 +75,9 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 def unjudged(
     images: pd.DataFrame, columns: Sequence[str], least: int, limits: Mapping[str, float]
 ) -> tuple[UnjudgedSlice, ...]:
-    """Return the slices with fewer than `least` images, and the limits that no image of these falls under.
+    """Return the slices with fewer than `least` images, and the limits that none of `images` falls under.
 
-    Of `group`, whose slices are many and small by nature, only those that have a limit.
+    For `group`, whose slices are many and small by nature, only those with a limit.
     """
     slices = list(slices_of(images, columns))
     small = [
@@ -98,19 +98,19 @@ def judge_slices(
     limits: Mapping[str, float],
     confidence: float,
 ) -> tuple[SliceJudgement, ...]:
-    """Return each slice of `least` images or more with its accuracy, the worst first, and whether it is worse.
+    """Return each slice of at least `least` images with its accuracy and whether it is worse, the worst first.
 
     `p_adjusted` is Fisher's exact test against the rest of the images, one-sided, after Holm's correction over all
-    slices (Holm 1979, Scand. J. Stat. 6:65). Where images come in clusters its counts are divided by their design
+    slices (Holm 1979, Scand. J. Stat. 6:65). If images come in clusters, its counts are divided by their design
     effect (Rao and Scott 1992, Biometrics 48:577). `limits` maps a column, or "column=value", to the least accuracy
-    of its slices: a lower one breaches. All images are no slice, unless a limit asks for it.
+    of its slices: a lower one is a breach. A slice of all images is left out, unless it has a limit.
     """
     judged = [
-        one
-        for one in slices_of(images, columns)
-        if one.members.sum() >= least and (not one.members.all() or one.limit(limits) is not None)
+        candidate
+        for candidate in slices_of(images, columns)
+        if candidate.members.sum() >= least and (not candidate.members.all() or candidate.limit(limits) is not None)
     ]
-    chances = [_chance(right, one.members, cluster, confidence) for one in judged]
+    chances = [_chance(right, candidate.members, cluster, confidence) for candidate in judged]
     adjusted = multipletests(chances, method="holm")[1] if chances else []
     rows = [
         _judged(part, right, cluster, part.limit(limits), confidence, float(p))
@@ -135,13 +135,13 @@ def _judged(
 
 
 def _chance(right: Bools, members: Bools, cluster: Ints, confidence: float) -> float:
-    """Return the chance of so low an accuracy inside if inside and outside were alike; 1 where there is no outside."""
+    """Return the chance of so low an accuracy inside if inside and outside were alike; 1 if there is no outside."""
     if members.all():
         return 1.0
     overall = effective_images(right, cluster, confidence) / len(right)
     table = []
-    for part in (members, ~members):
-        # few clusters show their design effect badly: that of all images counts where it is the larger one
-        told = min(effective_images(right[part], cluster[part], confidence) / part.sum(), overall)
-        table.append([round(right[part].sum() * told), round((~right[part]).sum() * told)])
+    for side in (members, ~members):
+        # few clusters estimate their design effect poorly: that of all images counts if it is larger
+        effective_share = min(effective_images(right[side], cluster[side], confidence) / side.sum(), overall)
+        table.append([round(right[side].sum() * effective_share), round((~right[side]).sum() * effective_share)])
     return float(fisher_exact(table, alternative="less").pvalue)

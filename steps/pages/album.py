@@ -18,7 +18,7 @@ class Album:
     def add(
         self, path: str, identity: str, change: Callable[[Image.Image], Image.Image] | None = None
     ) -> Picture | None:
-        """Return a small copy of the image at `path`, perhaps changed, or None where the page would grow too heavy."""
+        """Return a small copy of the image at `path`, perhaps changed, or None if the page would get too large."""
         if self.budget <= 0:
             return None
         image = read_image(self.raw, path, identity)

@@ -1,7 +1,7 @@
 """The report's figures: plain numbers in, matplotlib figures out. No pyplot, no global state, no files.
 
 Sizes are in points from the top left. Each figure is drawn at about the width of a telephone, so that its
-letters stay legible there; space for labels is reckoned from the number of characters, never measured, because
+letters stay legible there; space for labels is computed from the number of characters, never measured, because
 the reader's browser sets the text in its own font.
 """
 
@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from steps.training.histories import Epoch, LinearTrial, Trial
 from steps.training.strategy import CurvePoint
 
-# What a page may restyle: figures have no other colours, and the page has a custom property of each name.
+# Figures use no other colours; a page can restyle them by the custom property of each name.
 COLOURS = {
     "paper": "#fbfaf6",
     "ink": "#1d2521",
@@ -33,8 +33,8 @@ COLOURS = {
     "bad": "#b3261e",
 }
 WIDTH = 350
-NEARBY = 0.2  # of accuracy: as far below the intervals as a baseline is still drawn
-LETTER = 6.6  # points a character cell takes at the font size below, rather too wide than too narrow
+NEARBY = 0.2  # of accuracy: a baseline further below the intervals is not drawn
+LETTER = 6.6  # points per character cell at the font size below, rather too wide than too narrow
 JOINERS = "\u200c\u200d"  # invisible, but Persian and Hindi are misspelt without them
 STYLE = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same on every machine
@@ -87,7 +87,7 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, limit: int = 16) -> str:
-    """Fit an untrusted label into `limit` cells, its middle left out: names often differ only at the end."""
+    """Fit an untrusted label into `limit` cells by cutting its middle: names often differ only at the end."""
     shown = printable(text)
     if cells(shown) <= limit:
         return shown
@@ -101,7 +101,7 @@ def shorten(text: str, limit: int = 16) -> str:
 
 @styled
 def class_balance(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Figure:
-    """Draw one panel of horizontal bars a split: images of each class; `counts[split][label]`."""
+    """Draw one panel of horizontal bars per split: images per class; `counts[split][label]`."""
     names = [shorten(label) for label in classes]
     left, gap, tall = _room(names), 14, 20 * len(classes)
     figure = _figure(WIDTH, tall + 26)
@@ -115,8 +115,8 @@ def class_balance(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str
 
 def _bars(axes: Axes, values: Sequence[int], names: Sequence[str]) -> None:
     axes.barh(range(len(values)), values, height=0.62, color=COLOURS["accent"])
-    for place, value in enumerate(values):
-        axes.annotate(f"{value:,}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=10)
+    for row, value in enumerate(values):
+        axes.annotate(f"{value:,}", (value, row), (4, 0), textcoords="offset points", va="center", fontsize=10)
     axes.set(xlim=(0, max([*values, 1]) * 1.5), ylim=(len(values) - 0.5, -0.5), xticks=[])
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
@@ -145,13 +145,13 @@ def learning_curve(points: Sequence[CurvePoint]) -> Figure:
     """Draw cross-validated balanced accuracy against labels per class, on a scale where each doubling is a step."""
     figure = _figure(WIDTH, 190)
     axes = _axes(figure, 52, 14, WIDTH - 68, 132)
-    found = _points(points, "labels_per_class", "balanced_accuracy")
-    axes.plot(*zip(*found, strict=True), "o-", color=COLOURS["accent"])
+    coordinates = _points(points, "labels_per_class", "balanced_accuracy")
+    axes.plot(*zip(*coordinates, strict=True), "o-", color=COLOURS["accent"])
     axes.set_xscale("log", base=2)
-    axes.set_xticks([x for x, _ in found], [f"{x:g}" for x, _ in found])
+    axes.set_xticks([x for x, _ in coordinates], [f"{x:g}" for x, _ in coordinates])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("labels per class")
-    _mark(axes, found, found[-1][0], "all labels")
+    _mark(axes, coordinates, coordinates[-1][0], "all labels")
     _scale(axes, share=True)
     return figure
 
@@ -181,7 +181,7 @@ def fine_tuning_curve(epochs: Sequence[Epoch], best: int) -> Figure:
 
 @styled
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Draw how often each true class (row) was given each name (column), counts [n, n]; for n up to about 30."""
+    """Draw how often each true class (row) was predicted as each class (column), counts [n, n]; n up to about 30."""
     side = min(64.0, max(22.0, 300 / len(classes)))
     names, square = [shorten(label, 14) for label in classes], side * len(classes)
     left, top = max(_room(names) + 24, 62), _room(names) * 0.75 + 12
@@ -238,8 +238,8 @@ def accuracy_intervals(dots: Sequence[Dot], baseline: float, baseline_name: str)
     left, tall = _room(dot.name for dot in dots), 26 * len(dots)
     figure = _figure(WIDTH, tall + 28 + 20 * len(shown))
     axes = _axes(figure, left, 6, WIDTH - left - 62, tall)
-    for place, dot in enumerate(dots):
-        _draw(axes, place, dot)
+    for row, dot in enumerate(dots):
+        _draw(axes, row, dot)
     start, stop = min([lowest, *shown]) - 0.02, max([highest, *shown]) + 0.02
     axes.set(xlim=(max(0.0, start), min(1.0, stop)), ylim=(len(dots) - 0.5, -0.5))
     for share in shown:
@@ -268,14 +268,14 @@ def _dashed(axes: Axes, share: float, name: str) -> None:
     )
 
 
-def _draw(axes: Axes, place: int, dot: Dot) -> None:
+def _draw(axes: Axes, row: int, dot: Dot) -> None:
     colour, weight = (COLOURS["accent"], "bold") if dot.chosen else (COLOURS["soft"], "normal")
     if dot.low is not None and dot.high is not None:
-        axes.plot([dot.low, dot.high], [place, place], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
-    axes.plot(dot.value, place, "o", color=colour, ms=8, clip_on=False)
+        axes.plot([dot.low, dot.high], [row, row], color=colour, lw=3, alpha=0.5, solid_capstyle="round")
+    axes.plot(dot.value, row, "o", color=colour, ms=8, clip_on=False)
     axes.annotate(
         _percent(dot.value),
-        (1, place),
+        (1, row),
         (10, 0),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",
@@ -303,9 +303,9 @@ def _points(rows: Iterable[object], x: str, y: str) -> list[tuple[float, float]]
 
 
 def _mark(axes: Axes, points: Sequence[tuple[float, float]], chosen: float, name: str) -> None:
-    """Make the chosen point stand out, its value above it and inwards where it is the first or the last."""
-    places = [x for x, _ in points]
-    align = "left" if chosen == min(places) else "right" if chosen == max(places) else "center"
+    """Highlight the chosen point with its value above it, inwards if it is the first or the last."""
+    positions = [x for x, _ in points]
+    align = "left" if chosen == min(positions) else "right" if chosen == max(positions) else "center"
     for x, y in points:
         if x == chosen:
             axes.plot(x, y, "o", color=COLOURS["accent"], ms=10)

@@ -11,7 +11,7 @@ from steps.pages.figures import COLOURS, WIDTH, _axes, _figure, styled
 
 
 def drawn(report: CalibrationReport | None) -> Iterator[tuple[str, Figure, str]]:
-    """Yield the chapter's figures with their names and words; none where the model was not calibrated."""
+    """Yield the chapter's figures with names and alternative text; none if the model was not calibrated."""
     if report is None:
         return
     figure = reliability(report.before.reliability, report.after.reliability)
@@ -22,14 +22,14 @@ def drawn(report: CalibrationReport | None) -> Iterator[tuple[str, Figure, str]]
 
 @styled
 def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin]) -> Figure:
-    """Draw the share that was right against the mean probability of each bin; the dashed line is honesty."""
+    """Draw accuracy against the mean probability of each bin; the dashed line is perfect calibration."""
     figure = _figure(WIDTH, 250)
     axes = _axes(figure, 52, 26, WIDTH - 68, 178)
     low = min(min(row.confidence, row.accuracy.known) for row in (*before, *after))
     axes.plot([low, 1], [low, 1], color=COLOURS["soft"], lw=1.2, ls=(0, (4, 3)))
     for rows, colour, name in ((before, "second", "before"), (after, "accent", "after")):
-        places = [(row.confidence, row.accuracy.known) for row in rows]
-        axes.plot(*zip(*places, strict=True), "o-", color=COLOURS[colour], label=name)
+        points = [(row.confidence, row.accuracy.known) for row in rows]
+        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[colour], label=name)
     for row in after:
         axes.plot([row.confidence] * 2, row.accuracy.ends, color=COLOURS["accent"], lw=3, alpha=0.25)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False, fontsize=10, handlelength=1.4)
@@ -41,7 +41,7 @@ def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin
 
 @styled
 def coverage_risk(curve: Sequence[CoverageRisk], coverage: float) -> Figure:
-    """Draw the share of wrong answers if only the surest images are answered; the dashed line is the threshold's."""
+    """Draw the share of wrong answers if only the surest images are answered; the dashed line is the threshold."""
     figure = _figure(WIDTH, 220)
     axes = _axes(figure, 52, 26, WIDTH - 68, 148)
     shares = [row.coverage for row in curve]

@@ -1,4 +1,4 @@
-"""Figures of the chapter on inspection: the images on a flat map of their features, the accuracy on worse pictures."""
+"""Figures of the chapter on inspection: the images on a map of their features, the accuracy on corrupted pictures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from steps.runtime.arrays import Floats
 
 SHAPES = ("o", "^", "s", "D", "P", "X", "v", "*", "<", "p")
 TINTS = ("accent", "second", "ink")
-MOST_NAMED = len(SHAPES)  # classes with a mark of their own; the smallest beyond them share a faint dot
+MOST_NAMED = len(SHAPES)  # classes with their own marker; the smaller ones share a faint dot
 LEGEND_ROW = 22  # points
 OTHERS = "other classes"
 
@@ -41,9 +41,9 @@ def feature_map(places: Floats, labels: Sequence[str], wrong: Sequence[bool]) ->
 
 
 def worse_pictures(rows: Sequence[CorruptedAccuracy]) -> tuple[Figure, str]:
-    """Draw the accuracy with its interval on pictures as they are and made worse; return the same in words, too.
+    """Draw the accuracy with its interval on unchanged and corrupted pictures; return the same in words, too.
 
-    `rows` as `robustness.look` gives them, the unchanged pictures first.
+    `rows` come from `robustness.look`, the unchanged pictures first.
     """
     dots = [
         Dot(

@@ -21,7 +21,7 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
     """
     asked = answers[(answers["split"] == TEST) & (answers["model"] == model)]
     wrong = asked[asked["predicted"] != asked["label"]]
-    place = {label: i for i, label in enumerate(classes)}
+    index = {label: i for i, label in enumerate(classes)}
     columns = (wrong[name] for name in ("id", "path", "label", "predicted", "probabilities"))
     rows = [
         AnsweredImage(
@@ -29,8 +29,8 @@ def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[
             path,
             label,
             predicted,
-            of_predicted=float(chances[place[predicted]]),
-            of_label=float(chances[place[label]]),
+            of_predicted=float(chances[index[predicted]]),
+            of_label=float(chances[index[label]]),
         )
         for identity, path, label, predicted, chances in zip(*columns, strict=True)
     ]
@@ -46,14 +46,14 @@ def paired(answers: pd.DataFrame) -> dict[str, int]:
 
 
 def figures(tests: Mapping[str, Judgement]) -> dict[str, dict[str, Figure]]:
-    """Turn model -> judgement into figure -> model -> value with interval: every figure there is of the first."""
+    """Turn model -> judgement into figure -> model -> value with interval, for every figure of the first model."""
     names = next(iter(tests.values())).figures
     return {name: {model: judged.figures[name] for model, judged in tests.items()} for name in names}
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often images of one class were given another's name, and the share of the class's images."""
+    """How often images of one class were classified as another, and the share of the class's images."""
 
     truth: str
     answer: str
@@ -85,29 +85,29 @@ def hardest_first(judged: Judgement) -> list[ClassJudgement]:
 
 @dataclass(frozen=True)
 class Majority:
-    """The accuracy of always naming one class."""
+    """The accuracy of always answering one class."""
 
     label: str
     value: float
 
 
 def majority(judged: Judgement, label: str) -> Majority:
-    """Return what always naming one class would score on the split: the commonest of the training labels, as a rule.
+    """Return the accuracy on the split of always answering one class, usually the commonest training label.
 
-    The test images have no say in which class that is: whoever answers without looking knows the training labels only.
+    The test images do not determine that class: whoever answers without looking knows only the training labels.
     """
     named = sum(row.n for row in judged.per_class if row.label == label)
     return Majority(label, named / judged.n)
 
 
 def imbalance(counts: Mapping[str, int], classes: Sequence[str]) -> float | None:
-    """Return how many times the images of the smallest class the largest has; None where a class has none."""
+    """Return the ratio of the largest class's images to the smallest class's; None if a class has none."""
     sizes = [counts.get(label, 0) for label in classes]
     return max(sizes) / min(sizes) if min(sizes) else None
 
 
 def ends_of_scale(counts: Mapping[str, int], classes: Sequence[str], most: int) -> list[str]:
-    """Return all classes in their order, or where they are more than `most` the largest and the smallest."""
+    """Return all classes in their order, or the largest and the smallest if there are more than `most`."""
     if len(classes) <= most:
         return list(classes)
     ordered = sorted(classes, key=lambda label: (-counts.get(label, 0), label))
@@ -115,7 +115,7 @@ def ends_of_scale(counts: Mapping[str, int], classes: Sequence[str], most: int) 
 
 
 def sampled(images: pd.DataFrame, classes: Sequence[str], most: int) -> dict[str, list[tuple[str, str]]]:
-    """Pick (path, id) of up to `most` training images per class, in order of content hash: nobody's choice."""
+    """Pick (path, id) of up to `most` training images per class, in order of content hash, so that nobody chooses."""
     train = images[images["split"] == TRAIN].sort_values(["id", "path"])
     picked: dict[str, list[tuple[str, str]]] = {label: [] for label in classes}
     for label, path, identity in zip(train["label"], train["path"], train["id"], strict=True):

@@ -1,4 +1,4 @@
-"""The results of `inspect`, as inspect.json has them, pictures and figures included."""
+"""The results of `inspect`, as in inspect.json, pictures and figures included."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from steps.runtime.artefacts import OPTIONAL
 
 @dataclass(frozen=True)
 class AnsweredImage:
-    """A test image and its answer, with the probability of the answer and, where it is wrong, of the true class."""
+    """A test image and its answer, with the probability of the answer and, if it is wrong, of the true class."""
 
     id: str
     path: str
@@ -32,7 +32,7 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownImage(AnsweredImage):
-    """An answer with its picture, the map of what speaks for it and, where it is wrong, the nearest training images."""
+    """An answer with its picture, its activation map and, if it is wrong, the nearest training images."""
 
     picture: Picture | None
     heat: Picture | None
@@ -71,7 +71,7 @@ class ShownProposal(Proposal):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """inspect.json: `block` is where the network keeps its last map, `svg` maps a figure's name to its text."""
+    """inspect.json: `block` outputs the network's last feature map, `svg` maps a figure's name to its text."""
 
     chosen: str
     block: str | None

@@ -1,4 +1,4 @@
-"""The report with the verdict on top: what the registry made of the model, which no tracked file may hold."""
+"""The report with the verdict on top: the registry's decision on the model, which no tracked file may hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +17,9 @@ PARTS = {"<!-- outcome -->": "outcome.html", "<!-- reasons -->": "reasons.html"}
 class Outcome:
     """What promotion decided, in words, and where to read on.
 
-    `judged` is the challenger; `comparison` the challenger less the champion on the same test images, None where
-    nothing was compared. `looks` says how
-    often the test images were looked at (sentence; state: within budget, over budget, exhausted). `links` are pairs of
-    text and address.
+    `judged` is the challenger; `comparison` is the challenger minus the champion on the same test images, None if
+    nothing was compared. `looks` says how often the test images were evaluated (sentence; state: within budget, over
+    budget, exhausted). `links` are pairs of text and address.
     """
 
     verdict: str
@@ -40,13 +39,13 @@ class Outcome:
 def write_outcome(report: Path, page: Path, outcome: Outcome) -> None:
     """Write `page`: the report with the outcome's parts where their markers stand.
 
-    Raises DataError where the report does not hold each marker exactly once.
+    Raises DataError if the report does not hold each marker exactly once.
     """
     text = report.read_text(encoding="utf-8")
     for marker, template in PARTS.items():
-        if (found := text.count(marker)) != 1:
+        if (count := text.count(marker)) != 1:
             raise DataError(
-                f"{report} holds the marker {marker} {found} times, not once; make it anew: dvc repro -f report"
+                f"{report} holds the marker {marker} {count} times, not once; make it anew: dvc repro -f report"
             )
         text = text.replace(marker, render(template, outcome=outcome))
 

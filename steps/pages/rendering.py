@@ -36,7 +36,7 @@ class Picture:
 def inline_svg(figure: "Figure", name: str, title: str) -> Markup:
     """Turn a figure into SVG for the inside of a page: its ids start with `name`, its colours follow the page.
 
-    The same figure gives the same text. `title` is what a screen reader says instead of the figure.
+    The same figure gives the same text. `title` is what a screen reader reads instead of the figure.
     """
     import matplotlib as mpl
 
@@ -108,19 +108,19 @@ def percent(share: float | None) -> str:
 
 
 def decimal(number: float | None) -> str:
-    """Format a number with three decimals, or with none where it is in the thousands; a dash for None or NaN."""
+    """Format a number with three decimals, or with none in the thousands; a dash for None or NaN."""
     if number is None or math.isnan(number):
         return ABSENT
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3f}"
 
 
 def _ends(figure: Any) -> tuple[float | None, float | None]:
-    """Return the ends of an interval: those of a figure, of a difference, or of a figure as strategy.json has it."""
+    """Return the ends of an interval: those of a figure, of a difference, or of a figure in strategy.json."""
     return (figure["low"], figure["high"]) if isinstance(figure, Mapping) else (figure.low, figure.high)
 
 
 def interval(figure: Any, confidence: float) -> str:
-    """Format the interval of a share for a reader in a hurry: "95 % interval 87.6 to 95.9"; empty where unknown."""
+    """Format the interval of a share for a reader in a hurry: "95 % interval 87.6 to 95.9"; empty if unknown."""
     low, high = _ends(figure)
     if low is None or high is None:
         return ""
@@ -137,12 +137,12 @@ def ticks(start: float, stop: float, least: int = 3) -> list[float]:
         for step in (5 * 10.0**exponent, 2 * 10.0**exponent, 10.0**exponent):
             first, last = math.ceil(start / step - 1e-9), math.floor(stop / step + 1e-9)
             if last - first + 1 >= least:
-                return [round(place * step, 12) for place in range(first, last + 1)]
+                return [round(multiple * step, 12) for multiple in range(first, last + 1)]
     raise ValueError(f"no axis from {start} to {stop}")
 
 
 def bounds(figure: Any, confidence: float, share: bool = True, method: bool = True) -> str:
-    """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %", or its ends alone; empty where it is unknown."""
+    """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %", or its ends alone; empty if unknown."""
     low, high = _ends(figure)
     if low is None or high is None:
         return ""
@@ -164,7 +164,7 @@ def between(figure: Any) -> str:
 
 
 def chance(p: float) -> str:
-    """Format a p-value: three decimals where it is small, two elsewhere, and no zeros for what nobody can tell."""
+    """Format a p-value: "< 0.001", three decimals if it is small, two otherwise."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
@@ -181,7 +181,7 @@ def markdown(text: str) -> Markup:
 def plain(value: object) -> str:
     """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas.
 
-    Thousands are set apart, and no number is written as a power of ten but one too small to be told from nothing.
+    Thousands are separated, and only numbers very close to zero are written as powers of ten.
     """
     if value is None or isinstance(value, bool):
         return {None: ABSENT, True: "yes", False: "no"}[value]
@@ -235,8 +235,8 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of `steps/pages/templates`; a name that is missing is an error.
+    """Fill a template of `steps/pages/templates`; a missing name is an error.
 
-    In a page values are escaped; in Markdown those are that pass through `markdown`, as every text of a user must.
+    In HTML all values are escaped; in Markdown only those that pass through `markdown`, as every user's text must.
     """
     return _environment().get_template(template).render(values)

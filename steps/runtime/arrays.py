@@ -1,4 +1,4 @@
-"""Names for arrays in annotations; shapes are said where they are used."""
+"""Names for arrays in annotations; shapes are stated where they are used."""
 
 from typing import Any
 

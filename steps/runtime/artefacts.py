@@ -8,14 +8,14 @@ from steps.errors import GraphError
 from steps.runtime import binding
 
 T = TypeVar("T")
-OPTIONAL = {"optional": True}  # metadata of a field that JSON lacks where it is None; `files.plain` obeys
+OPTIONAL = {"optional": True}  # metadata of a field that `files.plain` leaves out of JSON if it is None
 
 
 def read(kind: type[T], path: Path, remedy: str = "`regraft run` makes it anew", lenient: bool = False) -> T:
-    """Read a JSON file that was written of a `kind` (a frozen dataclass), strictly.
+    """Read a JSON file that was written from a `kind` (a frozen dataclass), strictly.
 
-    `lenient` reads the file of another release too: keys that the class lacks are passed over. Raises GraphError with
-    every fault where the file is another kind's, or another release's.
+    `lenient` reads the file of another release, too: keys that the class lacks are ignored. Raises GraphError with
+    every fault if the file is of another kind or another release.
     """
     try:
         return binding.parse(kind, path.read_bytes(), lenient=lenient)
@@ -32,7 +32,7 @@ def declared(root: Path, stage: str) -> dict[str, Any]:
 
 
 def paths(root: Path, stage: str) -> dict[str, Path]:
-    """Return a stage's path argument -> path, absolute, without importing the stage's module."""
+    """Return a stage's path argument -> absolute path, without importing the stage's module."""
     _, _, _, *arguments = shlex.split(declared(root, stage)["cmd"])
     flags = (flag.removeprefix("--").replace("-", "_") for flag in arguments[::2])
     return {flag: root / path for flag, path in zip(flags, arguments[1::2], strict=True)}

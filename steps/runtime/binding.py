@@ -46,13 +46,13 @@ ORDER = {UNKNOWN: 0, MISSING: 1}  # within a section: misspelt keys before those
 
 @dataclasses.dataclass(frozen=True)
 class Because:
-    """A mark in `Annotated`: why the bounds beside it stand where they do, or what a predicate asks for, in words."""
+    """A mark in `Annotated`: the reason for the bounds beside it, or what a predicate requires, in words."""
 
     words: str
 
 
 class MisfitError(ValueError):
-    """A document is not of the type that was asked for; carries all the faults."""
+    """A document is not of the requested type; carries all the faults."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
@@ -62,9 +62,9 @@ class MisfitError(ValueError):
 def parse(kind: type[T], document: str | bytes, where: str = "", values: Any = None, lenient: bool = False) -> T:
     """Return the JSON document as a `kind`: a scalar, or a frozen dataclass whose annotations hold types and bounds.
 
-    Lists become tuples, and whole numbers fit where floats are expected; nothing else is converted, and no key may be
-    unknown, unless the reading is `lenient`. Raises MisfitError with a sentence for each fault, its place under
-    `where`; `values` is what the document was made of, if that was no JSON.
+    Lists become tuples, and whole numbers are accepted as floats; nothing else is converted, and no key may be
+    unknown, unless `lenient`. Raises MisfitError with a sentence for each fault, located under `where`; `values` is
+    what the document was made from, if that was not JSON.
     """
     from pydantic import TypeAdapter, ValidationError  # 50 ms, which `regraft status` need not spend
 
@@ -79,7 +79,7 @@ def parse(kind: type[T], document: str | bytes, where: str = "", values: Any = N
 
 
 def _sentence(kind: Any, fault: "ErrorDetails", where: str, values: Any) -> str:
-    """Translate one of pydantic's errors; one about a type that is not described here keeps pydantic's words."""
+    """Translate one of pydantic's errors; one about a type that is not described here keeps pydantic's message."""
     loc, error = fault["loc"], fault["type"]
     of_type = error.endswith("_type")
     while not of_type and error != MISSING and loc and isinstance(loc[-1], int):
@@ -119,7 +119,7 @@ def _value(values: Any, loc: Place) -> Any:
 
 
 def _hint(kind: Any, loc: Place) -> Any:
-    """Return the annotation of the value at `loc`; None inside a union, where pydantic's places are no keys."""
+    """Return the annotation of the value at `loc`; None inside a union, where pydantic's locations are not keys."""
     for part in loc:
         base, _, _ = parts(kind)
         arguments = typing.get_args(base)
@@ -148,7 +148,7 @@ def parts(hint: Any) -> tuple[Any, list[Any], bool]:
 
 
 def rule(hint: Any) -> str:
-    """Return what an annotation asks for, in words: `1 to 256`, `one of a, b`, `numbers above 0, at least one`."""
+    """Return what an annotation requires, in words: `1 to 256`, `one of a, b`, `numbers above 0, at least one`."""
     base, marks, nullable = parts(hint)
     of_marks = {name: getattr(mark, name) for mark in marks for name in MARKS if hasattr(mark, name)}
     reason = of_marks.get("words", "")

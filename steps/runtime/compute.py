@@ -1,4 +1,4 @@
-"""The machine that a stage computes on: threads and determinism are set here, inside the step, from `params.yaml`."""
+"""Threads and determinism of the machine, set here, inside the stage, from `params.yaml`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,7 +10,7 @@ from steps.errors import RequestError
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeParams:
-    """How a stage uses the machine: one and two threads train different weights, so this is a value like any other."""
+    """How a stage uses the machine: one and two threads train different weights, so these are params like any other."""
 
     threads: Annotated[int, Interval(ge=1, le=256)]
     batch_size: Annotated[int, Interval(ge=1, le=4096)]
@@ -32,5 +32,5 @@ def refuse_absent(device: str) -> None:
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device]:
-        found = ", ".join(name for name, present in there.items() if present)
-        raise RequestError(f"extract_features.device is {device}; this machine has {found}")
+        available = ", ".join(name for name, present in there.items() if present)
+        raise RequestError(f"extract_features.device is {device}; this machine has {available}")

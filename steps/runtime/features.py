@@ -46,7 +46,7 @@ def write_features(path: Path, ids: list[str], cuts: Mapping[str, Rows]) -> None
     """Write the features [n, width] of each cut as float32, and their image ids (SHA-256 in hexadecimal), atomically.
 
     The file is a safetensors file whose tensors lie uncompressed, so that `read_features` maps one cut without
-    reading the others. Rows are written a stretch at a time: memory is flat, which `save_file` would not be.
+    reading the others. Rows are written a stretch at a time to keep memory flat; `save_file` would not.
     """
     shapes = {"ids": ("U8", (len(ids), 32)), **{f"cut/{c}": ("F32", cuts[c].shape) for c in sorted(cuts)}}
     with replacing(path) as temporary, temporary.open("wb") as file:

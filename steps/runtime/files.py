@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # `regraft status` hashes and reads JSON; it must load neithe
     import pandas as pd
     import torch
 
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave in folders
-COMPILED = Path(".regraft/compiled")  # what torch compiles: by default under /tmp, by a name others can take first
+LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # files that operating systems leave in folders
+COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under /tmp, with a name others can take first
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """Return an artefact's dataclass as the mapping that JSON has: fields in their order."""
+    """Return an artefact's dataclass as the mapping for JSON: fields in their order."""
     return {
         field.name: getattr(value, field.name)
         for field in dataclasses.fields(value)
@@ -118,7 +118,7 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def passed_over(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden or left by the system, and ignored."""
+    """Return whether a file or folder of this name is ignored: hidden, or left by the system."""
     return name.startswith(".") or name in LITTER
 
 

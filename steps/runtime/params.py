@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def read(root: Path) -> dict[str, Any]:
-    """Return the whole of `params.yaml` under `root` as plain dicts; ParamsError where it is no mapping."""
+    """Return the whole of `params.yaml` under `root` as plain dicts; ParamsError if it is not a mapping."""
     path = root / "params.yaml"
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -33,7 +33,7 @@ def read(root: Path) -> dict[str, Any]:
 def bind(kind: type[T], values: Any, where: str) -> T:
     """Build a `kind` (a frozen dataclass or a scalar) from the values under `where`; ParamsError lists all faults.
 
-    Types, bounds and choices are its annotations'; a method `faults` yields what is wrong between fields.
+    Types, bounds and choices come from its annotations; a method `faults` yields the faults between fields.
     """
     try:
         instance = binding.parse(kind, json.dumps(_plain(values)), where, values)
@@ -45,7 +45,7 @@ def bind(kind: type[T], values: Any, where: str) -> T:
 
 
 def faults_of(kind: Any, values: Any, where: str) -> Iterator[str]:
-    """Yield every reason why `values` is no `kind`; its rules between fields only if each field fits."""
+    """Yield every reason why `values` is not a `kind`; rules between fields are checked only if each field fits."""
     try:
         bind(kind, values, where)
     except ParamsError as error:
@@ -53,7 +53,7 @@ def faults_of(kind: Any, values: Any, where: str) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return YAML's value as JSON knows it: keys are text; dates and infinities become a list that fits nowhere."""
+    """Return a YAML value for JSON: keys become text; dates and infinities become a list that no type accepts."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

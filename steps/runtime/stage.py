@@ -52,8 +52,8 @@ def main(function: Function) -> NoReturn:
     try:
         call(function, _parse(function, arguments), Path.cwd())
     except RegraftError as error:
-        sys.exit(f"{function.__name__}: {error}")  # DVC makes 255 of any failure; the sentence is what counts
-    except Exception:  # a fault of ours; its traceback may quote an address that libraries were given
+        sys.exit(f"{function.__name__}: {error}")  # DVC turns any failure into 255; the message is what counts
+    except Exception:  # a bug; its traceback may quote an address that was passed to a library
         sys.exit(without_passwords(traceback.format_exc()))
     sys.exit(0)
 
@@ -65,7 +65,7 @@ def run(cmd: str, root: Path) -> None:
 
 
 def parse(cmd: str) -> tuple[Function, dict[str, str]]:
-    """Parse a `cmd`: the stage's function, and path argument -> path. raises GraphError if it is not a stage's."""
+    """Parse a `cmd`: the stage's function, and path argument -> path. Raises GraphError if it is not a stage's."""
     if not cmd.startswith(PREFIX):
         raise GraphError(f"{cmd!r} does not start with {PREFIX!r}")
     name, *arguments = shlex.split(cmd.removeprefix(PREFIX))
@@ -149,7 +149,7 @@ def _parse(function: Function, arguments: list[str]) -> dict[str, str]:
 
 
 def lineage(root: Path, function: Function) -> Lineage:
-    """Compute the identity of what `function` is about to make, from what dvc.yaml declares that it depends on."""
+    """Compute the identity of the result of `function` from the dependencies that dvc.yaml declares."""
     declared = artefacts.declared(root, function.__name__)
     document = params_file.read(root)
     is_code = {path: path.endswith((".py", ".lock")) or path.startswith("steps/") for path in declared["deps"]}
@@ -169,11 +169,11 @@ def digest_of(value: Any) -> str:
 
 def _content(path: Path) -> str:
     pointer = path.with_name(path.name + ".dvc")
-    if pointer.exists():  # `dvc add` hashed it already, and both drivers add it anew where it has changed
+    if pointer.exists():  # `dvc add` hashed it already, and both drivers add it again if it has changed
         return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
     if path.is_dir():
-        found = (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)  # as .dvcignore
-        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in found})
+        members = (p for p in sorted(path.rglob("*")) if p.is_file() and "__pycache__" not in p.parts)  # as .dvcignore
+        return digest_of({p.relative_to(path).as_posix(): sha256_of(p) for p in members})
     return sha256_of(path)
 
 
@@ -200,10 +200,10 @@ def code_dependencies(root: Path, module: str) -> set[str]:
 
 
 def _imports(tree: ast.AST) -> list[str]:
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.split(".")[0] == "steps"]
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == "steps"]
