@@ -91,8 +91,7 @@ def choose_strategy(
     )
     plan = choose(evidence, params)
 
-    # The class of validation.json is in the room of the checks, on whose texts and rules no training may depend
-    divergence = files.read_json(validation)["observed"]["source_divergence"]
+    divergence = _source_divergence(validation)
     files.write_json(
         strategy,
         Strategy(

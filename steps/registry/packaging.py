@@ -18,7 +18,17 @@ from steps.runtime import files
 from steps.runtime.stage import code_dependencies, digest_of
 
 HOME = Path(__file__).parents[2]
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch", "torchvision")
+REQUIREMENTS = (
+    "annotated-types",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "torch",
+    "torchvision",
+)
 
 
 def write_model(folder: Path, state: dict[str, torch.Tensor], facts: models.ModelFacts) -> str:

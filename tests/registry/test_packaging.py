@@ -171,7 +171,8 @@ def test_a_package_declares_every_library_that_its_code_imports(saved: Saved) ->
     names |= {node.module or "" for node in statements if isinstance(node, ast.ImportFrom)}
     imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {f"regraft_{saved.digest[:16]}"}
     declared = (saved.folder / "requirements.txt").read_text(encoding="utf-8").split()
-    assert {name.replace("PIL", "pillow") for name in imported} <= {line.split("==")[0] for line in declared}
+    distributions = {"PIL": "pillow", "annotated_types": "annotated-types"}
+    assert {distributions.get(name, name) for name in imported} <= {line.split("==")[0] for line in declared}
     assert {"torch", "PIL", "mlflow"} <= imported
 
 
