@@ -60,7 +60,7 @@ class FineTuneParams(Recipe):
         """
         if self.preset == NONE:
             return self
-        effective = replace(self, **vars(PRESETS[self.preset](images, batch_size)))
+        effective = replace(self, **PRESETS[self.preset](images, batch_size))
         if faults := [f"fine_tune.preset is {self.preset!r}: {fault}" for fault in effective.faults()]:
             raise ParamsError(faults)
         return effective

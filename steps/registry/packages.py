@@ -74,7 +74,7 @@ def verified(registry: Registry, version: str, decided: str | None = None) -> It
 
 def _verified(registry: Registry, version: str, decided: str | None, scratch: Path) -> Path:
     """Return the folder of a version's files, verified to have the digest that was registered and decided on."""
-    name, folder = registry.name, download(registry.name, version, scratch)
+    name, folder = registry.name, download(registry, version, scratch)
     if not (folder / signing.SIGNATURE).is_file():
         raise RegistryError(
             f"version {version} of {name} is not signed: it was registered before regraft signed its versions, or its "
@@ -91,7 +91,7 @@ def _verified(registry: Registry, version: str, decided: str | None, scratch: Pa
     return folder
 
 
-def download(name: str, version: str, scratch: Path) -> Path:
+def download(registry: Registry, version: str, scratch: Path) -> Path:
     """Download a version's files into `scratch`, unverified; return their folder. RegistryError if they are gone.
 
     Bytecode is dropped: Python leaves it beside code that was loaded from the registry's own folder; it is not signed,
@@ -99,9 +99,11 @@ def download(name: str, version: str, scratch: Path) -> Path:
     """
     from mlflow.artifacts import download_artifacts
 
+    name = registry.name
     target = scratch / f"{name}-{version}"  # model-signing names the folder: a random name would be in every ledger
     target.mkdir()
     try:
+        registry.connect()
         with answering():
             folder = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(target)))
         fault = "" if (folder / "MLmodel").is_file() else "its files are gone"

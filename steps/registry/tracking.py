@@ -131,6 +131,10 @@ class Runs:
         """Return a client of the tracking server; RegistryError if it cannot be reached or refuses."""
         return client()
 
+    def connect(self) -> None:
+        """Create the client, if there is none yet: MLflow downloads models from the address that it sets."""
+        _ = self.client
+
     def experiment(self, name: str) -> str:
         """Return the id of the experiment, created if it does not exist."""
         experiment = self.client.get_experiment_by_name(name)

@@ -33,7 +33,7 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write_old(root, DIGITS))
     monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
     monkeypatch.setattr(use, "_refuse_without_pictures", lambda *_: None)
-    monkeypatch.setattr(use, "_told", lambda *_: [])
+    monkeypatch.setattr(use, "_inputs", lambda *_: None)
     named = use._backbone
     monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))
 

@@ -15,7 +15,7 @@ from flows.doctor import unlike
 from flows.project import TELEMETRY_OFF
 from flows.replay import EVALUATION, PREDICTIONS, Replay, _dvc, _looked_at, _refuse
 from steps.errors import GraphError, RequestError
-from steps.promotion.evidence import Evidence, Proof
+from steps.promotion.evidence import Evidence, Proof, SignedFacts
 from steps.promotion.reproduction import Verdict
 from steps.registry import look_ledger
 from steps.registry.chain import Chain
@@ -41,7 +41,7 @@ def evidence(root: Path, signed: dict[str, str] | None, *kept: str, run: dict[st
     tags = {LINEAGE: "1", **(signed or {} if run is None else run)}
     made = SimpleNamespace(data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_id="r"))
     around = None if signed is None else {"run": "r", "run_is_older": False, "tags": signed}
-    proof = Proof({"lineage": "1", "kind": "head"}, around, files)
+    proof = Proof(SignedFacts(kind="head", lineage="1"), around, files)
     return Evidence(root, Chain((), (), (), True), "regraft", "7", {}, made, files, proof, "")
 
 

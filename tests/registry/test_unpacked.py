@@ -151,7 +151,12 @@ def test_what_a_version_imports_when_it_is_first_asked_is_found_and_goes_with_it
     """Also where the same package is loaded twice, and the first or the last of the two goes first."""
     late = f"regraft_{versions.digest[:16]}.late"
     number = versions.put(
-        {"served_model.py": ("        rows: list[list[float]] = []\n", f"        import {late}\n        rows = []\n")},
+        {
+            "served_model.py": (
+                "        probabilities: list[list[float]] = []\n",
+                f"        import {late}\n        probabilities = []\n",
+            )
+        },
         "late.py",
     )
     for first_goes in (True, False):
