@@ -1,4 +1,4 @@
-"""`regraft use`: point the project at images and at a backbone. The only command that writes params.yaml."""
+"""`regraft use`: point the project at images and at a backbone, and params.yaml at the backbone's preprocessing."""
 
 import shutil
 from collections.abc import Mapping

@@ -45,7 +45,7 @@ class Lineage:
 
 
 def main(function: Function) -> NoReturn:
-    """Run a stage as `python -m steps.NAME --flag path ...` from the project's root; exit with the fault's code."""
+    """Run a stage as `python -m steps.NAME --flag path ...` from the project's root; a fault exits with 1."""
     arguments = sys.argv[1:]
     if os.access(COMPILED.parent, os.W_OK):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED.resolve()))
