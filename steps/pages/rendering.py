@@ -5,7 +5,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,14 +114,9 @@ def decimal(number: float | None) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3f}"
 
 
-def _ends(figure: Any) -> tuple[float | None, float | None]:
-    """Return the ends of an interval: those of a figure, of a difference, or of a figure in strategy.json."""
-    return (figure["low"], figure["high"]) if isinstance(figure, Mapping) else (figure.low, figure.high)
-
-
 def interval(figure: Any, confidence: float) -> str:
     """Format the interval of a share for a reader in a hurry: "95 % interval 87.6 to 95.9"; empty if unknown."""
-    low, high = _ends(figure)
+    low, high = figure.low, figure.high
     if low is None or high is None:
         return ""
     return f"{100 * confidence:g}{SIGN} interval {100 * low:.1f} to {100 * high:.1f}"
@@ -143,14 +138,13 @@ def ticks(start: float, stop: float, least: int = 3) -> list[float]:
 
 def bounds(figure: Any, confidence: float, share: bool = True, method: bool = True) -> str:
     """Format the interval of a figure: "87.6 to 95.9, Wilson 95 %", or its ends alone; empty if unknown."""
-    low, high = _ends(figure)
+    low, high = figure.low, figure.high
     if low is None or high is None:
         return ""
     ends = " to ".join(f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (low, high))
     if not method:
         return ends
-    name = figure["method"] if isinstance(figure, Mapping) else figure.method
-    return f"{ends}, {name} {100 * confidence:g}{SIGN}"
+    return f"{ends}, {figure.method} {100 * confidence:g}{SIGN}"
 
 
 def points(share: float | None) -> str:
@@ -160,7 +154,7 @@ def points(share: float | None) -> str:
 
 def between(figure: Any) -> str:
     """Format the interval of a difference of shares: "-0.3 to +1.9"."""
-    return " to ".join(ABSENT if end is None else f"{100 * end:+.1f}" for end in _ends(figure))
+    return " to ".join(ABSENT if end is None else f"{100 * end:+.1f}" for end in (figure.low, figure.high))
 
 
 def chance(p: float) -> str:
