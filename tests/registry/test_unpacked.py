@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
+from mlflow.tracking._tracking_service import utils as addresses
 
 from steps.errors import RegistryError
 from steps.registry import packages, packaging, signing, unpacked
@@ -86,6 +87,16 @@ def test_after_a_load_pythons_path_is_what_it_was_and_no_bytecode_was_written(
     assert not [*served.package.folder.rglob("*.pyc")]
     assert sys.dont_write_bytecode is False
     served.answer(project.pictures[0].read_bytes())
+
+
+def test_a_version_is_downloaded_from_its_own_registry_whatever_address_mlflow_holds(
+    project: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As another registry of this process leaves it; mlflow.set_tracking_uri would move this registry as well (it
+    # writes the environment)
+    monkeypatch.setattr(addresses, "_tracking_uri", f"sqlite:///{project.root}/elsewhere.db")
+    with packages.verified(registry(), "1") as folder:
+        assert (folder / "MLmodel").is_file()
 
 
 def test_after_swaps_there_and_back_the_process_is_what_it_was(project: Registered, follower: Follower) -> None:
