@@ -114,13 +114,13 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Run the gates alone: what is wrong with the data, where, and what to do (exit code 3 if they refuse)."""
-    from flows import gates
+    from flows import data_gates
 
     if reweight and not against:
         raise RequestError("--reweight needs --against FOLDER: weights make training look like something")
-    reference = gates.checked(against) if against else None
+    reference = data_gates.checked(against) if against else None
     root = enter(Path.cwd())
-    reports = gates.validate(root, reference, reweight)
+    reports = data_gates.validate(root, reference, reweight)
     show(reports, as_json)
     if reports.refusal:
         raise reports.refusal

@@ -21,7 +21,7 @@ from steps.runtime import files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.cuts import WHOLE
-from steps.runtime.features import feature_cuts, read_features
+from steps.runtime.feature_file import feature_cuts, read_features
 from steps.runtime.figure import Figure
 from steps.runtime.seeding import numpy_generator
 from steps.training import transferability

@@ -11,13 +11,13 @@ from annotated_types import Interval
 
 from steps.backbones import models
 from steps.backbones.feature_store import FOLDER, FeatureStore
+from steps.backbones.fingerprint import probe
 from steps.backbones.forward import Forward, Mode, cut_names
-from steps.backbones.probe import probe
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
-from steps.runtime.features import write_features
+from steps.runtime.feature_file import write_features
 from steps.runtime.progress import track
 
 log = logging.getLogger("regraft")

@@ -30,7 +30,7 @@ from steps.pages.rendering import Picture, inline_svg, picture
 from steps.runtime import artefacts, files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
-from steps.runtime.features import Features, read_features
+from steps.runtime.feature_file import Features, read_features
 from steps.runtime.seeding import derive, torch_generator
 from steps.training.choice import HEAD
 

@@ -16,7 +16,7 @@ from steps.backbones import models
 from steps.backbones.backbone import Grafted
 from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TEST
-from steps.registry import circumstances, packaging
+from steps.registry import circumstances, package_writing
 from steps.registry.circumstances import Circumstances
 from steps.registry.model_registry import Registry
 from steps.runtime import artefacts, files, stage
@@ -148,7 +148,7 @@ def _candidate(
 def _example(raw: Path, screened: Path) -> bytes:
     table = files.read_table(screened)
     first = table[table["split"] == TEST].sort_values("id").iloc[0]
-    return packaging.example(raw, str(first["path"]), str(first["id"]))
+    return package_writing.example(raw, str(first["path"]), str(first["id"]))
 
 
 def _register(
@@ -163,7 +163,7 @@ def _register(
     """Log the run and create the version, each only if it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        content = packaging.write_model(model, candidate.network.state_dict(), candidate.facts)
+        content = package_writing.write_model(model, candidate.network.state_dict(), candidate.facts)
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment_id = registry.experiment(experiment)
         older = registry.find_run(experiment_id, candidate.lineage.digest) is not None
@@ -176,7 +176,7 @@ def _register(
             around,
         )
         if registry.find(digest) is None:
-            packaging.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
+            package_writing.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
             registry.create(
                 digest,
                 run,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from annotated_types import Interval
 
-from steps.checks import decisions as decided
+from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, label_errors
 from steps.checks.curation import KEEP, named
 from steps.checks.oddities import OddityLimits, odd
@@ -24,7 +24,7 @@ from steps.runtime import files, stage
 from steps.runtime.arrays import Bools, Floats
 from steps.runtime.binding import Because, Share
 from steps.runtime.compute import ComputeParams, configure
-from steps.runtime.features import read_features
+from steps.runtime.feature_file import read_features
 from steps.runtime.seeding import derive
 from steps.training.linear_probe import Labelled
 

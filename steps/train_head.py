@@ -11,7 +11,7 @@ from steps.backbones.heads import State
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
-from steps.runtime.features import Features, read_features
+from steps.runtime.feature_file import Features, read_features
 from steps.runtime.seeding import derive
 from steps.runtime.stage import Lineage
 from steps.training.head_training import Kind, fit_head

@@ -11,10 +11,10 @@ import pandas as pd
 from annotated_types import Gt, Interval
 
 from steps.backbones import models
-from steps.checks import decisions as decided
+from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
-from steps.checks.observation import contract, observe
+from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import refusal, some
 from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals

@@ -15,7 +15,7 @@ from torch import nn
 from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands import origins
-from steps.registry import ledger, packaging
+from steps.registry import ledger, package_writing
 from steps.registry.chain import PROMOTE, Chain
 from steps.registry.model_registry import Registry
 from steps.runtime.stage import Lineage
@@ -67,8 +67,8 @@ def facts(**changes: Any) -> models.ModelFacts:
 def save(folder: Path, network: Grafted, example: Path | None = None, **changes: Any) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
     example = example or write_images(folder / "images", per_class=4) / "0" / "000.png"
-    digest = packaging.write_model(folder / "model", network.state_dict(), facts(**changes))
-    packaging.save(folder / "saved", folder / "model", digest, example.read_bytes())
+    digest = package_writing.write_model(folder / "model", network.state_dict(), facts(**changes))
+    package_writing.save(folder / "saved", folder / "model", digest, example.read_bytes())
     return folder / "saved", digest
 
 

@@ -111,7 +111,7 @@ def test_a_file_is_read_beside_a_module_only_from_its_own_room() -> None:
     }
     beyond = {path for path, places in readers.items() if places != ["parent"]}
     # The checkout's lock and code, which `register` declares; the example's weights, which no stage reads.
-    assert beyond == {"steps/registry/packaging.py", "steps/commands/origins.py"}
+    assert beyond == {"steps/registry/package_writing.py", "steps/commands/origins.py"}
     assert readers.keys() - beyond == {"steps/pages/rendering.py"}
     assert not any("steps/commands/origins.py" in reached(name) for name in GRAPH)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from steps.backbones.backbone import BATCH_NORMS, blocks
 from steps.backbones.inference import channels_last
-from steps.checks.observed import Source, divergence, other_families
+from steps.checks.grey_levels import Source, divergence, other_families
 from steps.checks.reports import Evidence, Finding, Vote
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.images.preprocessing import ColourOrder, Preprocessing

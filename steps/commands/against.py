@@ -13,7 +13,7 @@ import torch
 from steps.backbones import models
 from steps.backbones.forward import Forward, Mode
 from steps.checks import expectations, shift
-from steps.checks.decisions import write_weights
+from steps.checks.decision_files import write_weights
 from steps.checks.reports import Shift, Stranger, Unreadable
 from steps.checks.rules import shift_rules
 from steps.checks.selection import ALPHA
@@ -28,7 +28,7 @@ from steps.runtime import files
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
 from steps.runtime.cuts import WHOLE
-from steps.runtime.features import read_features
+from steps.runtime.feature_file import read_features
 from steps.runtime.progress import track
 from steps.runtime.seeding import derive, numpy_generator
 from steps.screen import BUDGET, SIDE, ScreenParams

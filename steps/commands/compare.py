@@ -15,7 +15,7 @@ from steps.evaluation.results import ClassComparison, Comparison
 from steps.images.manifest import TEST
 from steps.promotion.rematch import answers, weights_of
 from steps.promotion.terms import RAW, SCREENED
-from steps.registry import ledger, look_ledger, packages
+from steps.registry import ledger, look_ledger, package_loading
 from steps.registry.model_registry import Registry
 from steps.runtime import files, params
 from steps.runtime.arrays import Floats
@@ -85,7 +85,7 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     table = files.read_table(root / SCREENED)
     images = table[table["split"] == TEST].sort_values("path")
     chain = ledger.whole(ledger.read(registry))
-    loaded = [packages.load(registry, version, chain.package_of(version)) for version in (one, other)]
+    loaded = [package_loading.load(registry, version, chain.package_of(version)) for version in (one, other)]
     look_ledger.record([weights_of(package) for package in loaded], images["id"])
 
     classes = sorted(images["label"].unique())
@@ -101,7 +101,7 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     )
 
 
-def _probabilities(package: packages.Package, root: Path, images: pd.DataFrame, classes: list[str]) -> Floats:
+def _probabilities(package: package_loading.Package, root: Path, images: pd.DataFrame, classes: list[str]) -> Floats:
     """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
 
     An image that it cannot read has all its probability there: a wrong answer, as in the gate of promotion.

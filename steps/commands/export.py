@@ -19,7 +19,7 @@ from steps.images.preprocessing import centre_crop, resized
 from steps.promotion.rematch import answers
 from steps.promotion.smaller import smaller
 from steps.promotion.terms import RAW, SCREENED, ExportParams
-from steps.registry import packages, signing
+from steps.registry import package_loading, signing
 from steps.registry.model_registry import Registry
 from steps.registry.production import chosen
 from steps.runtime import files, params
@@ -76,7 +76,7 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
     if kind not in formats.FILES:
         raise RequestError(f"no format {kind!r}; one of {', '.join(formats.FILES)}")
     registry = Registry(root)
-    package = packages.load(registry, *chosen(registry, which))
+    package = package_loading.load(registry, *chosen(registry, which))
     folder = output / f"{registry.name}-{package.version}-{kind}"
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".") as scratch:
@@ -91,7 +91,7 @@ def export(root: Path, which: str, kind: str, output: Path) -> Export:
     return Export(package.version, folder, file.name, size, before, checked)
 
 
-def _made(root: Path, package: packages.Package, kind: str, folder: Path) -> tuple[Path, Checked]:
+def _made(root: Path, package: package_loading.Package, kind: str, folder: Path) -> tuple[Path, Checked]:
     """Write the file and its facts into `folder`; return the file and its check."""
     rules = params.bind(ExportParams, params.read(root).get("export"), "export")
     compute = params.bind(ComputeParams, params.read(root).get("compute"), "compute")
@@ -135,7 +135,7 @@ def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:
     return np.stack([centre_crop(resized(picture, spec), spec).numpy() for picture in pictures])
 
 
-def _eager(root: Path, package: packages.Package, table: pd.DataFrame) -> Any:
+def _eager(root: Path, package: package_loading.Package, table: pd.DataFrame) -> Any:
     """Return the package's probabilities for these images' files; RegistryError if it cannot read all of them."""
     values = answers(package, root / RAW, list(zip(table["path"], table["id"], strict=True)), "probabilities")
     lost = [path for path, answer in zip(table["path"], values, strict=True) if answer is None]

@@ -15,7 +15,7 @@ from steps.backbones.backbone import OWN, architectures, build, top_of
 from steps.backbones.models import Card, ModelFacts
 from steps.errors import GraphError, RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
-from steps.registry import ledger, packages, signing
+from steps.registry import ledger, package_loading, signing
 from steps.registry.model_registry import Registry
 from steps.runtime import artefacts, files
 
@@ -102,7 +102,7 @@ def _model_of(registry: Registry, version: str) -> Iterator[Path]:
     """
     decided = ledger.package_of(registry, version)
     if decided or registry.digest(version) or signing.SIGNATURE in registry.listing(version):
-        with packages.verified(registry, version, decided) as folder:
+        with package_loading.verified(registry, version, decided) as folder:
             yield folder / MODEL
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from steps.images import pictures
+from steps.images import named_pictures
 from steps.serving import answer_files
-from steps.serving.answering import Answer, load
-from steps.serving.answering import predict as predict_rows
+from steps.serving.bulk_answers import Answer, load
+from steps.serving.bulk_answers import predict as predict_rows
 
 SHOWN = 200  # rows of the table on a terminal
 TOLD = ("path", "sha256", "label", "probability", "abstain", "version", "digest", "error")
@@ -47,7 +47,7 @@ def predict(
     """Write the answers to `output` or print them as they come; return their counts."""
     if output is not None:
         answer_files.check(output)
-    files = pictures.find(paths, besides=output)
+    files = named_pictures.find(paths, besides=output)
     served = load(root, version)
     counts: Counter[str] = Counter()
     answers = _counted(predict_rows(root, served, files), counts)

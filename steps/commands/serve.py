@@ -15,9 +15,9 @@ from steps.errors import RequestError
 from steps.registry import ledger
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Named, Production, aliased
-from steps.serving import champion
+from steps.serving import served_version
 from steps.serving.bodies import ServiceLimits
-from steps.serving.champion import Follower, Served
+from steps.serving.served_version import Follower, Served
 
 if TYPE_CHECKING:
     from steps.serving.service import Service
@@ -90,14 +90,14 @@ def _follower(root: Path, alias: str, version: str | None, every: float) -> Foll
         production = Production(registry)
 
         def load_decided(number: str) -> Served:
-            return champion.load(registry, number, production.package_of(number))
+            return served_version.load(registry, number, production.package_of(number))
 
         return Follower(load_decided(production.champion()), production.named, load_decided, every)
     _, number = registry.resolve(f"models:/{registry.name}{f'/{version}' if version else f'@{alias}'}")
     find = partial(aliased, registry, alias)
 
     def load(number: str) -> Served:
-        return champion.load(registry, number, ledger.package_of(registry, number))
+        return served_version.load(registry, number, ledger.package_of(registry, number))
 
     return Follower(load(number), (lambda: Named(version)) if version else find, load, every)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from steps.errors import RegistryError, RequestError
 from steps.promotion.terms import EVALUATION
-from steps.registry import circumstances, packages
+from steps.registry import circumstances, package_loading
 from steps.registry.chain import Chain
 from steps.registry.model_registry import Registry
 from steps.registry.tracking import LINEAGE
@@ -154,7 +154,7 @@ def gather(registry: Registry, chain: Chain, version: str, folder: Path) -> Evid
 def _proof(registry: Registry, chain: Chain, version: str, folder: Path) -> tuple[Proof | None, str]:
     """Verify the package, also against the ledger, before reading any of its files; return the reason if that fails."""
     try:
-        with packages.verified(registry, version, chain.package_of(version)) as package:
+        with package_loading.verified(registry, version, chain.package_of(version)) as package:
             facts = artefacts.read(SignedFacts, package / FACTS, lenient=True)
             there = package / circumstances.FOLDER
             if not there.is_dir():

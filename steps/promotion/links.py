@@ -9,7 +9,7 @@ from pathlib import Path
 from steps.errors import RegistryError, RequestError
 from steps.promotion import release
 from steps.promotion.evidence import Evidence, gather
-from steps.registry import circumstances, ledger, packages
+from steps.registry import circumstances, ledger, package_loading
 from steps.registry.chain import differences, silences
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.tracking import LINEAGE
@@ -59,7 +59,7 @@ def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
     registry = Registry(root)
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
-            packages.verify(registry, number, chain.package_of(number))
+            package_loading.verify(registry, number, chain.package_of(number))
         except RegistryError as error:
             faults.append(str(error))
     return faults, silent

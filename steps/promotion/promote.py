@@ -22,7 +22,7 @@ from steps.promotion.terms import (
     Promotion,
     confirmed,
 )
-from steps.registry import comparisons, ledger, look_ledger, packages
+from steps.registry import comparisons, ledger, look_ledger, package_loading
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.registry.model_registry import CHALLENGER, Registry
 from steps.runtime import artefacts, files, params, stage
@@ -139,7 +139,7 @@ def _answer(case: Case, chain: Chain) -> Answer:
         reasons = ("promoted before and set back since: it stays back",) if earlier.kind == PROMOTE else earlier.reasons
         compared = comparisons.recall(case.registry, challenger, question)
         return Answer(earlier.kind, before, before, reasons, question, new=False, comparison=compared)
-    package = packages.verify(case.registry, challenger, chain.package_of(challenger))
+    package = package_loading.verify(case.registry, challenger, chain.package_of(challenger))
     verdict, lost, compared = _decided(case, chain)
     kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
     if verdict.promote and case.rules.approval == REQUIRED:
@@ -191,7 +191,7 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
         lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
     elif champion:
         timed = rules.max_latency_ratio is not None
-        opponent = packages.load(case.registry, champion, chain.package_of(champion))
+        opponent = package_loading.load(case.registry, champion, chain.package_of(champion))
         match = rematch(case.registry, case.kind, case.challenger, opponent, timed)
         lost = match.unanswered
     evaluation = case.evaluation

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steps.errors import RequestError
-from steps.registry import ledger, packages
+from steps.registry import ledger, package_loading
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
 from steps.registry.model_registry import Registry
 from steps.runtime import params
@@ -112,7 +112,7 @@ def _proven(registry: Registry, chain: Chain, version: str) -> str:
     """Return the digest of a version's package; checks that it exists, is as signed, and is the one decided on."""
     if not registry.has(version):
         raise RequestError(f"version {version} of {registry.name} is no longer in the registry, or its files are gone")
-    return packages.verify(registry, version, chain.package_of(version))
+    return package_loading.verify(registry, version, chain.package_of(version))
 
 
 def history(root: Path) -> tuple[Chain, list[str]]:

@@ -15,9 +15,9 @@ from steps.images.decoding import batched, bytes_of
 from steps.images.manifest import TEST
 from steps.promotion.paired import Paired, paired
 from steps.promotion.terms import PREDICTIONS, RAW, SCREENED
-from steps.registry import look_ledger, packages
+from steps.registry import look_ledger, package_loading
 from steps.registry.model_registry import Registry
-from steps.registry.packages import Package
+from steps.registry.package_loading import Package
 from steps.runtime import files, params
 
 TIMED, ROUNDS = 32, 5  # images per round, and rounds; their median counts
@@ -59,7 +59,7 @@ def rematch(registry: Registry, kind: str, challenger: str, champion: Package, t
     )
     ratio = None
     if timed:
-        ratio = latency_ratio(packages.load(registry, challenger), champion, frame_of(raw, answered[:TIMED]))
+        ratio = latency_ratio(package_loading.load(registry, challenger), champion, frame_of(raw, answered[:TIMED]))
     return Rematch(
         paired(params.read(root), table, *right, ("promote", champion.version)),
         ratio,

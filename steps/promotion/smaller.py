@@ -18,7 +18,7 @@ from steps.promotion.rematch import weights_of
 from steps.promotion.terms import PromoteParams
 from steps.registry import look_ledger
 from steps.registry.looks import Standing, optimism
-from steps.registry.packages import Package
+from steps.registry.package_loading import Package
 from steps.runtime import files, params
 from steps.runtime.arrays import Floats
 from steps.runtime.seeding import numpy_generator

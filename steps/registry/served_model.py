@@ -20,7 +20,7 @@ from mlflow.types.schema import Array, ColSpec, DataType, Schema
 from steps.backbones import models
 from steps.backbones.inference import predict_probabilities
 from steps.errors import UndecodableError
-from steps.images import decoding, inputs
+from steps.images import decoding, request_images
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
 
@@ -78,7 +78,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         paths, pixels = os.environ.get(SERVING) != "true", []
         for row, value in batch:
             try:
-                pixels.append(preprocess(inputs.picture(value, paths), self.spec))
+                pixels.append(preprocess(request_images.picture(value, paths), self.spec))
             except UndecodableError as error:
                 faults.append(f"row {row}: {error.reason}")
         return pixels

@@ -20,9 +20,9 @@ from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
 from steps.serving import invocations
 from steps.serving.bodies import AGAIN, Bodies, ServiceLimits
-from steps.serving.champion import Follower, Served
 from steps.serving.gauges import Gauges
 from steps.serving.prediction import Prediction
+from steps.serving.served_version import Follower, Served
 
 JSON = "application/json"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary

@@ -15,7 +15,7 @@ from steps.backbones import models
 from steps.backbones.heads import State
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime import files
-from steps.runtime.features import read_features
+from steps.runtime.feature_file import read_features
 from steps.runtime.seeding import derive
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.head_training import fit_head, probabilities

@@ -29,7 +29,7 @@ from steps.embedded.digits import write_digits
 from steps.images import decoding
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
-from steps.runtime.features import read_features
+from steps.runtime.feature_file import read_features
 from tests.bench.pipeline import Run, add_images, phase, plain, run, set_params
 from tests.conftest import Project, make_project
 

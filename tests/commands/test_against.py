@@ -24,7 +24,7 @@ from steps.images.manifest import Row
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import write_features
+from steps.runtime.feature_file import write_features
 from tests.stages.test_screen import PARAMS
 
 MODE = Mode(precision="float32", channels_last=True, fold_norms=True, compiled=False, device="cpu")

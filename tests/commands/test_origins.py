@@ -20,7 +20,7 @@ from steps.backbones.backbone import Grafted, blocks, build, cut_at, digest, top
 from steps.commands import origins
 from steps.errors import RegistryError, RequestError
 from steps.images.preprocessing import Preprocessing
-from steps.registry import packages, packaging, signing, tracking
+from steps.registry import package_loading, package_writing, signing, tracking
 from steps.registry.model_registry import Registry
 from steps.runtime import files
 from steps.runtime.params import faults_of
@@ -276,7 +276,7 @@ class Versions:
         network = Grafted(backbone, torch.nn.Linear(width, 3))
         made = {"architecture": architecture, "num_classes": 5, "cut": cut, "classes": ("a", "b", "c")}
         facts = packaged.facts(**{**made, "backbone": "oak", "backbone_sha256": "0", "lineage": "1", **told})
-        packaging.write_model(folder, network.state_dict(), facts)
+        package_writing.write_model(folder, network.state_dict(), facts)
         return network
 
     def version(self, architecture: str, cut: str, told: dict[str, Any] | None = None) -> tuple[Grafted, str]:
@@ -286,7 +286,7 @@ class Versions:
         return network, self.signed(folder)
 
     def signed(self, folder: Path) -> str:
-        (folder / "MLmodel").write_text(f"flavors: {{}}\nmetadata: {{{packages.DIGEST}: {folder}}}\n")
+        (folder / "MLmodel").write_text(f"flavors: {{}}\nmetadata: {{{package_loading.DIGEST}: {folder}}}\n")
         signing.sign_folder(folder)
         return self.put("digits", folder)
 
@@ -363,7 +363,7 @@ def test_no_code_of_a_version_runs(tmp_path: Path, versions: Versions) -> None:
     versions.model(tmp_path / "model", "glyphnet", "", {})
     picture = io.BytesIO()
     Image.new("RGB", (16, 16)).save(picture, "PNG")
-    packaging.save(tmp_path / "saved", tmp_path / "model", "ab" * 32, picture.getvalue())
+    package_writing.save(tmp_path / "saved", tmp_path / "model", "ab" * 32, picture.getvalue())
     fuse = tmp_path / "fuse"
     scripts = list((tmp_path / "saved").rglob("*.py"))
     assert len(scripts) > 10

@@ -23,7 +23,7 @@ from flows import cli
 from steps.commands.serve import Place, _bound, _follower, serve
 from steps.errors import RequestError
 from steps.serving.bodies import ServiceLimits
-from steps.serving.champion import Follower
+from steps.serving.served_version import Follower
 from tests.conftest import BIN
 from tests.registered import Registered, inside
 

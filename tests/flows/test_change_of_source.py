@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows import arrival, sources, use
-from flows.gates import checked
+from flows.data_gates import checked
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
 from steps.errors import RequestError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import models
 
-from steps.checks.observation import contract
+from steps.checks.preprocessing_check import contract
 from steps.commands.origins import preprocessing_of
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, preprocess, resized
 from steps.runtime.params import faults_of

@@ -24,7 +24,7 @@ from steps.evaluation.judgement import judge
 from steps.promotion import release
 from steps.promotion.promote import promote
 from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, Promotion, confirming
-from steps.registry import comparisons, ledger, look_ledger, packages, tracking
+from steps.registry import comparisons, ledger, look_ledger, package_loading, tracking
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
 from steps.registry.production import present
@@ -203,7 +203,7 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
     world.promote()
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
     first = world.promote()
-    monkeypatch.setattr(packages, "load", lambda *_: pytest.fail("the champion was judged again"))
+    monkeypatch.setattr(package_loading, "load", lambda *_: pytest.fail("the champion was judged again"))
     again = world.promote()
     assert again.reasons == first.reasons
     assert again.comparison == first.comparison and first.comparison.n == 12, "the page shows what decided"

@@ -10,11 +10,11 @@ from steps.commands.export import export
 from steps.commands.serve import _follower
 from steps.errors import RegistryError, RequestError
 from steps.registry import chain as core
-from steps.registry import ledger, packages
+from steps.registry import ledger, package_loading
 from steps.registry.model_registry import CHAMPION
 from steps.registry.production import Named, Production
-from steps.serving import answering as prediction
-from steps.serving import champion
+from steps.serving import bulk_answers as prediction
+from steps.serving import served_version
 from tests.registered import Registered, inside
 
 
@@ -59,14 +59,16 @@ def test_a_package_that_was_swapped_under_its_number_is_refused(project: Registe
         asked, registry = production(copied), copied.registry
         number = asked.champion()
         decided = asked.package_of(number)
-        assert decided == packages.verify(registry, "2", decided)
+        assert decided == package_loading.verify(registry, "2", decided)
         with sqlite3.connect(copied.root / ".regraft/mlflow.db") as database:
             for statement in SWAP:
                 database.execute(statement)
         registry.point("nightly", "2")
-        assert packages.verify(registry, "2") == packages.verify(registry, "1"), "signature and tag are good"
+        assert package_loading.verify(registry, "2") == package_loading.verify(registry, "1"), (
+            "signature and tag are good"
+        )
         with pytest.raises(RegistryError, match=f"holds the package .*, but was decided about as {str(decided)[:16]}"):
-            champion.load(registry, number, decided)
+            served_version.load(registry, number, decided)
         for use in (
             lambda: prediction.load(copied.root, None),
             lambda: prediction.load(copied.root, "2"),

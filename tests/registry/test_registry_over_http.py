@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from steps.errors import RegistryError, RequestError
-from steps.registry import ledger, look_ledger, packages, tracking
+from steps.registry import ledger, look_ledger, package_loading, tracking
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Production, chosen
 from steps.registry.tracking import ABSENT, DENIED, UNKNOWN
@@ -130,7 +130,7 @@ QUESTIONS: dict[str, Callable[[], object]] = {
     "address": lambda: asked().resolve(f"models:/{MODEL}@champion"),
     "folder": lambda: asked().fetch("1", "artifacts/model", Path(os.environ["DVC_ROOT"]) / "got"),
     "digest": lambda: asked().find("d" * 64),
-    "package": lambda: packages.verify(asked(), "1"),
+    "package": lambda: package_loading.verify(asked(), "1"),
     "model": lambda: asked("another").ensure(),
     "ledger": lambda: ledger.read(asked()),
     "production": lambda: Production(asked()).named(),

@@ -14,12 +14,12 @@ import pytest
 from mlflow.tracking._tracking_service import utils as addresses
 
 from steps.errors import RegistryError
-from steps.registry import packages, packaging, signing, unpacked
+from steps.registry import package_loading, package_writing, signing, unpacked
 from steps.registry.model_registry import Registry
 from steps.registry.production import Production
 from steps.runtime import files
-from steps.serving import champion
-from steps.serving.champion import Follower, Served
+from steps.serving import served_version
+from steps.serving.served_version import Follower, Served
 from tests import packaged
 from tests.conftest import REPOSITORY
 from tests.registered import NAME, Registered, inside
@@ -58,7 +58,7 @@ def registry() -> Registry:
 
 
 def load(number: str) -> Served:
-    return champion.load(registry(), number)
+    return served_version.load(registry(), number)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_version_is_downloaded_from_its_own_registry_whatever_address_mlflow_h
     # As another registry of this process leaves it; mlflow.set_tracking_uri would move this registry as well (it
     # writes the environment)
     monkeypatch.setattr(addresses, "_tracking_uri", f"sqlite:///{project.root}/elsewhere.db")
-    with packages.verified(registry(), "1") as folder:
+    with package_loading.verified(registry(), "1") as folder:
         assert (folder / "MLmodel").is_file()
 
 
@@ -171,7 +171,7 @@ def test_what_a_version_imports_when_it_is_first_asked_is_found_and_goes_with_it
         "late.py",
     )
     for first_goes in (True, False):
-        held = [packages.load(registry(), number) for _ in range(2)]
+        held = [package_loading.load(registry(), number) for _ in range(2)]
         held.pop(0 if first_goes else 1)
         gc.collect()
         assert late not in sys.modules
@@ -187,7 +187,7 @@ def test_modules_of_a_versions_name_that_were_never_verified_are_not_run(
 ) -> None:
     number, name = versions.put({}), f"regraft_{versions.digest[:16]}"
     monkeypatch.setitem(sys.modules, name, pd)  # any module will do
-    served = packages.load(registry(), number)
+    served = package_loading.load(registry(), number)
     assert sys.modules[name] is not pd and served.folder.is_relative_to(
         Path(str(sys.modules[name].__file__)).parents[2]
     )
@@ -205,6 +205,6 @@ def test_a_versions_code_gets_into_a_process_in_one_place() -> None:
     """Else a command could load one and leave its folder on Python's path."""
     sources = [path for part in ("flows", "steps") for path in (REPOSITORY / part).rglob("*.py")]
     loading = [path.name for path in sources if "load_model(" in path.read_text(encoding="utf-8")]
-    assert loading == [Path(packages.__file__).name]
+    assert loading == [Path(package_loading.__file__).name]
     pathful = [path.name for path in sources if "sys.path" in path.read_text(encoding="utf-8")]
-    assert sorted(pathful) == [Path(packaging.__file__).name, "unpacked.py"]
+    assert sorted(pathful) == [Path(package_writing.__file__).name, "unpacked.py"]

@@ -30,9 +30,9 @@ from steps.registry import tracking
 from steps.registry.model_registry import Registry
 from steps.registry.production import Production, aliased
 from steps.runtime import files
-from steps.serving import champion
+from steps.serving import served_version
 from steps.serving.bodies import ServiceLimits
-from steps.serving.champion import Follower, Served
+from steps.serving.served_version import Follower, Served
 from steps.serving.server import configured
 from steps.serving.service import Service, application
 from tests.conftest import free_port
@@ -79,7 +79,7 @@ def serving(follower: Follower, **limits: Any) -> Iterator[str]:
 def new_follower(every: float = 3600) -> Follower:
     """Return one that follows the champion; every hour, unless a test wants to see it."""
     registry = Registry(files.project_root(), NAME)
-    load, production = partial(champion.load, registry), Production(registry)
+    load, production = partial(served_version.load, registry), Production(registry)
     return Follower(load("1"), production.named, load, every)
 
 
@@ -497,7 +497,7 @@ def test_a_version_that_answers_with_nonsense_is_not_taken(follower: Follower) -
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(RegistryError, match="which are no probabilities"):
-        champion.warm(follower.current)
+        served_version.warm(follower.current)
 
 
 def test_the_old_version_leaves_memory_after_a_swap(project: Registered, follower: Follower) -> None:

@@ -17,7 +17,7 @@ from steps.images.manifest import Row
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import write_features
+from steps.runtime.feature_file import write_features
 from steps.runtime.params import faults_of
 from steps.training.strategy import Strategy
 

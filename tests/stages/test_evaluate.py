@@ -27,7 +27,7 @@ from steps.images.dataset import Images
 from steps.registry import look_ledger, tracking
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import read_features, write_features
+from steps.runtime.feature_file import read_features, write_features
 from steps.runtime.params import bind, faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head

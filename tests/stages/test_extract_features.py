@@ -23,7 +23,7 @@ from steps.images import decoding
 from steps.images.preprocessing import preprocess
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import read_features
+from steps.runtime.feature_file import read_features
 from tests.conftest import write_images
 
 PLAIN = ExtractFeaturesParams(
@@ -185,7 +185,7 @@ def test_a_decoder_that_reads_other_pixels_uses_no_row_of_the_first(
     table = bench.table()
     bench.extract(table)
     true = decoding.decode
-    for module in ("steps.images.decoding.decode", "steps.backbones.probe.decode"):
+    for module in ("steps.images.decoding.decode", "steps.backbones.fingerprint.decode"):
         monkeypatch.setattr(module, lambda data: true(data).point(lambda level: max(level - 1, 0)))
     assert bench.extract(table)[0] == 27
 

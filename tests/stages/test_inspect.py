@@ -18,7 +18,7 @@ from steps.images.preprocessing import preprocess
 from steps.inspect import InspectParams, inspect
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import read_features, write_features
+from steps.runtime.feature_file import read_features, write_features
 from steps.runtime.params import faults_of
 from steps.training.linear_probe import Labelled, fit
 from tests.conftest import write_images

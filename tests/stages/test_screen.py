@@ -16,7 +16,7 @@ from steps.errors import DataError
 from steps.images.manifest import Row
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import read_features, write_features
+from steps.runtime.feature_file import read_features, write_features
 from steps.screen import ScreenParams, screen
 
 PARAMS = ScreenParams(

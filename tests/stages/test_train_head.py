@@ -15,7 +15,7 @@ from steps.backbones.backbone import Grafted, cut_at, digest, without_top
 from steps.backbones.glyphnet import glyphnet
 from steps.runtime import files
 from steps.runtime.compute import ComputeParams
-from steps.runtime.features import write_features
+from steps.runtime.feature_file import write_features
 from steps.runtime.params import faults_of
 from steps.runtime.stage import Lineage
 from steps.train_head import TrainHeadParams, train_head

@@ -20,7 +20,7 @@ from torch import nn
 
 from steps.backbones.backbone import build, without_top
 from steps.backbones.models import Card
-from steps.checks import observed
+from steps.checks import grey_levels
 from steps.checks.duplicates import correlation, near_by_hash
 from steps.checks.label_errors import noise, out_of_fold, suspects
 from steps.checks.reports import Account
@@ -121,9 +121,9 @@ class Digits(World):
 
         def alarm(rng: Generator, planted: bool) -> bool:
             came = self.tensors(rng.choice(len(self.pixels), SAMPLE), COLOUR, rng)
-            undid = observed.undone(fault(came) if planted else came, COLOUR)
-            accounts = [Account(name, observed.on_grid(x, COLOUR), 0.0) for name, x in undid.items()]
-            return observed.done(accounts) != DECLARED
+            undid = grey_levels.undone(fault(came) if planted else came, COLOUR)
+            accounts = [Account(name, grey_levels.on_grid(x, COLOUR), 0.0) for name, x in undid.items()]
+            return grey_levels.done(accounts) != DECLARED
 
         return alarm
 

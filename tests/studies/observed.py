@@ -17,8 +17,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import nn
 
 from steps.backbones import models
-from steps.checks import observed, witnesses
-from steps.checks.observation import COUNTED
+from steps.checks import grey_levels, witnesses
+from steps.checks.preprocessing_check import COUNTED
 from steps.checks.reports import Account, Evidence, Finding
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.checks.witnesses import Seen
@@ -225,9 +225,9 @@ def refused(
     total = 0
     for number in range(count):
         rows = numpy_generator(number, "loader").permutation(len(pixels))[:COUNTED]
-        undone = observed.undone(loader(pixels[rows]), spec)
-        accounts = [Account(name, observed.on_grid(tensors, spec), 0.0) for name, tensors in undone.items()]
-        total += observed.done(accounts) != DECLARED
+        undone = grey_levels.undone(loader(pixels[rows]), spec)
+        accounts = [Account(name, grey_levels.on_grid(tensors, spec), 0.0) for name, tensors in undone.items()]
+        total += grey_levels.done(accounts) != DECLARED
     return total
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steps.checks import decisions
+from steps.checks import decision_files
 from steps.checks.curation import Decision
 from steps.errors import DataError
 
@@ -18,7 +18,7 @@ HEAD = "image,decision,label,note\n"
 def read(tmp_path: Path, text: str | bytes) -> list[Decision]:
     path = tmp_path / "decisions.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return decisions.read(path, IMAGES)
+    return decision_files.read(path, IMAGES)
 
 
 @pytest.mark.parametrize(

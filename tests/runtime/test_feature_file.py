@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from steps.errors import IntegrityError
-from steps.runtime import features, files
-from steps.runtime.features import feature_cuts, read_features, write_features
+from steps.runtime import feature_file, files
+from steps.runtime.feature_file import feature_cuts, read_features, write_features
 
 
 def listing(folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ def rows_like(values: Any) -> Any:
 
 def test_more_rows_than_one_stretch_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_features(tmp_path / "one", ids_of(11), {"": rows_of(11, 3)})
-    monkeypatch.setattr(features, "STRETCH", 4)
+    monkeypatch.setattr(feature_file, "STRETCH", 4)
     write_features(tmp_path / "two", ids_of(11), {"": rows_of(11, 3)})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 

@@ -20,9 +20,9 @@ from PIL import Image
 
 from steps.backbones import models
 from steps.errors import UndecodableError
-from steps.images import decoding, inputs
+from steps.images import decoding, request_images
 from steps.images.preprocessing import preprocess
-from steps.registry import bill, packaging, signing
+from steps.registry import bill, package_writing, signing
 from steps.runtime import files
 from tests import packaged
 
@@ -120,13 +120,13 @@ def test_what_comes_over_a_network_names_no_files(saved: Saved, monkeypatch: pyt
 def test_the_decoders_bounds_hold_for_pixels(shape: tuple[int, ...], sentence: str) -> None:
     pixels = np.broadcast_to(np.uint8(0), shape)  # no memory behind it
     with pytest.raises(UndecodableError, match=sentence):
-        inputs.picture(pixels, paths=False)
+        request_images.picture(pixels, paths=False)
 
 
 def test_the_decoders_bounds_hold_for_base64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_BYTES", 100)
     with pytest.raises(UndecodableError, match="101 bytes; at most 100"):
-        inputs.picture(base64.b64encode(b"x" * 101).decode(), paths=False)
+        request_images.picture(base64.b64encode(b"x" * 101).decode(), paths=False)
 
 
 FRESH = """
@@ -187,14 +187,14 @@ def test_a_package_of_before_runs_its_own_code_after_core_was_edited(
 ) -> None:
     """Today's code answers upside down; both versions are loaded in one process."""
     home = tmp_path / "home"
-    shutil.copytree(packaging.HOME / "steps", home / "steps", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(packaging.HOME / "requirements.lock", home)
+    shutil.copytree(package_writing.HOME / "steps", home / "steps", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(package_writing.HOME / "requirements.lock", home)
     edited = home / "steps/backbones/inference.py"
     text = edited.read_text(encoding="utf-8")
     assert text.count("torch.softmax(") == 1
     edited.write_text(text.replace("torch.softmax(", "torch.softmax(-"), encoding="utf-8")
     before = saved.ask(saved.pictures)["probabilities"].tolist()
-    monkeypatch.setattr(packaging, "HOME", home)
+    monkeypatch.setattr(package_writing, "HOME", home)
     folder, digest = packaged.save(tmp_path, saved.network, temperature=TEMPERATURE, abstain_below=LIMIT)
     today = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": saved.pictures}))
     again = mlflow.pyfunc.load_model(str(saved.folder)).predict(pd.DataFrame({"image": saved.pictures}))
@@ -219,16 +219,16 @@ def test_the_bill_of_materials_is_valid_and_names_what_the_model_is_made_of(save
     weights = files.sha256_of(saved.folder / "artifacts/model" / models.WEIGHTS)
     assert told["metadata"]["component"]["hashes"][0]["content"] == weights
     assert found[f"pkg:pypi/torch@{torch.__version__.split('+')[0]}"]["version"] == torch.__version__.split("+")[0]
-    lock = (packaging.HOME / "requirements.lock").read_text(encoding="utf-8")
+    lock = (package_writing.HOME / "requirements.lock").read_text(encoding="utf-8")
     libraries = [component for component in found.values() if component["type"] == "library"]
     assert len(libraries) == sum("==" in line.split(" ")[0] for line in lock.splitlines()) > 100
 
 
 def test_the_digest_knows_the_content_and_not_the_signature(saved: Saved, tmp_path: Path) -> None:
-    again = packaging.write_model(
+    again = package_writing.write_model(
         tmp_path / "model", saved.network.state_dict(), packaged.facts(temperature=TEMPERATURE, abstain_below=LIMIT)
     )
-    other = packaging.write_model(tmp_path / "other", saved.network.state_dict(), packaged.facts(temperature=1.5))
+    other = package_writing.write_model(tmp_path / "other", saved.network.state_dict(), packaged.facts(temperature=1.5))
     assert again == saved.digest != other
     before = (saved.copy(tmp_path / "copy") / signing.SIGNATURE).read_bytes()
     signing.sign_folder(tmp_path / "copy")
@@ -290,11 +290,11 @@ def test_what_lies_in_a_folder_named_as_mlflow_names_its_file_is_refused(saved: 
 
 
 def test_what_is_signed_beside_a_model_is_no_part_of_its_digest(saved: Saved, tmp_path: Path) -> None:
-    digest = packaging.write_model(
+    digest = package_writing.write_model(
         tmp_path / "model", saved.network.state_dict(), packaged.facts(temperature=TEMPERATURE, abstain_below=LIMIT)
     )
     assert digest == saved.digest
-    packaging.save(
+    package_writing.save(
         tmp_path / "saved",
         tmp_path / "model",
         digest,

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from steps.errors import RegistryError, UndecodableError
 from steps.images import decoding
-from steps.images.pictures import Named
+from steps.images.named_pictures import Named
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import chosen
 from steps.runtime.progress import track
-from steps.serving import champion
+from steps.serving import served_version
 from steps.serving.answer_store import FOLDER, AnswerStore
-from steps.serving.champion import Served
 from steps.serving.prediction import Prediction
+from steps.serving.served_version import Served
 
 READERS = 8  # at most: each may hold a picture of `images.MAX_PIXELS`
 
@@ -46,7 +46,7 @@ def load(root: Path, version: str | None) -> Served:
     RequestError if there is none, RegistryError if ledger or version is damaged, or not the one decided on.
     """
     registry = Registry(root)
-    return champion.load(registry, *chosen(registry, version or CHAMPION))
+    return served_version.load(registry, *chosen(registry, version or CHAMPION))
 
 
 def predict(root: Path, served: Served, found: Sequence[Named], threads: int | None = None) -> Iterator[Answer]:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from steps.errors import RegistryError, without_passwords
 from steps.images import decoding
-from steps.registry import packages
+from steps.registry import package_loading
 from steps.registry.model_registry import Registry
-from steps.registry.packages import Package
+from steps.registry.package_loading import Package
 from steps.registry.production import Named
 from steps.serving.prediction import Prediction
 
@@ -71,7 +71,7 @@ class Served:
 
 def load(registry: Registry, number: str, decided: str | None = None) -> Served:
     """Load a version; RegistryError if it is not as registered, signed and decided, or fails to answer."""
-    return warm(Served(packages.load(registry, number, decided)))
+    return warm(Served(package_loading.load(registry, number, decided)))
 
 
 def warm(served: Served) -> Served:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from steps.backbones import probe
+from steps.backbones import fingerprint
 from steps.backbones.forward import Forward, Mode
 from steps.backbones.models import assemble
 from steps.commands import origins
@@ -21,13 +21,13 @@ Ask = Callable[[], dict[str, tuple[str, int]]]
 def ask() -> Ask:
     card, state = origins.embedded()
     forward = Forward(assemble(card, state)[0], ["", "features.1"], MODE, 8)
-    return lambda: probe.probe(forward, card.preprocessing)
+    return lambda: fingerprint.probe(forward, card.preprocessing)
 
 
 def test_the_pictures_are_the_same_at_every_call_and_each_is_of_another_kind() -> None:
-    first = probe.pictures()
-    probe.pictures.cache_clear()
-    assert probe.pictures() == first
+    first = fingerprint.pictures()
+    fingerprint.pictures.cache_clear()
+    assert fingerprint.pictures() == first
     assert sum(map(len, first)) < 100_000
     kinds = []
     for data in first:
@@ -92,11 +92,11 @@ def test_one_kind_of_file_that_is_read_otherwise_is_another_key(
 
 
 def test_a_picture_that_is_reduced_otherwise_is_another_key(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, true = ask(), probe.preprocess
+    before, true = ask(), fingerprint.preprocess
 
     def reduced(image: Image.Image, spec: Preprocessing) -> object:
         return true(image.reduce(2) if image.width > 600 else image, spec)
 
-    monkeypatch.setattr(probe, "preprocess", reduced)
+    monkeypatch.setattr(fingerprint, "preprocess", reduced)
     after = ask()
     assert all(after[cut] != found for cut, found in before.items())

@@ -9,8 +9,8 @@ from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import without_top
-from steps.checks import observed, witnesses
-from steps.checks.observed import rounded
+from steps.checks import grey_levels, witnesses
+from steps.checks.grey_levels import rounded
 from steps.checks.reports import Account, FieldAgreement, Observation, Pictured, SupportedFinding
 from steps.checks.rules import DECLARED
 from steps.checks.witnesses import Seen
@@ -40,10 +40,10 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
     spec, some = images.spec, replace(images, table=table)
     pixels, counted = _loaded(some, max(1, len(table) // COUNTED))
     accounts = [
-        Account(name, observed.on_grid(x, spec), observed.input_distance(x, spec, card.input_statistics))
-        for name, x in observed.undone(counted, spec).items()
+        Account(name, grey_levels.on_grid(x, spec), grey_levels.input_distance(x, spec, card.input_statistics))
+        for name, x in grey_levels.undone(counted, spec).items()
     ]
-    done = observed.done(accounts)
+    done = grey_levels.done(accounts)
     asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
     shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
     colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
@@ -69,7 +69,7 @@ def _loaded(images: Images, every: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loader's output as pixels, uint8 RGB [n, 3, h, w], and every `every`-th of its own tensors."""
     pixels, kept, start = [], [], 0
     for tensors, _, _ in images.batches(TRAIN, VAL):
-        pixels.append(observed.pixels_of(tensors, images.spec))  # batch by batch: it uses float64
+        pixels.append(grey_levels.pixels_of(tensors, images.spec))  # batch by batch: it uses float64
         kept.append(tensors[-start % every :: every])
         start += len(tensors)
     return torch.cat(pixels), torch.cat(kept)

@@ -13,7 +13,7 @@ import torch
 from steps.backbones import models
 from steps.images import decoding
 from steps.registry import bill, served_model, signing, unpacked
-from steps.registry.packages import DIGEST
+from steps.registry.package_loading import DIGEST
 from steps.runtime import files
 from steps.runtime.stage import code_dependencies, digest_of
 

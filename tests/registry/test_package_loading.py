@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from steps.errors import RegistryError
-from steps.registry import packages
+from steps.registry import package_loading
 from steps.registry.model_registry import Registry
 from tests import packaged
 
@@ -36,9 +36,9 @@ class Versions:
 
     def refusal(self, version: str) -> str:
         with pytest.raises(RegistryError) as caught:
-            packages.load(self.registry, version)
+            package_loading.load(self.registry, version)
         with pytest.raises(RegistryError) as again:
-            packages.verify(self.registry, version)
+            package_loading.verify(self.registry, version)
         assert str(again.value) == str(caught.value)
         return str(caught.value)
 
@@ -54,7 +54,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
 
 
 def test_a_version_is_loaded_from_the_bytes_that_were_verified(versions: Versions) -> None:
-    package = packages.load(versions.registry, "1")
+    package = package_loading.load(versions.registry, "1")
     assert (package.version, package.digest) == ("1", versions.digest)
     assert versions.files("1") not in [package.folder, *package.folder.parents], "its own copy, not the registry's"
     picture = next((versions.root / "package/images").rglob("*.png"))
@@ -73,7 +73,7 @@ def test_a_version_that_somebody_has_loaded_in_place_is_still_what_was_signed(ve
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=versions.root, check=True)
     assert [*versions.files(version).rglob("*.pyc")]
     (next(versions.files(version).rglob("__pycache__")) / "planted.pyc").touch()
-    package = packages.load(versions.registry, version)
+    package = package_loading.load(versions.registry, version)
     assert package.folder.is_dir() and not [*package.folder.rglob("*.pyc")]
 
 

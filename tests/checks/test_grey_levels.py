@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from steps.checks.observed import FAMILIES, done, input_distance, on_grid, other_families, pixels_of, undone
+from steps.checks.grey_levels import FAMILIES, done, input_distance, on_grid, other_families, pixels_of, undone
 from steps.checks.reports import Account
 from steps.images.preprocessing import ColourOrder, Preprocessing, normalise, preprocess
 

@@ -22,11 +22,11 @@ from PIL import Image
 
 from steps.commands.predict import predict as command
 from steps.errors import DataError, IntegrityError, RequestError
-from steps.images import pictures
+from steps.images import named_pictures
 from steps.runtime import files
-from steps.serving import answering as prediction
+from steps.serving import bulk_answers as prediction
 from steps.serving.answer_store import FOLDER
-from steps.serving.champion import Served
+from steps.serving.served_version import Served
 from tests.conftest import BIN, write_images
 from tests.registered import ABSTAIN_BELOW, Registered, inside
 
@@ -43,7 +43,7 @@ def served(project: Registered) -> Served:
 
 
 def rows(project: Registered, served: Served, *paths: Path) -> list[prediction.Answer]:
-    return list(prediction.predict(project.root, served, pictures.find([str(path) for path in paths]), threads=2))
+    return list(prediction.predict(project.root, served, named_pictures.find([str(path) for path in paths]), threads=2))
 
 
 def test_each_picture_gets_the_probabilities_of_evaluation(project: Registered, served: Served) -> None:
@@ -90,7 +90,7 @@ def test_folders_patterns_listings_and_names_are_each_told_once(tmp_path: Path) 
     listing = tmp_path / "some" / "listing.csv"
     listing.write_text("path,who\n1/000.png,Ada\n0/001.png,Bob\n")
     named = [str(listing), str(tmp_path / "some/0/*.png"), str(tmp_path / "some/1")]
-    found = [Path(one.name).relative_to(tmp_path / "some").as_posix() for one in pictures.find(named)]
+    found = [Path(one.name).relative_to(tmp_path / "some").as_posix() for one in named_pictures.find(named)]
     assert found == ["1/000.png", "0/001.png", "0/000.png", "1/001.png"]
 
 
@@ -105,7 +105,7 @@ def test_folders_patterns_listings_and_names_are_each_told_once(tmp_path: Path) 
 def test_a_listing_that_is_wrong_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=sentence):
-        pictures.find([str(tmp_path / "list.csv")])
+        named_pictures.find([str(tmp_path / "list.csv")])
 
 
 def test_a_request_that_leads_nowhere_is_refused(project: Registered, tmp_path: Path) -> None:
