@@ -59,7 +59,7 @@ def use(
     backbone: Annotated[str | None, typer.Option(help="torchvision's name, 'glyphnet', or models:/NAME@ALIAS.")] = None,
     weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
     accept_new_weights: Annotated[
-        bool, typer.Option("--accept-new-weights", help="Take other weights under the backbone's old name.")
+        bool, typer.Option("--accept-new-weights", help="Accept different weights under the same name.")
     ] = False,
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
@@ -109,7 +109,7 @@ def validate(
         Path | None, typer.Option(help="A folder of unlabelled pictures as production sees them.")
     ] = None,
     reweight: Annotated[
-        bool, typer.Option("--reweight", help="With --against: write data/importance.csv, which the next run obeys.")
+        bool, typer.Option("--reweight", help="With --against: write data/importance.csv, which the next run applies.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +132,7 @@ def status(as_json: Json = False) -> None:
     show(status_of(enter(Path.cwd())), as_json)
 
 
-By = Annotated[str, typer.Option("--by", help="Who decides; default: the name of this login.")]
+By = Annotated[str, typer.Option("--by", help="Who decides; default: your login name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
 
 
@@ -257,9 +257,7 @@ def predict(
 
 @app.command()
 def serve(
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     alias: Annotated[str, typer.Option(help="The alias to follow.")] = "champion",
     version: Annotated[str | None, typer.Option(help="Serve this version instead, and follow nothing.")] = None,

@@ -53,7 +53,7 @@ class Report:
             headline(made),
             *(f"  {reason}" for reason in made.reasons),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
-            f"  report: {PAGE}",
+            f"  outcome: {PAGE}",
         ]
 
 

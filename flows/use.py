@@ -78,7 +78,7 @@ def _checked(path: Path, root: Path) -> Path:
     if not path.exists():
         raise RequestError(f"{path} does not exist")
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".csv", ".parquet")):
-        raise RequestError(f"{path} is no folder; expected a folder of images, or a listing (.csv or .parquet)")
+        raise RequestError(f"{path} is not a folder; expected a folder of images, or a listing (.csv or .parquet)")
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
     return path.resolve()

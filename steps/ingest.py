@@ -112,8 +112,8 @@ def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
         # Otherwise `train` and `valid` would silently become two classes.
         extra = min(set(folders) - set(SPLITS))
         raise DataError(
-            f"train/ holds class folders, but {extra}/ beside it is no split; rename it to one of {', '.join(SPLITS)}, "
-            "or move it out of the folder of images"
+            f"train/ holds class folders, but {extra}/ beside it is not a split; rename it to one of "
+            f"{', '.join(SPLITS)}, or move it out of the folder of images"
         )
     yield from _class_folders(tree, "", "")
 

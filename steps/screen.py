@@ -14,7 +14,7 @@ from steps.checks import duplicates, expectations, label_errors
 from steps.checks.curation import KEEP, named
 from steps.checks.oddities import OddityLimits, odd
 from steps.checks.reports import Copies, Listed, Mislabelled, Screening, Suspects
-from steps.checks.rule import refusal
+from steps.checks.rule import Table, refusal
 from steps.checks.rules import ScreenSeverity, screen_rules
 from steps.checks.selection import ALPHA
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
@@ -79,7 +79,7 @@ def screen(
     dropped = _dropped(findings, params)
     left = _left(findings, dropped)
     rules = screen_rules(params.max_label_errors, params.severity)
-    tables = {"features": pd.DataFrame([_figures(left)])}
+    tables: dict[Table, pd.DataFrame] = {"features": pd.DataFrame([_figures(left)])}
     results = expectations.check(tables, rules, docs, _counted_files(left)) if rules else ()
     report = Screening(
         **vars(findings),

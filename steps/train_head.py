@@ -39,7 +39,7 @@ def train_head(
     head: Path,
     history: Path,
 ) -> None:
-    """Fit the path on train at the strategy's cut, choose on val, refit on both; write the head and its history."""
+    """Fit a head for each strength on train at the strategy's cut, choose on val, refit on both; write both files."""
     table = files.read_table(screened)
     table = table[table["split"] != UNLABELLED]
     classes = sorted(table["label"].unique())

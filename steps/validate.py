@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
-from steps.checks.rule import refusal, some
+from steps.checks.rule import MAY_BE_ABSENT, Table, refusal, some
 from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals
 from steps.checks.thumbnails import confirmed
 from steps.errors import ParamsError
@@ -67,11 +67,14 @@ def validate(
     rejected = _quarantined(quarantine)
     configure(compute)
     report = Unsound(accepted=False, rules=(), quarantined=len(rejected))
-    tables, counted_files = {"images": images}, dict[str, list[str]]()
+    tables: dict[Table, pd.DataFrame] = {"images": images}
+    counted_files = dict[str, list[str]]()
+    absent = frozenset[Table](get_args(Table))
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
         tables, counted_files = _tables(images, report), _counted_files(images, report, rejected)
-    asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
+        absent = MAY_BE_ABSENT
+    asked = [rule for rule in rules(params, params.severity) if rule.table in tables or rule.table not in absent]
     results = expectations.check(tables, asked, docs, counted_files)
     refused = refusal(results)
 
@@ -191,7 +194,7 @@ def _observed(
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
-def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]:
+def _tables(images: pd.DataFrame, report: Validation) -> dict[Table, pd.DataFrame]:
     """Return the tables that the rules check, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
@@ -203,7 +206,7 @@ def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]
     changed = [group.images for group in report.copies if not group.identical]
     copies = {image.path: str(number) for number, group in enumerate(changed) for image in group}
     labelled = images.loc[images["split"] != UNLABELLED, ["path", "id", "label", "split", "group", "source"]]
-    tables = {
+    tables: dict[Table, pd.DataFrame] = {
         "images": images,
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
         "totals": pd.DataFrame([totals(len(images), report.counts, report.quarantined)]),
@@ -215,7 +218,7 @@ def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]
         tables["observed"] = pd.DataFrame([{"done": seen.done, "inputs": seen.accounts[0].inputs}])
         wanted = [(row.question, row.account, row.wants) for row in seen.wanted]
         tables["wanted"] = pd.DataFrame(wanted, columns=["question", "account", "wants"])
-    families: dict[str, list[tuple[str, PopulationFit | Shortcut | Coverage]]] = {
+    families: dict[Table, list[tuple[str, PopulationFit | Shortcut | Coverage]]] = {
         "population": [(row.split, row) for row in report.population],
         "shortcuts": [(row.measure, row) for row in report.shortcuts],
         "coverage": [(row.value, row) for row in report.coverage],

@@ -22,7 +22,7 @@ from tests.warm import Warm
 if TYPE_CHECKING:
     from tests.registered import Registered
 
-# The same cases every time: a fuzz that finds something new belongs into a day of fuzzing, not into a landing.
+# The same cases every time: a fuzz that finds something new belongs in a day of fuzzing, not in every run.
 settings.register_profile("regraft", derandomize=True, deadline=None)
 settings.load_profile("regraft")
 
@@ -84,7 +84,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         count = sum(f"{marker}:" in str(report.longrepr) for report in skipped)
         if not there and count:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
-    if not EXHAUSTIVE:
+    if not EXHAUSTIVE and terminalreporter.config.args == ["tests"]:
         terminalreporter.write_line(
             "shortened: concurrent promotion; left out: replay, `mlflow models serve`, the whole product on MLflow "
             "servers; REGRAFT_EXHAUSTIVE=1 runs all"

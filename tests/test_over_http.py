@@ -167,7 +167,7 @@ def test_a_wrong_password_is_said_by_every_command_and_decides_nothing(served: S
     if not served.asks:
         pytest.skip("this server wants none")
     before = project.must("regraft", "history")
-    told = "wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    told = "user name or password was rejected: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     for said in served.refusals(*READING, *DECIDING, ("doctor",), MLFLOW_TRACKING_PASSWORD=WRONG):
         assert told in said
     project.edit("params.yaml", "power: 0.8 ", "power: 0.79 ")  # now a stage asks the server, not only what follows

@@ -38,7 +38,7 @@ def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
     if architecture in OWN:
         return OWN[architecture](num_classes)
     if architecture not in models.list_models(module=models):
-        raise RequestError(f"{architecture!r} is no backbone that regraft knows")
+        raise RequestError(f"{architecture!r} is not a backbone that regraft knows")
     network: nn.Module = models.get_model(
         architecture, weights=None, num_classes=num_classes, **_extras(architecture, side)
     )

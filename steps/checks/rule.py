@@ -6,21 +6,23 @@ from typing import Literal
 
 from steps.errors import DataError
 
-Table = Literal[
-    "images",
-    "classes",
-    "totals",
-    "labelled",
-    "population",
-    "sources",
-    "coverage",
-    "shortcuts",
-    "preprocessing",
-    "observed",
-    "wanted",
-    "features",
-    "shift",
+Table = Literal[  # a row is
+    "images",  # an image of the manifest, with its columns
+    "classes",  # a class, with its counts in train, val and test
+    "totals",  # the whole set
+    "labelled",  # an image with a label
+    "population",  # a split, with its distance from the stated shares
+    "sources",  # the whole set
+    "coverage",  # a source or month
+    "shortcuts",  # a plain measure of the images
+    "preprocessing",  # a field of the preprocessing
+    "observed",  # the whole sample that was observed
+    "wanted",  # a question that the weights were asked
+    "features",  # the whole set, as the features show it
+    "shift",  # the whole comparison with production
 ]
+MAY_BE_ABSENT: frozenset[Table] = frozenset({"population", "coverage", "shortcuts", "observed", "wanted"})
+Kind = Literal["columns", "matches", "between", "in_set", "unique", "one_value", "preprocessing"]
 SHOWN = 10  # files or values named in a message
 Level = Literal["fail", "warn", "off"]
 FAIL, OFF = "fail", "off"
@@ -32,14 +34,14 @@ ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "sou
 class Rule:
     """One expectation over one table, with its text for people.
 
-    `kind` is columns | matches | between | in_set | unique | one_value (of `column` for each `per`) | preprocessing;
-    `severity` is fail (the gate refuses) or warn, and `key` the field of params.yaml's `severity` that sets it, empty
-    for a rule that always has to hold. `hints`: its files are worth a look even if it holds.
+    `kind` one_value: one value of `column` for each `per`. `severity` is fail (the gate refuses) or warn, and `key` the
+    field of params.yaml's `severity` that sets it, empty for a rule that always has to hold. `hints`: its files are
+    worth a look even if it holds.
     """
 
     name: str
     table: Table
-    kind: str
+    kind: Kind
     column: str
     what: str
     remedy: str

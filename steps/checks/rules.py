@@ -169,7 +169,7 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "totals",
             "between",
             "quarantined_share",
-            "share of files that are no image",
+            "share of files that cannot be decoded",
             "Repair or remove the files listed in data/quarantine.csv, or, where they have to stay, write a line "
             f"`PATH,drop,,` for each {INTO}.",
             high=limits.quarantine_limit,
@@ -187,14 +187,14 @@ def _copies() -> Sequence[Rule]:
     label = (
         f"For each copy with a wrong label write a line `PATH,relabel,LABEL,` (the right one) or `PATH,drop,,` {INTO}."
     )
-    if_another = "where a picture is no copy but another one"
+    if_another = "if a picture is not a copy but a different one"
     return (
         Rule(
             "no image in two splits",
             "labelled",
             "one_value",
             "split",
-            "images whose very bytes stand in two splits",
+            "identical files in two splits",
             drop,
             per="id",
             key="leakage",
@@ -225,7 +225,7 @@ def _copies() -> Sequence[Rule]:
             "labelled",
             "one_value",
             "label",
-            "images whose very bytes carry two labels",
+            "identical files with two labels",
             label,
             per="id",
             key="conflicting_labels",
@@ -262,7 +262,7 @@ def _selection(limits: DataLimits) -> Sequence[Rule]:
             "between",
             "alone",
             "sources whose images are all of one class",
-            "Add images of the other classes from that source: else its look stands for the label. Where there can be "
+            "Add images of the other classes from that source: otherwise its look predicts the label. If there can be "
             "none, set `validate.severity.sources: warn` in params.yaml.",
             high=0,
             key="sources",
@@ -315,7 +315,7 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
             "in_set",
             "done",
             "what was done to a sample of the images",
-            "Mend the loader: it does something else than validate.preprocessing says.",
+            "Fix the loader: it does not do what validate.preprocessing says.",
             allowed=(DECLARED,),
             key="observed",
         ),
@@ -330,7 +330,7 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
             "write the files again in the folder that `regraft use` was given: cv2.imwrite(path, cv2.cvtColor(image, "
             "cv2.COLOR_RGB2BGR)). Otherwise set what was found (colour_order; value_range, mean and std) under "
             "validate.preprocessing in params.yaml and in data/backbone/card.json. This is evidence and no proof: "
-            "where you know better, set `validate.severity.wanted: off` in params.yaml.",
+            "if you know better, set `validate.severity.wanted: off` in params.yaml.",
             allowed=(DECLARED, UNTOLD),
             key="wanted",
         ),
@@ -371,7 +371,7 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
             "features",
             "between",
             "leaking",
-            "groups of images alike to the backbone in two splits",
+            "groups of images that look alike to the backbone in two splits",
             f"{sheet} {keep}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
             "them in validation and training, or like validation images in training, get weight 0.",
             high=0,
@@ -383,7 +383,7 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
             "features",
             "between",
             "conflicting",
-            "groups of images alike to the backbone with two labels",
+            "groups of images that look alike to the backbone with two labels",
             f"{sheet} {keep}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.",
             high=0,
             key="like_images",

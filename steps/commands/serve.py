@@ -119,7 +119,7 @@ def _taking(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except UnicodeError:  # a name with an empty or overlong part, before any look-up
-        raise RequestError(f"cannot listen on {host}: it is no name of a host; --host") from None
+        raise RequestError(f"cannot listen on {host}: it is not the name of a host; --host") from None
     except OSError as error:
         raise RequestError(f"cannot listen on {host}, port {port}: {error.strerror}; --host and --port") from None
 

@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A file that could not be read as an image, with the reason in words."""
+    """A file that is not in the manifest, with the reason in words."""
 
     path: str
     reason: str

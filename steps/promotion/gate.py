@@ -58,7 +58,7 @@ def _key_faults(word: str) -> Iterator[str]:
         key = f"its key is {KEY_OF[word]!r}" if KEY_OF[word] else "it has no severity, and never warns"
         yield f"blocking_warnings has {word!r}, the sentence of a rule; {key}"
     elif word not in keys:
-        yield f"blocking_warnings has {word!r}, the key of no check{nearest(word, keys)}"
+        yield f"blocking_warnings has {word!r}, not the key of a check{nearest(word, keys)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,11 @@ def _answer(case: Case, chain: Chain) -> Answer:
         return Answer(PROMOTE, before, before, reasons, question, new=False)
     if earlier := chain.last(challenger, question):
         # Already carried out once: whoever has set the champion back since (a rollback) meant it.
-        reasons = ("promoted before and set back since: it stays back",) if earlier.kind == PROMOTE else earlier.reasons
+        reasons = (
+            ("promoted earlier and rolled back since: it is not promoted again",)
+            if earlier.kind == PROMOTE
+            else earlier.reasons
+        )
         compared = comparisons.recall(case.registry, challenger, question)
         return Answer(earlier.kind, before, before, reasons, question, new=False, comparison=compared)
     package = package_loading.verify(case.registry, challenger, chain.package_of(challenger))

@@ -90,7 +90,8 @@ def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
         raise RegistryError(
             "the ledger of decisions was tampered with:\n  "
             + "\n  ".join(faults)
-            + f"\nNothing is decided on it. Was {EXPORT} exported from another registry, move it away."
+            + f"\nNothing will be decided until this is resolved. If {EXPORT} was exported from another registry, "
+            "move it away."
         )
     return chain
 

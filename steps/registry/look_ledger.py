@@ -98,7 +98,8 @@ def whole(found: Looks, faults: Sequence[str] = ()) -> Looks:
         raise RegistryError(
             "the ledger of looks was tampered with:\n  "
             + "\n  ".join(faults)
-            + f"\nNo test image is looked at on it. Was {EXPORT} exported from another registry, move it away."
+            + f"\nNo test image will be evaluated until this is resolved. If {EXPORT} was exported from another "
+            "registry, move it away."
         )
     return found
 

@@ -89,10 +89,10 @@ def _refusal(error: Exception) -> RegistryError:
         code = ABSENT if isinstance(error, FileNotFoundError) else ""
         if error.errno == errno.ENOSPC:
             return RegistryError(f"no room on the disk: {text}")
-        text = f"{text}; where its files lie on a server's own disk, the server has to hand them on: --serve-artifacts"
+        text = f"{text}; where its files lie on a server's own disk, the server has to proxy them: --serve-artifacts"
         return RegistryError(f"{where} keeps its files where this machine cannot use them: {text}", code=code)
     if code == UNKNOWN:
-        text = "it wants another user or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        text = "the user name or password was rejected: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if code == DENIED:
         text = f"this user may not do that, or there is no such thing: {text}"
     verb = "does not answer" if code in ("", "INTERNAL_ERROR") else "refuses"

@@ -81,7 +81,7 @@ def warm(served: Served) -> Served:
     answer = served.answer(stream.getvalue())
     if not all(math.isfinite(value) for value in answer["probabilities"]):
         raise RegistryError(
-            f"version {served.number} answers with {answer['probabilities']}, which are no probabilities"
+            f"version {served.number} answers with {answer['probabilities']}, which are not probabilities"
         )
     return served
 
@@ -121,7 +121,7 @@ class Follower:
         except Exception as error:  # a dead watcher would silently serve an old version forever
             problem = _one_line(error)
         if problem and problem != self.problem:
-            log.warning("version %s goes on answering: %s", self.current.number, problem)
+            log.warning("version %s is still being served: %s", self.current.number, problem)
         self.problem = problem
 
     def _followed(self, number: str) -> str:

@@ -128,7 +128,7 @@ class Service:
     def _predict(self, served: Served, asked: Asked) -> Payload:
         if asked.kind not in BARE and not asked.kind.startswith("image/"):
             raise HTTPException(
-                415, f"{asked.kind} is no image; send the file's bytes as the body: curl --data-binary @photo.jpg"
+                415, f"{asked.kind} is not an image; send the file's bytes as the body: curl --data-binary @photo.jpg"
             )
         [answer] = self._answers(served, asked, {"": asked.body})
         return {
@@ -179,7 +179,7 @@ class Service:
 
     def _late(self, done: int, asked: int) -> str:
         progress = f"{done} of {asked} pictures were answered in the {self.limits.deadline:g} s that a request has"
-        return f"{progress}, its turn in the queue included; ask for fewer at a time, or later"
+        return f"{progress}, including the time in the queue; ask for fewer at a time, or later"
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is no JSON: {error}") from None
+        raise RequestError(f"the body is not JSON: {error}") from None
 
 
 async def _not_so(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Decisions, pure and explained: figures and rules in, a verdict with all its reasons out."""
+"""The choice between head and fine-tuned network, by validation figures alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

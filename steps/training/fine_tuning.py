@@ -30,22 +30,33 @@ OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Restraints:
+    """What holds a training back; `params.yaml` explains each value."""
+
+    warmup_epochs: Annotated[int, Ge(0)]
+    unfreeze_every: Annotated[int, Ge(0)]
+    block_decay: Annotated[float, Interval(gt=0, le=1)]
+    weight_decay: Annotated[float, Ge(0)]
+    l2_sp: Annotated[float, Ge(0)]
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)]
+    ema: Annotated[float, Interval(ge=0, lt=1)]
+
+
+OFF = Restraints(  # the values that restrain nothing
+    warmup_epochs=0, unfreeze_every=0, block_decay=1.0, weight_decay=0.0, l2_sp=0.0, label_smoothing=0.0, ema=0.0
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Restraints):
     """Duration, rates and restraints of a training; `params.yaml` explains each value."""
 
     optimiser: Literal["adamw", "sgd"]
     decay: Literal["cosine", "steps"]
     epochs: Annotated[int, Ge(1)]
     patience: Annotated[int, Ge(1)]
-    warmup_epochs: Annotated[int, Ge(0)]
-    unfreeze_every: Annotated[int, Ge(0)]
     head_rate: Annotated[float, Interval(gt=0, lt=1)]
     backbone_rate: Annotated[float, Interval(gt=0, lt=1)]
-    block_decay: Annotated[float, Interval(gt=0, le=1)]
-    weight_decay: Annotated[float, Ge(0)]
-    l2_sp: Annotated[float, Ge(0)]
-    label_smoothing: Annotated[float, Interval(ge=0, lt=1)]
-    ema: Annotated[float, Interval(ge=0, lt=1)]
 
     def faults(self) -> Iterator[str]:
         """Yield the values that contradict each other."""
@@ -56,17 +67,6 @@ class Recipe:
                 f"backbone_rate is {self.backbone_rate} and head_rate {self.head_rate}; "
                 "above 0, and the backbone's at most the head's"
             )
-
-
-OFF: dict[str, Any] = {  # the values at which the recipe's restraints have no effect
-    "warmup_epochs": 0,
-    "unfreeze_every": 0,
-    "block_decay": 1.0,
-    "weight_decay": 0.0,
-    "l2_sp": 0.0,
-    "label_smoothing": 0.0,
-    "ema": 0.0,
-}
 
 
 def from_scratch(schedule: Recipe) -> Recipe:

@@ -21,7 +21,7 @@ def bit_hyperrule(images: int, batch_size: int) -> dict[str, Any]:
     steps = next(steps for fewer, steps in STEPS if images < fewer)
     epochs, rate = math.ceil(steps / math.ceil(images / batch_size)), RATE * batch_size / BATCH
     return {
-        **OFF,
+        **vars(OFF),
         "optimiser": "sgd",
         "decay": "steps",
         "epochs": epochs,

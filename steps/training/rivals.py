@@ -46,7 +46,7 @@ def schedule(rate: float, epochs: int, patience: int) -> Recipe:
     """Return the recipe for random weights: every part of the network at the same rate, after a short warm-up."""
     return from_scratch(
         Recipe(
-            **OFF | {"weight_decay": WEIGHT_DECAY},
+            **vars(OFF) | {"weight_decay": WEIGHT_DECAY},
             optimiser="adamw",
             decay="cosine",
             epochs=epochs,

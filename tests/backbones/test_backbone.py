@@ -194,7 +194,7 @@ def test_every_classifier_of_torchvision_and_our_own_are_known() -> None:
 
 @pytest.mark.parametrize("name", ["resnet_18", "", "fasterrcnn_resnet50_fpn", "quantized_resnet18"])
 def test_any_other_name_is_refused(name: str) -> None:
-    with pytest.raises(RequestError, match=f"{name!r} is no backbone that regraft knows"):
+    with pytest.raises(RequestError, match=f"{name!r} is not a backbone that regraft knows"):
         build(name, 10)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steps.checks import expectations
 from steps.checks.custom_expectations import torn
-from steps.checks.rule import Rule, RuleResult, refusal
+from steps.checks.rule import Rule, RuleResult, Table, refusal
 from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
 from steps.images.manifest import SPLITS
 
@@ -34,7 +34,7 @@ RULES = (
     rule("one split", "labelled", "one_value", "split", per="id"),
 )
 ENOUGH = next(rule for rule in RULES if rule.name == "enough")
-Tables = dict[str, pd.DataFrame]
+Tables = dict[Table, pd.DataFrame]
 
 
 def tables() -> Tables:
@@ -279,3 +279,8 @@ def test_a_key_is_torn_where_its_rows_have_more_than_one_value(pairs: list[tuple
     found = torn(*(pd.Series([pair[i] for pair in pairs], dtype=str) for i in (0, 1)))
     values = {key: {value for other, value in pairs if other == key} for key, _ in pairs}
     assert found.tolist() == [key != "" and len(values[key]) > 1 for key, _ in pairs]
+
+
+def test_a_rule_without_its_table_is_an_error_and_no_rule_that_holds(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no table 'shift' for the rule 'moved'"):
+        expectations.check(tables(), [*RULES, rule("moved", "shift", "between", "auc", high=0.1)], tmp_path)

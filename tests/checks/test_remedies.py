@@ -242,8 +242,8 @@ CASES = (
         do(read_again),
     ),
     Case("ids are digests", "an id in data/manifest.parquet is overwritten", spoilt, AGAIN, do(read_again)),
-    Case("splits are known", "a split, as well", spoilt, AGAIN, do(read_again)),
-    Case("images have area", "a width, as well", spoilt, AGAIN, do(read_again)),
+    Case("splits are known", "a split is overwritten", spoilt, AGAIN, do(read_again)),
+    Case("images have area", "a width is overwritten", spoilt, AGAIN, do(read_again)),
     Case(
         "paths are unique",
         "a line stands twice in the listing",
@@ -372,7 +372,7 @@ OBSERVED = (
         "tensors are what is declared",
         "a loader that scales once more",
         lambda world: setattr(world, "spoil_loader", swapped),
-        "Mend the loader",
+        "Fix the loader",
         do(honest_loader),
     ),
     Case(

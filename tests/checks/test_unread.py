@@ -62,7 +62,11 @@ UNREAD = (
     ),
     Unread(3, "no class folders, 48 loose files", "one folder of images per class", loose, sorted_by_class),
     Unread(
-        3, "valid/ beside it is no split", "rename it to one of train, val", move("val", "valid"), move("valid", "val")
+        3,
+        "valid/ beside it is not a split",
+        "rename it to one of train, val",
+        move("val", "valid"),
+        move("valid", "val"),
     ),
     Unread(
         3,

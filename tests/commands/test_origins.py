@@ -427,7 +427,7 @@ def test_an_address_that_leads_nowhere_is_told_what_there_is(tmp_path: Path, ver
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        ({"architecture": "bert"}, "'bert' is no backbone that regraft knows"),
+        ({"architecture": "bert"}, "'bert' is not a backbone that regraft knows"),
         ({"cut": "layer9"}, "the backbone has no block 'layer9'"),
         ({"cut": "layer2"}, "the weights do not fit resnet18: 0 tensors missing, 30 unknown"),
         ({"architecture": "squeezenet1_1", "cut": ""}, "the weights do not fit squeezenet1_1"),

@@ -191,5 +191,5 @@ def test_an_address_that_another_service_takes_during_the_loading_is_told(
 
 
 def test_a_host_that_is_no_name_is_told() -> None:
-    with pytest.raises(RequestError, match=r"cannot listen on \.\.: it is no name of a host; --host"):
+    with pytest.raises(RequestError, match=r"cannot listen on \.\.: it is not the name of a host; --host"):
         _bound("..", 0)

@@ -164,7 +164,7 @@ def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path
 
 def test_a_pipe_is_no_source(root: Path) -> None:
     os.mkfifo(root.parent / "pipe")
-    with pytest.raises(RequestError, match="pipe is no folder; expected a folder of images, or a listing"):
+    with pytest.raises(RequestError, match="pipe is not a folder; expected a folder of images, or a listing"):
         set_to(root, "pipe")
 
 

@@ -280,12 +280,12 @@ def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> No
         ("leakage", None),
         ("like_images", None),
         ("all", None),
-        ("leekage", "blocking_warnings has 'leekage', the key of no check; did you mean 'leakage'?"),
-        ("xyz", "the key of no check (known: all, conflicting_labels, coverage,"),
+        ("leekage", "blocking_warnings has 'leekage', not the key of a check; did you mean 'leakage'?"),
+        ("xyz", "not the key of a check (known: all, conflicting_labels, coverage,"),
         ("no copy in two splits", "the sentence of a rule; its key is 'leakage'"),
         ("no like image in two splits", "the sentence of a rule; its key is 'like_images'"),
         ("two classes or more", "the sentence of a rule; it has no severity, and never warns"),
-        ("domain_shift", "the key of no check"),
+        ("domain_shift", "not the key of a check"),
     ],
 )
 def test_blocking_warnings_are_keys_and_a_sentence_is_answered_with_its_key(word: str, fault: str | None) -> None:

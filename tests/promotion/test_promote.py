@@ -295,7 +295,7 @@ def test_a_champion_that_was_rolled_back_stays_back(world: World, monkeypatch: p
     assert (back.version, back.previous, back.by, world.alias()) == ("1", "2", "Ada", "1")
     done = world.promote()
     assert (done.champion, done.changed, world.alias()) == ("1", False, "1")
-    assert done.reasons == ("promoted before and set back since: it stays back",)
+    assert done.reasons == ("promoted earlier and rolled back since: it is not promoted again",)
     with pytest.raises(RequestError, match="no champion before version 1"):
         release.rollback(world.root, None, "Ada", "again")
     with pytest.raises(RequestError, match="version 7 was never champion, or is now; earlier champions: 2"):

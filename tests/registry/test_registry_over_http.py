@@ -155,7 +155,9 @@ def asked(name: str = MODEL) -> Registry:
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_wrong_password_is_no_answer(made: Guarded, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-secret")
-    with pytest.raises(RegistryError, match="wants another user or password: set MLFLOW_TRACKING_USERNAME") as caught:
+    with pytest.raises(
+        RegistryError, match="user name or password was rejected: set MLFLOW_TRACKING_USERNAME"
+    ) as caught:
         QUESTIONS[question]()
     assert "wrong-secret" not in str(caught.value)
     assert caught.value.code == UNKNOWN or question == "package"

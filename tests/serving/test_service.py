@@ -175,15 +175,15 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("/predict", png(101, 100), {}, 422, "101x100 pixels; at most 10000 in all"),
     ("/predict", png(90, 1), {}, 400, "a strip, not a picture"),
     ("/predict", bytes(100_001), {}, 413, "a body of 100001 bytes or more; at most 100000"),
-    ("/predict", b"{}", {"content-type": "application/json"}, 415, "application/json is no image"),
+    ("/predict", b"{}", {"content-type": "application/json"}, 415, "application/json is not an image"),
     ("/predict", b"--x", {"content-type": "multipart/form-data; boundary=x"}, 415, "curl --data-binary @photo.jpg"),
     ("/predict", b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "content-encoding gzip"),
     ("/invocations", b"x", {}, 415, "no content type; expected application/json, or image/..."),
     ("/invocations", b"image\nAA==", {"content-type": "text/csv"}, 415, "text/csv; expected application/json"),
     ("/invocations", b"{}", {"content-type": "application/json; charset=latin-1"}, 415, "JSON is read as UTF-8"),
-    ("/invocations", b"{", GOOD_JSON, 400, "the body is no JSON"),
-    ("/invocations", b"\xff\xfe", GOOD_JSON, 400, "the body is no JSON"),
-    ("/invocations", b"[" * 90_000, GOOD_JSON, 400, "the body is no JSON"),
+    ("/invocations", b"{", GOOD_JSON, 400, "the body is not JSON"),
+    ("/invocations", b"\xff\xfe", GOOD_JSON, 400, "the body is not JSON"),
+    ("/invocations", b"[" * 90_000, GOOD_JSON, 400, "the body is not JSON"),
     ("/invocations", b'{"inputs": ["AA=="]}', GOOD_JSON, 400, "row 0: not an image format"),
     ("/invocations", b'{"inputs": ["/etc/crontab"]}', GOOD_JSON, 400, "row 0: not an image format"),  # it is base64
     ("/invocations", b'{"inputs": ["../x.png"]}', GOOD_JSON, 400, "row 0: '../x.png' is no base64 text"),
@@ -496,7 +496,7 @@ def test_a_version_that_answers_with_nonsense_is_not_taken(follower: Follower) -
     network = follower.current._python_model.model
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
-    with pytest.raises(RegistryError, match="which are no probabilities"):
+    with pytest.raises(RegistryError, match="which are not probabilities"):
         served_version.warm(follower.current)
 
 

@@ -209,7 +209,7 @@ def test_a_folder_that_is_no_split_beside_train_is_refused_and_not_taken_for_a_c
     put(raw, [f"{split}/{label}/1.png" for split in ("train", other) for label in ("ant", "bee")])
     found = refusal(raw)
     assert (
-        found == f"train/ holds class folders, but {other}/ beside it is no split; rename it to one of "
+        found == f"train/ holds class folders, but {other}/ beside it is not a split; rename it to one of "
         "train, val, test, unlabelled, or move it out of the folder of images"
     )
 
