@@ -54,10 +54,10 @@ def _rewrite(database: Path, elsewhere: list[str], here: str) -> None:
         for former in elsewhere:
             for table, column in _columns(held):
                 held.execute(
-                    f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?",  # noqa: S608 - names of `COLUMNS`
-                    (here, len(former) + 1, len(former) + 1, f"{former}/"),
+                    f"update {table} set {column} = ? || substr({column}, ?) "  # noqa: S608 - names of `COLUMNS`
+                    f"where substr({column}, 1, ?) = ? and substr({column}, ?, 1) in ('', '/')",
+                    (here, len(former) + 1, len(former), former, len(former) + 1),
                 )
-                held.execute(f"update {table} set {column} = ? where {column} = ?", (here, former))  # noqa: S608
     log.warning(
         "the project was moved or copied from %s: its models are now read and written here", _project(elsewhere[0])
     )
