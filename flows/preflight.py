@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from flows import conflicts
@@ -47,10 +48,16 @@ def check(root: Path) -> None:
     findings = [finding for look in (commit, registry) for finding in look(root)]
     for finding in findings:
         if finding.state == WARNING:
-            log.warning("%s: %s", finding.what, finding.sentence())
+            _warn(f"{finding.what}: {finding.sentence()}")
     faults = [f"{finding.what}: {finding.sentence()}" for finding in findings if finding.state == FAULT]
     if faults:
         raise RegistryError("\n  ".join(["nothing was run:", *faults]))
+
+
+@cache
+def _warn(sentence: str) -> None:
+    """Log a warning once per process: a run is checked before Prefect starts, and again by the flow."""
+    log.warning(sentence)
 
 
 def merges(root: Path) -> Findings:
@@ -70,16 +77,16 @@ def commit(root: Path) -> Findings:
 
 
 def registry(root: Path) -> Findings:
-    """Ask MLflow for the experiment, and the champion's files."""
+    """Ask MLflow whether it will take a run, and has the champion's files; yields what is wrong."""
+    if is_own(tracking_uri()) and not (root / ".regraft" / "mlflow.db").exists():
+        return
+    held, document = Registry(root), params.read(root)
     try:
-        held, document = Registry(root), params.read(root)
         held.find_experiment(document["register"]["experiment"])
-        gone = production.lost(held, ledger.read(held))
+        lost = production.lost(held, ledger.read(held))
     except RegistryError as error:
         yield Finding("MLflow", FAULT, str(error))
         return
-    if gone:
-        waits = document["promote"]["approval"] == REQUIRED
-        yield Finding("champion", WARNING if waits else FAULT, gone)
-    uri = tracking_uri()
-    yield Finding("MLflow", GOOD, "the project's own SQLite file" if is_own(uri) else f"{uri} answers")
+    if lost:
+        asked = document["promote"]["approval"] == REQUIRED
+        yield Finding("champion", WARNING if asked else FAULT, lost)

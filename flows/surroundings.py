@@ -10,7 +10,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOGIN = ("LOGNAME", "USER", "LNAME", "USERNAME")  # in the order of `getpass.getuser`
 
 
-def settle(state: Path) -> None:
+def complete(state: Path) -> None:
     """Complete the environment of this process; `state` is the project's `.regraft`. What the user has set is kept."""
     _name_user()
     _house(state)
