@@ -283,10 +283,9 @@ def serve(
     grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
 ) -> None:
     """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
-    import os
-
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
+    from steps.runtime.compute import processors
     from steps.serving.bodies import ServiceLimits
 
     limits = ServiceLimits(
@@ -297,7 +296,7 @@ def serve(
         rows=rows,
         connections=connections,
         waiting=waiting,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or processors(),
         patience=patience,
         deadline=deadline,
     )

@@ -221,7 +221,7 @@ def remotes(root: Path) -> list[str]:
 
 
 def _opened(root: Path) -> Any:
-    """Return DVC's repository; without git (a downloaded zip, a container) DVC is told so, and git's part is left out."""
+    """Return DVC's repository; without git (a downloaded zip, a container), DVC works without it."""
     from dvc.repo import Repo
     from dvc.scm import SCM, SCMError
 

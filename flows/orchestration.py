@@ -14,6 +14,8 @@ from prefect.settings import PREFECT_API_URL
 from steps.errors import RequestError, without_passwords
 
 PATIENCE = 10.0  # seconds
+SERVER_SECRET = "a user and password: set PREFECT_API_AUTH_STRING=USER:PASSWORD"  # noqa: S105 - how to give one
+CLOUD_SECRET = "another API key: set PREFECT_API_KEY"  # noqa: S105
 STATUS = {
     401: "it wants {secret}",
     403: "it wants {secret} with more rights",
@@ -62,16 +64,10 @@ def _refusal(client: SyncPrefectClient) -> str:
     try:
         client.read_flows(limit=1)
     except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        cloud = client.server_type == ServerType.CLOUD
-        secret = (
-            "another API key: set PREFECT_API_KEY"
-            if cloud
-            else "a user and password: set PREFECT_API_AUTH_STRING=USER:PASSWORD"
-        )
-        return (
-            f"HTTP {status} {error.response.reason_phrase}: {STATUS.get(status, 'see its log').format(secret=secret)}"
-        )
+        answer = error.response
+        secret = CLOUD_SECRET if client.server_type == ServerType.CLOUD else SERVER_SECRET
+        advice = STATUS.get(answer.status_code, "see its log").format(secret=secret)
+        return f"HTTP {answer.status_code} {answer.reason_phrase}: {advice}"
     return ""
 
 
@@ -79,6 +75,7 @@ def _unreachable(error: httpx.HTTPError) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted here ({cause.verify_message}): set PREFECT_API_SSL_CERT_FILE to its authority's"
+            remedy = "set PREFECT_API_SSL_CERT_FILE to the file of its authority"
+            return f"its certificate is not trusted here ({cause.verify_message}): {remedy}"
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.errors import GraphError
+from steps.runtime.compute import processors
 
 log = logging.getLogger("regraft")
 # What results depend on, as far as git tracks it; DVC tracks the data itself.
@@ -127,7 +128,7 @@ def _refused(root: Path, message: str) -> Head:
 
 def hardware() -> str:
     """Describe this machine, as far as results can depend on it."""
-    machine = f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}"
+    machine = f"{platform.machine()}, {processors()} processors, {platform.system()}"
     return f"{machine}, Python {platform.python_version()}"
 
 
