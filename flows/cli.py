@@ -13,7 +13,7 @@ import typer
 
 from flows.finish import FRESH, Report, check_params, finish
 from flows.finish import status as status_of
-from flows.project import check_stages, enter, running
+from flows.project import check_stages, enter, running, settle
 from steps.errors import RegraftError, RequestError, without_passwords
 from steps.runtime import files
 
@@ -95,10 +95,12 @@ def _nothing_to_do(root: Path) -> Report | None:
     with running(root):
         graph = refresh(root)
         if not all(graph.is_fresh(name) for name in graph.stages):
+            from flows import preflight
             from flows.retrain import server_starting
 
             with server_starting():  # meanwhile, what the stages need is imported
                 check_params(graph)
+                preflight.check(root)
             return None
         return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH)))
 
@@ -279,10 +281,9 @@ def serve(
     grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
 ) -> None:
     """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
-    import os
-
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
+    from steps.runtime.compute import processors
     from steps.serving.bodies import ServiceLimits
 
     limits = ServiceLimits(
@@ -293,7 +294,7 @@ def serve(
         rows=rows,
         connections=connections,
         waiting=waiting,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or processors(),
         patience=patience,
         deadline=deadline,
     )
@@ -356,6 +357,8 @@ def doctor(as_json: Json = False) -> None:
     """Report what is missing or misconfigured, and the fix; exit code 1 if something is."""
     from flows.doctor import examine
 
+    if (Path.cwd() / "dvc.yaml").is_file():
+        settle(Path.cwd())
     diagnosis = examine(Path.cwd())
     show(diagnosis, as_json)
     raise typer.Exit(diagnosis.faulty)
@@ -367,9 +370,10 @@ def deploy(
     timezone: Annotated[str, typer.Option(help="The zone the fields are in.")] = "UTC",
 ) -> None:
     """Serve nightly retraining under the Prefect server of PREFECT_API_URL; runs until stopped."""
-    from flows.deploy import serve
+    root = enter(Path.cwd())
+    from flows.deploy import serve  # Prefect reads its settings as it is imported
 
-    serve(enter(Path.cwd()), cron, timezone)
+    serve(root, cron, timezone)
 
 
 @app.command()

@@ -1,11 +1,10 @@
 """Schedules: the flow `retrain`, served nightly against a Prefect server."""
 
-import os
-import urllib.request
 from pathlib import Path
 
 from prefect.schedules import Cron
 
+from flows import orchestration
 from flows.retrain import retrain
 from steps.errors import RequestError
 
@@ -18,7 +17,7 @@ def serve(root: Path, cron: str, timezone: str) -> None:
     A run in its own process imports the code of that night: a server that is older than an update would run the old
     code and record the new. Raises RequestError without a Prefect server, or for an invalid schedule.
     """
-    if not os.environ.get("PREFECT_API_URL"):
+    if not orchestration.address():
         raise RequestError(
             "PREFECT_API_URL is not set: `make ui` starts a Prefect server and prints the line to export"
         )
@@ -26,7 +25,7 @@ def serve(root: Path, cron: str, timezone: str) -> None:
         schedule = Cron(cron, timezone=timezone)
     except ValueError as error:
         raise RequestError(f"--cron {cron!r} (--timezone {timezone!r}) is no schedule: {error}") from None
-    _check_server(os.environ["PREFECT_API_URL"])
+    orchestration.refuse()
     retrain.serve(
         name=DEPLOYMENT,
         schedule=schedule,
@@ -35,10 +34,3 @@ def serve(root: Path, cron: str, timezone: str) -> None:
         limit=1,  # runs of one project queue; its lock would refuse the second
         pause_on_shutdown=False,
     )
-
-
-def _check_server(api: str) -> None:
-    try:
-        urllib.request.urlopen(f"{api}/health", timeout=10).close()  # noqa: S310 - the user's own server
-    except (OSError, ValueError) as error:
-        raise RequestError(f"no Prefect server answers at {api} ({error}); `make ui` starts one") from None

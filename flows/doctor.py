@@ -10,34 +10,18 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from flows import preflight
+from flows.graph import remotes
+from flows.preflight import FAULT, GOOD, WARNING, Finding, Findings
 from flows.sources import BACKBONE, RAW, read_source
-from steps.errors import RegistryError, RegraftError, without_passwords
+from steps.errors import RegistryError, RegraftError
 from steps.promotion.terms import SECTIONS
 from steps.registry import signing, tracking
 from steps.runtime import files, stage
 
-GOOD, WARNING, FAULT = "good", "warning", "fault"
-MARKS = {GOOD: "✓", WARNING: "!", FAULT: "✗"}
 PYTHON = ((3, 11), (3, 14))  # from, and below
 ROOM = 5 * 2**30  # bytes: with less free, a run with real images may not end
 DENSE = 0.5  # share of parameters in fully connected layers above which transfer is known to be weak
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: its state, what was found, and the fix if it is not good."""
-
-    what: str
-    state: str
-    found: str
-    fix: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "found", without_passwords(self.found))
-
-    def line(self) -> str:
-        """Return the finding as a line for people."""
-        return f"{MARKS[self.state]} {self.what:<12} {self.found}{f'; {self.fix}' if self.fix else ''}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +44,6 @@ class Diagnosis:
         return [finding.line() for finding in self.findings]
 
 
-Findings = Iterator[Finding]
 Checks = tuple[tuple[str, Callable[[Path], Findings]], ...]
 
 
@@ -68,6 +51,7 @@ def examine(root: Path) -> Diagnosis:
     """Run every check; a check that cannot run is a fault like any other."""
     everywhere: Checks = (("Python", _python), ("project", _project), ("disk", _disk))
     here: Checks = (
+        ("merge", preflight.merges),
         ("packages", _packages),
         ("git", _git),
         ("DVC remote", _remote),
@@ -155,16 +139,14 @@ def _project(root: Path) -> Findings:
 
 
 def _git(root: Path) -> Findings:
-    done = subprocess.run(
-        ["git", "status", "--porcelain", "--", "dvc.lock", "params.yaml"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    (head,) = preflight.commit(root)
+    if head.state != GOOD:
+        yield head
+        return
+    command = ["git", "status", "--porcelain", "--", "dvc.lock", "params.yaml"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
-        yield Finding("git", WARNING, "no git repository", "`git init`: without it no run names its commit")
+        yield Finding("git", WARNING, f"`git status` fails: {' '.join(done.stderr.split())}", "mend the repository")
     elif done.stdout.strip():
         changed = ", ".join(line[3:] for line in done.stdout.splitlines())
         yield Finding("git", WARNING, f"not committed: {changed}", "commit them, or the last results have no history")
@@ -176,22 +158,13 @@ def _remote(root: Path) -> Findings:
     if not (root / ".dvc").is_dir():
         yield Finding("DVC remote", FAULT, "DVC is not set up here", "`dvc init` (a clone of regraft has it)")
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "remote", "list"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode:
-        yield Finding("DVC remote", FAULT, done.stderr.strip() or "dvc does not run", "mend .dvc/config")
-    elif not done.stdout.strip():
+    names = remotes(root)
+    if names:
+        yield Finding("DVC remote", GOOD, ", ".join(names))
+    else:
         yield Finding(
             "DVC remote", WARNING, "none", "`dvc remote add -d NAME URL`: data and models are on this disk only"
         )
-    else:
-        yield Finding("DVC remote", GOOD, ", ".join(line.split()[0] for line in done.stdout.splitlines()))
 
 
 def _disk(root: Path) -> Findings:
@@ -251,11 +224,18 @@ def _keys(_: Path) -> Findings:
         yield Finding("keys", GOOD, summary)
 
 
-def _mlflow(_: Path) -> Findings:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri.startswith("http"):
-        yield Finding("MLflow", GOOD, uri or "the project's own SQLite file")
-        return
+def _mlflow(root: Path) -> Findings:
+    uri = tracking.tracking_uri()
+    if uri.startswith("http"):
+        (answer,) = _mlflow_server(uri)
+    else:
+        answer = Finding("MLflow", GOOD, "the project's own SQLite file" if tracking.is_own(uri) else uri)
+    yield answer
+    if answer.state == GOOD and (root / "params.yaml").is_file():
+        yield from preflight.registry(root)
+
+
+def _mlflow_server(uri: str) -> Findings:
     who = os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     if trouble := _silence(f"{uri.rstrip('/')}/health", who if all(who) else None):
         yield Finding("MLflow", FAULT, f"{uri} does not answer ({trouble})", "start it, or unset MLFLOW_TRACKING_URI")
@@ -268,11 +248,14 @@ def _mlflow(_: Path) -> Findings:
 
 
 def _prefect(_: Path) -> Findings:
-    api = os.environ.get("PREFECT_API_URL", "")
+    from flows import orchestration
+
+    api = orchestration.address()
     if not api:
         yield Finding("Prefect", GOOD, "no server set: each run starts its own")
-    elif trouble := _silence(f"{api.rstrip('/')}/health"):
-        yield Finding("Prefect", FAULT, f"{api} does not answer ({trouble})", "start it, or unset PREFECT_API_URL")
+    elif trouble := orchestration.trouble():
+        fix = f"start it, or {orchestration.origin()}"
+        yield Finding("Prefect", FAULT, f"{api} does not answer ({trouble})", fix)
     else:
         yield Finding("Prefect", GOOD, f"{api} answers")
 

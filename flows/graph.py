@@ -51,13 +51,12 @@ class Graph:
 
     def __init__(self, root: Path) -> None:
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.ERROR)  # its hints ("git add ...") are for its own command line
         self.root = root.resolve()
         _mend_rwlock(self.root)
         try:
-            self._repo = Repo(str(self.root))
+            self._repo = _opened(self.root)
             self._order = _in_order(self._repo)
         except DvcException as error:
             raise GraphError(f"dvc.yaml cannot be read: {_sentence(error)}") from None
@@ -181,11 +180,10 @@ def read_at(root: Path, path: str, revision: str) -> bytes:
     """
     from dvc.exceptions import DvcException
     from dvc.fs.dvc import DVCFileSystem
-    from dvc.repo import Repo
     from dvc.scm import SCMError, resolve_rev
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
-    repo = Repo(str(root))
+    repo = _opened(root)
     try:
         with repo.switch(resolve_rev(repo.scm, revision)):
             recorded = repo.find_outs_by_path(repo.fs.join(repo.root_dir, path))[0]
@@ -205,13 +203,32 @@ def read_at(root: Path, path: str, revision: str) -> bytes:
 
 def cache(root: Path) -> Path:
     """Return the folder of DVC's cache."""
-    from dvc.repo import Repo
-
-    repo = Repo(str(root))
+    repo = _opened(root)
     try:
         return Path(repo.cache.local_cache_dir)
     finally:
         repo.close()
+
+
+def remotes(root: Path) -> list[str]:
+    """Return the names of DVC's remotes; GraphError if its configuration cannot be read."""
+    from dvc.config import Config, ConfigError
+
+    try:
+        return sorted(Config(str(root / ".dvc"))["remote"])
+    except ConfigError as error:
+        raise GraphError(f".dvc/config cannot be read: {_sentence(error)}") from None
+
+
+def _opened(root: Path) -> Any:
+    """Return DVC's repository; without git (a downloaded zip, a container), DVC works without it."""
+    from dvc.repo import Repo
+    from dvc.scm import SCM, SCMError
+
+    try:
+        return Repo(str(root), scm=SCM(str(root)))
+    except SCMError:
+        return Repo(str(root), config={"core": {"no_scm": True}})
 
 
 Snapshot = dict[str, Any]

@@ -2,14 +2,17 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flows import conflicts, surroundings
 from steps.errors import GraphError, ParamsError, RequestError
 from steps.promotion.terms import SECTIONS
-from steps.registry.tracking import tracking_uri
+from steps.registry import relocation
+from steps.registry.tracking import is_own, tracking_uri
 from steps.runtime import files, params
 
 STATE = ".regraft"
@@ -25,15 +28,28 @@ TELEMETRY_OFF = {
 def enter(root: Path) -> Path:
     """Make `root` the project of this process: its state stays inside it, and telemetry is off.
 
-    Environment variables that the user has set (an MLflow server, a Prefect server) are kept. Raises RequestError if
-    `root` is not a project.
+    Environment variables that the user has set (an MLflow server, a Prefect server) are kept. MLflow's own database
+    follows a project that was moved. Raises RequestError if `root` is not a project, or if a merge is not resolved.
     """
     if not (root / "dvc.yaml").is_file():
         raise RequestError(f"{root} is no regraft project (no dvc.yaml); change to the project's folder")
+    _check_path(root.resolve())
+    if remedies := conflicts.remedies(root):
+        raise RequestError("\n  ".join(remedies))
     _check_sections(root)
-    state = root.resolve() / STATE
     with suppress(OSError):  # on a read-only disk: `serve` needs no state
-        state.mkdir(exist_ok=True)
+        (root / STATE).mkdir(exist_ok=True)
+    settle(root)
+    os.chdir(root)  # DVC's run cache resolves paths by the current folder, whatever root its Repo was given
+    if is_own(os.environ["MLFLOW_TRACKING_URI"]):
+        relocation.follow(root.resolve())
+    return Path.cwd()
+
+
+def settle(root: Path) -> None:
+    """Set the environment of a process of this project; writes nothing."""
+    state = root.resolve() / STATE
+    surroundings.complete(state)
     defaults = {
         **TELEMETRY_OFF,
         "DVC_ROOT": str(root.resolve()),
@@ -44,11 +60,25 @@ def enter(root: Path) -> Path:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    for name, value in {**defaults, **_caches(state)}.items():
+    for name, value in {**_profiles(), **defaults, **_caches(state)}.items():
         os.environ.setdefault(name, value)
     os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
-    os.chdir(root)  # DVC's run cache resolves paths by the current folder, whatever root its Repo was given
-    return Path.cwd()
+
+
+def _check_path(root: Path) -> None:
+    """Refuse a folder whose name MLflow and its database take for something else."""
+    misread = re.search(r"%[0-9A-Fa-f]{2}|\?", str(root))
+    if misread:
+        raise RequestError(
+            f"MLflow cannot keep files in {root}: it reads {misread[0]!r} in a path as part of an address; rename or "
+            "move the folder"
+        )
+
+
+def _profiles() -> dict[str, str]:
+    """Return where Prefect's profiles are: the user's own, although Prefect's other files are kept in the project."""
+    profiles = Path.home() / ".prefect" / "profiles.toml"
+    return {"PREFECT_PROFILES_PATH": str(profiles)} if "PREFECT_HOME" not in os.environ and profiles.is_file() else {}
 
 
 def _caches(state: Path) -> dict[str, str]:

@@ -86,9 +86,10 @@ def _refuse(held: Evidence, store: Path) -> None:
     if held.around:
         commit = held.circumstance(circumstances.COMMIT)
         if not commit:
-            lacks.append("it was made in no git commit")
-        elif not circumstances.has_commit(held.root, commit):
-            lacks.append(f"its commit {commit[:12]} is not in this repository: fetch it")
+            reason = held.circumstance(circumstances.NO_COMMIT)
+            lacks.append(f"it was made in no git commit{f' ({reason})' if reason else ''}")
+        elif missing := circumstances.missing_commit(held.root, commit):
+            lacks.append(missing)
         lacks += lost_changes(held) if commit else []
         lacks += [] if held.lock() else ["it was registered without a dvc.lock"]
         lacks += missing_inputs(held, store)

@@ -4,7 +4,6 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,10 +16,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture, wait
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import orchestration, preflight
 from flows.approval import tell, wait_for_answer
 from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
@@ -70,6 +69,8 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
     with running(home):
         graph = refresh(home)
         check_params(graph)
+        if not targets:
+            preflight.check(home)
         futures: dict[str, PrefectFuture[Any]] = {}
         for stage in graph.select(targets):
             limit = stage.timeout_minutes * 60 if stage.timeout_minutes else None
@@ -91,7 +92,8 @@ def server_starting() -> Iterator[None]:
 
     If that fails, the flow tries again and reports it. An error in the block is raised at once and stops the server.
     """
-    if PREFECT_API_URL.value():
+    if orchestration.address():
+        orchestration.refuse()
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once
@@ -113,15 +115,15 @@ def server_starting() -> Iterator[None]:
 
 
 def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
-    """Run the flow in this process; RegraftError if the Prefect server of PREFECT_API_URL does not answer."""
+    """Run the flow in this process; RegraftError if a Prefect server is set and does not answer."""
+    orchestration.refuse()
     try:
         return retrain(str(root), targets, force)
     except RuntimeError as error:  # Prefect has no type of its own for it
         if "Failed to reach API" not in str(error):
             raise
-        api = os.environ.get("PREFECT_API_URL")
         raise RegraftError(
-            f"the Prefect server at {api} does not answer: start it (`make ui`), or unset PREFECT_API_URL"
+            f"the Prefect server at {orchestration.address() or 'loopback'} does not answer any more"
         ) from None
 
 

@@ -1,6 +1,5 @@
 """`regraft tune`: measure the ways to compute features, on the user's images and backbone; write the best if asked."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from flows.project import editing_params
 from steps.backbones import models
 from steps.backbones.speed import COMPILED, EAGER, Speed, batch_rates, decode_rate, sample, speeds
 from steps.runtime import files, params
-from steps.runtime.compute import refuse_absent
+from steps.runtime.compute import processors, refuse_absent
 
 TOLERANCE = 0.05  # how far features may be from the plain float32 ones; bfloat16 is off by 1 to 2 %
 BATCHES = (16, 32, 64)
@@ -26,7 +25,7 @@ def tune(root: Path, compiled: bool, write: bool) -> Iterator[str]:
     refuse_absent(device)
     data, pixels, network = sample(root, size)
     images = files.read_table(root / "data" / "accepted.parquet")["id"].nunique()
-    threads = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
+    threads = sorted({1, max(1, processors() // 2), processors()})
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
     for count in threads:
         yield f"decode   {count:>3} threads  {decode_rate(data, spec, count):>8.1f} images/s"

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
 from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
 from steps.runtime import files, stage
+from steps.runtime.compute import processors
 from steps.runtime.progress import track
 
 CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
@@ -56,7 +56,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = decoding.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, os.cpu_count() or 1))
+    read = decoding.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, processors()))
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)

@@ -90,8 +90,8 @@ class Registered:
         return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
 
     def copy(self, root: Path) -> "Registered":
-        """Return a project with the same versions and aliases of its own; the versions' files are shared."""
-        shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("mlartifacts", "scratch-*"))
+        """Return a project with versions and aliases of its own: the first command points its database at the copy."""
+        shutil.copytree(self.root, root, ignore=shutil.ignore_patterns("scratch-*"))
         return replace(self, root=root)
 
 

@@ -15,6 +15,7 @@ from steps.errors import RequestError
 from steps.registry import ledger
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Named, Production, aliased
+from steps.runtime.compute import processors
 from steps.serving import served_version
 from steps.serving.bodies import ServiceLimits
 from steps.serving.served_version import Follower, Served
@@ -59,7 +60,7 @@ def serve(
         os.environ.setdefault(name, value)
     listener = _bound(place.host, place.port)
     service = Service(_follower(root, alias, version, every), limits)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
+    torch.set_num_threads(max(1, processors() // limits.workers))
     server = uvicorn.Server(configured(application(service), limits, place.grace))
     with _taking(place.host, place.port):  # until one listens, another service can be bound to it, too
         listener.listen(limits.waiting)  # from here on, clients wait for an answer and are not refused

@@ -138,14 +138,11 @@ def _moment(milliseconds: int) -> str:
 def _commit(held: Evidence) -> Link:
     commit, signed = held.circumstance(circumstances.COMMIT), held.around is not None
     if not commit:
-        gap = "the project was in no git commit: nothing restores its code"
+        reason = held.circumstance(circumstances.NO_COMMIT) or "the project was in no git commit"
+        gap = f"{reason}: nothing restores its code"
         return Link("commit", "none", (gap,), signed=signed)
-    gaps = (
-        []
-        if circumstances.has_commit(held.root, commit)
-        else [f"commit {commit[:12]} is not in this repository: fetch it"]
-    )
-    gaps += lost_changes(held)
+    missing = circumstances.missing_commit(held.root, commit)
+    gaps = [*([missing] if missing else []), *lost_changes(held)]
     state, patch = held.circumstance(circumstances.CHANGES), held.kept.get(circumstances.PATCH)
     dirty = "" if state == circumstances.NONE else ", with uncommitted changes"
     kept = f" ({patch.stat().st_size} bytes kept)" if patch else ""

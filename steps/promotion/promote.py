@@ -22,7 +22,7 @@ from steps.promotion.terms import (
     Promotion,
     confirmed,
 )
-from steps.registry import comparisons, ledger, look_ledger, package_loading
+from steps.registry import comparisons, ledger, look_ledger, package_loading, production
 from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, Chain
 from steps.registry.model_registry import CHALLENGER, Registry
 from steps.runtime import artefacts, files, params, stage
@@ -130,6 +130,7 @@ class Answer:
 def _answer(case: Case, chain: Chain) -> Answer:
     """Return the recorded answer if the question was asked before; otherwise decide."""
     before, challenger = chain.champion, case.challenger
+    _refuse_renumbered(case.registry, challenger, chain)
     question = case.question(before)
     if challenger == before:
         reasons = confirmed(challenger, chain.made_champion(challenger).reasons)
@@ -152,6 +153,19 @@ def _answer(case: Case, chain: Chain) -> Answer:
     elif verdict.promote:
         kind, champion = PROMOTE, challenger
     return Answer(kind, champion, before, reasons, question, new=True, comparison=compared, package=package)
+
+
+def _refuse_renumbered(registry: Registry, version: str, chain: Chain) -> None:
+    """Raise RegistryError if the ledger decided about another version under this number.
+
+    MLflow numbers a deleted model anew, whereas the ledger keeps its numbers.
+    """
+    decided = chain.package_of(version)
+    if decided and decided != registry.digest(version):
+        raise RegistryError(
+            f"version {version} of {registry.name} is not the version {version} of the ledger: the model was deleted "
+            "in MLflow, which numbers anew; name another in params.yaml (register.model_name) and run again"
+        )
 
 
 def _project(case: Case, answer: Answer) -> None:
@@ -185,14 +199,17 @@ def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str,
 
 
 def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
-    """Decide; a champion whose files are all gone cannot be judged and is no opponent.
+    """Decide. Without the champion's files there is no comparison: a person may decide, or the challenger is its twin.
 
-    Raises RegistryError if only some are gone, if they are not what was signed or decided on, or if they are
-    unavailable now: nothing is decided then, otherwise whoever damages the champion would promote its challenger.
+    Raises RegistryError if no person is asked, if only some files are gone, if they are not what was signed or decided
+    on, or if they are unavailable now: otherwise whoever damages the champion would promote its challenger.
     """
     champion, rules, lost, match = chain.champion, case.rules, list[str](), None
-    if champion and not case.registry.listing(champion):
-        lost = [f"the files of version {champion}, the champion, are gone: it cannot be judged"]
+    if gone := production.lost(case.registry, chain):
+        twin = chain.package_of(champion) == case.registry.digest(case.challenger)
+        if not twin and rules.approval != REQUIRED:
+            raise RegistryError(gone)
+        lost = [f"it is version {champion}, the champion, registered again: its files were gone" if twin else gone]
     elif champion:
         timed = rules.max_latency_ratio is not None
         opponent = package_loading.load(case.registry, champion, chain.package_of(champion))

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.errors import GraphError
+from steps.runtime.compute import processors
 
 log = logging.getLogger("regraft")
 # What results depend on, as far as git tracks it; DVC tracks the data itself.
@@ -25,18 +27,20 @@ SOURCES = (
     "data/importance.csv",
     ".dvc/config",
 )
-COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
+COMMIT, NO_COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
     "mlflow.source.git.commit",
+    "regraft.no_commit",
     "regraft.changes",
     "mlflow.user",
     "regraft.hardware",
     "regraft.prefect_run",
 )
-TAGS = (COMMIT, CHANGES, BY, HARDWARE, PREFECT)
+TAGS = (COMMIT, NO_COMMIT, CHANGES, BY, HARDWARE, PREFECT)
 FOLDER, PATCH, LOCK, PARAMS = "circumstances", "changes.patch", "dvc.lock", "params.yaml"
 NAMES = (PATCH, LOCK, PARAMS)
 FILE = "circumstances.json"  # in a package: the tags and their run
 MOST = 16 * 2**20  # bytes of a patch; a larger one is reported but not kept
+PATIENCE = 120  # seconds that a git command may take
 NONE, KEPT, LOST, UNKNOWN = "none", "kept", "too large to keep", "unknown"
 
 
@@ -66,9 +70,9 @@ def gather(root: Path) -> Circumstances:
     tags = {BY: getpass.getuser(), HARDWARE: hardware()}
     if run := os.environ.get("PREFECT__FLOW_RUN_ID"):
         tags[PREFECT] = run
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    if not commit:
-        return Circumstances(tags, held)
+    head = head_of(root)
+    if not head.commit:
+        return Circumstances({**tags, NO_COMMIT: head.trouble}, held)
     try:
         patch = changes(root)
         state = NONE if not patch else KEPT if len(patch) <= MOST else LOST
@@ -77,12 +81,54 @@ def gather(root: Path) -> Circumstances:
         state = UNKNOWN
     if state == KEPT:
         held[PATCH] = patch
-    return Circumstances({**tags, COMMIT: commit.decode().strip(), CHANGES: state}, held)
+    return Circumstances({**tags, COMMIT: head.commit, CHANGES: state}, held)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The present commit; without one, why git names none, what to do, and whether git itself failed."""
+
+    commit: str = ""
+    trouble: str = ""
+    fix: str = ""
+    failed: bool = True
+
+
+def head_of(root: Path) -> Head:
+    """Return the commit that is checked out, or git's reason: no program, no trust, no repository, no commit, other."""
+    apart = {**os.environ, "LC_ALL": "C"}  # its messages are read below
+    command = ["git", "log", "-1", "--format=%H"]
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=apart, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        return Head(trouble=f"git did not answer within {PATIENCE} s", fix="try `git status`")
+    except OSError as error:
+        return Head(trouble=f"git cannot be run ({error.strerror})", fix="install git")
+    if done.returncode == 0:
+        return Head(done.stdout.strip(), failed=False)
+    return _refused(root, done.stderr)
+
+
+def _refused(root: Path, message: str) -> Head:
+    """Interpret git's error message."""
+    trust = re.search(r"git config --global --add safe\.directory .+", message)
+    if trust:
+        return Head(
+            trouble="git does not trust this folder, which belongs to another user", fix=f"`{trust[0].strip()}`"
+        )
+    if "not a git repository" in message and not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return Head(trouble="no git repository", fix="`git init`, then commit", failed=False)
+    if "does not have any commits yet" in message:
+        return Head(trouble="no commit yet", fix="`git add --all` and `git commit`", failed=False)
+    line = (message.strip() or "no message").splitlines()[0]
+    return Head(trouble=f"git fails: {line}", fix="try `git status`")
 
 
 def hardware() -> str:
     """Describe this machine, as far as results can depend on it."""
-    machine = f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()}"
+    machine = f"{platform.machine()}, {processors()} processors, {platform.system()}"
     return f"{machine}, Python {platform.python_version()}"
 
 
@@ -126,7 +172,7 @@ def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[s
             input=given,
             capture_output=True,
             check=False,
-            timeout=120,
+            timeout=PATIENCE,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -138,6 +184,11 @@ def committed(root: Path, path: Path) -> bytes | None:
     return _git(root, "show", f"HEAD:./{path.as_posix()}")
 
 
-def has_commit(root: Path, commit: str) -> bool:
-    """Return whether the repository holds a commit."""
-    return bool(_git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"))
+def missing_commit(root: Path, commit: str) -> str:
+    """Return why a commit cannot be checked out here; "" if it can."""
+    if _git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+        return ""
+    head = head_of(root)
+    if head.failed:
+        return f"whether commit {commit[:12]} is in this repository is unknown: {head.trouble}; {head.fix}"
+    return f"commit {commit[:12]} is not in this repository: fetch it"

@@ -170,7 +170,7 @@ def restore_alias(registry: Registry, chain: Chain | None = None) -> Chain:
         if not chain.entries:
             return _adopt(registry, chain)
         alias = registry.alias(CHAMPION)
-        if alias == chain.champion and chain.applied:
+        if chain.applied and (alias == chain.champion or _deleted(registry, alias, chain)):
             return chain
         if chain.applied and not _is_still(registry, alias, chain):
             continue
@@ -182,6 +182,11 @@ def restore_alias(registry: Registry, chain: Chain | None = None) -> Chain:
             _follow(registry, chain, alias)
 
 
+def _deleted(registry: Registry, alias: str | None, chain: Chain) -> bool:
+    """Return whether the champion was deleted in MLflow, and its alias with it: there is nothing to restore."""
+    return alias is None and registry.version(str(chain.champion)) is None
+
+
 def _follow(registry: Registry, chain: Chain, alias: str | None) -> None:
     """Set the alias, and repeat while others decide: our slow write must not undo a faster one of theirs.
 
@@ -191,7 +196,7 @@ def _follow(registry: Registry, chain: Chain, alias: str | None) -> None:
     ledger = of(registry)
     for _ in range(ATTEMPTS):
         try:
-            if alias != chain.champion:
+            if alias != chain.champion and not _deleted(registry, alias, chain):
                 registry.point(CHAMPION, chain.champion)
             now = read(registry, chain)
             if now.head == chain.head:

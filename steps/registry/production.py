@@ -3,7 +3,7 @@
 import logging
 from typing import NamedTuple
 
-from steps.errors import RequestError
+from steps.errors import RegistryError, RequestError
 from steps.registry import ledger
 from steps.registry.chain import Chain
 from steps.registry.model_registry import CHAMPION, Registry
@@ -40,6 +40,8 @@ class Production:
         alias = self._registry.alias(CHAMPION)
         if alias == chain.champion:
             return Named(alias)
+        if self._registry.version(chain.champion) is None:
+            raise RegistryError(lost(self._registry, chain))
         stands = f"on version {alias}" if alias else "nowhere"
         return Named(
             chain.champion,
@@ -58,6 +60,33 @@ class Production:
     def package_of(self, number: str) -> str | None:
         """Return the digest of the package decided on under this number; None if no entry holds one."""
         return self._chain.package_of(number)
+
+
+def lost(registry: Registry, chain: Chain) -> str:
+    """Return why the ledger's champion cannot be loaded, and the ways out; "" if its files are there.
+
+    Raises RegistryError if that cannot be known now.
+    """
+    champion, name = chain.champion, registry.name
+    if champion is None or registry.listing(champion):
+        return ""
+    if registry.model() is None:
+        return (
+            f"the model {name} was deleted in MLflow, and with it version {champion}, the champion by the ledger; "
+            "`regraft run` registers the same models again if nothing has changed since, otherwise name another model "
+            "in params.yaml (register.model_name), which begins a ledger of its own"
+        )
+    earlier = {
+        d.champion for _, d in chain.entries if d.champion and d.champion != champion and registry.has(d.champion)
+    }
+    back = [f"`regraft rollback --to {number} --reason TEXT`" for number in sorted(earlier, key=int)[-1:]]
+    approved = "set promote.approval: required, and a person decides about the next version without a comparison"
+    if registry.version(champion) is None:
+        what, ways = f"version {champion} of {name}, the champion by the ledger, was deleted in MLflow", back
+    else:
+        there = registry.client.get_model_version_download_uri(name, champion)
+        what, ways = f"version {champion} of {name}, the champion, has no files at {there}", ["restore them", *back]
+    return f"{what}; {', or '.join([*ways, approved])}"
 
 
 def chosen(registry: Registry, which: str) -> tuple[str, str | None]:

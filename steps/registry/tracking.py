@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import RegistryError
-from steps.registry import circumstances
+from steps.registry import circumstances, relocation
 from steps.registry.circumstances import Circumstances
 from steps.runtime.files import project_root
 from steps.runtime.stage import Lineage
@@ -29,6 +30,12 @@ FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"} 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI`, or the project's own SQLite file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
+
+
+def is_own(uri: str) -> bool:
+    """Return whether a tracking address is the project's own SQLite file, however it is spelt."""
+    path = uri.removeprefix("sqlite:///")
+    return path != uri and Path(path).resolve() == project_root() / ".regraft" / "mlflow.db"
 
 
 class Client:
@@ -100,7 +107,10 @@ def _refusal(error: Exception) -> RegistryError:
 
 
 def client() -> "MlflowClient":
-    """Return a client of the tracking server and registry; RegistryError if it cannot be reached or refuses."""
+    """Return a client of the tracking server and registry; RegistryError if it cannot be reached or refuses.
+
+    The project's own database first follows the project's folder, if that was moved.
+    """
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -113,6 +123,8 @@ def client() -> "MlflowClient":
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if is_own(uri):
+        relocation.follow(project_root())
     mlflow.set_tracking_uri(uri)
     with answering():
         raw_client = mlflow.MlflowClient(uri)
@@ -136,13 +148,28 @@ class Runs:
         _ = self.client
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment, created if it does not exist."""
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment:
-            return str(experiment.experiment_id)
-        own = tracking_uri() == f"sqlite:///{project_root() / '.regraft' / 'mlflow.db'}"
-        location = (project_root() / ".regraft" / "mlartifacts").as_uri() if own else None
+        """Return the id of the experiment, created if it does not exist. RegistryError if it is deleted."""
+        known = self.find_experiment(name)
+        if known:
+            return known
+        location = (project_root() / relocation.ARTIFACTS).as_uri() if is_own(tracking_uri()) else None
         return str(self.client.create_experiment(name, artifact_location=location))
+
+    def find_experiment(self, name: str) -> str | None:
+        """Return the id of the experiment, None if there is none.
+
+        Raises RegistryError if it is deleted: MLflow keeps a deleted experiment, and its name stays taken.
+        """
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            return None
+        if experiment.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri())} mlflow experiments restore --experiment-id"
+            raise RegistryError(
+                f"the experiment {name!r} is deleted in MLflow, and takes no runs; restore it: "
+                f"`{restore} {experiment.experiment_id}`, or name another in params.yaml (register.experiment)"
+            )
+        return str(experiment.experiment_id)
 
     def find_run(self, experiment_id: str, digest: str) -> str | None:
         """Return the id of the finished run with this lineage digest, if there is one."""

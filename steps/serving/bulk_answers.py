@@ -5,7 +5,6 @@ answers are looked up.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -17,6 +16,7 @@ from steps.images import decoding
 from steps.images.named_pictures import Named
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import chosen
+from steps.runtime.compute import processors
 from steps.runtime.progress import track
 from steps.serving import served_version
 from steps.serving.answer_store import FOLDER, AnswerStore
@@ -57,7 +57,7 @@ def predict(root: Path, served: Served, found: Sequence[Named], threads: int | N
     torch.set_num_threads(1)  # pictures already run in parallel; more threads would give other bytes on another machine
     key = {"version": served.digest, "torch": torch.__version__, "pillow": PIL.__version__}
     with closing(AnswerStore(root / FOLDER, key)) as store:
-        answers = decoding.parallel(partial(_row, served, store), found, threads or min(READERS, os.cpu_count() or 1))
+        answers = decoding.parallel(partial(_row, served, store), found, threads or min(READERS, processors()))
         yield from track(answers, len(found), "predicting")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import doctor
 from flows.doctor import FAULT, GOOD, WARNING, Finding, examine
@@ -125,9 +126,11 @@ def test_a_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_server_that_does_not_answer_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, what: str
 ) -> None:
-    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}/api")
+    address = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv(variable, address)
     check = {"MLflow": doctor._mlflow, "Prefect": doctor._prefect}[what]
-    (finding,) = check(tmp_path)
+    with temporary_settings({PREFECT_API_URL: address}):
+        (finding,) = check(tmp_path)
     assert finding.state == FAULT
     assert variable in finding.fix
 
@@ -162,8 +165,8 @@ def test_a_server_behind_a_password_is_asked_with_it(tmp_path: Path, monkeypatch
 
 
 def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    assert next(doctor._prefect(tmp_path)).state == GOOD
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        assert next(doctor._prefect(tmp_path)).state == GOOD
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_replay_is_refused_with_every_reason(tmp_path: Path, commit: str) -> N
     assert refusals(evidence(tmp_path, {})) == ["it was made in no git commit", "it was registered without a dvc.lock"]
     far = evidence(tmp_path, {COMMIT: "0" * 40, CHANGES: KEPT}, LOCK)
     assert refusals(far) == [
-        "its commit 000000000000 is not in this repository: fetch it",
+        "commit 000000000000 is not in this repository: fetch it",
         "the tree was dirty and the changes are not kept (kept)",
         "data/raw is not in DVC's cache (nor in the workspace); `dvc fetch` where it was pushed",
     ]

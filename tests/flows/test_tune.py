@@ -50,7 +50,7 @@ def test_the_compiler_has_to_pay_back_on_the_images_that_there_are() -> None:
 
 def test_every_way_is_measured_and_nothing_is_written_unasked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "SECONDS", 0.0)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("flows.tune.processors", lambda: 2)
     before = (project / "params.yaml").read_bytes()
     said = [*tune(project, compiled=False, write=False)]
     assert sum(line.startswith("decode") for line in said) == 2

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -384,14 +385,66 @@ def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> No
     assert [d.kind for d in world.decisions()] == ["adopt"]
 
 
-def test_a_champion_whose_files_are_gone_is_named_and_beaten(world: World) -> None:
+def lose_the_files(world: World) -> None:
+    shutil.rmtree(world.root / ".regraft/mlartifacts")
+
+
+def delete_the_version(world: World) -> None:
+    world.registry.client.delete_model_version(NAME, "1")
+
+
+LOSSES = [
+    (lose_the_files, "version 1 of regraft, the champion, has no files at file:"),
+    (delete_the_version, "version 1 of regraft, the champion by the ledger, was deleted in MLflow"),
+]
+
+
+@pytest.mark.parametrize(("lose", "sentence"), LOSSES)
+def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
+    world: World, lose: Callable[[World], None], sentence: str
+) -> None:
     world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
     world.promote()
-    shutil.rmtree(world.root / ".regraft/mlartifacts")
+    lose(world)
     world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    with pytest.raises(RegistryError, match=f"{sentence}.*set promote.approval: required"):
+        world.promote()
+    done = world.promote(approval="required")
+    assert (done.verdict, done.champion) == ("propose", "1") and sentence in done.reasons[1]
+    release.approve(world.root, "2", "Ada", "seen")
+    assert [decision.champion for decision in world.decisions()] == ["1", "1", "2"]
+    assert world.alias() == "2"
+
+
+def test_the_way_back_from_a_lost_champion_is_printed_and_works(world: World) -> None:
+    for bias in ([2.0, 0.0, 0.0], [1.0, 0.0, 0.0]):
+        world.receive(world.register(bias, str(bias)), bias)
+        world.promote(comparison="non_inferior", margin=0.9)
+    assert world.alias() == "2"
+    world.registry.client.delete_model_version(NAME, "2")
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    with pytest.raises(RegistryError, match="`regraft rollback --to 1 --reason TEXT`"):
+        world.promote()
+    assert release.rollback(world.root, "1", "Ada", "2 was deleted").champion == world.alias() == "1"
+
+
+def test_a_lost_champion_that_is_registered_again_is_the_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    delete_the_version(world)
+    world.register([2.0, 0.0, 0.0], "the same")
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
-    assert done.reasons[0].startswith("the files of version 1, the champion, are gone")
+    assert done.reasons[0] == "it is version 1, the champion, registered again: its files were gone"
+
+
+def test_another_version_under_the_number_of_a_deleted_one_is_no_champion(world: World) -> None:
+    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.promote()
+    world.registry.client.delete_registered_model(NAME)
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    with pytest.raises(RegistryError, match=r"numbers anew; name another in params.yaml \(register.model_name\)"):
+        world.promote()
 
 
 def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:

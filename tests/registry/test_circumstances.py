@@ -77,8 +77,8 @@ def test_a_clean_tree_has_no_patch_and_a_large_one_is_told_and_not_kept(
 ) -> None:
     found = gather(project)
     assert (found.tags[CHANGES], PATCH in found.files) == (NONE, False)
-    assert circumstances.has_commit(project, found.tags[COMMIT])
-    assert not circumstances.has_commit(project, "0" * 40)
+    assert circumstances.missing_commit(project, found.tags[COMMIT]) == ""
+    assert "is not in this repository: fetch it" in circumstances.missing_commit(project, "0" * 40)
     soil(project)
     monkeypatch.setattr(circumstances, "MOST", 100)
     found = gather(project)
