@@ -6,14 +6,18 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
+import numpy as np
 import pandas as pd
 from annotated_types import Interval
 
+from steps.checks import duplicates, thumbnails
+from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
-from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row
+from steps.images.splitting import Minima, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.progress import track
 
@@ -25,10 +29,17 @@ log = logging.getLogger("regraft")
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParams:
-    """Shares of the labelled images that are set aside: fixed thresholds on the image id, so no image ever moves."""
+    """Shares of the labelled images that are set aside, by fixed thresholds on the image id."""
 
     validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
     test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLimits(Minima, CopyLimits):
+    """What the gate will ask of the splits, so that it never refuses those that regraft made."""
+
+    PART_OF: ClassVar[str] = "validate"
 
 
 Tree = dict[str, "Tree | str"]  # the contents of a folder by name: a subfolder's tree, `FILE`, or the fault
@@ -45,7 +56,7 @@ class Listed(NamedTuple):
     weight: float = 1.0
 
 
-def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) -> None:
+def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path, quarantine: Path) -> None:
     """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
     Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
@@ -56,7 +67,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = decoding.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, os.cpu_count() or 1))
+    read = decoding.parallel(lambda item: _read(read_file, item), listed, _threads())
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -65,7 +76,8 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
     if not rows:
         raise DataError(_none_readable(rejected))
 
-    files.write_table(manifest, pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields))
+    table = pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields)
+    files.write_table(manifest, _split(table, params, limits, raw))
     files.write_text(quarantine, _csv(sorted(rejected)))
 
 
@@ -178,7 +190,27 @@ def _from_listing(path: Path) -> Iterator[Listed]:
         yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
-def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: IngestParams) -> Row | Rejected:
+def _threads() -> int:
+    return min(READERS, os.cpu_count() or 1)
+
+
+def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw: Path) -> pd.DataFrame:
+    """Assign a split to the images that came without one; copies of a picture, near or exact, go to the same."""
+    ours = np.flatnonzero(images["split"].isin(["", CARVED]))
+    if not len(ours):
+        return images
+    pool = images.iloc[ours].reset_index(drop=True)
+    test = params.test_share if pool["split"].iloc[0] == "" else 0.0
+    copies = thumbnails.near_copies(pool, raw, limits, _threads())
+    keys = pool["group"].where(pool["group"] != "", pool["id"])
+    member = duplicates.components(len(pool), np.concatenate([duplicates.same(keys.tolist()), copies]))
+    splits = assign_splits(units_of(pool.assign(key=keys), member), params.validation_share, test, limits)
+    every = images["split"].to_numpy(dtype=object)
+    every[ours] = [splits[unit] for unit in member]
+    return images.assign(split=every)
+
+
+def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
     if isinstance(item, Rejected):
         return item
     try:
@@ -189,16 +221,11 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: In
     except OSError as error:
         return Rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}")
     identity = hashlib.sha256(data).hexdigest()
-    if not item.label:
-        item = item._replace(split=UNLABELLED)
-    elif item.split in ("", CARVED):
-        test_share = params.test_share if item.split == "" else 0.0
-        item = item._replace(split=assign_split(item.group or identity, params.validation_share, test_share))
     return Row(
         id=identity,
         path=item.path,
         label=item.label,
-        split=item.split,
+        split=item.split if item.label else UNLABELLED,
         bytes=len(data),
         group=item.group,
         source=item.source,

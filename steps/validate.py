@@ -14,17 +14,17 @@ from steps.backbones import models
 from steps.checks import decisions as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
+from steps.checks.duplicates import CopyLimits
 from steps.checks.observation import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import refusal, some
 from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals
-from steps.checks.thumbnails import confirmed
+from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, stage
-from steps.runtime.binding import Because
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
 
@@ -32,11 +32,9 @@ log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateParams(DataLimits):
+class ValidateParams(DataLimits, CopyLimits):
     """Limits of the gate, and the preprocessing that the pipeline will apply: it must be the backbone's own."""
 
-    copy_bits: Annotated[int, Interval(ge=0, le=8), Because("of 64; beyond, other pictures are met by chance")]
-    copy_correlation: Annotated[float, Interval(ge=0.5, le=1)]
     drop_leaking: bool
     population_prior: dict[str, Annotated[float, Gt(0)]]
     sample_images: Annotated[int, Interval(ge=2, le=1024)]
@@ -167,9 +165,8 @@ def _copies(
     """
     labelled = images[images["split"] != UNLABELLED]
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
-    pairs = asked[duplicates.near_by_hash(labelled["phash"].iloc[asked].tolist(), params.copy_bits)]
-    sure = confirmed(pairs, labelled, raw, params.copy_correlation, compute.threads)
-    groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), sure]))
+    near = asked[near_copies(labelled.iloc[asked], raw, params, compute.threads)]
+    groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), near]))
     dropped = duplicates.leaking_copies(groups) if params.drop_leaking else []
     return duplicates.without(groups, dropped), dropped
 

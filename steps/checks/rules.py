@@ -8,6 +8,7 @@ from annotated_types import Ge, Interval
 
 from steps.checks.rule import NATS, OFF, POINTS, SHARE, TIMES, Level, Rule
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
+from steps.images.splitting import Minima
 from steps.runtime.binding import Because
 
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
@@ -44,12 +45,10 @@ class ScreenSeverity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataLimits:
+class DataLimits(Minima):
     """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
     min_train_per_class: Annotated[int, Ge(1)]
-    min_val_per_class: Annotated[int, Ge(1)]
-    min_test_per_class: Annotated[int, Ge(1)]
     max_imbalance: Annotated[float, Ge(1), Because("largest over smallest class")]
     quarantine_limit: Annotated[float, Interval(ge=0, lt=1)]
     max_prior_effect: Annotated[float, Ge(0)]

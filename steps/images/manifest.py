@@ -1,4 +1,4 @@
-"""The manifest: one row per image file, and the rule that assigns each image its split for good."""
+"""The manifest: one row per image file, its splits, and the number that places an image among others."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -51,17 +51,6 @@ def uniform(key: str) -> float:
 def in_hash_order(table: "pd.DataFrame") -> "pd.DataFrame":
     """Sort images by the hash of their `id`: an arbitrary order, so that its first n are an unbiased sample."""
     return table.sort_values("id", key=lambda ids: ids.map(uniform), kind="stable")
-
-
-def assign_split(key: str, validation_share: float, test_share: float) -> str:
-    """Return the split of an image (by id) or of a group (by name).
-
-    Fixed thresholds and no stratification: adding, removing or renaming other images never moves this one.
-    """
-    position = uniform(key)
-    if position < test_share:
-        return TEST
-    return VAL if position < test_share + (1 - test_share) * validation_share else TRAIN
 
 
 def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

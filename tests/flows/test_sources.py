@@ -15,7 +15,7 @@ from flows import sources
 from flows.sources import Source, mirror, read_source, write_source
 from steps.errors import DataError, RequestError
 from steps.images import decoding
-from steps.ingest import IngestParams, ingest
+from steps.ingest import IngestParams, SplitLimits, ingest
 from tests.conftest import tree, write
 
 
@@ -132,9 +132,9 @@ def test_a_packed_mirror_gives_the_manifest_and_the_quarantine_of_a_loose_one(tm
         mirror(Source(source, packed), raw, tmp_path / "memory")
         assert any(raw.rglob("*.tar")) == packed
         out = tmp_path / f"out {packed}"
-        ingest(
-            IngestParams(validation_share=0.3, test_share=0.2), raw, out / "manifest.parquet", out / "quarantine.csv"
-        )
+        params = IngestParams(validation_share=0.3, test_share=0.2)
+        limits = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
+        ingest(params, limits, raw, out / "manifest.parquet", out / "quarantine.csv")
         made[packed] = tree(out)
     assert made[True] == made[False]
     assert b"cut.png" in made[True]["quarantine.csv"]

@@ -260,9 +260,9 @@ BROKEN: dict[str, tuple[pd.DataFrame, int, dict[str, str]]] = {
         rows(FEW),
         0,
         {
-            "enough to learn from": "'bee' has 3 images",
-            "enough to choose by": "'ant' has 1 image",
-            "enough to judge by": "'wasp' has 0 images",
+            "enough to learn from": "'bee' has 3 images (needs 1 more)",
+            "enough to choose by": "'ant' has 1 image (needs 1 more)",
+            "enough to judge by": "'wasp' has 0 images (needs 3 more)",
         },
     ),
     "another schema": (
@@ -326,8 +326,8 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
         gate.run()
     assert gate.broken() == {
         "no group in two splits": "1",
-        "enough to learn from": "'bee' has 3 images",
-        "enough to choose by": "'bee' has 1 image",
+        "enough to learn from": "'bee' has 3 images (needs 1 more)",
+        "enough to choose by": "'bee' has 1 image (needs 1 more)",
     }
     assert gate.verdict.counts == COUNTS, "they are counted as images all the same"
 
