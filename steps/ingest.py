@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from steps.checks import duplicates, thumbnails
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
+from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
 from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row
 from steps.images.splitting import Minima, assign_splits, units_of
 from steps.runtime import files, stage
@@ -78,7 +80,9 @@ def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path,
 
     table = pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields)
     files.write_table(manifest, _split(table, params, limits, raw))
-    files.write_text(quarantine, _csv(sorted(rejected)))
+    rejected = sorted(_second_forms(rejected, rows))
+    _log_rejected(rejected)
+    files.write_text(quarantine, _csv(rejected))
 
 
 def find(raw: Path) -> Iterator[Listed | Rejected]:
@@ -172,7 +176,8 @@ def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
     for name, below in tree.items():
         if not isinstance(below, dict):
             item = _listed(above + name, below, "", "")
-            yield item if isinstance(item, Rejected) else Rejected(item.path, "beside the class folders: no label", "")
+            outside = "beside the class folders: no label"
+            yield item if isinstance(item, Rejected) else _rejected(item.path, outside, "")
 
 
 def _what_lies_in(tree: Tree) -> str:
@@ -213,13 +218,14 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
 def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
     if isinstance(item, Rejected):
         return item
+    data = b""
     try:
         data = read_file(item.path)
         facts = decoding.inspect(data)
     except UndecodableError as error:
-        return Rejected(item.path, error.reason, error.exception)
+        return _rejected(item.path, error.reason, error.exception, data, item.label)
     except OSError as error:
-        return Rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}")
+        return _rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}", label=item.label)
     identity = hashlib.sha256(data).hexdigest()
     return Row(
         id=identity,
@@ -232,6 +238,29 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | R
         weight=item.weight,
         **facts._asdict(),
     )
+
+
+def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: str = "") -> Rejected:
+    kind, known = kind_of(path, data)
+    if kind == OTHER_FORMAT:
+        reason = reason_of(known)
+    return Rejected(path, reason, exception, kind, known.name if known else "", label)
+
+
+def _second_forms(rejected: Iterable[Rejected], rows: Iterable[Row]) -> Iterator[Rejected]:
+    """Mark the pictures in formats that are not read if the same name stands beside them in one that is."""
+    readable = {PurePosixPath(row.path).with_suffix("") for row in rows}
+    for item in rejected:
+        twin = item.kind == OTHER_FORMAT and PurePosixPath(item.path).with_suffix("") in readable
+        yield item._replace(kind=SECOND_FORM) if twin else item
+
+
+def _log_rejected(rejected: Iterable[Rejected]) -> None:
+    """Log how many files of which kind and format are not used."""
+    counts = Counter((item.kind, item.format) for item in rejected)
+    for (kind, name), count in sorted(counts.items()):
+        what = f"{kind} ({name})" if name else kind
+        log.info("not used, see data/quarantine.csv: %d x %s", count, what)
 
 
 def _none_readable(rejected: list[Rejected]) -> str:

@@ -22,6 +22,7 @@ from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, to
 from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
+from steps.images.file_kinds import LOST
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, stage
@@ -64,11 +65,11 @@ def validate(
     images = files.read_table(manifest)
     rejected = _quarantined(quarantine)
     configure(compute)
-    report = Unsound(accepted=False, rules=(), quarantined=len(rejected))
+    report = Unsound(accepted=False, rules=(), quarantined=len(_missed(rejected)))
     tables, counted_files = {"images": images}, dict[str, list[str]]()
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
-        tables, counted_files = _tables(images, report), _counted_files(images, report, rejected)
+        tables, counted_files = _tables(images, report, rejected), _counted_files(images, report, rejected)
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
     results = expectations.check(tables, asked, docs, counted_files)
     refused = refusal(results)
@@ -119,7 +120,7 @@ def _examined(
     report = Validation(
         accepted=False,
         rules=(),
-        quarantined=len(rejected),
+        quarantined=len(_missed(rejected)),
         decisions=counted(judged, gone),
         dropped=tuple(dropped),
         left_out=left_out,
@@ -188,13 +189,14 @@ def _observed(
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
-def _tables(images: pd.DataFrame, report: Validation) -> dict[str, pd.DataFrame]:
+def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables that the rules check, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
+    unread = set(_missed(rejected)["label"]) - {""}  # a class none of whose pictures can be read is still one
     per_class = [
         {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
-        for label in classes_of(report.counts)
+        for label in sorted({*classes_of(report.counts), *unread})
     ]
     fields = [{name: str(value) for name, value in vars(row).items()} for row in report.preprocessing]
     changed = [group.images for group in report.copies if not group.identical]
@@ -229,12 +231,17 @@ def _quarantined(quarantine: Path) -> pd.DataFrame:
     return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
 
 
+def _missed(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Return the rejected files that were meant as pictures: damaged ones, and formats that are not read."""
+    return rejected[rejected["kind"].isin(LOST)]
+
+
 def _counted_files(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) -> dict[str, list[str]]:
     """Return the files behind the figures that count files, by the figure's column."""
     alone = [row.source for row in report.sources if row.significant]
     labelled = images[images["split"] != UNLABELLED]
     return {
-        "quarantined_share": sorted(rejected["path"]),
+        "quarantined_share": sorted(_missed(rejected)["path"]),
         "alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
 

@@ -168,9 +168,9 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "totals",
             "between",
             "quarantined_share",
-            "share of files that are no image",
-            "Repair or remove the files listed in data/quarantine.csv, or, where they have to stay, write a line "
-            f"`PATH,drop,,` for each {INTO}.",
+            "share of pictures that cannot be read",
+            "Repair, convert or remove the files that data/quarantine.csv lists as `damaged` or `other format` (the "
+            f"reason says how), or, where they have to stay, write a line `PATH,drop,,` for each {INTO}.",
             high=limits.quarantine_limit,
             key="quarantine",
             unit=SHARE,

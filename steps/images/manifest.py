@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from steps.images.file_kinds import DAMAGED, Kind
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,11 +38,14 @@ class Row(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A file that could not be read as an image, with the reason in words."""
+    """A file that is not used: the reason in words, what it is, its format if known, and the class it stands in."""
 
     path: str
     reason: str
     exception: str
+    kind: Kind = DAMAGED
+    format: str = ""
+    label: str = ""
 
 
 def uniform(key: str) -> float:

@@ -58,6 +58,11 @@ def quarantine(raw: Path) -> list[dict[str, str]]:
     return pd.read_csv(raw.parent / "quarantine.csv", keep_default_na=False).to_dict("records")
 
 
+def quarantine_of(raw: Path) -> list[dict[str, str]]:
+    run(raw)
+    return quarantine(raw)
+
+
 def refusal(raw: Path) -> str:
     with pytest.raises(DataError) as caught:
         run(raw)
@@ -205,7 +210,10 @@ def test_folders_inside_a_class_belong_to_it(raw: Path) -> None:
 
 def test_hidden_files_and_the_litter_of_systems_are_passed_over(raw: Path) -> None:
     put(raw, ["ant/1.png", "bee/1.png", ".git/x.png", "__MACOSX/ant/1.png", "ant/.hidden.png", "ant/.cache/x.png"])
-    for name in ("ant/Thumbs.db", "bee/desktop.ini", ".DS_Store", "ant/.DS_Store"):
+    put(raw, ["ant/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/x.png", "$RECYCLE.BIN/S-1/x.png", "#recycle/x.png"])
+    put(raw, ["System Volume Information/x.png", "bee/.ipynb_checkpoints/1-checkpoint.png", "LOST+FOUND/#12.png"])
+    for name in ("ant/Thumbs.db", "bee/desktop.ini", ".DS_Store", "ant/.DS_Store", "bee/thumbs.DB", "lost+found/#1"):
+        (raw / name).parent.mkdir(exist_ok=True)
         (raw / name).write_bytes(b"litter")
     assert run(raw)["path"].tolist() == ["ant/1.png", "bee/1.png"]
     assert quarantine(raw) == []
@@ -368,9 +376,10 @@ def test_a_file_that_is_listed_and_not_there_is_quarantined(raw: Path) -> None:
     (raw / "folder.png").mkdir()
     listing(raw, pd.DataFrame({"path": ["a.png", "gone.png", "folder.png"], "label": ["x", "y", "y"]}))
     assert run(raw)["path"].tolist() == ["a.png"]
-    assert quarantine(raw) == [
-        {"path": "folder.png", "reason": "cannot be read", "exception": "IsADirectoryError: Is a directory"},
-        {"path": "gone.png", "reason": "cannot be read", "exception": "FileNotFoundError: No such file or directory"},
+    found = [(row["path"], row["reason"], row["exception"], row["kind"]) for row in quarantine(raw)]
+    assert found == [
+        ("folder.png", "cannot be read", "IsADirectoryError: Is a directory", "damaged"),
+        ("gone.png", "cannot be read", "FileNotFoundError: No such file or directory", "damaged"),
     ]
 
 
@@ -503,14 +512,25 @@ def test_every_file_that_is_no_image_is_quarantined_with_its_reason(raw: Path) -
         (raw / name).write_bytes(data)
     assert run(raw)["path"].tolist() == ["ant/good.png", "bee/good.png"]
     found = quarantine(raw)
-    assert [(row["path"], row["reason"]) for row in found] == [
-        ("ant/empty.jpg", "the file is empty"),
-        ("ant/note, with a comma.txt", "not an image format"),
-        ("ant/page.jpg", "an HTML page, not an image"),
-        ("bee/cut.png", "damaged or truncated image"),
+    assert [(row["path"], row["reason"], row["kind"], row["label"]) for row in found] == [
+        ("ant/empty.jpg", "the file is empty", "damaged", "ant"),
+        ("ant/note, with a comma.txt", "not an image format", "other file", "ant"),
+        ("ant/page.jpg", "an HTML page, not an image", "damaged", "ant"),
+        ("bee/cut.png", "damaged or truncated image", "damaged", "bee"),
     ]
     assert found[0]["exception"] == ""
     assert found[1]["exception"].startswith("UnidentifiedImageError: ")
+
+
+def test_a_picture_that_is_not_read_counts_less_if_its_readable_form_lies_beside_it(raw: Path) -> None:
+    put(raw, ["ant/1.png", "bee/1.png"])
+    for name in ("ant/1.CR2", "ant/2.CR2", "bee/1.heic.bak"):
+        (raw / name).write_bytes(b"II*\0\x10\0\0\0CR\2\0")
+    assert [(row["path"], row["kind"], row["format"]) for row in quarantine_of(raw)] == [
+        ("ant/1.CR2", "second form", "raw camera file"),
+        ("ant/2.CR2", "other format", "raw camera file"),
+        ("bee/1.heic.bak", "other format", "raw camera file"),
+    ]
 
 
 def test_the_same_picture_twice_is_two_rows_with_one_id(raw: Path) -> None:
