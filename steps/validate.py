@@ -50,6 +50,7 @@ def validate(
     manifest: Path,
     quarantine: Path,
     decisions: Path,
+    lost_classes: Path,
     raw: Path,
     backbone: Path,
     accepted: Path,
@@ -70,6 +71,8 @@ def validate(
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
         tables, counted_files = _tables(images, report, rejected), _counted_files(images, report, rejected)
+    if lost := files.read_json(lost_classes):
+        tables["lost"] = pd.DataFrame([{"label": label, "images": 0} for label in lost])
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables]
     results = expectations.check(tables, asked, docs, counted_files)
     refused = refusal(results)

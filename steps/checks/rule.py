@@ -9,6 +9,7 @@ from steps.errors import DataError
 Table = Literal[
     "images",
     "classes",
+    "lost",
     "totals",
     "labelled",
     "population",

@@ -22,6 +22,7 @@ class Severity:
     """What a broken rule of `validate` does, by its key: fail (the data is rejected), warn or off (not checked)."""
 
     minimum: Level
+    lost_classes: Level
     imbalance: Level
     quarantine: Level
     leakage: Level
@@ -149,6 +150,18 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             f"{add} `validate.min_test_per_class` {in_params}",
             low=limits.min_test_per_class,
             key="minimum",
+            unit="images",
+        ),
+        Rule(
+            "no class is lost",
+            "lost",
+            "between",
+            "images",
+            "classes that the last images had and today's have not",
+            "Bring the images of the class back (is a disk not mounted, a folder renamed?). If the class is gone for "
+            "good, `regraft use FOLDER` with the same folder accepts today's classes.",
+            low=1,
+            key="lost_classes",
             unit="images",
         ),
         Rule(

@@ -23,6 +23,7 @@ SOURCES = (
     "data/*.dvc",
     "data/decisions.csv",
     "data/importance.csv",
+    "data/lost_classes.json",
     ".dvc/config",
 )
 COMMIT, CHANGES, BY, HARDWARE, PREFECT = (

@@ -274,6 +274,13 @@ CASES = (
         number_found,
     ),
     Case(
+        "no class is lost",
+        "a class of the last accepted images is gone",
+        lambda world: world.lose("wasp"),
+        "`regraft use FOLDER`",
+        do(lambda world: world.lose()),  # tests/flows/test_lost_classes.py gives the command
+    ),
+    Case(
         "classes are balanced",
         "eleven times as many ants",
         scarce,

@@ -45,6 +45,7 @@ PARAMS = ValidateParams(
     preprocessing=SPEC,
     severity=Severity(
         minimum="fail",
+        lost_classes="fail",
         imbalance="warn",
         quarantine="fail",
         leakage="fail",
@@ -120,8 +121,11 @@ class Gate:
     def lay_out(self, table: pd.DataFrame, quarantined: int = 0, card: Any = None, decisions: str = "") -> None:
         files.write_table(self.root / "manifest.parquet", table)
         names = ("bad.jpg", "NA", "2024")  # people's files have names that tables take for something else
-        lines = [f'{names[i % 3]},"damaged, truncated",OSError: x' for i in range(quarantined)]
-        files.write_text(self.root / "quarantine.csv", "\n".join(["path,reason,exception", *lines]) + "\n")
+        lines = [f'{names[i % 3]},"damaged, truncated",OSError: x,damaged,,' for i in range(quarantined)]
+        lines.append("note.txt,not an image format,,other file,text,ant")
+        head = "path,reason,exception,kind,format,label"
+        files.write_text(self.root / "quarantine.csv", "\n".join([head, *lines]) + "\n")
+        files.write_json(self.root / "lost_classes.json", [])
         files.write_text(self.root / "decisions.csv", f"image,decision,label,note\n{decisions}")
         for path, identity in zip(table["path"], table["id"], strict=True):
             (self.root / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +144,7 @@ class Gate:
             self.root / "manifest.parquet",
             self.root / "quarantine.csv",
             self.root / "decisions.csv",
+            self.root / "lost_classes.json",
             self.root / "raw",
             self.root / "backbone",
             self.root / "accepted.parquet",
