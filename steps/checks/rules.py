@@ -120,6 +120,16 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             unit="classes",
         ),
         Rule(
+            "every class can be learnt",
+            "classes",
+            "between",
+            TRAIN,
+            "training images of each class, without which no head can know it",
+            "Add training images of the class, or remove the class from the folder of images (from every split).",
+            low=1,
+            unit="images",
+        ),
+        Rule(
             "enough to learn from",
             "classes",
             "between",

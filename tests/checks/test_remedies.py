@@ -253,6 +253,13 @@ CASES = (
     ),
     Case("two classes or more", "one class folder", one_class, "two such folders or more", do(second_class)),
     Case(
+        "every class can be learnt",
+        "a class that only the test split has",
+        lambda world: [world.draw(f"test/wasp/{number}.png") for number in range(8)] and None,
+        "remove the class from the folder of images",
+        do(lambda world: shutil.rmtree(world.raw / "test/wasp")),
+    ),
+    Case(
         "enough to learn from",
         "4 training images of a class",
         fewer,
@@ -440,6 +447,14 @@ def test_a_class_of_which_no_picture_can_be_read_is_named(tmp_path: Path) -> Non
         (world.raw / f"train/wasp/{number}.heic").write_bytes(b"\0\0\0\x18ftypheic")
     code, refusal = world.run()
     assert code == 3 and "'wasp' has 0 images" in printed(refusal)["enough to learn from"].found
+
+
+def test_a_class_without_training_images_is_refused_whatever_the_severity(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.draw("test/wasp/0.png")
+    world.set("validate.severity.minimum", "off")
+    code, refusal = world.run()
+    assert code == 3 and printed(refusal)["every class can be learnt"].found == "'wasp' has 0 images (needs 1 more)"
 
 
 def together() -> dict[str, list[Case]]:
