@@ -12,7 +12,7 @@ from steps.runtime import files
 # Both are on the file system of what they replace, and laid out like the project. The first is discarded after a
 # kill; the second is complete, and the next `use` or run continues to put it in place.
 INCOMING, ARRIVED = "data/.incoming", "data/.arrived"
-PIECES = ("data/raw", "params.yaml", "data/backbone", "data/source.json")
+PIECES = ("data/raw", "params.yaml", "data/backbone", "data/source.json", "data/lost_classes.json")
 
 
 @contextmanager

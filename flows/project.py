@@ -98,7 +98,7 @@ def _check_sections(root: Path) -> None:
 
     document = params.read(root)
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    known = {*SECTIONS, *(name for stage in stages.values() for name in stage.get("params", []))}
+    known = {*SECTIONS, *(name.split(".")[0] for stage in stages.values() for name in stage.get("params", []))}
     faults = [*params.unknown_sections(document, known)]
     if faults:
         raise ParamsError(faults)

@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.arrival import put_in_place
 from flows.graph import Graph
+from flows.lost_classes import record_lost
 from steps.errors import RequestError
 from steps.images.manifest import LISTINGS, SHARDS
 from steps.runtime import files
@@ -34,6 +35,8 @@ def refresh(root: Path) -> Graph:
     for path in (RAW, BACKBONE):  # DVC and the lineage must reflect manual changes
         if (root / path).exists():
             graph.add(path)
+    if "validate" in graph.stages:
+        record_lost(graph, root / RAW, root / SOURCE)
     return graph
 
 
@@ -53,9 +56,9 @@ class Source:
         return self.path if self.path.is_dir() else self.path.parent
 
 
-def write_source(root: Path, path: Path | None, packed: bool | None) -> None:
-    """Record the images' source; None: the project's own `data/raw`, which is not a mirror."""
-    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed})
+def write_source(root: Path, path: Path | None, packed: bool | None, state: Mapping[str, object] = {}) -> None:
+    """Record the images' source, and the `state` of its classes; None: `data/raw`, which is not a mirror."""
+    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed, **state})
 
 
 def read_source(root: Path) -> Source | None:

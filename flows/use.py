@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.arrival import incoming, put_in_place
+from flows.lost_classes import LOST, at_use
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.backbones import models
@@ -147,13 +148,15 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
 
 def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
     """Put images and source into `new`; if the source is the current one, mirror it in place, as each run does."""
+    raw = (root if path and path == _source(root) else new) / RAW
     if path is None:
         from steps.embedded.digits import write_digits
 
-        write_digits(new / RAW, seed=0)
+        write_digits(raw, seed=0)
     else:
-        mirror(Source(path, packed), (root if path == _source(root) else new) / RAW, root / MEMORY)
-    write_source(new, path, packed)
+        mirror(Source(path, packed), raw, root / MEMORY)
+    write_source(new, path, packed, at_use(root, raw))
+    files.write_json(new / LOST, [])
 
 
 def _source(root: Path) -> Path | None:

@@ -3,6 +3,7 @@
 Or everything from random weights, at the head's rate, if the strategy is `from_scratch`.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from steps.training.presets import PRESETS
 from steps.training.strategy import Strategy
 
 NONE = "none"
+log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ def fine_tune(
 
     before = digest(model.frozen_state())
     outcome = _train(model, images, params, schedule, seed, lineage)
+    if outcome.diverged:
+        log.warning("training diverged in epoch %d: lower fine_tune.head_rate and backbone_rate", outcome.diverged)
     after = digest(model.frozen_state())
     if before != after:
         raise IntegrityError(f"the frozen part changed in training: {before[:12]} before, {after[:12]} after")

@@ -2,17 +2,23 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, NamedTuple
 
+import numpy as np
 import pandas as pd
 from annotated_types import Interval
 
+from steps.checks import duplicates, thumbnails
+from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
-from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, assign_split
+from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row
+from steps.images.splitting import Minima, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.compute import processors
 from steps.runtime.progress import track
@@ -25,10 +31,17 @@ log = logging.getLogger("regraft")
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParams:
-    """Shares of the labelled images that are set aside: fixed thresholds on the image id, so no image ever moves."""
+    """Shares of the labelled images that are set aside, by fixed thresholds on the image id."""
 
     validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
     test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLimits(Minima, CopyLimits):
+    """What the gate will ask of the splits, so that it never refuses those that regraft made."""
+
+    PART_OF: ClassVar[str] = "validate"
 
 
 Tree = dict[str, "Tree | str"]  # the contents of a folder by name: a subfolder's tree, `FILE`, or the fault
@@ -45,7 +58,7 @@ class Listed(NamedTuple):
     weight: float = 1.0
 
 
-def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) -> None:
+def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path, quarantine: Path) -> None:
     """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
     Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
@@ -56,7 +69,7 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
-    read = decoding.parallel(lambda item: _read(read_file, item, params), listed, min(READERS, processors()))
+    read = decoding.parallel(lambda item: _read(read_file, item), listed, _threads())
     for outcome in track(read, len(listed), "reading images"):
         if isinstance(outcome, Row):
             rows.append(outcome)
@@ -65,8 +78,11 @@ def ingest(params: IngestParams, raw: Path, manifest: Path, quarantine: Path) ->
     if not rows:
         raise DataError(_none_readable(rejected))
 
-    files.write_table(manifest, pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields))
-    files.write_text(quarantine, _csv(sorted(rejected)))
+    table = pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields)
+    files.write_table(manifest, _split(table, params, limits, raw))
+    rejected = sorted(_second_forms(rejected, rows))
+    _log_rejected(rejected)
+    files.write_text(quarantine, _csv(rejected))
 
 
 def find(raw: Path) -> Iterator[Listed | Rejected]:
@@ -160,7 +176,8 @@ def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
     for name, below in tree.items():
         if not isinstance(below, dict):
             item = _listed(above + name, below, "", "")
-            yield item if isinstance(item, Rejected) else Rejected(item.path, "beside the class folders: no label", "")
+            outside = "beside the class folders: no label"
+            yield item if isinstance(item, Rejected) else _rejected(item.path, outside, "")
 
 
 def _what_lies_in(tree: Tree) -> str:
@@ -178,33 +195,72 @@ def _from_listing(path: Path) -> Iterator[Listed]:
         yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
-def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, params: IngestParams) -> Row | Rejected:
+def _threads() -> int:
+    return min(READERS, processors())
+
+
+def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw: Path) -> pd.DataFrame:
+    """Assign a split to the images that came without one; copies of a picture, near or exact, go to the same."""
+    ours = np.flatnonzero(images["split"].isin(["", CARVED]))
+    if not len(ours):
+        return images
+    pool = images.iloc[ours].reset_index(drop=True)
+    test = params.test_share if pool["split"].iloc[0] == "" else 0.0
+    copies = thumbnails.near_copies(pool, raw, limits, _threads())
+    keys = pool["group"].where(pool["group"] != "", pool["id"])
+    member = duplicates.components(len(pool), np.concatenate([duplicates.same(keys.tolist()), copies]))
+    splits = assign_splits(units_of(pool.assign(key=keys), member), params.validation_share, test, limits)
+    every = images["split"].to_numpy(dtype=object)
+    every[ours] = [splits[unit] for unit in member]
+    return images.assign(split=every)
+
+
+def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
     if isinstance(item, Rejected):
         return item
+    data = b""
     try:
         data = read_file(item.path)
         facts = decoding.inspect(data)
     except UndecodableError as error:
-        return Rejected(item.path, error.reason, error.exception)
+        return _rejected(item.path, error.reason, error.exception, data, item.label)
     except OSError as error:
-        return Rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}")
+        return _rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}", label=item.label)
     identity = hashlib.sha256(data).hexdigest()
-    if not item.label:
-        item = item._replace(split=UNLABELLED)
-    elif item.split in ("", CARVED):
-        test_share = params.test_share if item.split == "" else 0.0
-        item = item._replace(split=assign_split(item.group or identity, params.validation_share, test_share))
     return Row(
         id=identity,
         path=item.path,
         label=item.label,
-        split=item.split,
+        split=item.split if item.label else UNLABELLED,
         bytes=len(data),
         group=item.group,
         source=item.source,
         weight=item.weight,
         **facts._asdict(),
     )
+
+
+def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: str = "") -> Rejected:
+    kind, known = kind_of(path, data)
+    if kind == OTHER_FORMAT:
+        reason = reason_of(known)
+    return Rejected(path, reason, exception, kind, known.name if known else "", label)
+
+
+def _second_forms(rejected: Iterable[Rejected], rows: Iterable[Row]) -> Iterator[Rejected]:
+    """Mark the pictures in formats that are not read if the same name stands beside them in one that is."""
+    readable = {PurePosixPath(row.path).with_suffix("") for row in rows}
+    for item in rejected:
+        twin = item.kind == OTHER_FORMAT and PurePosixPath(item.path).with_suffix("") in readable
+        yield item._replace(kind=SECOND_FORM) if twin else item
+
+
+def _log_rejected(rejected: Iterable[Rejected]) -> None:
+    """Log how many files of which kind and format are not used."""
+    counts = Counter((item.kind, item.format) for item in rejected)
+    for (kind, name), count in sorted(counts.items()):
+        what = f"{kind} ({name})" if name else kind
+        log.info("not used, see data/quarantine.csv: %d x %s", count, what)
 
 
 def _none_readable(rejected: list[Rejected]) -> str:

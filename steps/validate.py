@@ -14,17 +14,18 @@ from steps.backbones import models
 from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
+from steps.checks.duplicates import CopyLimits
 from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import MAY_BE_ABSENT, Table, refusal, some
 from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals
-from steps.checks.thumbnails import confirmed
+from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
+from steps.images.file_kinds import LOST
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, stage
-from steps.runtime.binding import Because
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
 
@@ -32,11 +33,9 @@ log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateParams(DataLimits):
+class ValidateParams(DataLimits, CopyLimits):
     """Limits of the gate, and the preprocessing that the pipeline will apply: it must be the backbone's own."""
 
-    copy_bits: Annotated[int, Interval(ge=0, le=8), Because("of 64; beyond, other pictures are met by chance")]
-    copy_correlation: Annotated[float, Interval(ge=0.5, le=1)]
     drop_leaking: bool
     population_prior: dict[str, Annotated[float, Gt(0)]]
     sample_images: Annotated[int, Interval(ge=2, le=1024)]
@@ -51,6 +50,7 @@ def validate(
     manifest: Path,
     quarantine: Path,
     decisions: Path,
+    lost_classes: Path,
     raw: Path,
     backbone: Path,
     accepted: Path,
@@ -66,14 +66,16 @@ def validate(
     images = files.read_table(manifest)
     rejected = _quarantined(quarantine)
     configure(compute)
-    report = Unsound(accepted=False, rules=(), quarantined=len(rejected))
+    report = Unsound(accepted=False, rules=(), quarantined=len(_missed(rejected)))
     tables: dict[Table, pd.DataFrame] = {"images": images}
     counted_files = dict[str, list[str]]()
     absent = frozenset[Table](get_args(Table))
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
-        tables, counted_files = _tables(images, report), _counted_files(images, report, rejected)
+        tables, counted_files = _tables(images, report, rejected), _counted_files(images, report, rejected)
         absent = MAY_BE_ABSENT
+    if lost := files.read_json(lost_classes):
+        tables["lost"] = pd.DataFrame([{"label": label, "images": 0} for label in lost])
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables or rule.table not in absent]
     results = expectations.check(tables, asked, docs, counted_files)
     refused = refusal(results)
@@ -124,7 +126,7 @@ def _examined(
     report = Validation(
         accepted=False,
         rules=(),
-        quarantined=len(rejected),
+        quarantined=len(_missed(rejected)),
         decisions=counted(judged, gone),
         dropped=tuple(dropped),
         left_out=left_out,
@@ -170,9 +172,8 @@ def _copies(
     """
     labelled = images[images["split"] != UNLABELLED]
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
-    pairs = asked[duplicates.near_by_hash(labelled["phash"].iloc[asked].tolist(), params.copy_bits)]
-    sure = confirmed(pairs, labelled, raw, params.copy_correlation, compute.threads)
-    groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), sure]))
+    near = asked[near_copies(labelled.iloc[asked], raw, params, compute.threads)]
+    groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), near]))
     dropped = duplicates.leaking_copies(groups) if params.drop_leaking else []
     return duplicates.without(groups, dropped), dropped
 
@@ -194,13 +195,14 @@ def _observed(
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
-def _tables(images: pd.DataFrame, report: Validation) -> dict[Table, pd.DataFrame]:
+def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) -> dict[Table, pd.DataFrame]:
     """Return the tables that the rules check, by name."""
     weighty = images[images["weight"] > 0]  # an image of weight 0 teaches nothing, so it does not count
     heavy = class_counts(zip(weighty["split"], weighty["label"], strict=True))
+    unread = set(_missed(rejected)["label"]) - {""}  # a class none of whose pictures can be read is still one
     per_class = [
         {"label": label, **{split: heavy.get(split, {}).get(label, 0) for split in (TRAIN, VAL, TEST)}}
-        for label in classes_of(report.counts)
+        for label in sorted({*classes_of(report.counts), *unread})
     ]
     fields = [{name: str(value) for name, value in vars(row).items()} for row in report.preprocessing]
     changed = [group.images for group in report.copies if not group.identical]
@@ -235,12 +237,17 @@ def _quarantined(quarantine: Path) -> pd.DataFrame:
     return pd.read_csv(quarantine, dtype=str, keep_default_na=False)
 
 
+def _missed(rejected: pd.DataFrame) -> pd.DataFrame:
+    """Return the rejected files that were meant as pictures: damaged ones, and formats that are not read."""
+    return rejected[rejected["kind"].isin(LOST)]
+
+
 def _counted_files(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) -> dict[str, list[str]]:
     """Return the files behind the figures that count files, by the figure's column."""
     alone = [row.source for row in report.sources if row.significant]
     labelled = images[images["split"] != UNLABELLED]
     return {
-        "quarantined_share": sorted(rejected["path"]),
+        "quarantined_share": sorted(_missed(rejected)["path"]),
         "alone": sorted(labelled["path"][labelled["source"].isin(alone)]),
     }
 

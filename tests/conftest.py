@@ -40,6 +40,7 @@ COPIED = (
     "data/.gitignore",
     "data/decisions.csv",
     "data/importance.csv",
+    "data/lost_classes.json",
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = REPOSITORY / "tests/node_modules/axe-core/axe.min.js"

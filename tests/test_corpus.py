@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from steps.images import containers, decoding
 from steps.images.manifest import Row
-from steps.ingest import IngestParams, ingest
+from steps.ingest import IngestParams, SplitLimits, ingest
 from tests.corpus import BAD, GOOD, LOSSY, PNG, Specimen, jpeg_with, many_scans
 
 PARAMS = IngestParams(validation_share=0.3, test_share=0.25)
+LIMITS = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
 
 
 def ingested(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    ingest(PARAMS, raw, raw.parent / "manifest.parquet", raw.parent / "quarantine.csv")
+    ingest(PARAMS, LIMITS, raw, raw.parent / "manifest.parquet", raw.parent / "quarantine.csv")
     # Python's own reader takes a lone carriage return inside quotes for what it is.
     rejected = pd.read_csv(raw.parent / "quarantine.csv", keep_default_na=False, engine="python")
     return pd.read_parquet(raw.parent / "manifest.parquet").set_index("path"), rejected.set_index("path")

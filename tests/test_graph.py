@@ -137,7 +137,7 @@ def test_package_files_hold_no_code() -> None:
 @each_stage
 def test_declared_params_are_the_sections_that_the_function_takes(name: str) -> None:
     function, _ = binding.parse(" ".join(GRAPH[name]["cmd"].split()))
-    assert sorted(GRAPH[name]["params"]) == sorted(section for section, _ in binding.sections(function).values())
+    assert sorted(GRAPH[name]["params"]) == binding.declared_params(function)
 
 
 @each_stage
@@ -145,7 +145,8 @@ def test_a_params_section_has_the_fields_of_its_class(name: str) -> None:
     function, _ = binding.parse(" ".join(GRAPH[name]["cmd"].split()))
     for section, kind in binding.sections(function).values():
         if dataclasses.is_dataclass(kind):
-            assert sorted(PARAMS[section]) == sorted(field.name for field in dataclasses.fields(kind))
+            names = {field.name for field in dataclasses.fields(kind)}
+            assert names <= set(PARAMS[section]) if hasattr(kind, "PART_OF") else names == set(PARAMS[section])
             for field in dataclasses.fields(kind):
                 assert field.default is dataclasses.MISSING, "values live in params.yaml, defaults nowhere"
                 assert field.default_factory is dataclasses.MISSING
@@ -170,5 +171,6 @@ def test_every_output_is_read_by_another_stage_or_is_final() -> None:
 def test_every_input_is_made_by_a_stage_or_is_the_users() -> None:
     made = {path for name in GRAPH for path in outs(name)}
     read = {path for name in GRAPH for path in split_deps(name)[0]}
-    own = {"data/decisions.csv", "data/importance.csv"}  # written by people, or by a command that they gave
+    # Written by people, or by a command that they gave.
+    own = {"data/decisions.csv", "data/importance.csv", "data/lost_classes.json"}
     assert read - made == {"data/raw", "data/backbone", "data/backbone/card.json"} | own

@@ -1,20 +1,32 @@
 """Copies: the same picture under two names, found by perceptual hash and confirmed by pixels, or found by features."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from annotated_types import Interval
 
 from steps.checks.reports import Copies, Listed
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime.arrays import Floats
+from steps.runtime.binding import Because
 
 Ints = npt.NDArray[np.int64]
 BITS = 64
-PRECEDENCE = (TEST, VAL, TRAIN)  # of similar images in several splits, those in the first of these stay
 FLAT = 2.0  # grey levels of 255; a picture that varies less has no content to compare
+PRECEDENCE = (TEST, VAL, TRAIN)  # of similar images in several splits, those in the first of these stay
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyLimits:
+    """How alike two pictures are that count as copies; params.yaml explains each value."""
+
+    copy_bits: Annotated[int, Interval(ge=0, le=8), Because("of 64; beyond, other pictures are met by chance")]
+    copy_correlation: Annotated[float, Interval(ge=0.5, le=1)]
 
 
 def near_by_hash(hashes: Sequence[str], bits: int) -> Ints:
@@ -86,13 +98,19 @@ def near_by_features(features: Floats, nearness: float) -> Ints:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def groups(images: pd.DataFrame, pairs: Ints) -> tuple[Copies, ...]:
-    """Join pairs of labelled rows into groups of similar images, each sorted by path; groups by their first path."""
+def components(count: int, pairs: Ints) -> npt.NDArray[np.int32]:
+    """Return for each of `count` rows the number of the component that pairs [m, 2] of rows join it to."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    edges = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(images), len(images)))
-    _, member = connected_components(edges, directed=False)
+    edges = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    member: npt.NDArray[np.int32] = connected_components(edges, directed=False)[1]
+    return member
+
+
+def groups(images: pd.DataFrame, pairs: Ints) -> tuple[Copies, ...]:
+    """Join pairs of labelled rows into groups of similar images, each sorted by path; groups by their first path."""
+    member = components(len(images), pairs)
     rows = images[["id", "path", "split", "label"]].iloc[np.unique(pairs)].assign(group=member[np.unique(pairs)])
     parts = (of_group.drop(columns="group").sort_values("path") for _, of_group in rows.groupby("group"))
     copies = (_group([Listed(*row) for row in of_group.itertuples(index=False, name=None)]) for of_group in parts)

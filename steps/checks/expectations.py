@@ -129,11 +129,15 @@ def _offenders(rule: Rule, table: "pd.DataFrame", details: Mapping[str, Any]) ->
     if rule.kind == "preprocessing":
         return list(details["unexpected_list"])
     if "label" in table and rule.kind == "between" and "path" not in table:
-        return [
-            f"{label!r} has {rule.shown(count)}" for label, count in zip(bad["label"], bad[rule.column], strict=True)
-        ]
+        pairs = zip(bad["label"], bad[rule.column], strict=True)
+        return [f"{label!r} has {rule.shown(count)}{_wanting(rule, count)}" for label, count in pairs]
     shown: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
     return sorted({shown(value) for value in details.get("unexpected_list", [])})
+
+
+def _wanting(rule: Rule, count: float) -> str:
+    """Return how many images a class still needs, in words; empty for other figures."""
+    return f" (needs {rule.low - count:.0f} more)" if rule.table == "classes" and rule.low is not None else ""
 
 
 def _failure(info: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from annotated_types import Ge, Interval
 
 from steps.checks.rule import NATS, OFF, POINTS, SHARE, TIMES, Level, Rule
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
+from steps.images.splitting import Minima
 from steps.runtime.binding import Because
 
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
@@ -21,6 +22,7 @@ class Severity:
     """What a broken rule of `validate` does, by its key: fail (the data is rejected), warn or off (not checked)."""
 
     minimum: Level
+    lost_classes: Level
     imbalance: Level
     quarantine: Level
     leakage: Level
@@ -44,12 +46,10 @@ class ScreenSeverity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataLimits:
+class DataLimits(Minima):
     """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
     min_train_per_class: Annotated[int, Ge(1)]
-    min_val_per_class: Annotated[int, Ge(1)]
-    min_test_per_class: Annotated[int, Ge(1)]
     max_imbalance: Annotated[float, Ge(1), Because("largest over smallest class")]
     quarantine_limit: Annotated[float, Interval(ge=0, lt=1)]
     max_prior_effect: Annotated[float, Ge(0)]
@@ -120,6 +120,16 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             unit="classes",
         ),
         Rule(
+            "every class can be learnt",
+            "classes",
+            "between",
+            TRAIN,
+            "training images of each class, without which no head can know it",
+            "Add training images of the class, or remove the class from the folder of images (from every split).",
+            low=1,
+            unit="images",
+        ),
+        Rule(
             "enough to learn from",
             "classes",
             "between",
@@ -153,6 +163,18 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             unit="images",
         ),
         Rule(
+            "no class is lost",
+            "lost",
+            "between",
+            "images",
+            "classes that the last images had and today's have not",
+            "Bring the images of the class back (is a disk not mounted, a folder renamed?). If the class is gone for "
+            "good, `regraft use FOLDER` with the same folder accepts today's classes.",
+            low=1,
+            key="lost_classes",
+            unit="images",
+        ),
+        Rule(
             "classes are balanced",
             "totals",
             "between",
@@ -169,9 +191,9 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             "totals",
             "between",
             "quarantined_share",
-            "share of files that cannot be decoded",
-            "Repair or remove the files listed in data/quarantine.csv, or, where they have to stay, write a line "
-            f"`PATH,drop,,` for each {INTO}.",
+            "share of pictures that cannot be read",
+            "Repair, convert or remove the files that data/quarantine.csv lists as `damaged` or `other format` (the "
+            f"reason says how), or, where they have to stay, write a line `PATH,drop,,` for each {INTO}.",
             high=limits.quarantine_limit,
             key="quarantine",
             unit=SHARE,

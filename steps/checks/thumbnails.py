@@ -6,10 +6,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from steps.checks.duplicates import Ints, correlation
+from steps.checks.duplicates import FLAT, CopyLimits, Ints, correlation, near_by_hash
 from steps.images.decoding import parallel, read_image
 
 SIDE = 32
+
+
+def near_copies(images: pd.DataFrame, raw: Path, limits: CopyLimits, threads: int) -> Ints:
+    """Return index pairs [m, 2] of rows that show the same picture, re-encoded or resized.
+
+    Flat pictures are left out: their hashes are noise, and thousands of blank pages would have to be compared.
+    """
+    textured = np.flatnonzero(images["contrast"] * 255 >= FLAT)
+    pairs = textured[near_by_hash(images["phash"].iloc[textured].tolist(), limits.copy_bits)]
+    return confirmed(pairs, images, raw, limits.copy_correlation, threads)
 
 
 def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, threads: int) -> Ints:

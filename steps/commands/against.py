@@ -88,7 +88,7 @@ def against(
         reference=len(seen),
         training=len(training),
         left_out=len(names) - len(seen) - len(rejected),
-        unreadable=tuple(Unreadable(*row) for row in rejected),
+        unreadable=tuple(Unreadable(row.path, row.reason, row.exception) for row in rejected),
         auc=test.auc,
         p=test.p,
         effective=round(weighed.effective, 1),

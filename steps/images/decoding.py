@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, Unidentif
 
 from steps.errors import IntegrityError, UndecodableError
 from steps.images import containers, light, shards
+from steps.images.file_kinds import RAW, format_of, reason_of
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
 MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
@@ -40,6 +41,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST
     340,
     341,
 )
+SUBFILE_TYPE, SUB_PAGES = 254, 330
 WHITE_IS_ZERO = 0
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -156,6 +158,9 @@ def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
         raise UndecodableError(f"more than {containers.MAX_SCANS} scans: a picture that would decode for hours", "")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
+        # A raw camera file would be read as the thumbnail that is its first page.
+        if format_of(data) is RAW or (tags.get(SUBFILE_TYPE, 0) & 1 and SUB_PAGES in tags):
+            raise UndecodableError(reason_of(RAW), "")
         tile = int(tags.get(TILE_WIDTH, 1)) * int(tags.get(TILE_LENGTH, 1))
         if tile > MAX_PIXELS:
             raise UndecodableError(f"tiles of {tile} pixels; at most {MAX_PIXELS}", "")
@@ -185,7 +190,7 @@ def _reason(error: BaseException, data: bytes) -> str:
         return f"too many pixels; at most {MAX_PIXELS} in all"
     if not isinstance(error, UnidentifiedImageError) or data.startswith(MAGIC) or data[4:12] == b"ftypavif":
         return "damaged or truncated image"
-    return "an HTML page, not an image" if b"<html" in data[:1024].lower() else "not an image format"
+    return reason_of(format_of(data))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,8 +1,10 @@
-"""The manifest: one row per image file, and the rule that assigns each image its split for good."""
+"""The manifest: one row per image file, its splits, and the number that places an image among others."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
+
+from steps.images.file_kinds import DAMAGED, Kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,11 +38,14 @@ class Row(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A file that is not in the manifest, with the reason in words."""
+    """A file that is not used: the reason in words, what it is, its format if known, and the class it stands in."""
 
     path: str
     reason: str
     exception: str
+    kind: Kind = DAMAGED
+    format: str = ""
+    label: str = ""
 
 
 def uniform(key: str) -> float:
@@ -51,17 +56,6 @@ def uniform(key: str) -> float:
 def in_hash_order(table: "pd.DataFrame") -> "pd.DataFrame":
     """Sort images by the hash of their `id`: an arbitrary order, so that its first n are an unbiased sample."""
     return table.sort_values("id", key=lambda ids: ids.map(uniform), kind="stable")
-
-
-def assign_split(key: str, validation_share: float, test_share: float) -> str:
-    """Return the split of an image (by id) or of a group (by name).
-
-    Fixed thresholds and no stratification: adding, removing or renaming other images never moves this one.
-    """
-    position = uniform(key)
-    if position < test_share:
-        return TEST
-    return VAL if position < test_share + (1 - test_share) * validation_share else TRAIN
 
 
 def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -33,6 +33,7 @@ class GateRules:
     floor_by: Literal["value", "low"]
     comparison: Literal["superior", "non_inferior"] | None
     margin: Proper
+    keep_classes: bool
     max_recall_drop: Share | None
     max_slice_drop: Share | None
     max_breached_slices: Annotated[int, Ge(0)] | None
@@ -66,9 +67,9 @@ class ChallengerFacts:
     """Everything that the rules check; what was not measured is None or empty, and no rule checks it.
 
     `comparison` is the challenger (a) minus its opponent (b) on the same images. `recalls` and `slice_changes` are the
-    changes of classes and slices from the opponent to the challenger, `size` is in bytes. `looks` is the reason why
-    these test images may no longer decide anything, if so. `checks` are the rules of the data gates as listed in their
-    reports.
+    changes of classes and slices from the opponent to the challenger, `lost_classes` are those that only the opponent
+    knows, `size` is in bytes. `looks` is the reason why these test images may no longer decide anything, if so.
+    `checks` are the rules of the data gates as listed in their reports.
     """
 
     challenger: Judgement
@@ -76,6 +77,7 @@ class ChallengerFacts:
     opponent: str = "the champion"
     recalls: "Sequence[Change]" = ()
     slice_changes: "Sequence[Change]" = ()
+    lost_classes: Sequence[str] = ()
     slices: Sequence[SliceJudgement] = ()
     calibration_error: Figure | None = None
     latency_ratio: float | None = None
@@ -140,6 +142,16 @@ def _holds(comparison: PairedComparison, rules: GateRules) -> bool:
     if rules.comparison == NON_INFERIOR:
         return least > -rules.margin
     return least > rules.margin and comparison.mcnemar_p < 1 - comparison.confidence
+
+
+def _classes(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
+    """A class that is gone has no test images, so no comparison could miss it."""
+    if rules.keep_classes and facts.lost_classes:
+        lost = ", ".join(repr(label) for label in facts.lost_classes)
+        yield (
+            f"{facts.opponent} knows {lost}, this version does not: bring the images back, or let the class go with "
+            "promote.keep_classes: false in params.yaml (promote.keep_classes)"
+        )
 
 
 def _recalls(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
@@ -214,7 +226,19 @@ def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
             yield f"the data gate warns of {check.name}: {check.what} (promote.blocking_warnings)"
 
 
-RULES = (_floor, _comparison, _recalls, _slice_changes, _slices, _calibration, _latency, _size, _looks, _warnings)
+RULES = (
+    _floor,
+    _comparison,
+    _classes,
+    _recalls,
+    _slice_changes,
+    _slices,
+    _calibration,
+    _latency,
+    _size,
+    _looks,
+    _warnings,
+)
 
 
 def _difference(comparison: PairedComparison, opponent: str) -> str:

@@ -1,5 +1,7 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,6 +221,7 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
     facts = ChallengerFacts(
         challenger=evaluation.test[case.kind],
         comparison=match.paired.comparison if match else None,
+        lost_classes=_lost(match.classes, evaluation.classes) if match else (),
         recalls=match.paired.recalls if match else (),
         slice_changes=match.paired.slices if match else (),
         slices=evaluation.slices[case.kind],
@@ -229,6 +232,12 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
         checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
     )
     return decide(facts, rules), lost, facts.comparison
+
+
+def _lost(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Return the classes that only `before` has; an old version may spell a class in another form of Unicode."""
+    kept = {unicodedata.normalize("NFC", label) for label in after}
+    return [label for label in before if unicodedata.normalize("NFC", label) not in kept]
 
 
 def _checks(kind: type[Validation] | type[Screening], report: Path) -> tuple[RuleResult, ...]:

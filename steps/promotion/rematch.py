@@ -28,11 +28,13 @@ class Rematch:
     """Challenger (a) against champion (b), and the latency of a divided by that of b.
 
     `unanswered`: a sentence if the champion's own code cannot read some of the images; they count as wrong answers.
+    `classes` are those that the champion knows.
     """
 
     paired: Paired
     latency_ratio: float | None
     unanswered: list[str]
+    classes: list[str]
 
 
 def rematch(registry: Registry, kind: str, challenger: str, champion: Package, timed: bool) -> Rematch:
@@ -64,6 +66,7 @@ def rematch(registry: Registry, kind: str, challenger: str, champion: Package, t
         paired(params.read(root), table, *right, ("promote", champion.version)),
         ratio,
         _unanswered(champion, [path for path, label in zip(mine["path"], theirs, strict=True) if label is None]),
+        list(champion.model.unwrap_python_model().classes),
     )
 
 

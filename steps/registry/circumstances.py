@@ -25,6 +25,7 @@ SOURCES = (
     "data/*.dvc",
     "data/decisions.csv",
     "data/importance.csv",
+    "data/lost_classes.json",
     ".dvc/config",
 )
 COMMIT, NO_COMMIT, CHANGES, BY, HARDWARE, PREFECT = (

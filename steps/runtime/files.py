@@ -15,7 +15,32 @@ if TYPE_CHECKING:  # `regraft status` hashes and reads JSON; it must load neithe
     import pandas as pd
     import torch
 
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # files that operating systems leave in folders
+# Files and folders that operating and storage systems leave, in lower case; hidden ones are passed over anyway.
+LITTER = frozenset(
+    (
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "icon\r",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "system volume information",
+        "found.000",
+        "lost+found",
+        "network trash folder",
+        "temporary items",
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "__pycache__",
+    )
+)
 COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under /tmp, with a name others can take first
 
 
@@ -23,7 +48,8 @@ COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under 
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it at the end: a kill leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # The name is hidden, and short: beside a name of 255 bytes no longer one is possible.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -119,7 +145,7 @@ def read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
 
 def passed_over(name: str) -> bool:
     """Return whether a file or folder of this name is ignored: hidden, or left by the system."""
-    return name.startswith(".") or name in LITTER
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def speakable(path: str) -> bool:

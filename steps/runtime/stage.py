@@ -5,6 +5,7 @@ Both drivers come through `call`: `dvc repro` by way of `main` in a subprocess, 
 
 import argparse
 import ast
+import dataclasses
 import hashlib
 import importlib.util
 import inspect
@@ -98,7 +99,7 @@ def check_params(root: Path, cmds: Iterable[str], others: Mapping[str, Any]) -> 
     document = params_file.read(root)
     kinds = dict(others)
     for cmd in cmds:
-        kinds |= dict(sections(parse(cmd)[0]).values())
+        kinds |= {section: kind for section, kind in sections(parse(cmd)[0]).values() if not _is_part(kind)}
     faults = [*params_file.unknown_sections(document, set(kinds))]
     for section, kind in kinds.items():
         if section in document:
@@ -113,7 +114,7 @@ def values(function: Function, document: dict[str, Any]) -> dict[str, Any]:
     faults: list[str] = []
     for argument, (section, kind) in sections(function).items():
         try:
-            bound[argument] = params_file.bind(kind, document.get(section), section)
+            bound[argument] = params_file.bind(kind, _values(kind, document.get(section)), section)
         except ParamsError as error:
             faults += error.faults
     if faults:
@@ -122,13 +123,38 @@ def values(function: Function, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def sections(function: Function) -> dict[str, tuple[str, Any]]:
-    """Return argument -> (section of params.yaml, type) for every argument that is neither a path nor the lineage."""
+    """Return argument -> (section of params.yaml, type) for every argument that is neither a path nor the lineage.
+
+    A type with the attribute `PART_OF` takes its fields from that section, which is another stage's.
+    """
     hints = inspect.get_annotations(function, eval_str=True)
     return {
-        name: (function.__name__ if name == "params" else name, kind)
+        name: (function.__name__ if name == "params" else getattr(kind, "PART_OF", name), kind)
         for name, kind in hints.items()
         if kind not in (Path, Lineage, None) and name != "return"
     }
+
+
+def declared_params(function: Function) -> list[str]:
+    """Return the params that dvc.yaml has to declare: sections, and the fields of parts of other sections, sorted."""
+    names: list[str] = []
+    for section, kind in sections(function).values():
+        names += [f"{section}.{field}" for field in _fields(kind)] if _is_part(kind) else [section]
+    return sorted(names)
+
+
+def _is_part(kind: Any) -> bool:
+    return hasattr(kind, "PART_OF")
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _values(kind: Any, section: Any) -> Any:
+    if _is_part(kind) and isinstance(section, dict):
+        return {name: section[name] for name in _fields(kind) if name in section}
+    return section
 
 
 def path_arguments(function: Function) -> list[str]:

@@ -97,7 +97,8 @@ def fine_tune_model(
 ) -> Epochs:
     """Train `model` in place and leave it at its best epoch; return the epochs and which was best.
 
-    Epoch 0 is the initial model (the linear probe), which is kept if no epoch beats it.
+    Epoch 0 is the initial model (the linear probe), which is kept if no epoch beats it. An epoch after which the loss
+    or an answer is not finite ends the training; IntegrityError if the initial model's answers are not.
     Weights (of class and image) scale each image's loss. The loader seeds torch's global generator in each epoch,
     so that resuming from the `Progress` of any epoch gives the same weights as an uninterrupted run.
     `network` maps the loaders' inputs to logits: the second of `model.halves()`, or the model itself.
@@ -108,7 +109,10 @@ def fine_tune_model(
     learning, moving = dict(model.named_parameters()), model.moving_state()
     origin, best, average = _copied(moving), _copied(moving), _copied(moving if schedule.ema else {})
     if resume is None:
-        epochs, best_epoch = [_validated(0, None, network, val)], 0
+        initial = _validated(0, None, network, val)
+        if initial is None:
+            raise IntegrityError("the model that training starts from gives answers that are no finite numbers")
+        epochs, best_epoch = [initial], 0
         if model.bn_policy == "adapt":
             _adapt_statistics(model, network, train(1))
             average = _copied(moving if schedule.ema else {})
@@ -116,6 +120,7 @@ def fine_tune_model(
         epochs, best_epoch = list(resume.epochs), resume.best
         _restore(resume.tensors, optimiser, model=moving, best=best, average=average)
 
+    diverged = None
     while len(epochs) <= schedule.epochs and len(epochs) - 1 - best_epoch < schedule.patience:
         epoch = len(epochs)
         model.activate(_active(model.trainable, schedule.unfreeze_every, epoch))
@@ -123,14 +128,18 @@ def fine_tune_model(
         model.train()
         loss = _one_epoch(network, train(epoch), optimiser, schedule, learning, moving, origin, average)
         with _averaged(moving, average):
-            epochs.append(_validated(epoch, loss, network, val))
+            reached = _validated(epoch, loss, network, val)
+            if reached is None:
+                diverged = epoch
+                break
+            epochs.append(reached)
             if epochs[-1].val_log_loss < epochs[best_epoch].val_log_loss:
                 best_epoch, best = epoch, _copied(moving)
         on_epoch(Progress(tuple(epochs), best_epoch, _collected(optimiser, model=moving, best=best, average=average)))
 
     _fill(moving, best)
     model.eval()
-    return Epochs(epochs=tuple(epochs), best_epoch=best_epoch)
+    return Epochs(epochs=tuple(epochs), best_epoch=best_epoch, diverged=diverged)
 
 
 def _one_epoch(
@@ -298,15 +307,21 @@ def _restore(tensors: State, optimiser: torch.optim.Optimizer, **states: State) 
         optimiser.state[owner][name] = alike.detach()
 
 
-def _validated(epoch: int, train_loss: float | None, network: nn.Module, val: Loader) -> Epoch:
+def _validated(epoch: int, train_loss: float | None, network: nn.Module, val: Loader) -> Epoch | None:
     reached = validation_scores(network, val(epoch))
+    if reached is None or not math.isfinite(train_loss or 0.0):
+        return None
     return Epoch(epoch, train_loss, reached.accuracy, reached.balanced_accuracy, reached.log_loss)
 
 
-def validation_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores:
-    """Return accuracy, balanced accuracy, log-loss and n of a model in evaluation mode over labelled batches."""
+def validation_scores(model: nn.Module, batches: Iterable[Batch]) -> Scores | None:
+    """Return accuracy, balanced accuracy, log-loss and n of a model in evaluation mode over labelled batches.
+
+    None if one of its answers is not finite.
+    """
     probabilities, targets = [], []
     for inputs, labels, _ in batches:
         probabilities.append(predict_probabilities(model, inputs))
         targets.append(labels.numpy())
-    return scores(np.concatenate(targets), np.concatenate(probabilities))
+    answers = np.concatenate(probabilities)
+    return scores(np.concatenate(targets), answers) if np.isfinite(answers).all() else None

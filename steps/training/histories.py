@@ -3,8 +3,9 @@
 Pure and light: reading a history loads neither torch nor scikit-learn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from steps.runtime.artefacts import OPTIONAL
 from steps.runtime.stage import Lineage
 
 
@@ -71,10 +72,14 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
-    """The epochs of a training, from epoch 0 (the initial model), and the number of the best one."""
+    """The epochs of a training, from epoch 0 (the initial model), and the number of the best one.
+
+    `diverged` is the epoch in which loss or answers were no longer finite, if any; it ended the training.
+    """
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
+    diverged: int | None = field(default=None, metadata=OPTIONAL)
 
     def best(self, n: int) -> Scores:
         """Return the best epoch's figures on the `n` validation images."""

@@ -78,10 +78,10 @@ def look_alike(world: World) -> None:
     picture.save(world.raw / "train/ant/alike.png")
 
 
-def thumbnails(world: World) -> None:
+def failed_downloads(world: World) -> None:
     for split in SIZES:
-        (world.raw / split / "ant" / "note.txt").write_text("no picture")
-        (world.raw / split / "bee" / "note.txt").write_text("no picture")
+        (world.raw / split / "ant" / "page.jpg").write_text("<html>404</html>")
+        (world.raw / split / "bee" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
 
 
 def spoilt(world: World) -> None:
@@ -253,6 +253,13 @@ CASES = (
     ),
     Case("two classes or more", "one class folder", one_class, "two such folders or more", do(second_class)),
     Case(
+        "every class can be learnt",
+        "a class that only the test split has",
+        lambda world: [world.draw(f"test/wasp/{number}.png") for number in range(8)] and None,
+        "remove the class from the folder of images",
+        do(lambda world: shutil.rmtree(world.raw / "test/wasp")),
+    ),
+    Case(
         "enough to learn from",
         "4 training images of a class",
         fewer,
@@ -274,13 +281,26 @@ CASES = (
         number_found,
     ),
     Case(
+        "no class is lost",
+        "a class of the last accepted images is gone",
+        lambda world: world.lose("wasp"),
+        "`regraft use FOLDER`",
+        do(lambda world: world.lose()),  # tests/flows/test_lost_classes.py gives the command
+    ),
+    Case(
         "classes are balanced",
         "eleven times as many ants",
         scarce,
         "Add training images of the smallest class",
         do(more_of_the_rare),
     ),
-    Case("files can be decoded", "a note in each class folder", thumbnails, "`PATH,drop,,`", lines("`PATH,drop,,`")),
+    Case(
+        "files can be decoded",
+        "a failed download or a HEIC file in each class folder",
+        failed_downloads,
+        "`PATH,drop,,`",
+        lines("`PATH,drop,,`"),
+    ),
     Case(
         "no image in two splits",
         "a test image in validation",
@@ -405,6 +425,36 @@ def test_a_sound_folder_passes_though_every_rule_may_refuse_and_blank_pages_are_
         page[0, 0] = 249 - number  # another page of the same paper
         Image.fromarray(page).save(world.raw / path)
     assert world.run() == (0, "")
+
+
+def test_sidecars_litter_and_archives_beside_the_pictures_break_no_rule(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for picture in sorted(world.raw.rglob("*.png")):
+        picture.with_suffix(".json").write_text('{"who": "x"}')
+        picture.with_suffix(".txt").write_text("")
+        thumbnail = picture.parent / "@eaDir" / picture.name / "SYNOPHOTO_THUMB_M.jpg"
+        thumbnail.parent.mkdir(parents=True)
+        Image.open(picture).save(thumbnail)
+        picture.with_suffix(".CR2").write_bytes(b"II*\0\x10\0\0\0CR\2\0")
+    (world.raw / "train/ant/all.zip").write_bytes(b"PK\x03\x04")
+    assert world.run() == (0, "")
+
+
+def test_a_class_of_which_no_picture_can_be_read_is_named(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for number in range(2):
+        (world.raw / "train/wasp").mkdir(exist_ok=True)
+        (world.raw / f"train/wasp/{number}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    code, refusal = world.run()
+    assert code == 3 and "'wasp' has 0 images" in printed(refusal)["enough to learn from"].found
+
+
+def test_a_class_without_training_images_is_refused_whatever_the_severity(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.draw("test/wasp/0.png")
+    world.set("validate.severity.minimum", "off")
+    code, refusal = world.run()
+    assert code == 3 and printed(refusal)["every class can be learnt"].found == "'wasp' has 0 images (needs 1 more)"
 
 
 def together() -> dict[str, list[Case]]:

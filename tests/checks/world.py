@@ -50,6 +50,7 @@ class World:
                 for number in range(count):
                     self.draw(f"{split}/{label}/{number}.png")
         self.decide()
+        self.lose()
         files.write_tensors(root / "backbone" / models.WEIGHTS, STATE)
         self.write_card(CARD)
 
@@ -64,6 +65,9 @@ class World:
 
     def decide(self, *lines: str) -> None:
         files.write_text(self.root / "decisions.csv", HEAD + "".join(f"{line}\n" for line in lines))
+
+    def lose(self, *classes: str) -> None:
+        files.write_json(self.root / "lost_classes.json", classes)
 
     def set(self, name: str, value: Any) -> None:
         *sections, last = name.split(".")
@@ -92,6 +96,7 @@ class World:
                 "quarantine": "quarantine.csv",
                 "backbone": "backbone",
                 "decisions": "decisions.csv",
+                "lost_classes": "lost_classes.json",
                 "accepted": "accepted.parquet",
                 "preprocessing": "preprocessing.json",
                 "validation": "validation.json",

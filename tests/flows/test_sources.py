@@ -15,7 +15,8 @@ from flows import sources
 from flows.sources import Source, mirror, read_source, write_source
 from steps.errors import DataError, RequestError
 from steps.images import decoding
-from steps.ingest import IngestParams, ingest
+from steps.images.shards import Packed
+from steps.ingest import IngestParams, SplitLimits, ingest
 from tests.conftest import tree, write
 
 
@@ -132,12 +133,24 @@ def test_a_packed_mirror_gives_the_manifest_and_the_quarantine_of_a_loose_one(tm
         mirror(Source(source, packed), raw, tmp_path / "memory")
         assert any(raw.rglob("*.tar")) == packed
         out = tmp_path / f"out {packed}"
-        ingest(
-            IngestParams(validation_share=0.3, test_share=0.2), raw, out / "manifest.parquet", out / "quarantine.csv"
-        )
+        params = IngestParams(validation_share=0.3, test_share=0.2)
+        limits = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
+        ingest(params, limits, raw, out / "manifest.parquet", out / "quarantine.csv")
         made[packed] = tree(out)
     assert made[True] == made[False]
     assert b"cut.png" in made[True]["quarantine.csv"]
+
+
+@pytest.mark.parametrize("name", ["x" * 242 + ".png", "x" * 251 + ".png", "ж" * 125 + ".png", "図" * 83 + ".png"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_name_as_long_as_the_file_system_allows_is_mirrored(name: str, packed: bool, tmp_path: Path) -> None:
+    (tmp_path / "source" / "ant").mkdir(parents=True)
+    (tmp_path / "source" / "ant" / name).write_bytes(b"picture")
+    mirror(Source(tmp_path / "source", packed), tmp_path / "raw", tmp_path / "memory")
+    if packed:
+        assert Packed(tmp_path / "raw").paths == [f"ant/{name}"]
+    else:
+        assert (tmp_path / "raw" / "ant" / name).read_bytes() == b"picture"
 
 
 def test_a_mirror_changes_its_form_and_keeps_nothing_of_the_other(source: Path, tmp_path: Path) -> None:

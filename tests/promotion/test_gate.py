@@ -21,6 +21,7 @@ OFF = GateRules(
     floor_by="value",
     comparison=None,
     margin=0.0,
+    keep_classes=False,
     max_recall_drop=None,
     max_slice_drop=None,
     max_breached_slices=None,
@@ -154,6 +155,7 @@ def test_a_refusal_lists_every_reason() -> None:
     facts = replace(
         GOOD,
         recalls=[FELL],
+        lost_classes=["dogs"],
         slice_changes=[DIMMED],
         size=11,
         calibration_error=error(0.2),
@@ -168,6 +170,7 @@ def test_a_refusal_lists_every_reason() -> None:
         floor_by="value",
         comparison="superior",
         margin=0.0,
+        keep_classes=True,
         max_recall_drop=0.0,
         max_slice_drop=0.0,
         max_breached_slices=0,
@@ -181,6 +184,7 @@ def test_a_refusal_lists_every_reason() -> None:
     named = [
         "floor",
         "comparison",
+        "keep_classes",
         "max_recall_drop",
         "max_slice_drop",
         "max_breached_slices",
@@ -223,6 +227,7 @@ facts_of = st.builds(
     ),
     recalls=st.sampled_from([(), (FELL,)]),
     slice_changes=st.sampled_from([(), (DIMMED,)]),
+    lost_classes=st.sampled_from([(), ("dogs",)]),
     slices=st.sampled_from([(), (slice_of(True),), (slice_of(False),)]),
     calibration_error=st.none() | st.builds(error, shares),
     latency_ratio=st.none() | st.sampled_from([0.5, 2.0]),
@@ -232,6 +237,7 @@ facts_of = st.builds(
 )
 limits = {
     "floor": shares,
+    "keep_classes": st.just(True),
     "comparison": st.sampled_from(["superior", "non_inferior"]),
     "max_recall_drop": shares,
     "max_slice_drop": shares,

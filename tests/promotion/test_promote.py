@@ -22,6 +22,7 @@ from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands.compare import compare
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.judgement import judge
+from steps.evaluation.results import Evaluation
 from steps.promotion import release
 from steps.promotion.promote import promote
 from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, Promotion, confirming
@@ -29,7 +30,7 @@ from steps.registry import comparisons, ledger, look_ledger, package_loading, tr
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
 from steps.registry.production import present
-from steps.runtime import files
+from steps.runtime import artefacts, files
 from steps.runtime.seeding import numpy_generator
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
@@ -182,6 +183,22 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
         "it falls by more than 10 points is shown, Holm's p = 0.031 (promote.max_slice_drop)",
     )
     assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
+
+
+def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it_is_compared_by(world: World) -> None:
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    evaluation = artefacts.read(Evaluation, world.root / EVALUATION)
+    files.write_json(world.root / EVALUATION, replace(evaluation, classes=("0", "1")))
+    off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
+    done = world.promote(**off)
+    assert (done.champion, world.alias()) == ("1", "1")
+    assert done.reasons == (
+        "the champion knows '2', this version does not: bring the images back, or let the class go with "
+        "promote.keep_classes: false in params.yaml (promote.keep_classes)",
+    )
+    assert world.promote(**off, keep_classes=False).champion == "2"
 
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:

@@ -45,6 +45,7 @@ PARAMS = ValidateParams(
     preprocessing=SPEC,
     severity=Severity(
         minimum="fail",
+        lost_classes="fail",
         imbalance="warn",
         quarantine="fail",
         leakage="fail",
@@ -120,8 +121,11 @@ class Gate:
     def lay_out(self, table: pd.DataFrame, quarantined: int = 0, card: Any = None, decisions: str = "") -> None:
         files.write_table(self.root / "manifest.parquet", table)
         names = ("bad.jpg", "NA", "2024")  # people's files have names that tables take for something else
-        lines = [f'{names[i % 3]},"damaged, truncated",OSError: x' for i in range(quarantined)]
-        files.write_text(self.root / "quarantine.csv", "\n".join(["path,reason,exception", *lines]) + "\n")
+        lines = [f'{names[i % 3]},"damaged, truncated",OSError: x,damaged,,' for i in range(quarantined)]
+        lines.append("note.txt,not an image format,,other file,text,ant")
+        head = "path,reason,exception,kind,format,label"
+        files.write_text(self.root / "quarantine.csv", "\n".join([head, *lines]) + "\n")
+        files.write_json(self.root / "lost_classes.json", [])
         files.write_text(self.root / "decisions.csv", f"image,decision,label,note\n{decisions}")
         for path, identity in zip(table["path"], table["id"], strict=True):
             (self.root / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +144,7 @@ class Gate:
             self.root / "manifest.parquet",
             self.root / "quarantine.csv",
             self.root / "decisions.csv",
+            self.root / "lost_classes.json",
             self.root / "raw",
             self.root / "backbone",
             self.root / "accepted.parquet",
@@ -260,9 +265,9 @@ BROKEN: dict[str, tuple[pd.DataFrame, int, dict[str, str]]] = {
         rows(FEW),
         0,
         {
-            "enough to learn from": "'bee' has 3 images",
-            "enough to choose by": "'ant' has 1 image",
-            "enough to judge by": "'wasp' has 0 images",
+            "enough to learn from": "'bee' has 3 images (needs 1 more)",
+            "enough to choose by": "'ant' has 1 image (needs 1 more)",
+            "enough to judge by": "'wasp' has 0 images (needs 3 more)",
         },
     ),
     "another schema": (
@@ -326,8 +331,8 @@ def test_a_group_in_two_splits_and_images_without_weight_are_refused(gate: Gate)
         gate.run()
     assert gate.broken() == {
         "no group in two splits": "1",
-        "enough to learn from": "'bee' has 3 images",
-        "enough to choose by": "'bee' has 1 image",
+        "enough to learn from": "'bee' has 3 images (needs 1 more)",
+        "enough to choose by": "'bee' has 1 image (needs 1 more)",
     }
     assert gate.verdict.counts == COUNTS, "they are counted as images all the same"
 

@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steps.backbones.backbone import Grafted, digest
+from steps.errors import IntegrityError
 from steps.images.dataset import Batch
 from steps.training.fine_tuning import Progress, Recipe, fine_tune_model, validation_scores
 from steps.training.histories import Epoch, Epochs
@@ -365,3 +366,27 @@ def test_going_on_from_any_epoch_gives_the_weights_of_a_run_that_was_never_inter
     wanted = fit(whole)
     assert fit(resumed, kept[stop - 1]) == wanted
     assert digest(resumed.state_dict()) == digest(whole.state_dict())
+
+
+@pytest.mark.parametrize("bn_policy", ["frozen", "train"])
+def test_a_loss_that_is_no_longer_finite_ends_the_training_with_the_best_epoch_before(bn_policy: str) -> None:
+    def exploding(epoch: int) -> Iterable[Batch]:
+        return [(images * (math.nan if epoch == 3 else 1), *rest) for images, *rest in honest(epoch)]
+
+    model, reference = (Grafted(*parts(), bn_policy) for _ in range(2))
+    told = fine_tune_model(model, exploding, lambda _: batches(*VAL), SCHEDULE)
+    wanted = fine_tune_model(reference, honest, lambda _: batches(*VAL), replace(SCHEDULE, patience=6, epochs=6))
+    assert told.diverged == 3 and told.epochs == wanted.epochs[:3]
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def parts() -> tuple[nn.Module, nn.Linear, tuple[str, ...]]:
+    torch.manual_seed(0)
+    return Tiny(), nn.Linear(6, 2), ("1",)
+
+
+def test_a_model_that_starts_with_answers_that_are_not_finite_is_refused() -> None:
+    model = tiny()
+    nn.init.constant_(model.head.weight, math.nan)
+    with pytest.raises(IntegrityError, match="no finite numbers"):
+        fine_tune_model(model, honest, lambda _: batches(*VAL), SCHEDULE)

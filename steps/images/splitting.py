@@ -1,0 +1,71 @@
+"""Splits that regraft makes: units of images in the order of their hashes, and a minimum of each class per split.
+
+A unit is an image, a group, or what belongs together as copies: all of it goes to one split.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from annotated_types import Ge
+
+from steps.images.manifest import TEST, TRAIN, VAL, uniform
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minima:
+    """Images that each class needs to choose and to judge by; splits of ours hold them where the class has as many."""
+
+    min_val_per_class: Annotated[int, Ge(1)]
+    min_test_per_class: Annotated[int, Ge(1)]
+
+
+class Unit(NamedTuple):
+    """Images that share a split: their position from 0 to 1, and how many each class has among them."""
+
+    position: float
+    images: Counter[str]
+
+
+def units_of(images: "pd.DataFrame", member: "npt.NDArray[np.int32]") -> list[Unit]:
+    """Return the units of `images` (key, label, weight); `member` [n] is the unit of each row, from 0.
+
+    A key is hashed to a position; a unit has the highest of its keys, so one more copy moves it only towards training.
+    Images of weight 0 do not count.
+    """
+    units = [Unit(0.0, Counter()) for _ in range(int(member.max()) + 1)]
+    for index, key, label, weight in zip(member, images["key"], images["label"], images["weight"], strict=True):
+        position, of_class = units[index]
+        of_class.update([label] if weight > 0 else [])
+        units[index] = Unit(max(position, uniform(key)), of_class)
+    return units
+
+
+def assign_splits(units: Sequence[Unit], validation: float, test: float, minima: Minima) -> list[str]:
+    """Return the split of each unit: the lowest positions are test, the next validation, the rest training.
+
+    `validation` is a share of what is not test; a test share of 0 takes no test images at all. A class that the shares
+    leave below its minimum takes the next units in order. The more units there are, the fewer of them it needs, so a
+    new unit moves an old one only towards training: from test to validation or training, from validation to training.
+    """
+    order = sorted(range(len(units)), key=lambda index: units[index].position)
+    of_test = set(_taken(units, order, test, minima.min_test_per_class)) if test else set()
+    rest = [index for index in order if index not in of_test]
+    of_val = set(_taken(units, rest, test + (1 - test) * validation, minima.min_val_per_class))
+    return [TEST if index in of_test else VAL if index in of_val else TRAIN for index in range(len(units))]
+
+
+def _taken(units: Sequence[Unit], order: Sequence[int], below: float, least: int) -> Iterator[int]:
+    """Yield the units below a position, and those before which one of their classes has fewer than `least` images."""
+    before = Counter[str]()
+    for index in order:
+        position, images = units[index]
+        if position < below or any(before[label] < least for label in images):
+            yield index
+        before.update(images)
