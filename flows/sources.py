@@ -1,23 +1,30 @@
 """The images' source and its mirror in data/raw: new pictures in the source are found by the next nightly run."""
 
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from flows.arrival import put_in_place
 from flows.graph import Graph
 from steps.errors import RequestError
+from steps.images import layouts
 from steps.images.manifest import LISTINGS, SHARDS
 from steps.runtime import files
 from steps.runtime.progress import track
 
+if TYPE_CHECKING:  # pandas: most runs find a folder, and load no table
+    from flows.label_tables import Table
+
 log = logging.getLogger("regraft")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
 SOURCE = "data/source.json"
 RAW, BACKBONE = "data/raw", "data/backbone"
-MEMORY = ".regraft/packed.parquet"  # deleting it costs time, never bytes
+MEMORY, STORE = ".regraft/packed.parquet", ".regraft/sources"  # deleting them costs time, never bytes
 FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
@@ -41,11 +48,15 @@ def refresh(root: Path) -> Graph:
 class Source:
     """Where the images come from: a folder, or a listing whose folder holds them.
 
-    `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays.
+    `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays. `labels`: the
+    folder that names the class, as in `layouts.read`. `store`, in the project: what has to be made of a source before
+    it can be mirrored; deleting it costs time, never bytes.
     """
 
     path: Path
     packed: bool | None = False
+    labels: str | None = None
+    store: Path = field(default=Path(STORE), compare=False)
 
     @property
     def folder(self) -> Path:
@@ -53,9 +64,10 @@ class Source:
         return self.path if self.path.is_dir() else self.path.parent
 
 
-def write_source(root: Path, path: Path | None, packed: bool | None) -> None:
+def write_source(root: Path, path: Path | None, packed: bool | None, labels: str | None = None) -> None:
     """Record the images' source; None: the project's own `data/raw`, which is not a mirror."""
-    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed})
+    recorded = {"images": str(path.resolve()) if path else None, "packed": packed}
+    files.write_json(root / SOURCE, recorded | ({"labels": labels} if labels else {}))
 
 
 def read_source(root: Path) -> Source | None:
@@ -65,14 +77,14 @@ def read_source(root: Path) -> Source | None:
         return None
     try:
         document = files.read_json(recorded)
-        path, packed = document["images"], document.get("packed")
+        path, packed, labels = document["images"], document.get("packed"), document.get("labels")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
         raise RequestError(f"the images' source {path} does not exist (any more); `regraft use IMAGES` sets another")
-    return Source(Path(path), packed)
+    return Source(Path(path), packed, labels, root / STORE)
 
 
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
@@ -119,25 +131,96 @@ def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
     return {p for p in stale if p in written or p in folders or not written.isdisjoint(p.parents)}
 
 
+@dataclass(frozen=True)
+class Survey:
+    """The files of a source, by their POSIX path in the mirror, and how its labels were understood."""
+
+    files: dict[str, Path]
+    notes: tuple[str, ...] = ()
+    folder: Path = Path()  # that a listing's paths are relative to
+    missing: tuple[str, ...] = ()  # paths of a listing that name no file
+
+
 def contents(source: Source) -> dict[str, Path]:
-    """Return the files to mirror, by their POSIX path in the mirror.
+    """Return the files to mirror, as `survey` does."""
+    return survey(source).files
+
+
+def survey(source: Source) -> Survey:
+    """Return the files to mirror.
 
     Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
-    links, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError if nothing is left, as on a disk
+    links, and names that are not UTF-8 (DVC cannot hold them). A listing that needs translation, and labels that no
+    folder states, become a `listing.csv` in the project's store. Raises RequestError if nothing is left, as on a disk
     that is not mounted or has its names in another character set, or if a folder cannot be read: its images would
     count as removed.
     """
     try:
-        origins = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+        return _in_table(source) if source.path.is_file() else _in_folder(source)
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    unspeakable = [name for name in origins if not files.speakable(name)]
-    for name in unspeakable:
+
+
+def _in_table(source: Source) -> Survey:
+    from flows import label_tables
+
+    return _listed(source, label_tables.read(source.path))
+
+
+def _in_folder(source: Source) -> Survey:
+    origins = dict(_walk(source.folder))
+    for name in [name for name in origins if not files.speakable(name)]:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del origins[name]
-    if set(origins.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if origins else 'holds no files of images'}")
-    return origins
+    if not origins:
+        raise RequestError(f"{source.path} holds no files of images")
+    own = next((name for name in LISTINGS if name in origins), None)
+    table = _table(source, origins, own)
+    if table is None:
+        return Survey(origins)
+    if not own or table.folder != source.folder:
+        return _listed(source, table)
+    if table.notes:  # what is not listed is mirrored, too
+        del origins[own]
+        origins["listing.csv"] = _translated(source, table)
+    return Survey(origins, table.notes, table.folder, table.missing)
+
+
+def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":
+    """Return the labels that a listing, `source.labels` or metadata files give; None if the layout alone does."""
+    metadata = [name for name in origins if PurePosixPath(name).name in METADATA]
+    if not (own or source.labels or metadata):
+        return None
+    from flows import label_tables
+
+    if own:
+        return label_tables.read(origins[own])
+    if source.labels:
+        return label_tables.of_reading(layouts.read(layouts.grown(origins), source.labels), source.folder)
+    return label_tables.metadata(source.folder, metadata)
+
+
+def _listed(source: Source, table: "Table") -> Survey:
+    """Return the files that a table names, and the listing under the name that `ingest` looks for."""
+    from flows import label_tables
+
+    named = {name: table.folder / name for name in table.rows["path"] if (table.folder / name).is_file()}
+    if not named:
+        raise RequestError(
+            f"{source.path} names no file that is there; {label_tables.lost(table.folder, table.missing)}"
+        )
+    if source.path.is_file() and not table.notes:
+        named[f"listing{source.path.suffix.lower()}"] = source.path
+    else:
+        named["listing.csv"] = _translated(source, table)
+    return Survey(named, table.notes, table.folder, table.missing)
+
+
+def _translated(source: Source, table: "Table") -> Path:
+    from flows import label_tables
+
+    key = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
+    return label_tables.write(table, source.store / key / "listing.csv")
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -156,16 +239,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _listed(source: Source) -> Iterator[tuple[str, Path]]:
-    """Yield the listing, under the name that `ingest` looks for, and the files that it names."""
-    from steps.images import listing
-
-    yield f"listing{source.path.suffix.lower()}", source.path
-    for name in listing.read(source.path)["path"]:
-        if (source.folder / name).is_file():
-            yield name, source.folder / name
 
 
 def _copy(origin: Path, target: Path) -> bool:

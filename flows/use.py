@@ -6,15 +6,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flows import overview
 from flows.arrival import incoming, put_in_place
+from flows.overview import Overview
 from flows.project import editing_params
-from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
+from flows.sources import (
+    BACKBONE,
+    MEMORY,
+    RAW,
+    SOURCE,
+    STORE,
+    Source,
+    mirror,
+    read_source,
+    refresh,
+    survey,
+    write_source,
+)
 from steps.backbones import models
 from steps.commands import origins
 from steps.errors import RequestError, UndecodableError
 from steps.images import shards
 from steps.images.manifest import LISTINGS
-from steps.runtime import files
+from steps.runtime import files, params
 
 DIGITS = "digits"
 PARAMS = "params.yaml"
@@ -25,6 +39,7 @@ class Inputs:
     """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone."""
 
     images: str
+    overview: Overview
     backbone: str
     params_followed: bool
 
@@ -35,17 +50,29 @@ class Inputs:
     def lines(self) -> list[str]:
         """Return text for a person."""
         followed = ["params    validate.preprocessing follows the backbone's card"] if self.params_followed else []
-        return [f"images    {self.images}", f"backbone  {self.backbone}", *followed, "next      regraft run"]
+        return [
+            f"images    {self.images}",
+            *self.overview.lines(),
+            f"backbone  {self.backbone}",
+            *followed,
+            "next      regraft run",
+        ]
 
 
 def use(
-    root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
+    root: Path,
+    images: str,
+    backbone: str | None,
+    weights: str | None,
+    accept: bool,
+    packed: bool | None = None,
+    labels: str | None = None,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` as in `Source`. Raises RequestError, with nothing changed, if one of them does not
-    exist or does not fit.
+    current backbone; `packed` and `labels` as in `Source`. Raises RequestError or DataError, with nothing changed, if
+    one of them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
@@ -53,8 +80,8 @@ def use(
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
-    if path:
-        _refuse_without_pictures(path, contents(Source(path)))  # `contents` refuses a wrong listing
+    source = Source(path, packed, labels, root / STORE) if path else None
+    seen = _understood(source, root) if source else None
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     with incoming(root) as new:  # everything is checked in here, before anything changes
@@ -62,9 +89,15 @@ def use(
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
             shutil.copyfile(root / PARAMS, new / PARAMS)
             _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
-        _prepare_images(new, root, path, packed)
+        _prepare_images(new, root, source)
     refresh(root).close()
-    return _inputs(root, images, made is not None)
+    return _inputs(root, images, seen or overview.of_raw(root / RAW), made is not None)
+
+
+def _understood(source: Source, root: Path) -> Overview:
+    files_seen = survey(source)  # it refuses a wrong listing
+    _refuse_without_pictures(source.path, files_seen.files)
+    return overview.of_source(source, files_seen, params.read(root)["validate"]["quarantine_limit"])
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -145,30 +178,31 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
             document[name]["horizontal_flip"] = flip
 
 
-def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
+def _prepare_images(new: Path, root: Path, source: Source | None) -> None:
     """Put images and source into `new`; if the source is the current one, mirror it in place, as each run does."""
-    if path is None:
+    if source is None:
         from steps.embedded.digits import write_digits
 
         write_digits(new / RAW, seed=0)
+        write_source(new, None, None)
     else:
-        mirror(Source(path, packed), (root if path == _source(root) else new) / RAW, root / MEMORY)
-    write_source(new, path, packed)
+        mirror(source, (root if _is_current(source, root) else new) / RAW, root / MEMORY)
+        write_source(new, source.path, source.packed, source.labels)
 
 
-def _source(root: Path) -> Path | None:
+def _is_current(source: Source, root: Path) -> bool:
     try:
-        source = read_source(root)
+        current = read_source(root)
     except RequestError:  # gone or damaged: it is about to be replaced
-        return None
-    return source.path if source else None
+        return False
+    return current is not None and (current.path, current.labels) == (source.path, source.labels)
 
 
-def _inputs(root: Path, images: str, changed: bool) -> Inputs:
+def _inputs(root: Path, images: str, seen: Overview, changed: bool) -> Inputs:
     source, card = read_source(root), models.read_card(root / BACKBONE)
     count = sum(p.is_file() for p in (root / RAW).rglob("*"))
     packed = shards.opened(root / RAW)
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     top = ", without its top" if card.cut is not None else ""
-    return Inputs(f"{held}, {where}", f"{card.name}, digest {card.sha256[:12]}{top}", changed)
+    return Inputs(f"{held}, {where}", seen, f"{card.name}, digest {card.sha256[:12]}{top}", changed)

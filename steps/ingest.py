@@ -59,13 +59,14 @@ def find(raw: Path) -> tuple[Listed | Rejected, ...]:
     """Return every file with the label and split that its folder or the listing gives it, or why it has none."""
     if not raw.is_dir():
         raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
-    reading = _reading(raw)
-    for note in reading.notes:
+    read = reading(raw)
+    for note in read.notes:
         log.warning(note)
-    return reading.files
+    return read.files
 
 
-def _reading(raw: Path) -> layouts.Reading:
+def reading(raw: Path) -> layouts.Reading:
+    """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
         return layouts.of_listing(listing.read(listings[0]), listings[0].name)
