@@ -4,12 +4,14 @@ Separators, encodings and headers vary, and so do the spellings of a path: what 
 files that exist.
 """
 
+import codecs
 import csv
 import io
 import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,8 +24,6 @@ from steps.images.layouts import split_named
 from steps.images.manifest import TRAIN
 from steps.runtime import files
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
-ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")  # UTF-16 needs its byte-order mark, and cp1252 takes nearly anything
 DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 COLUMNS = {
@@ -119,7 +119,7 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
             )
         rows = _columns(_headless(frame), path.name)
         notes.append("the table has no header")
-    notes.append(f"its columns are read as {', '.join(rows.columns)}")
+    notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
     return rows, notes
 
 
@@ -146,15 +146,15 @@ def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _decoded(path: Path) -> tuple[str, str]:
+    """Return a text and its encoding; cp1252 comes last, because it takes nearly anything."""
     data = path.read_bytes()
-    for encoding in ENCODINGS:
-        try:
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeError):
             text = data.decode(encoding)
-        except UnicodeError:
-            continue
-        if "\0" not in text:
-            return text, encoding
-    raise ValueError(f"it is no text in any of {', '.join(ENCODINGS)}")
+            if "\0" not in text:
+                return text, encoding
+    raise ValueError("it is no text in UTF-8, cp1252, or UTF-16 with a byte-order mark")
 
 
 def _headless(frame: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,8 @@ class Overview:
 def of_source(source: Source, survey: Survey, limit: float) -> Overview:
     """Return what `ingest` will read in the mirror of these files.
 
-    Raises DataError where no reading exists, RequestError if more than a share `limit` of a listing's rows name no file.
+    Raises DataError where no reading exists, RequestError if more than a share `limit` of a listing's rows name no
+    file.
     """
     own = next((name for name in LISTINGS if name in survey.files), None)
     if own is None:

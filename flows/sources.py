@@ -5,10 +5,11 @@ import logging
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from flows import unpacking
 from flows.arrival import put_in_place
 from flows.graph import Graph
 from steps.errors import RequestError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # pandas: most runs find a folder, and load no table
     from flows.label_tables import Table
 
 log = logging.getLogger("regraft")
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
 SOURCE = "data/source.json"
 RAW, BACKBONE = "data/raw", "data/backbone"
@@ -34,6 +36,7 @@ def refresh(root: Path) -> Graph:
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
+        _forget_others(source)
     if not (root / RAW).is_dir():
         remedy = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
         raise RequestError(f"there are no images in {RAW}; {remedy} (`regraft use digits`: the embedded example)")
@@ -42,6 +45,13 @@ def refresh(root: Path) -> Graph:
         if (root / path).exists():
             graph.add(path)
     return graph
+
+
+def _forget_others(source: "Source") -> None:
+    if source.store.is_dir():
+        for path in source.store.iterdir():
+            if path != source.home:
+                shutil.rmtree(path)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,11 @@ class Source:
     def folder(self) -> Path:
         """Return the folder that is mirrored."""
         return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def home(self) -> Path:
+        """Return the folder of the store that belongs to this source."""
+        return self.store / hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
 
 
 def write_source(root: Path, path: Path | None, packed: bool | None, labels: str | None = None) -> None:
@@ -156,7 +171,11 @@ def survey(source: Source) -> Survey:
     count as removed.
     """
     try:
-        return _in_table(source) if source.path.is_file() else _in_folder(source)
+        if source.path.is_dir():
+            return _in_folder(source)
+        if unpacking.holds_pictures(source.path):
+            return _unpacked(source, source.path.parent, [source.path])
+        return _in_table(source)
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
 
@@ -174,6 +193,9 @@ def _in_folder(source: Source) -> Survey:
         del origins[name]
     if not origins:
         raise RequestError(f"{source.path} holds no files of images")
+    archives = [path for path in origins.values() if path.name.lower().endswith(unpacking.ARCHIVES)]
+    if archives and all(layouts.is_note(path.name) or unpacking.holds_pictures(path) for path in origins.values()):
+        return _unpacked(source, source.path, archives)
     own = next((name for name in LISTINGS if name in origins), None)
     table = _table(source, origins, own)
     if table is None:
@@ -184,6 +206,11 @@ def _in_folder(source: Source) -> Survey:
         del origins[own]
         origins["listing.csv"] = _translated(source, table)
     return Survey(origins, table.notes, table.folder, table.missing)
+
+
+def _unpacked(source: Source, folder: Path, archives: list[Path]) -> Survey:
+    inside = unpacking.unpacked(folder, archives, source.home)
+    return _in_folder(replace(source, path=inside, store=source.home))
 
 
 def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":
@@ -219,8 +246,7 @@ def _listed(source: Source, table: "Table") -> Survey:
 def _translated(source: Source, table: "Table") -> Path:
     from flows import label_tables
 
-    key = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
-    return label_tables.write(table, source.store / key / "listing.csv")
+    return label_tables.write(table, source.home / "listing.csv")
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -16,6 +16,7 @@ from flows.sources import (
     RAW,
     SOURCE,
     STORE,
+    TABLES,
     Source,
     mirror,
     read_source,
@@ -23,6 +24,7 @@ from flows.sources import (
     survey,
     write_source,
 )
+from flows.unpacking import ARCHIVES, OTHERS
 from steps.backbones import models
 from steps.commands import origins
 from steps.errors import RequestError, UndecodableError
@@ -110,11 +112,18 @@ def _refuse_to_lose(root: Path) -> None:
 def _checked(path: Path, root: Path) -> Path:
     if not path.exists():
         raise RequestError(f"{path} does not exist")
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".csv", ".parquet")):
-        raise RequestError(f"{path} is no folder; expected a folder of images, or a listing (.csv or .parquet)")
+    if not path.is_dir() and not (path.is_file() and path.name.lower().endswith((*TABLES, *ARCHIVES))):
+        raise RequestError(f"{path} is {_other(path)}")
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
     return path.resolve()
+
+
+def _other(path: Path) -> str:
+    if path.suffix.lower() in OTHERS:
+        kind, remedy = OTHERS[path.suffix.lower()]
+        return f"{kind}; {remedy}, and `regraft use` the result"
+    return f"no folder; expected a folder of images, or a listing ({', '.join(TABLES)}), or an archive (.zip, .tar ...)"
 
 
 def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:

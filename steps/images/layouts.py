@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,7 +100,7 @@ def read(tree: Tree, labels: str | None) -> Reading:
     folders = _folders(inner)
     if not folders:
         raise DataError(f"{_what_lies_in(tree)}; expected one folder of images per class (README: 'Your images')")
-    splits = _splits(folders)
+    splits = splits_named(folders)
     naming = NAMING[labels or "top"]
     if any(split == TRAIN and _folders(folders[name]) for name, split in splits.items()):
         reading = _split_folders(inner, above, splits, naming)
@@ -136,10 +136,11 @@ def _folders(tree: Tree) -> dict[str, Tree]:
 
 def _pictures(tree: Tree) -> bool:
     """Return True if files that may be pictures lie directly in a folder."""
-    return any(not isinstance(node, dict) and not _is_note(name) for name, node in tree.items())
+    return any(not isinstance(node, dict) and not is_note(name) for name, node in tree.items())
 
 
-def _is_note(name: str) -> bool:
+def is_note(name: str) -> bool:
+    """Return True if a file is by its name a text or a table, and no picture."""
     return name.lower().endswith(NOTES)
 
 
@@ -159,11 +160,11 @@ def _unwrapped(tree: Tree) -> tuple[list[Listed | Rejected], str, Tree]:
         above, inner = f"{above}{name}/", below
 
 
-def _splits(folders: Mapping[str, Tree]) -> dict[str, str]:
-    """Return the folders that are splits by their names, name -> split."""
-    named = [frozenset(_words(name)) for name in folders if split_named(name) != UNLABELLED]
-    affix = frozenset.intersection(*named) if named else frozenset()
-    known = {name: split_named(name, affix) for name in folders}
+def splits_named(names: Collection[str]) -> dict[str, str]:
+    """Return those of some names that stand for splits, name -> split; words that all of them share do not count."""
+    words = [frozenset(_words(name)) for name in names if split_named(name) != UNLABELLED]
+    affix = frozenset.intersection(*words) if words else frozenset()
+    known = {name: split_named(name, affix) for name in names}
     return {name: split for name, split in known.items() if split}
 
 
@@ -332,7 +333,7 @@ def _loose(tree: Tree, above: str, waiting: bool = False) -> Iterator[Listed | R
     for name, below in tree.items():
         if not isinstance(below, dict):
             item = _listed(above + name, below, "", UNLABELLED)
-            kept = isinstance(item, Rejected) or (waiting and not _is_note(name))
+            kept = isinstance(item, Rejected) or (waiting and not is_note(name))
             yield item if kept else Rejected(item.path, BESIDE, "")
 
 
