@@ -119,7 +119,12 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
             )
         rows = _columns(_headless(frame), path.name)
         notes.append("the table has no header")
-    notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
+    if not set(rows.columns) <= set(map(str, frame.columns)):
+        notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
+    if "split" in rows.columns:
+        given = rows["split"].unique()
+        rows["split"] = [split_named(value) or value for value in rows["split"]]
+        notes += [f"the splits {', '.join(given)} are read as {', '.join(rows['split'].unique())}"]
     return rows, notes
 
 
@@ -165,14 +170,11 @@ def _headless(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the columns of a listing, whatever they are called, with splits under their own names."""
+    """Return the columns of a listing, whatever they are called."""
     spelled = {str(column): str(column).strip().casefold().replace(" ", "_") for column in frame.columns}
     chosen = {meaning: _chosen(meaning, spelled, name) for meaning in COLUMNS}
     known = {column: meaning for meaning, column in chosen.items() if column}
-    rows = frame[list(known)].rename(columns=known)
-    if "split" in rows.columns:
-        rows["split"] = [split_named(value) or value for value in rows["split"]]
-    return rows
+    return frame[list(known)].rename(columns=known)
 
 
 def _chosen(meaning: str, spelled: Mapping[str, str], name: str) -> str | None:
@@ -199,11 +201,11 @@ class Present:
 
     def loosely(self, name: str) -> str:
         """Return the only file whose path differs at most in case, Unicode form or a missing suffix; "" if none."""
-        for folded in (_folded(name), *(_folded(name) + suffix for suffix in SUFFIXES)):
-            same = self._spelled.get(folded, [])
-            if same:
-                return same[0] if len(same) == 1 else ""
-        return ""
+        folded = _folded(name)
+        same = self._spelled.get(folded) or [
+            path for suffix in SUFFIXES for path in self._spelled.get(folded + suffix, [])
+        ]
+        return same[0] if len(same) == 1 else ""
 
     def like(self, name: str) -> str:
         """Return a file of the same name in another folder, else any file, "" if there is none."""
@@ -264,8 +266,11 @@ def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) 
     present, given = Present(folder), rows["path"].tolist()
     slashed = [_slashed(path, present) for path in given]
     said = [*notes]
-    if any(path != PurePosixPath(before).as_posix() for path, before in zip(slashed, given, strict=True)):
-        said.append(f"paths are read with other separators: {given[0]} is {slashed[0]}")
+    other = next(
+        (pair for pair in zip(given, slashed, strict=True) if PurePosixPath(pair[0]).as_posix() != pair[1]), ()
+    )
+    if other:
+        said.append(f"paths are read with other separators: {other[0]} is {other[1]}")
     dropped = _dropped(slashed, present)
     if dropped:
         said.append(f"{dropped} at the start of the paths is left out")

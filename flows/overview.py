@@ -45,7 +45,7 @@ class Overview:
         return f"{len(self.classes):,}: {', '.join([*named, *([f'and {more:,} more'] if more > 0 else [])])}"
 
     def _splits(self) -> str:
-        words = {TRAIN: "train", VAL: "val", TEST: "test", CARVED: f"train (with val set aside {HASH})"}
+        words = {TRAIN: "train", CARVED: f"train (with val set aside {HASH})", VAL: "val", TEST: "test"}
         known = [f"{words[split]} {self.splits[split]:,}" for split in words if self.splits.get(split)]
         free = self.splits.get("", 0)
         return ", ".join([*known, *([f"train, val and test {HASH}: {free:,} in all"] if free else [])])

@@ -162,13 +162,11 @@ def contents(source: Source) -> dict[str, Path]:
 
 
 def survey(source: Source) -> Survey:
-    """Return the files to mirror.
+    """Return the files to mirror, from an archive as well.
 
-    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
-    links, and names that are not UTF-8 (DVC cannot hold them). A listing that needs translation, and labels that no
-    folder states, become a `listing.csv` in the project's store. Raises RequestError if nothing is left, as on a disk
-    that is not mounted or has its names in another character set, or if a folder cannot be read: its images would
-    count as removed.
+    A listing that needs translation, and labels that no folder states, become a `listing.csv` in the project's store.
+    Raises RequestError if nothing is left, as on a disk that is not mounted or has its names in another character set,
+    or if a folder cannot be read: its images would count as removed. Raises DataError for a wrong listing.
     """
     try:
         if source.path.is_dir():
@@ -186,13 +184,26 @@ def _in_table(source: Source) -> Survey:
     return _listed(source, label_tables.read(source.path))
 
 
-def _in_folder(source: Source) -> Survey:
-    origins = dict(_walk(source.folder))
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder by POSIX path, whatever they are; RequestError as for `survey`.
+
+    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
+    links, and names that are not UTF-8 (DVC cannot hold them).
+    """
+    try:
+        origins = dict(_walk(folder))
+    except OSError as error:
+        raise RequestError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
     for name in [name for name in origins if not files.speakable(name)]:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del origins[name]
     if not origins:
-        raise RequestError(f"{source.path} holds no files of images")
+        raise RequestError(f"{folder} holds no files of images")
+    return origins
+
+
+def _in_folder(source: Source) -> Survey:
+    origins = files_below(source.folder)
     archives = [path for path in origins.values() if path.name.lower().endswith(unpacking.ARCHIVES)]
     if archives and all(layouts.is_note(path.name) or unpacking.holds_pictures(path) for path in origins.values()):
         return _unpacked(source, source.path, archives)
