@@ -247,17 +247,17 @@ def _slashed(name: str, present: Present) -> str:
     return slashed
 
 
-def _dropped(slashed: Iterable[str], present: Present) -> str:
+def _dropped(slashed: Sequence[str], present: Present) -> str:
     """Return the leading part that paths have more than the folder, as in `C:/data/cats/1.png`; "" if there is none.
 
     It is the same for all paths: dropping what fits best from each would find the wrong file.
     """
-    for name in slashed:
-        parts = name.split("/")
-        if ".." not in parts and not present.exactly(name):
-            for count in range(1, len(parts)):
-                if present.exactly("/".join(parts[count:])):
-                    return "/".join(parts[:count]) + "/"
+    lost = [name for name in slashed if ".." not in name.split("/") and not present.exactly(name)]
+    for fits in (present.exactly, present.loosely):
+        for parts in (name.split("/") for name in lost if not present.loosely(name)):
+            count = next((n for n in range(1, len(parts)) if fits("/".join(parts[n:]))), 0)
+            if count:
+                return "/".join(parts[:count]) + "/"
     return ""
 
 

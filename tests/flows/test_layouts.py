@@ -189,6 +189,7 @@ LISTINGS = {
     "relative to the folder above": (table(before="photos/"), BOTH),
     "up and down again": (table(before="../photos/"), BOTH),
     "another case": (table(change=("ats", "ATS")), BOTH),
+    "a drive and another case": (table(change=("s/", "S\\"), before="D:\\photos\\"), BOTH),
     "no suffixes": (table(change=(".png", "")), BOTH),
     "own splits": (
         "path,label,split\ncats/1.png,cat,Training\ncats/2.png,cat,Testing\ndogs/1.png,dog,train\ndogs/2.png,dog,test\n",
