@@ -28,8 +28,11 @@ class Overview:
 
     def lines(self) -> list[str]:
         """Return text for a person."""
-        waiting = [f"          {self.unlabelled:,} unlabelled images"] if self.unlabelled else []
-        over = [f"          passed over: {count:,} files {reason}" for reason, count in self.passed_over.items()]
+        waiting = [f"          unlabelled images: {self.unlabelled:,}"] if self.unlabelled else []
+        over = [
+            f"          passed over: {count:,} file{'s' * (count > 1)} {reason}"
+            for reason, count in self.passed_over.items()
+        ]
         return [
             f"layout    {self.layout}",
             f"classes   {self._classes()}",
