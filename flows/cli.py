@@ -70,9 +70,12 @@ def use(
     ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
+    from flows.overview import look
+
+    locked(look, images, labels)  # before torch is imported: a wrong folder is refused at once
     from flows.use import use as set_inputs
 
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, labels))
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, labels=labels))
 
 
 @app.command()

@@ -1,38 +1,20 @@
 """`regraft use`: point the project at images and at a backbone, and params.yaml at the backbone's preprocessing."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows import overview
 from flows.arrival import incoming, put_in_place
-from flows.overview import Overview
+from flows.overview import DIGITS, Overview, of_raw, of_source, source_of
 from flows.project import editing_params
-from flows.sources import (
-    BACKBONE,
-    MEMORY,
-    RAW,
-    SOURCE,
-    STORE,
-    TABLES,
-    Source,
-    mirror,
-    read_source,
-    refresh,
-    survey,
-    write_source,
-)
-from flows.unpacking import ARCHIVES, OTHERS
+from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, mirror, read_source, refresh, write_source
 from steps.backbones import models
 from steps.commands import origins
-from steps.errors import RequestError, UndecodableError
+from steps.errors import RequestError
 from steps.images import shards
-from steps.images.manifest import LISTINGS
-from steps.runtime import files, params
+from steps.runtime import files
 
-DIGITS = "digits"
 PARAMS = "params.yaml"
 
 
@@ -68,6 +50,7 @@ def use(
     weights: str | None,
     accept: bool,
     packed: bool | None = None,
+    *,
     labels: str | None = None,
 ) -> Inputs:
     """Set images and backbone; return what is set.
@@ -81,9 +64,8 @@ def use(
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
-    path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
-    source = Source(path, packed, labels, root / STORE) if path else None
-    seen = _understood(source, root) if source else None
+    source = None if images == DIGITS else source_of(root, images, packed, labels)
+    seen = of_source(root, source) if source else None
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     with incoming(root) as new:  # everything is checked in here, before anything changes
@@ -93,13 +75,7 @@ def use(
             _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
         _prepare_images(new, root, source)
     refresh(root).close()
-    return _inputs(root, images, seen or overview.of_raw(root / RAW), made is not None)
-
-
-def _understood(source: Source, root: Path) -> Overview:
-    files_seen = survey(source)  # it refuses a wrong listing
-    _refuse_without_pictures(source.path, files_seen.files)
-    return overview.of_source(source, files_seen, params.read(root)["validate"]["quarantine_limit"])
+    return _inputs(root, images, seen or of_raw(root / RAW), made is not None)
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -107,40 +83,6 @@ def _refuse_to_lose(root: Path) -> None:
     known = (root / f"{RAW}.dvc").exists() or (root / SOURCE).exists()
     if raw.is_dir() and any(raw.iterdir()) and not known:
         raise RequestError(f"{RAW} holds files that regraft did not put there; move them elsewhere and `use` them")
-
-
-def _checked(path: Path, root: Path) -> Path:
-    if not path.exists():
-        raise RequestError(f"{path} does not exist")
-    if not path.is_dir() and not (path.is_file() and path.name.lower().endswith((*TABLES, *ARCHIVES))):
-        raise RequestError(f"{path} is {_other(path)}")
-    if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
-        raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
-    return path.resolve()
-
-
-def _other(path: Path) -> str:
-    if path.suffix.lower() in OTHERS:
-        kind, remedy = OTHERS[path.suffix.lower()]
-        return f"{kind}; {remedy}, and `regraft use` the result"
-    return f"no folder; expected a folder of images, or a listing ({', '.join(TABLES)}), or an archive (.zip, .tar ...)"
-
-
-def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
-    """Refuse a source in which no file can be decoded; `ingest` reports single files."""
-    from steps.images.decoding import decode, read_bytes
-
-    first, candidates = "", {name: origin for name, origin in paths.items() if name not in LISTINGS}
-    for name, origin in candidates.items():
-        try:
-            decode(read_bytes(origin))
-            return
-        except (UndecodableError, OSError) as error:
-            first = first or f"; the first, {name}: {getattr(error, 'strerror', None) or error}"
-    raise RequestError(
-        f"{path} holds no picture that can be used ({len(candidates):,} files looked at{first}); "
-        "expected one folder of images per class"
-    )
 
 
 def _backbone(images: str, name: str | None, weights: str | None) -> origins.Loaded | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import sources
 from flows.overview import Overview, of_raw, of_source
 from flows.sources import Source, mirror
 from steps.errors import RegraftError
+from tests.conftest import REPOSITORY
 from tests.corpus import PNG
 
 TWO = "{cat,dog}/{1,2,3}.png"
@@ -108,7 +108,7 @@ def written(seen: Overview) -> str:
 
 def understood(source: Source) -> Overview:
     """Return what `use` shows; what `ingest` reads in the mirror has to be the same."""
-    seen = of_source(source, sources.survey(source), limit=0.05)
+    seen = of_source(REPOSITORY, source)  # the limits of the repository's params.yaml
     raw = source.store.parent / "raw"
     mirror(source, raw, source.store.parent / "memory")
     assert written(of_raw(raw)) == written(seen) or "(in the listing, and not there)" in seen.passed_over
