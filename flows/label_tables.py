@@ -5,7 +5,6 @@ files that exist.
 """
 
 import codecs
-import csv
 import io
 import json
 import os
@@ -98,7 +97,7 @@ def lost(folder: Path, missing: Sequence[str]) -> str:
 
 def write(table: Table, path: Path) -> Path:
     """Write a table as the listing that `ingest` reads, unless it is there already; return its path."""
-    text = table.rows.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    text = table.rows.to_csv(index=False, lineterminator="\n")
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         files.write_text(path, text)
     return path
@@ -143,7 +142,7 @@ def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
             return table.where(table.notna(), "").map(str), notes
         text = text.split("\n", 1)[-1] if text.startswith("sep=") else text  # Excel's hint
         header = text.split("\n", 1)[0]
-        delimiter = max(DELIMITERS, key=header.count)
+        delimiter = max(DELIMITERS, key=header.count) if any(map(header.count, DELIMITERS)) else " "
         notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]
         return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False), notes
     except (ValueError, OSError, TypeError, AttributeError) as error:  # the parsers' own errors are ValueErrors

@@ -124,18 +124,20 @@ def of_raw(raw: Path) -> Overview:
 
 
 def _counted(read: Reading, files: Collection[str], notes: tuple[str, ...]) -> Overview:
-    """Count what was read; a listed file that is not among `files` is no image."""
-    listed = [item for item in read.files if isinstance(item, Listed) and item.path in files]
-    labelled = [item for item in listed if item.label]
-    rejected = [item for item in read.files if isinstance(item, Rejected)]
-    missing = len(read.files) - len(rejected) - len(listed)
-    over = {f"({reason})": count for reason, count in Counter(item.reason for item in rejected).items()}
+    """Count what was read; a listed file that is not among `files`, or a text, is no image."""
+    named = [item for item in read.files if isinstance(item, Listed)]
+    there = [item for item in named if item.path in files]
+    images = [item for item in there if not layouts.is_note(item.path)]
+    labelled = [item for item in images if item.label]
+    over = Counter(f"({item.reason})" for item in read.files if isinstance(item, Rejected))
+    over["(no picture by its name)"] = len(there) - len(images)
+    over["(in the listing, and not there)"] = len(named) - len(there)
     return Overview(
         read.layout,
         dict(sorted(Counter(item.label for item in labelled).items())),
         dict(Counter(item.split for item in labelled)),
-        len(listed) - len(labelled),
-        over | ({"(in the listing, and not there)": missing} if missing else {}),
+        len(images) - len(labelled),
+        dict(+over),
         (*notes, *read.notes),
     )
 

@@ -170,9 +170,9 @@ def survey(source: Source) -> Survey:
     """
     try:
         if source.path.is_dir():
-            return _in_folder(source)
+            return _in_folder(source, unpacking.LEVELS)
         if unpacking.holds_pictures(source.path):
-            return _unpacked(source, source.path.parent, [source.path])
+            return _unpacked(source, source.path.parent, [source.path], unpacking.LEVELS)
         return _in_table(source)
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
@@ -181,7 +181,13 @@ def survey(source: Source) -> Survey:
 def _in_table(source: Source) -> Survey:
     from flows import label_tables
 
+    _refuse_labels(source)
     return _listed(source, label_tables.read(source.path))
+
+
+def _refuse_labels(source: Source) -> None:
+    if source.labels:
+        raise RequestError(f"--labels {source.labels} is about folders, and {source.path} brings a listing of its own")
 
 
 def files_below(folder: Path) -> dict[str, Path]:
@@ -202,11 +208,13 @@ def files_below(folder: Path) -> dict[str, Path]:
     return origins
 
 
-def _in_folder(source: Source) -> Survey:
+def _in_folder(source: Source, levels: int) -> Survey:
+    """Survey a folder; one that holds only archives is unpacked, up to `levels` deep."""
     origins = files_below(source.folder)
     archives = [path for path in origins.values() if path.name.lower().endswith(unpacking.ARCHIVES)]
-    if archives and all(layouts.is_note(path.name) or unpacking.holds_pictures(path) for path in origins.values()):
-        return _unpacked(source, source.path, archives)
+    others = [path for path in origins.values() if not layouts.is_note(path.name)]
+    if levels and archives and all(map(unpacking.holds_pictures, others)):
+        return _unpacked(source, source.path, archives, levels)
     own = next((name for name in LISTINGS if name in origins), None)
     table = _table(source, origins, own)
     if table is None:
@@ -219,9 +227,9 @@ def _in_folder(source: Source) -> Survey:
     return Survey(origins, table.notes, table.folder, table.missing)
 
 
-def _unpacked(source: Source, folder: Path, archives: list[Path]) -> Survey:
+def _unpacked(source: Source, folder: Path, archives: list[Path], levels: int) -> Survey:
     inside = unpacking.unpacked(folder, archives, source.home)
-    return _in_folder(replace(source, path=inside, store=source.home))
+    return _in_folder(replace(source, path=inside, store=source.home), levels - 1)
 
 
 def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":
@@ -232,6 +240,7 @@ def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Tab
     from flows import label_tables
 
     if own:
+        _refuse_labels(source)
         return label_tables.read(origins[own])
     if source.labels:
         return label_tables.of_reading(layouts.read(layouts.grown(origins), source.labels), source.folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from steps.errors import RequestError
@@ -28,6 +28,7 @@ SAVE = "save each picture as FOLDER/CLASS/NUMBER.png (e.g. `PIL.Image.fromarray(
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", ".parquet", *TARS)
 MAX_BYTES = 256 * 2**20  # of one file: `images.decoding` reads no larger ones
+LEVELS = 2  # archives in an archive, as Kaggle packs splits; no deeper: an archive may hold itself
 BLOCK = 4096  # what a file takes on a disk, however small it is
 LONGEST = 255  # bytes of a name, as file systems have it
 PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")  # columns of pictures
@@ -76,9 +77,9 @@ def unpacked(folder: Path, paths: Sequence[Path], home: Path) -> Path:
     if not target.is_dir():
         shutil.rmtree(home, ignore_errors=True)  # an older state, or what a kill has left
         home.mkdir(parents=True)
-        partial = Unpacking(home / "partial", shutil.disk_usage(home).free // 2)
-        partial.fill({_stem(path.relative_to(folder)): path for path in paths})
-        partial.root.rename(target)
+        unpacking = Unpacking(home / "partial", shutil.disk_usage(home).free // 2)
+        unpacking.fill({_stem(path.relative_to(folder)): path for path in paths})
+        unpacking.root.rename(target)
     return _within(target)
 
 
@@ -153,10 +154,10 @@ class Unpacking:
     def _add(self, path: Path, below: str, name: str, size: int, opened: Callable[[], IO[bytes] | None]) -> None:
         """Unpack a regular file, unless it is the system's or no picture can be as large."""
         inner = PurePosixPath(name.replace("\\", "/"))
-        if inner.is_absolute() or ".." in inner.parts or "\0" in name or ":" in inner.parts[0]:
+        if inner.is_absolute() or ".." in inner.parts or "\0" in name or PureWindowsPath(name).drive:
             raise RequestError(f"{path} holds {name!r}, which leads out of it; unpack it yourself and `use` the folder")
         litter = any(files.passed_over(part) or len(part.encode(errors="replace")) > LONGEST for part in inner.parts)
-        if litter or size > MAX_BYTES:
+        if litter or not inner.parts or size > MAX_BYTES:
             return
         with opened() as stream:  # type: ignore[union-attr]  # None for members that are no regular files
             self._write(path, PurePosixPath(below, inner), stream.read(size))

@@ -33,6 +33,8 @@ FOLDERS = {
     "{blood_test,control}/{1,2}.png": "blood_test 2 control 2 | hash 4 | 0 | 0",
     "{test,control}/{1,2}.png": "control 2 test 2 | hash 4 | 0 | 0",
     "animals/{cat,dog}/1.png vehicles/{car,bus}/1.png": "animals 2 vehicles 2 | hash 4 | 0 | 0",
+    f"{TWO} cat/{{1,2,3}}.json": "cat 3 dog 3 | hash 6 | 0 | 3",
+    "{images,labels}/{1,2}.txt images/{1,2}.png": "images 2 | hash 2 | 0 | 4",
     # split folders
     f"{{train,val,test}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
     f"{{Train,Valid,Test}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
@@ -145,6 +147,13 @@ def test_the_owner_chooses_the_folder_that_names_the_class(tmp_path: Path, patte
     assert_reads(Source(folder, labels=labels, store=tmp_path / "store"), CHOSEN[pattern, labels])
 
 
+def test_a_listing_has_its_own_labels(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    (folder / "listing.csv").write_text(PLAIN)
+    for path in (folder, folder / "listing.csv"):
+        assert_reads(Source(path, labels="leaf", store=tmp_path / "store"), "refused: --labels leaf is about folders")
+
+
 def test_folders_in_folders_are_named_with_the_other_reading(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "photos", "animals/{cat,dog}/1.png vehicles/{car,bus}/1.png")
     (note,) = understood(Source(folder, store=tmp_path / "store")).notes
@@ -178,6 +187,7 @@ LISTINGS = {
     "filename and class": (table("filename,class"), BOTH),
     "file_name and target": (table("file_name,target"), BOTH),
     "Image Path and Category": (table("Image Path,Category"), BOTH),
+    "no header, spaces": ("\n".join(PLAIN.splitlines()[1:]).replace(",", " "), BOTH),
     "no header": ("\n".join(PLAIN.splitlines()[1:]), BOTH),
     "backslashes": (table(change=("/", "\\")), BOTH),
     "a drive": (table(change=("/", "\\"), before="C:\\data\\"), BOTH),

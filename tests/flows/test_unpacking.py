@@ -115,6 +115,20 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "n01 2 n02 1 | hash 3 | 0 | 0",
     ),
+    "archives in an archive": (
+        lambda at: zipped(
+            at / "a.zip",
+            {f"{name}.zip": zipped(at / "b.zip", pictures(TWO)).read_bytes() for name in ("train", "test")},
+        ),
+        "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    ),
+    "too deep": (
+        lambda at: zipped(
+            at / "a.zip",
+            {"b.zip": zipped(at / "b.zip", {"c.zip": zipped(at / "c.zip", pictures(TWO)).read_bytes()}).read_bytes()},
+        ),
+        "refused: holds no picture that can be used",
+    ),
     "WebDataset shard": (lambda at: shard(at / "a.tar", "0011"), "0 2 1 2 | hash 4 | 0 | 0"),
     "WebDataset shards": (
         lambda at: several(
