@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Annotated, Any, Concatenate, Literal, NoReturn, ParamSpec, Protocol, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ from steps.runtime import files
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
+Labels = Literal["top", "leaf", "path"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -55,7 +56,7 @@ def regraft() -> None:
 
 @app.command()
 def use(
-    images: Annotated[str, typer.Argument(help="A folder of images, a listing (.csv, .parquet), or 'digits'.")],
+    images: Annotated[str, typer.Argument(help="A folder of images, an archive of one, a listing, or 'digits'.")],
     backbone: Annotated[str | None, typer.Option(help="torchvision's name, 'glyphnet', or models:/NAME@ALIAS.")] = None,
     weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
     accept_new_weights: Annotated[
@@ -64,11 +65,17 @@ def use(
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
     ] = None,
+    labels: Annotated[
+        Labels | None, typer.Option(help="Folders in folders: which of them is the class; default: the top one.")
+    ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
+    from flows.overview import look
+
+    locked(look, images, labels)  # before torch is imported: a wrong folder is refused at once
     from flows.use import use as set_inputs
 
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed))
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, labels=labels))
 
 
 @app.command()

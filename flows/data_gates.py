@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from flows.graph import Graph
-from flows.sources import Source, contents
+from flows.sources import files_below
 from steps.checks.reports import Report, Screening, Shift, Unsound, Validation
 from steps.checks.rule import refusal
 from steps.errors import DataError, RequestError
@@ -77,7 +77,7 @@ def checked(reference: Path) -> Path:
     folder = reference.expanduser().resolve()
     if not folder.is_dir():
         raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
-    contents(Source(folder))
+    files_below(folder)
     return folder
 
 
@@ -100,7 +100,7 @@ def _against(root: Path, reference: Path, reweight: bool) -> tuple[Shift, DataEr
     report = compare(
         root,
         reference,
-        [*contents(Source(reference))],
+        [*files_below(reference)],
         Trained(**inputs),
         mode=mode,
         reweight=reweight,

@@ -11,6 +11,7 @@ import yaml
 from flows.graph import Graph
 from steps.checks.reports import Validation
 from steps.errors import DataError
+from steps.images.layouts import Listed
 from steps.images.manifest import classes_of
 from steps.runtime import artefacts, files
 
@@ -55,7 +56,7 @@ def _accepted(graph: Graph, digest: str) -> set[str]:
 
 
 def _present(raw: Path) -> set[str]:
-    from steps.ingest import Listed, find
+    from steps.ingest import find
 
     try:
         return {item.label for item in find(raw) if isinstance(item, Listed)} - {""}

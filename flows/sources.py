@@ -1,24 +1,34 @@
 """The images' source and its mirror in data/raw: new pictures in the source are found by the next nightly run."""
 
+import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from flows import unpacking
 from flows.arrival import put_in_place
 from flows.graph import Graph
 from flows.lost_classes import record_lost
 from steps.errors import RequestError
+from steps.images import layouts
 from steps.images.manifest import LISTINGS, SHARDS
 from steps.runtime import files
 from steps.runtime.progress import track
 
+if TYPE_CHECKING:  # pandas: most runs find a folder, and load no table
+    from flows.label_tables import Table
+
 log = logging.getLogger("regraft")
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face's image folders
 SOURCE = "data/source.json"
 RAW, BACKBONE = "data/raw", "data/backbone"
-MEMORY = ".regraft/packed.parquet"  # deleting it costs time, never bytes
+MEMORY, STORE = ".regraft/packed.parquet", ".regraft/sources"  # deleting them costs time, never bytes
 FICLONE = 0x40049409  # Linux: share the blocks of another file
 
 
@@ -28,6 +38,7 @@ def refresh(root: Path) -> Graph:
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
+        _forget_others(source)
     if not (root / RAW).is_dir():
         remedy = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
         raise RequestError(f"there are no images in {RAW}; {remedy} (`regraft use digits`: the embedded example)")
@@ -40,25 +51,48 @@ def refresh(root: Path) -> Graph:
     return graph
 
 
+def _forget_others(source: "Source") -> None:
+    if source.store.is_dir():
+        for path in source.store.iterdir():
+            if path != source.home:
+                shutil.rmtree(path)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the images come from: a folder, or a listing whose folder holds them.
 
-    `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays.
+    `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays. `labels`: the
+    folder that names the class, as in `layouts.read`. `store`, in the project: what has to be made of a source before
+    it can be mirrored; deleting it costs time, never bytes.
     """
 
     path: Path
     packed: bool | None = False
+    labels: str | None = None
+    store: Path = field(default=Path(STORE), compare=False)
 
     @property
     def folder(self) -> Path:
         """Return the folder that is mirrored."""
         return self.path if self.path.is_dir() else self.path.parent
 
+    @property
+    def home(self) -> Path:
+        """Return the folder of the store that belongs to this source."""
+        return self.store / hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
 
-def write_source(root: Path, path: Path | None, packed: bool | None, state: Mapping[str, object] = {}) -> None:
+
+def write_source(
+    root: Path,
+    path: Path | None,
+    packed: bool | None,
+    labels: str | None = None,
+    state: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """Record the images' source, and the `state` of its classes; None: `data/raw`, which is not a mirror."""
-    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed, **state})
+    recorded = {"images": str(path.resolve()) if path else None, "packed": packed}
+    files.write_json(root / SOURCE, {**recorded, **({"labels": labels} if labels else {}), **state})
 
 
 def read_source(root: Path) -> Source | None:
@@ -68,14 +102,14 @@ def read_source(root: Path) -> Source | None:
         return None
     try:
         document = files.read_json(recorded)
-        path, packed = document["images"], document.get("packed")
+        path, packed, labels = document["images"], document.get("packed"), document.get("labels")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
         raise RequestError(f"the images' source {path} does not exist (any more); `regraft use IMAGES` sets another")
-    return Source(Path(path), packed)
+    return Source(Path(path), packed, labels, root / STORE)
 
 
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
@@ -122,25 +156,127 @@ def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
     return {p for p in stale if p in written or p in folders or not written.isdisjoint(p.parents)}
 
 
-def contents(source: Source) -> dict[str, Path]:
-    """Return the files to mirror, by their POSIX path in the mirror.
+@dataclass(frozen=True)
+class Survey:
+    """The files of a source, by their POSIX path in the mirror, and how its labels were understood."""
 
-    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
-    links, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError if nothing is left, as on a disk
-    that is not mounted or has its names in another character set, or if a folder cannot be read: its images would
-    count as removed.
+    files: dict[str, Path]
+    notes: tuple[str, ...] = ()
+    folder: Path = Path()  # that a listing's paths are relative to
+    missing: tuple[str, ...] = ()  # paths of a listing that name no file
+
+
+def contents(source: Source) -> dict[str, Path]:
+    """Return the files to mirror, as `survey` does."""
+    return survey(source).files
+
+
+def survey(source: Source) -> Survey:
+    """Return the files to mirror, from an archive as well.
+
+    A listing that needs translation, and labels that no folder states, become a `listing.csv` in the project's store.
+    Raises RequestError if nothing is left, as on a disk that is not mounted or has its names in another character set,
+    or if a folder cannot be read: its images would count as removed. Raises DataError for a wrong listing.
     """
     try:
-        origins = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+        if source.path.is_dir():
+            return _in_folder(source, unpacking.LEVELS)
+        if unpacking.holds_pictures(source.path):
+            return _unpacked(source, source.path.parent, [source.path], unpacking.LEVELS)
+        return _in_table(source)
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
-    unspeakable = [name for name in origins if not files.speakable(name)]
-    for name in unspeakable:
+
+
+def _in_table(source: Source) -> Survey:
+    from flows import label_tables
+
+    _refuse_labels(source)
+    return _listed(source, label_tables.read(source.path))
+
+
+def _refuse_labels(source: Source) -> None:
+    if source.labels:
+        raise RequestError(f"--labels {source.labels} is about folders, and {source.path} brings a listing of its own")
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder by POSIX path, whatever they are; RequestError as for `survey`.
+
+    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
+    links, and names that are not UTF-8 (DVC cannot hold them).
+    """
+    try:
+        origins = dict(_walk(folder))
+    except OSError as error:
+        raise RequestError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
+    for name in [name for name in origins if not files.speakable(name)]:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del origins[name]
-    if set(origins.values()) <= {source.path}:
-        raise RequestError(f"{source.path} {'names no file that is there' if origins else 'holds no files of images'}")
+    if not origins:
+        raise RequestError(f"{folder} holds no files of images")
     return origins
+
+
+def _in_folder(source: Source, levels: int) -> Survey:
+    """Survey a folder; one that holds only archives is unpacked, up to `levels` deep."""
+    origins = files_below(source.folder)
+    archives = [path for path in origins.values() if path.name.lower().endswith(unpacking.ARCHIVES)]
+    others = [path for path in origins.values() if not layouts.is_note(path.name)]
+    if levels and archives and all(map(unpacking.holds_pictures, others)):
+        return _unpacked(source, source.path, archives, levels)
+    own = next((name for name in LISTINGS if name in origins), None)
+    table = _table(source, origins, own)
+    if table is None:
+        return Survey(origins)
+    if not own or table.folder != source.folder:
+        return _listed(source, table)
+    if table.notes:  # what is not listed is mirrored, too
+        del origins[own]
+        origins["listing.csv"] = _translated(source, table)
+    return Survey(origins, table.notes, table.folder, table.missing)
+
+
+def _unpacked(source: Source, folder: Path, archives: list[Path], levels: int) -> Survey:
+    inside = unpacking.unpacked(folder, archives, source.home)
+    return _in_folder(replace(source, path=inside, store=source.home), levels - 1)
+
+
+def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":
+    """Return the labels that a listing, `source.labels` or metadata files give; None if the layout alone does."""
+    metadata = [name for name in origins if PurePosixPath(name).name in METADATA]
+    if not (own or source.labels or metadata):
+        return None
+    from flows import label_tables
+
+    if own:
+        _refuse_labels(source)
+        return label_tables.read(origins[own])
+    if source.labels:
+        return label_tables.of_reading(layouts.read(layouts.grown(origins), source.labels), source.folder)
+    return label_tables.metadata(source.folder, metadata)
+
+
+def _listed(source: Source, table: "Table") -> Survey:
+    """Return the files that a table names, and the listing under the name that `ingest` looks for."""
+    from flows import label_tables
+
+    named = {name: table.folder / name for name in table.rows["path"] if (table.folder / name).is_file()}
+    if not named:
+        raise RequestError(
+            f"{source.path} names no file that is there; {label_tables.lost(table.folder, table.missing)}"
+        )
+    if source.path.is_file() and not table.notes:
+        named[f"listing{source.path.suffix.lower()}"] = source.path
+    else:
+        named["listing.csv"] = _translated(source, table)
+    return Survey(named, table.notes, table.folder, table.missing)
+
+
+def _translated(source: Source, table: "Table") -> Path:
+    from flows import label_tables
+
+    return label_tables.write(table, source.home / "listing.csv")
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -159,16 +295,6 @@ def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _listed(source: Source) -> Iterator[tuple[str, Path]]:
-    """Yield the listing, under the name that `ingest` looks for, and the files that it names."""
-    from steps.images import listing
-
-    yield f"listing{source.path.suffix.lower()}", source.path
-    for name in listing.read(source.path)["path"]:
-        if (source.folder / name).is_file():
-            yield name, source.folder / name
 
 
 def _copy(origin: Path, target: Path) -> bool:

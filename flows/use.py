@@ -1,23 +1,21 @@
 """`regraft use`: point the project at images and at a backbone, and params.yaml at the backbone's preprocessing."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows.arrival import incoming, put_in_place
 from flows.lost_classes import LOST, at_use
+from flows.overview import DIGITS, Overview, of_raw, of_source, source_of
 from flows.project import editing_params
-from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
+from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, mirror, read_source, refresh, write_source
 from steps.backbones import models
 from steps.commands import origins
-from steps.errors import RequestError, UndecodableError
+from steps.errors import RequestError
 from steps.images import shards
-from steps.images.manifest import LISTINGS
 from steps.runtime import files
 
-DIGITS = "digits"
 PARAMS = "params.yaml"
 
 
@@ -26,6 +24,7 @@ class Inputs:
     """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone."""
 
     images: str
+    overview: Overview
     backbone: str
     params_followed: bool
 
@@ -36,26 +35,38 @@ class Inputs:
     def lines(self) -> list[str]:
         """Return text for a person."""
         followed = ["params    validate.preprocessing follows the backbone's card"] if self.params_followed else []
-        return [f"images    {self.images}", f"backbone  {self.backbone}", *followed, "next      regraft run"]
+        return [
+            f"images    {self.images}",
+            *self.overview.lines(),
+            f"backbone  {self.backbone}",
+            *followed,
+            "next      regraft run",
+        ]
 
 
 def use(
-    root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
+    root: Path,
+    images: str,
+    backbone: str | None,
+    weights: str | None,
+    accept: bool,
+    packed: bool | None = None,
+    *,
+    labels: str | None = None,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` as in `Source`. Raises RequestError, with nothing changed, if one of them does not
-    exist or does not fit.
+    current backbone; `packed` and `labels` as in `Source`. Raises RequestError or DataError, with nothing changed, if
+    one of them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
-    path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
-    if path:
-        _refuse_without_pictures(path, contents(Source(path)))  # `contents` refuses a wrong listing
+    source = None if images == DIGITS else source_of(root, images, packed, labels)
+    seen = of_source(root, source) if source else None
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     with incoming(root) as new:  # everything is checked in here, before anything changes
@@ -63,9 +74,9 @@ def use(
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
             shutil.copyfile(root / PARAMS, new / PARAMS)
             _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
-        _prepare_images(new, root, path, packed)
+        _prepare_images(new, root, source)
     refresh(root).close()
-    return _inputs(root, images, made is not None)
+    return _inputs(root, images, seen or of_raw(root / RAW), made is not None)
 
 
 def _refuse_to_lose(root: Path) -> None:
@@ -73,33 +84,6 @@ def _refuse_to_lose(root: Path) -> None:
     known = (root / f"{RAW}.dvc").exists() or (root / SOURCE).exists()
     if raw.is_dir() and any(raw.iterdir()) and not known:
         raise RequestError(f"{RAW} holds files that regraft did not put there; move them elsewhere and `use` them")
-
-
-def _checked(path: Path, root: Path) -> Path:
-    if not path.exists():
-        raise RequestError(f"{path} does not exist")
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".csv", ".parquet")):
-        raise RequestError(f"{path} is not a folder; expected a folder of images, or a listing (.csv or .parquet)")
-    if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
-        raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
-    return path.resolve()
-
-
-def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
-    """Refuse a source in which no file can be decoded; `ingest` reports single files."""
-    from steps.images.decoding import decode, read_bytes
-
-    first, candidates = "", {name: origin for name, origin in paths.items() if name not in LISTINGS}
-    for name, origin in candidates.items():
-        try:
-            decode(read_bytes(origin))
-            return
-        except (UndecodableError, OSError) as error:
-            first = first or f"; the first, {name}: {getattr(error, 'strerror', None) or error}"
-    raise RequestError(
-        f"{path} holds no picture that can be used ({len(candidates):,} files looked at{first}); "
-        "expected one folder of images per class"
-    )
 
 
 def _backbone(images: str, name: str | None, weights: str | None) -> origins.Loaded | None:
@@ -146,32 +130,33 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
             document[name]["horizontal_flip"] = flip
 
 
-def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
+def _prepare_images(new: Path, root: Path, source: Source | None) -> None:
     """Put images and source into `new`; if the source is the current one, mirror it in place, as each run does."""
-    raw = (root if path and path == _source(root) else new) / RAW
-    if path is None:
+    raw = (root if source and _is_current(source, root) else new) / RAW
+    if source is None:
         from steps.embedded.digits import write_digits
 
         write_digits(raw, seed=0)
+        write_source(new, None, None, state=at_use(root, raw))
     else:
-        mirror(Source(path, packed), raw, root / MEMORY)
-    write_source(new, path, packed, at_use(root, raw))
+        mirror(source, raw, root / MEMORY)
+        write_source(new, source.path, source.packed, source.labels, at_use(root, raw))
     files.write_json(new / LOST, [])
 
 
-def _source(root: Path) -> Path | None:
+def _is_current(source: Source, root: Path) -> bool:
     try:
-        source = read_source(root)
+        current = read_source(root)
     except RequestError:  # gone or damaged: it is about to be replaced
-        return None
-    return source.path if source else None
+        return False
+    return current is not None and (current.path, current.labels) == (source.path, source.labels)
 
 
-def _inputs(root: Path, images: str, changed: bool) -> Inputs:
+def _inputs(root: Path, images: str, seen: Overview, changed: bool) -> Inputs:
     source, card = read_source(root), models.read_card(root / BACKBONE)
     count = sum(p.is_file() for p in (root / RAW).rglob("*"))
     packed = shards.opened(root / RAW)
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     top = ", without its top" if card.cut is not None else ""
-    return Inputs(f"{held}, {where}", f"{card.name}, digest {card.sha256[:12]}{top}", changed)
+    return Inputs(f"{held}, {where}", seen, f"{card.name}, digest {card.sha256[:12]}{top}", changed)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,16 @@ from annotated_types import Interval
 from steps.checks import duplicates, thumbnails
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
-from steps.images import decoding, listing, shards
+from steps.images import decoding, layouts, listing, shards
 from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
-from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row
+from steps.images.layouts import BESIDE, CARVED, FILE, Listed, Tree
+from steps.images.manifest import LISTINGS, UNLABELLED, Rejected, Row
 from steps.images.splitting import Minima, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.compute import processors
 from steps.runtime.progress import track
 
-CARVED = "carved"  # of the user's training images: the hash rule sets a validation part aside, never a test part
-FILE, LINKED = "", "a linked folder; it may loop, so put the folder itself here"
+LINKED = "a linked folder; it may loop, so put the folder itself here"
 READERS = 8  # at most, whatever the machine: each may hold a picture of `images.MAX_PIXELS`
 log = logging.getLogger("regraft")
 
@@ -44,28 +44,14 @@ class SplitLimits(Minima, CopyLimits):
     PART_OF: ClassVar[str] = "validate"
 
 
-Tree = dict[str, "Tree | str"]  # the contents of a folder by name: a subfolder's tree, `FILE`, or the fault
-
-
-class Listed(NamedTuple):
-    """A file and what its folder or the listing says of it; the hash rule decides an empty split, `CARVED` in part."""
-
-    path: str
-    label: str
-    split: str
-    group: str = ""
-    source: str = ""
-    weight: float = 1.0
-
-
 def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path, quarantine: Path) -> None:
     """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
-    Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or `train/ val/ test/`
-    holding class folders; or class folders. A folder `unlabelled` holds images without a label.
+    Layouts: a `listing.csv` or `listing.parquet` (path,label[,split,group,source,weight]); or what `layouts.read`
+    knows: split folders that hold class folders, or class folders, in any common spelling.
     Raises DataError if there is no such layout or no readable image.
     """
-    listed, read_file = list(find(raw)), decoding.reader(raw)
+    listed, read_file = find(raw), decoding.reader(raw)
 
     rows: list[Row] = []
     rejected: list[Rejected] = []
@@ -85,114 +71,29 @@ def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path,
     files.write_text(quarantine, _csv(rejected))
 
 
-def find(raw: Path) -> Iterator[Listed | Rejected]:
-    """Yield every file, sorted, with the label and split that its folder gives it, or the reason why it has none."""
+def find(raw: Path) -> tuple[Listed | Rejected, ...]:
+    """Return every file with the label and split that its folder or the listing gives it, or why it has none."""
     if not raw.is_dir():
         raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
+    read = reading(raw)
+    for note in read.notes:
+        log.warning(note)
+    return read.files
+
+
+def reading(raw: Path) -> layouts.Reading:
+    """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
-        yield from _from_listing(listings[0])
-        return
+        return layouts.of_listing(listing.read(listings[0]), listings[0].name)
     packed = shards.opened(raw)
-    yield from _in_folders(_grown(packed.paths) if packed else _tree(raw))
+    return layouts.read(layouts.grown(packed.paths) if packed else _tree(raw), labels=None)
 
 
 def _tree(folder: Path) -> Tree:
     """Return the contents of a folder sorted by name, without hidden files and those of the system."""
     children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
     return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
-
-
-def _grown(paths: list[str]) -> Tree:
-    """Return the tree of files at these paths."""
-    tree: Tree = {}
-    for path in paths:
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})  # type: ignore[assignment]  # a file and a folder never share a name
-        node[name] = FILE
-    return tree
-
-
-def _in_folders(tree: Tree) -> Iterator[Listed | Rejected]:
-    folders = {name: node for name, node in tree.items() if isinstance(node, dict)}
-    if not folders:
-        raise DataError(f"{_what_lies_in(tree)}; expected one folder of images per class (README: 'Your images')")
-    if TRAIN in folders and set(folders) <= set(SPLITS):
-        yield from _loose(tree, "")
-        for split, below in sorted(folders.items()):
-            yield from _class_folders(below, f"{split}/", _own_split(split, set(folders)))
-        return
-    if any(isinstance(node, dict) for node in folders.get(TRAIN, {}).values()):
-        # Otherwise `train` and `valid` would silently become two classes.
-        extra = min(set(folders) - set(SPLITS))
-        raise DataError(
-            f"train/ holds class folders, but {extra}/ beside it is not a split; rename it to one of "
-            f"{', '.join(SPLITS)}, or move it out of the folder of images"
-        )
-    yield from _class_folders(tree, "", "")
-
-
-def _own_split(split: str, present: set[str]) -> str:
-    """Name the split of a folder: train/ + val/ alone means that val is the test set (the field's habit)."""
-    if split == VAL and TEST not in present:
-        return TEST
-    if split == TRAIN and not {VAL, TEST} <= present:
-        return CARVED if {VAL, TEST} & present else ""
-    return split
-
-
-def _class_folders(tree: Tree, above: str, split: str) -> Iterator[Listed | Rejected]:
-    if split == UNLABELLED:
-        yield from _files(tree, above, "", UNLABELLED)
-        return
-    yield from _loose(tree, above)
-    for name, below in tree.items():
-        if isinstance(below, dict):
-            label, own = ("", UNLABELLED) if name == UNLABELLED else (name, split)
-            listed = list(_files(below, f"{above}{name}/", label, own))
-            if not listed:  # logged and not recorded: neither git nor DVC keeps an empty folder
-                log.warning("passed over: the class folder %s holds no files", above + name)
-            yield from listed
-
-
-def _files(tree: Tree, above: str, label: str, split: str) -> Iterator[Listed | Rejected]:
-    for name, below in tree.items():
-        if isinstance(below, dict):
-            yield from _files(below, f"{above}{name}/", label, split)
-        else:
-            yield _listed(above + name, below, label, split)
-
-
-def _listed(path: str, fault: str, label: str, split: str) -> Listed | Rejected:
-    if not files.speakable(path):
-        return Rejected(path.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
-    return Rejected(path, fault, "") if fault else Listed(path, label, split)
-
-
-def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
-    """Yield the files beside class folders as rejected: nothing says which class they show."""
-    for name, below in tree.items():
-        if not isinstance(below, dict):
-            item = _listed(above + name, below, "", "")
-            outside = "beside the class folders: no label"
-            yield item if isinstance(item, Rejected) else _rejected(item.path, outside, "")
-
-
-def _what_lies_in(tree: Tree) -> str:
-    return "the folder of images is empty" if not tree else f"no class folders, {len(tree)} loose files"
-
-
-def _from_listing(path: Path) -> Iterator[Listed]:
-    table = listing.read(path)
-    own = set(table["split"][table["label"] != ""])
-    if "" in own and len(own) > 1:
-        # If the hash rule filled in the missing splits, one more row could move images from test to training.
-        raise DataError(f"{path.name}: some labelled images have a split and some have none; give all of them or none")
-    for row in table.itertuples(index=False):
-        split = _own_split(row.split, own) if row.split else ""
-        yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
 
 
 def _threads() -> int:
@@ -217,7 +118,7 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
 
 def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
     if isinstance(item, Rejected):
-        return item
+        return _rejected(item.path, item.reason, item.exception) if item.reason == BESIDE else item
     data = b""
     try:
         data = read_file(item.path)

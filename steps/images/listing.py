@@ -12,24 +12,28 @@ DEFAULTS = {"split": "", "group": "", "source": "", "weight": "1"}
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return a listing's rows, sorted by path: path, label, split, group, source (text, empty where missing), weight.
+    """Return the rows of a listing, as `checked` does; DataError for a file that cannot be read as well."""
+    return checked(_table(path), path.parent, path.name)
 
-    Paths are POSIX, relative to the listing's folder and inside it. Raises DataError for a file that cannot be read,
-    a missing column, a path that leads elsewhere, an unknown split, an invalid weight.
+
+def checked(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
+    """Return rows sorted by path: path, label, split, group, source (text, empty where missing), weight.
+
+    Paths are POSIX, relative to `folder` and inside it; `name` is that of the listing. Raises DataError for a missing
+    column, a path that leads elsewhere, an unknown split, an invalid weight.
     """
-    table = _table(path)
     missing = {"path", "label"} - set(table.columns)
     if missing:
-        raise DataError(f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {list(table.columns)}")
-    for name, default in DEFAULTS.items():
-        table[name] = table[name] if name in table.columns else default
+        raise DataError(f"{name} lacks the column(s) {', '.join(sorted(missing))}; it has {list(table.columns)}")
+    for column, default in DEFAULTS.items():
+        table[column] = table[column] if column in table.columns else default
     table = table[["path", "label", *DEFAULTS]].astype(object)
     table = table.where(table.notna(), "").map(str)
     bad = sorted(set(table["split"]) - {"", *SPLITS})
     if bad:
-        raise DataError(f"{path.name}: unknown split {bad[0]!r}; one of {', '.join(SPLITS)} or empty")
+        raise DataError(f"{name}: unknown split {bad[0]!r}; one of {', '.join(SPLITS)} or empty")
     return table.assign(
-        path=[_inside(path, value) for value in table["path"]], weight=_weights(path, table)
+        path=[_inside(folder, value, name) for value in table["path"]], weight=_weights(name, table)
     ).sort_values("path", ignore_index=True)
 
 
@@ -38,7 +42,7 @@ def paths(path: Path) -> list[str]:
     table = _table(path)
     if "path" not in table.columns:
         raise DataError(f"{path.name} lacks the column path; it has {list(table.columns)}")
-    return [_inside(path, str(value)) for value in table["path"]]
+    return [_inside(path.parent, str(value), path.name) for value in table["path"]]
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -50,24 +54,25 @@ def _table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path.name} cannot be read: {error}") from None
 
 
-def _inside(listing: Path, value: str) -> str:
+def _inside(folder: Path, value: str, listing: str) -> str:
+    """Return a path of a listing in its POSIX form; raises DataError if it leads out of the folder, or is none."""
     pure = PurePosixPath(value)
     if not value or "\0" in value:
-        raise DataError(f"{listing.name}: {value!r} is no path")
-    folder = os.path.realpath(listing.parent)  # pathlib's `resolve` raises where links loop
-    leads_to = os.path.realpath(listing.parent / pure)
-    if pure.is_absolute() or ".." in pure.parts or not Path(leads_to).is_relative_to(folder):
-        raise DataError(f"{listing.name}: {value!r} points outside the folder of images")
+        raise DataError(f"{listing}: {value!r} is no path")
+    root = os.path.realpath(folder)  # pathlib's `resolve` raises where links loop
+    leads_to = os.path.realpath(folder / pure)
+    if pure.is_absolute() or ".." in pure.parts or not Path(leads_to).is_relative_to(root):
+        raise DataError(f"{listing}: {value!r} points outside the folder of images")
     return pure.as_posix()
 
 
-def _weights(path: Path, table: pd.DataFrame) -> "pd.Series[float]":
+def _weights(name: str, table: pd.DataFrame) -> "pd.Series[float]":
     try:
         weights = pd.to_numeric(table["weight"].replace("", "1")).astype(float)
     except ValueError as error:
-        raise DataError(f"{path.name}: a weight is no number: {error}") from None
+        raise DataError(f"{name}: a weight is no number: {error}") from None
     wrong = table["path"][~((weights >= 0) & (weights < float("inf")))]
     if len(wrong):
         weight = weights[wrong.index[0]]
-        raise DataError(f"{path.name}: the weight of {wrong.iloc[0]} is {weight}; a number of at least 0")
+        raise DataError(f"{name}: the weight of {wrong.iloc[0]} is {weight}; a number of at least 0")
     return weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import arrival, sources, use
+from flows import arrival, overview, sources, use
 from flows.data_gates import checked
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
@@ -32,7 +32,7 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     made = make_project(tmp_path / "project", isolated).root
     monkeypatch.setattr("steps.embedded.digits.write_digits", lambda root, seed: write_old(root, DIGITS))
     monkeypatch.setattr(use, "_refuse_to_lose", lambda _: None)
-    monkeypatch.setattr(use, "_refuse_without_pictures", lambda *_: None)
+    monkeypatch.setattr(overview, "_refuse_without_pictures", lambda *_: None)
     monkeypatch.setattr(use, "_inputs", lambda *_: None)
     named = use._backbone
     monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))

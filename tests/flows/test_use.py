@@ -1,5 +1,6 @@
 """`regraft use`: what it sets, and what it refuses with a sentence and without changing anything."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make folders of images, of nothing and of text."""
     root = tmp_path_factory.mktemp("folders")
     write_images(root / "images", 1)
+    write_images(root / "sites/a", 1)
+    write_images(root / "sites/b", 1)
+    (root / "nested.rar").write_bytes(b"Rar!")
     (root / "empty/cats").mkdir(parents=True)
     for label in ("a", "b"):
         (root / "texts" / label).mkdir(parents=True)
@@ -51,12 +55,15 @@ def untouched(new_project: Callable[[Path], Project], tmp_path_factory: pytest.T
         ("images", "resnet_18", "did you mean 'resnet18'?"),
         ("images", None, "which backbone?"),
         ("texts", "glyphnet", NO_PICTURE),
+        ("nested.rar", "glyphnet", "is a RAR archive; unpack it"),
+        ("sites", "glyphnet", "a/ and b/ hold the same folders (0, 1, 2): if they are splits, rename them"),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_changes_nothing(
     untouched: Project, folders: Path, images: str, backbone: str | None, sentence: str
 ) -> None:
-    fails(untouched, 2, sentence, "use", str(folders / images), *(["--backbone", backbone] if backbone else []))
+    code = 3 if images == "sites" else 2  # a fault of the data, not of the request
+    fails(untouched, code, sentence, "use", str(folders / images), *(["--backbone", backbone] if backbone else []))
     assert not (untouched / "data/backbone").exists() and not (untouched / "data/raw").exists()
 
 
@@ -96,6 +103,26 @@ def test_the_source_is_never_touched_and_the_mirror_follows_it(project: Project,
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.rglob("*.png")} == before
     assert "glyphnet" in (project / "data/backbone/card.json").read_text()
     assert (project / "data/raw.dvc").exists() and (project / "data/backbone.dvc").exists()
+
+
+def test_use_shows_its_reading_and_ingest_follows_it(project: Project, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos/Training/even", 5, classes=2)
+    write_images(tmp_path / "photos/Training/odd", 5, classes=2)
+    write_images(tmp_path / "photos/Testing", 3, classes=2)
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "photos")
+    command = ("regraft", "use", str(tmp_path / "photos.zip"), "--backbone", "glyphnet")
+
+    shown = project.must(*command)
+    assert "layout    split folders (Testing/ is test, Training/ is train)\n" in shown
+    assert "classes   4: 0 3, 1 3, even 10, odd 10\n" in shown
+    assert "train (with val set aside by a hash of each image) 20, test 6\n" in shown
+
+    assert "classes   2: 0 13, 1 13\n" in project.must(*command, "--labels", "leaf")
+    project.must("regraft", "run", "ingest")
+    table = files.read_table(project / "data/manifest.parquet")
+    assert table["label"].value_counts().to_dict() == {"0": 13, "1": 13}
+    assert set(table["split"][table["path"].str.contains("Testing")]) == {"test"}
+    assert files.read_json(project / "data/source.json")["labels"] == "leaf"
 
 
 def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from PIL import Image
 
 from steps.errors import DataError
 from steps.images import decoding
+from steps.images.layouts import Listed
 from steps.images.manifest import TEST, TRAIN, VAL, Row, uniform
-from steps.ingest import IngestParams, Listed, SplitLimits, find, ingest
+from steps.ingest import IngestParams, SplitLimits, find, ingest
 
 PARAMS = IngestParams(validation_share=0.3, test_share=0.25)
 LIMITS = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
@@ -224,9 +225,9 @@ def test_a_class_may_bear_the_name_of_a_split_where_there_is_no_train_folder(raw
     assert sorted(run(raw)["label"]) == ["control", "test"]
 
 
-@pytest.mark.parametrize("other", ["valid", "validation", "extra"])
+@pytest.mark.parametrize("other", ["extra", "holdout", "unseen"])
 def test_a_folder_that_is_no_split_beside_train_is_refused_and_not_taken_for_a_class(raw: Path, other: str) -> None:
-    """With 'train' and 'valid' as classes everything downstream would run, and predict the folder."""
+    """With 'train' and 'extra' as classes everything downstream would run, and predict the folder."""
     put(raw, [f"{split}/{label}/1.png" for split in ("train", other) for label in ("ant", "bee")])
     found = refusal(raw)
     assert (

@@ -1,0 +1,296 @@
+"""Tables of labels as people have them, translated into the listing that `ingest` reads.
+
+Separators, encodings and headers vary, and so do the spellings of a path: what a table means is decided against the
+files that exist.
+"""
+
+import codecs
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from steps.errors import DataError
+from steps.images import layouts, listing
+from steps.images.layouts import split_named
+from steps.images.manifest import TRAIN
+from steps.runtime import files
+
+DELIMITERS = (",", ";", "\t", "|")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+COLUMNS = {
+    "path": ("path", "filename", "file", "file_name", "file_path", "filepath", "image", "image_path", "image_name"),
+    "label": ("label", "class", "target", "category", "class_name", "label_name"),
+    "split": ("split", "subset", "partition", "set"),
+    "group": ("group",),
+    "source": ("source",),
+    "weight": ("weight",),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of path (POSIX, relative to `folder`), label and further columns of a listing.
+
+    `missing` are the paths that name no file; `notes` say what was translated, and are empty for a table that `ingest`
+    reads as it is.
+    """
+
+    rows: pd.DataFrame
+    folder: Path
+    notes: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def read(path: Path) -> Table:
+    """Read a listing. Raises DataError if it is none, or if a path leads outside or has two labels."""
+    notes: list[str] = []
+    try:
+        rows = listing.read(path)
+    except DataError:
+        rows, notes = _parsed(path)
+    folder = _base(path, rows["path"].tolist())
+    notes += [] if folder == path.parent else [f"the paths are relative to {folder}"]
+    return _located(rows, folder, path.name, notes)
+
+
+def metadata(folder: Path, names: Iterable[str]) -> Table | None:
+    """Read these metadata files of Hugging Face's image folders (`file_name,label`); None if none holds labels.
+
+    A path is relative to the metadata file, and the top folder may be a split.
+    """
+    tables = []
+    for name in names:
+        rows, above = _columns(_frame(folder / name)[0], name), PurePosixPath(name).parent
+        tables.append(rows.assign(path=[(above / path).as_posix() for path in rows["path"]]))
+    if not any("label" in rows.columns for rows in tables):
+        return None
+    rows = pd.concat(tables, ignore_index=True).fillna("")
+    if "split" not in rows.columns:
+        rows["split"] = [split_named(path.split("/")[0]) if "/" in path else "" for path in rows["path"]]
+    return _located(rows, folder, "metadata", ["labels are read from the metadata files"])
+
+
+def of_reading(reading: layouts.Reading, folder: Path) -> Table:
+    """Return a reading of folders as a table; a split of `CARVED` images follows from its name again."""
+    rows = [
+        (item.path, item.label, TRAIN if item.split == layouts.CARVED else item.split)
+        for item in reading.files
+        if isinstance(item, layouts.Listed)
+    ]
+    frame = pd.DataFrame(rows, columns=["path", "label", "split"])
+    return Table(frame, folder, (reading.layout,), ())
+
+
+def lost(folder: Path, missing: Sequence[str]) -> str:
+    """Return where missing files were looked for, and what is there instead."""
+    like = Present(folder).like(missing[0])
+    return f"looked in {folder} for {', '.join(missing[:3])}{f'; {like} is there' if like else ''}"
+
+
+def write(table: Table, path: Path) -> Path:
+    """Write a table as the listing that `ingest` reads, unless it is there already; return its path."""
+    text = table.rows.to_csv(index=False, lineterminator="\n")
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
+    return path
+
+
+# What the file says
+
+
+def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    frame, notes = _frame(path)
+    rows = _columns(frame, path.name)
+    missing = {"path", "label"} - set(rows.columns)
+    if missing:
+        first, second, *_ = [str(name) for name in frame.columns] + ["", ""]
+        if not second or not any((folder / first).is_file() for folder in (path.parent, path.parent.parent)):
+            raise DataError(
+                f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {[*map(str, frame.columns)]}"
+            )
+        rows = _columns(_headless(frame), path.name)
+        notes.append("the table has no header")
+    if not set(rows.columns) <= set(map(str, frame.columns)):
+        notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
+    if "split" in rows.columns:
+        given = rows["split"].unique()
+        rows["split"] = [split_named(value) or value for value in rows["split"]]
+        notes += [f"the splits {', '.join(given)} are read as {', '.join(rows['split'].unique())}"]
+    return rows, notes
+
+
+def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return a file's columns as text, with a note on its encoding and its delimiter where they are not the usual."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            table = pd.read_parquet(path, dtype_backend="numpy_nullable").astype(object)
+            return table.where(table.notna(), "").map(str), []
+        text, encoding = _decoded(path)
+        notes = [] if encoding == "utf-8-sig" else [f"the table's encoding is read as {encoding}"]
+        if suffix == ".jsonl":
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+            table = pd.DataFrame(records, dtype=object)
+            return table.where(table.notna(), "").map(str), notes
+        text = text.split("\n", 1)[-1] if text.startswith("sep=") else text  # Excel's hint
+        header = text.split("\n", 1)[0]
+        delimiter = max(DELIMITERS, key=header.count) if any(map(header.count, DELIMITERS)) else " "
+        notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]
+        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False), notes
+    except (ValueError, OSError, TypeError, AttributeError) as error:  # the parsers' own errors are ValueErrors
+        raise DataError(f"{path.name} cannot be read: {error}") from None
+
+
+def _decoded(path: Path) -> tuple[str, str]:
+    """Return a text and its encoding; cp1252 comes last, because it takes nearly anything."""
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        with suppress(UnicodeError):
+            text = data.decode(encoding)
+            if "\0" not in text:
+                return text, encoding
+    raise ValueError("it is no text in UTF-8, cp1252, or UTF-16 with a byte-order mark")
+
+
+def _headless(frame: pd.DataFrame) -> pd.DataFrame:
+    first = pd.DataFrame([list(frame.columns)], columns=frame.columns)
+    rows = pd.concat([first, frame], ignore_index=True)
+    names = ("path", "label", "split")[: len(rows.columns)]
+    return rows.iloc[:, : len(names)].set_axis(list(names), axis=1)
+
+
+def _columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the columns of a listing, whatever they are called."""
+    spelled = {str(column): str(column).strip().casefold().replace(" ", "_") for column in frame.columns}
+    chosen = {meaning: _chosen(meaning, spelled, name) for meaning in COLUMNS}
+    known = {column: meaning for meaning, column in chosen.items() if column}
+    return frame[list(known)].rename(columns=known)
+
+
+def _chosen(meaning: str, spelled: Mapping[str, str], name: str) -> str | None:
+    candidates = [column for column, word in spelled.items() if word in COLUMNS[meaning]]
+    exact = [column for column in candidates if spelled[column] == meaning]
+    if len(exact or candidates) > 1:
+        raise DataError(f"{name}: which column is the {meaning}, {' or '.join(candidates)}? rename it to {meaning}")
+    return next(iter(exact or candidates), None)
+
+
+# What its paths mean
+
+
+@dataclass(frozen=True)
+class Present:
+    """The files below a folder; their other spellings are collected once, and only if a path needs them."""
+
+    folder: Path
+
+    def exactly(self, name: str) -> bool:
+        """Return True if a relative path names a file."""
+        pure = PurePosixPath(name)
+        return not pure.is_absolute() and ".." not in pure.parts and (self.folder / pure).is_file()
+
+    def loosely(self, name: str) -> str:
+        """Return the only file whose path differs at most in case, Unicode form or a missing suffix; "" if none."""
+        folded = _folded(name)
+        same = self._spelled.get(folded) or [
+            path for suffix in SUFFIXES for path in self._spelled.get(folded + suffix, [])
+        ]
+        return same[0] if len(same) == 1 else ""
+
+    def like(self, name: str) -> str:
+        """Return a file of the same name in another folder, else any file, "" if there is none."""
+        wanted, every = _folded(PurePosixPath(name).name), [path for paths in self._spelled.values() for path in paths]
+        return next((path for path in every if _folded(path.split("/")[-1]) == wanted), next(iter(every), ""))
+
+    @cached_property
+    def _spelled(self) -> dict[str, list[str]]:
+        spelled: dict[str, list[str]] = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if files.speakable(name) and path.is_file():
+                spelled.setdefault(_folded(name), []).append(name)
+        return spelled
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _base(path: Path, names: Sequence[str]) -> Path:
+    """Return the folder that paths are relative to: the listing's own or, if none of them fits there, the one above."""
+    own, above = Present(path.parent), Present(path.parent.parent)
+    slashed = [_slashed(name, own) for name in names]
+    if any(own.exactly(name) for name in slashed) or _dropped(slashed, own):
+        return own.folder
+    hidden = any(part.startswith(".") for name in slashed for part in PurePosixPath(name).parts)
+    return above.folder if not hidden and any(above.exactly(name) for name in slashed) else own.folder
+
+
+def _slashed(name: str, present: Present) -> str:
+    """Return a path with POSIX separators; what leads out of the folder and back in is resolved."""
+    if not name or "\0" in name or present.exactly(name):
+        return name
+    slashed = PurePosixPath(name.replace("\\", "/")).as_posix()
+    if ".." in slashed.split("/") or slashed.startswith("/"):
+        inside = os.path.relpath(present.folder / slashed, present.folder)
+        return slashed if inside.startswith("..") else inside
+    return slashed
+
+
+def _dropped(slashed: Sequence[str], present: Present) -> str:
+    """Return the leading part that paths have more than the folder, as in `C:/data/cats/1.png`; "" if there is none.
+
+    It is the same for all paths: dropping what fits best from each would find the wrong file.
+    """
+    lost = [name for name in slashed if ".." not in name.split("/") and not present.exactly(name)]
+    for fits in (present.exactly, present.loosely):
+        for parts in (name.split("/") for name in lost if not present.loosely(name)):
+            count = next((n for n in range(1, len(parts)) if fits("/".join(parts[n:]))), 0)
+            if count:
+                return "/".join(parts[:count]) + "/"
+    return ""
+
+
+def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) -> Table:
+    """Find the file of each row. Raises DataError for a path that leads outside, or has two labels."""
+    present, given = Present(folder), rows["path"].tolist()
+    slashed = [_slashed(path, present) for path in given]
+    said = [*notes]
+    other = next(
+        (pair for pair in zip(given, slashed, strict=True) if PurePosixPath(pair[0]).as_posix() != pair[1]), ()
+    )
+    if other:
+        said.append(f"paths are read with other separators: {other[0]} is {other[1]}")
+    dropped = _dropped(slashed, present)
+    if dropped:
+        said.append(f"{dropped} at the start of the paths is left out")
+    short = [path.removeprefix(dropped) for path in slashed]
+    paths = [path if not path or present.exactly(path) else present.loosely(path) or path for path in short]
+    different = next((pair for pair in zip(short, paths, strict=True) if pair[0] != pair[1]), None)
+    if different:
+        said.append(f"paths that differ in case, Unicode form or suffix are the same: {different[0]} is {different[1]}")
+    located = _unambiguous(listing.checked(rows.assign(path=paths), folder, name), name)
+    missing = dict.fromkeys(path for path in located["path"] if not present.exactly(path))
+    return Table(located, folder, tuple(said), tuple(missing))
+
+
+def _unambiguous(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows; raises DataError if a path has two labels."""
+    pairs = rows[["path", "label"]].drop_duplicates()
+    twice = pairs[pairs["path"].duplicated(keep=False)].sort_values("path", kind="stable")
+    if len(twice):
+        first, second = twice["label"].iloc[:2]
+        raise DataError(
+            f"{name}: {twice['path'].iloc[0]} has two labels, {first!r} and {second!r}; keep one "
+            f"({twice['path'].nunique()} such files)"
+        )
+    return rows

@@ -1,0 +1,153 @@
+"""What `use` understood of a source: its layout, classes, splits and counts, before anything runs."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.sources import STORE, TABLES, Source, Survey, survey
+from flows.unpacking import ARCHIVES, OTHERS
+from steps.errors import RequestError, UndecodableError
+from steps.images import layouts, listing
+from steps.images.layouts import CARVED, Listed, Reading
+from steps.images.manifest import LISTINGS, TEST, TRAIN, VAL, Rejected
+from steps.runtime import params
+
+DIGITS = "digits"
+SHOWN = 12  # classes that are listed by name
+HASH = "by a hash of each image"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A reading in numbers: images per class and per split; files that are passed over, by reason."""
+
+    layout: str
+    classes: Mapping[str, int]
+    splits: Mapping[str, int]  # "": a hash of each image decides; CARVED: training, with validation set aside so
+    unlabelled: int
+    passed_over: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return text for a person."""
+        waiting = [f"          unlabelled images: {self.unlabelled:,}"] if self.unlabelled else []
+        over = [
+            f"          passed over: {count:,} file{'s' * (count > 1)} {reason}"
+            for reason, count in self.passed_over.items()
+        ]
+        return [
+            f"layout    {self.layout}",
+            f"classes   {self._classes()}",
+            f"splits    {self._splits()}",
+            *waiting,
+            *over,
+            *(f"note      {note}" for note in self.notes),
+        ]
+
+    def _classes(self) -> str:
+        named = [f"{label} {count:,}" for label, count in [*self.classes.items()][:SHOWN]]
+        more = len(self.classes) - SHOWN
+        return f"{len(self.classes):,}: {', '.join([*named, *([f'and {more:,} more'] if more > 0 else [])])}"
+
+    def _splits(self) -> str:
+        words = {TRAIN: "train", CARVED: f"train (with val set aside {HASH})", VAL: "val", TEST: "test"}
+        known = [f"{words[split]} {self.splits[split]:,}" for split in words if self.splits.get(split)]
+        free = self.splits.get("", 0)
+        return ", ".join([*known, *([f"train, val and test {HASH}: {free:,} in all"] if free else [])])
+
+
+def look(root: Path, images: str, labels: str | None) -> None:
+    """Refuse images that cannot be used, as `of_source` does, without loading torch."""
+    if images != DIGITS:
+        of_source(root, source_of(root, images, None, labels))
+
+
+def source_of(root: Path, images: str, packed: bool | None, labels: str | None) -> Source:
+    """Return the source at a path; RequestError if it is no folder, listing or archive, or lies in the project."""
+    path = Path(images).expanduser()
+    if not path.exists():
+        raise RequestError(f"{path} does not exist")
+    if not path.is_dir() and not (path.is_file() and path.name.lower().endswith((*TABLES, *ARCHIVES))):
+        raise RequestError(f"{path} is {_other(path)}")
+    if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
+        raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
+    return Source(path.resolve(), packed, labels, root / STORE)
+
+
+def _other(path: Path) -> str:
+    if path.suffix.lower() in OTHERS:
+        kind, remedy = OTHERS[path.suffix.lower()]
+        return f"{kind}; {remedy}, and `regraft use` the result"
+    return f"no folder; expected a folder of images, or a listing ({', '.join(TABLES)}), or an archive (.zip, .tar ...)"
+
+
+def of_source(root: Path, source: Source) -> Overview:
+    """Return what `ingest` will read in the mirror of a source.
+
+    Raises RequestError if no file can be decoded, or if more of a listing's rows than `validate.quarantine_limit` name
+    no file; DataError where no honest reading exists.
+    """
+    seen = survey(source)
+    _refuse_without_pictures(source.path, seen.files)
+    own = next((name for name in LISTINGS if name in seen.files), None)
+    if own is None:
+        return _counted(layouts.read(layouts.grown(seen.files), labels=None), seen.files, seen.notes)
+    read = layouts.of_listing(listing.read(seen.files[own]), own)
+    _refuse_missing(source, seen, len(read.files), params.read(root)["validate"]["quarantine_limit"])
+    return _counted(read, seen.files, seen.notes)
+
+
+def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
+    """Refuse a source in which no file can be decoded; `ingest` reports single files."""
+    from steps.images.decoding import decode, read_bytes
+
+    first, candidates = "", {name: origin for name, origin in paths.items() if name not in LISTINGS}
+    for name, origin in candidates.items():
+        try:
+            decode(read_bytes(origin))
+            return
+        except (UndecodableError, OSError) as error:
+            first = first or f"; the first, {name}: {getattr(error, 'strerror', None) or error}"
+    raise RequestError(
+        f"{path} holds no picture that can be used ({len(candidates):,} files looked at{first}); "
+        "expected one folder of images per class"
+    )
+
+
+def of_raw(raw: Path) -> Overview:
+    """Return what `ingest` reads in a folder of raw images."""
+    from steps.ingest import reading
+
+    read = reading(raw)
+    return _counted(read, {item.path for item in read.files}, ())
+
+
+def _counted(read: Reading, files: Collection[str], notes: tuple[str, ...]) -> Overview:
+    """Count what was read; a listed file that is not among `files`, or a text, is no image."""
+    named = [item for item in read.files if isinstance(item, Listed)]
+    there = [item for item in named if item.path in files]
+    images = [item for item in there if not layouts.is_note(item.path)]
+    labelled = [item for item in images if item.label]
+    over = Counter(f"({item.reason})" for item in read.files if isinstance(item, Rejected))
+    over["(no picture by its name)"] = len(there) - len(images)
+    over["(in the listing, and not there)"] = len(named) - len(there)
+    return Overview(
+        read.layout,
+        dict(sorted(Counter(item.label for item in labelled).items())),
+        dict(Counter(item.split for item in labelled)),
+        len(images) - len(labelled),
+        dict(+over),
+        (*notes, *read.notes),
+    )
+
+
+def _refuse_missing(source: Source, seen: Survey, rows: int, limit: float) -> None:
+    from flows.label_tables import lost
+
+    count = len(seen.missing)
+    if count > limit * rows:
+        raise RequestError(
+            f"{source.path}: {count:,} of {rows:,} rows name no file; {lost(seen.folder, seen.missing)}. Mend the "
+            f"paths, or remove the rows; up to {limit:.0%} may be missing (validate.quarantine_limit)"
+        )

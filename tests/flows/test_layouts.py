@@ -1,0 +1,258 @@
+"""Folders, listings and archives as people have them: what `use` understands, and what it refuses in words.
+
+A reading is written `class count ... | split count ... | unlabelled | passed over`; `train*`: validation images are set
+aside from it by hash; `hash`: all splits follow from a hash of each image.
+"""
+
+import itertools
+import re
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from flows.overview import Overview, of_raw, of_source
+from flows.sources import Source, mirror
+from steps.errors import RegraftError
+from tests.conftest import REPOSITORY
+from tests.corpus import PNG
+
+TWO = "{cat,dog}/{1,2,3}.png"
+FLAT = "{1,2,3,4}.png"
+FOLDERS = {
+    # class folders
+    TWO: "cat 3 dog 3 | hash 6 | 0 | 0",
+    f"{TWO} README.txt": "cat 3 dog 3 | hash 6 | 0 | 1",
+    f"{TWO} loose.png": "cat 3 dog 3 | hash 6 | 0 | 1",
+    f"{TWO} unlabelled/{FLAT}": "cat 3 dog 3 | hash 6 | 4 | 0",
+    f"{TWO} Unlabeled/{FLAT}": "cat 3 dog 3 | hash 6 | 4 | 0",
+    "{cat,dog}/2024/may/{1,2}.png": "cat 2 dog 2 | hash 4 | 0 | 0",
+    "{cat,dog}/{2023,2024}/{1,2}.png": "cat 4 dog 4 | hash 8 | 0 | 0",
+    "{train,car,plane}/{1,2}.png": "car 2 plane 2 train 2 | hash 6 | 0 | 0",
+    "{train_station,car}/{1,2}.png": "car 2 train_station 2 | hash 4 | 0 | 0",
+    "{blood_test,control}/{1,2}.png": "blood_test 2 control 2 | hash 4 | 0 | 0",
+    "{test,control}/{1,2}.png": "control 2 test 2 | hash 4 | 0 | 0",
+    "animals/{cat,dog}/1.png vehicles/{car,bus}/1.png": "animals 2 vehicles 2 | hash 4 | 0 | 0",
+    f"{TWO} cat/{{1,2,3}}.json": "cat 3 dog 3 | hash 6 | 0 | 3",
+    "{images,labels}/{1,2}.txt images/{1,2}.png": "images 2 | hash 2 | 0 | 4",
+    # split folders
+    f"{{train,val,test}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
+    f"{{Train,Valid,Test}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
+    f"{{TRAIN,VALIDATION,TEST}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
+    f"{{training_set,dev_set,test_set}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
+    f"{{train,eval,test}}/{TWO}": "cat 9 dog 9 | train 6 val 6 test 6 | 0 | 0",
+    f"{{Training,Testing}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{training-set,test-set}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{trainset,testset}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{train_images,test_images}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{TrainImages,TestImages}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{Train Data,Test Data}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{flowers_train,flowers_test}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{train,val}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"{{train2017,val2017}}/{TWO}": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"train/{TWO}": "cat 3 dog 3 | hash 6 | 0 | 0",
+    f"train/{TWO} test/{FLAT}": "cat 3 dog 3 | hash 6 | 4 | 0",
+    f"{{Train,Valid}}/{TWO} test1/{FLAT}": "cat 6 dog 6 | test 6 train* 6 | 4 | 0",
+    f"{{train,test}}/{TWO} train/loose.png train/notes.txt": "cat 6 dog 6 | test 6 train* 6 | 1 | 1",
+    "s_{train/s_train,test/s_test}/{cat,dog}/1.png s_pred/s_pred/{1,2}.png": "cat 2 dog 2 | test 2 train* 2 | 2 | 0",
+    "{cat,dog}/{train,test}/{1,2}.png": "cat 4 dog 4 | test 4 train* 4 | 0 | 0",
+    # wrappers
+    f"archive/{TWO}": "cat 3 dog 3 | hash 6 | 0 | 0",
+    f"archive/{{Training,Testing}}/{TWO} LICENSE.txt": "cat 6 dog 6 | test 6 train* 6 | 0 | 1",
+    f"brain/brain/{{train,test}}/{TWO} __MACOSX/brain/._x": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"archive/{TWO} unlabelled/{FLAT}": "cat 3 dog 3 | hash 6 | 4 | 0",
+    # no honest reading
+    f"train/{FLAT}": "refused: train/ holds no class folders; expected train/CLASS",
+    f"train/{FLAT} test/{FLAT}": "refused: train/ holds no class folders; beside it: test/",
+    f"train/{FLAT} test1/{FLAT} labels.csv": "refused: train/ holds no class folders; test1/; labels.csv",
+    FLAT: "refused: no class folders, 4 loose files",
+    f"{{train,extra}}/{TWO}": "refused: extra/ beside it is no split; train, val, test, unlabelled",
+    f"{{train,val,valid}}/{TWO}": "refused: val/ and valid/ both stand for the split val",
+    f"{{val,test}}/{TWO}": "refused: test/, val/ are splits; none is train/",
+    f"{{siteA,siteB}}/{TWO}": "refused: siteA/ and siteB/ hold the same folders (cat, dog); --labels leaf",
+    f"bottle/{{train,test,ground_truth}}/{TWO}": "refused: ground_truth/ beside it is no split",
+}
+CHOSEN = {
+    ("animals/{cat,dog}/1.png vehicles/{car,bus}/1.png", "top"): "animals 2 vehicles 2 | hash 4 | 0 | 0",
+    ("animals/{cat,dog}/1.png vehicles/{car,bus}/1.png", "leaf"): "bus 1 car 1 cat 1 dog 1 | hash 4 | 0 | 0",
+    ("{a,b}/{x,y}/1.png", "leaf"): "x 2 y 2 | hash 4 | 0 | 0",
+    ("{a,b}/{x,y}/1.png", "top"): "a 2 b 2 | hash 4 | 0 | 0",
+    ("{a,b}/{x,y}/1.png", "path"): "a/x 1 a/y 1 b/x 1 b/y 1 | hash 4 | 0 | 0",
+    ("{Train,Test}/{a,b}/{x,y}/1.png", "leaf"): "x 4 y 4 | test 4 train* 4 | 0 | 0",
+    ("a/{x,y}/1.png b/1.png unlabelled/{1,2}.png", "leaf"): "b 1 x 1 y 1 | hash 3 | 2 | 0",
+}
+
+
+def expanded(pattern: str) -> list[str]:
+    """Return the names of a pattern such as `{train,test}/cat/{1,2}.png a.txt`."""
+    names = re.findall(r"(?:\{[^}]*\}|\S)+", pattern)
+    return [
+        "".join(parts)
+        for name in names
+        for parts in itertools.product(*(part.strip("{}").split(",") for part in re.split(r"(\{[^}]*\})", name)))
+    ]
+
+
+def lay_out(folder: Path, pattern: str) -> Path:
+    for name in expanded(pattern):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PNG if name.endswith(".png") else b"a note")
+    return folder
+
+
+def written(seen: Overview) -> str:
+    names = {"": "hash", "carved": "train*"}
+    order = ("train", "val", "test", "carved", "")
+    splits = [f"{names.get(split, split)} {seen.splits[split]}" for split in order if seen.splits.get(split)]
+    classes = [f"{label} {count}" for label, count in seen.classes.items()]
+    return f"{' '.join(classes)} | {' '.join(splits)} | {seen.unlabelled} | {sum(seen.passed_over.values())}"
+
+
+def understood(source: Source) -> Overview:
+    """Return what `use` shows; what `ingest` reads in the mirror has to be the same."""
+    seen = of_source(REPOSITORY, source)  # the limits of the repository's params.yaml
+    raw = source.store.parent / "raw"
+    mirror(source, raw, source.store.parent / "memory")
+    assert written(of_raw(raw)) == written(seen) or "(in the listing, and not there)" in seen.passed_over
+    assert mirror(source, raw, source.store.parent / "memory") == (0, 0), "a second look finds nothing new"
+    return seen
+
+
+def verdict(source: Source) -> str:
+    try:
+        return written(understood(source))
+    except RegraftError as error:
+        return f"refused: {error}"
+
+
+def assert_reads(source: Source, expected: str) -> None:
+    read = verdict(source)
+    if expected.startswith("refused: "):
+        assert read.startswith("refused: ")
+        for part in expected.removeprefix("refused: ").split("; "):
+            assert part in read
+    else:
+        assert read == expected
+
+
+@pytest.mark.parametrize("pattern", FOLDERS)
+def test_a_folder_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, pattern: str) -> None:
+    folder = lay_out(tmp_path / "photos", pattern)
+    assert_reads(Source(folder, store=tmp_path / "store"), FOLDERS[pattern])
+
+
+@pytest.mark.parametrize(("pattern", "labels"), CHOSEN)
+def test_the_owner_chooses_the_folder_that_names_the_class(tmp_path: Path, pattern: str, labels: str) -> None:
+    folder = lay_out(tmp_path / "photos", pattern)
+    assert_reads(Source(folder, labels=labels, store=tmp_path / "store"), CHOSEN[pattern, labels])
+
+
+def test_a_listing_has_its_own_labels(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    (folder / "listing.csv").write_text(PLAIN)
+    for path in (folder, folder / "listing.csv"):
+        assert_reads(Source(path, labels="leaf", store=tmp_path / "store"), "refused: --labels leaf is about folders")
+
+
+def test_folders_in_folders_are_named_with_the_other_reading(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", "animals/{cat,dog}/1.png vehicles/{car,bus}/1.png")
+    (note,) = understood(Source(folder, store=tmp_path / "store")).notes
+    assert "animals/, vehicles/ hold folders (bus, car, cat ...)" in note and "--labels leaf" in note
+
+
+# Listings
+
+PHOTOS = "cats/{1,2}.png dogs/{1,2}.png"
+BOTH = "cat 2 dog 2 | hash 4 | 0 | 0"
+ROWS = [("cats/1.png", "cat"), ("cats/2.png", "cat"), ("dogs/1.png", "dog"), ("dogs/2.png", "dog")]
+
+
+def table(head: str = "path,label", change: tuple[str, str] = ("", ""), before: str = "", after: str = "") -> str:
+    """Return a listing of the photos in which `change` replaces part of each path, put between two texts."""
+    lines = [f"{before}{path.replace(*change) if change[0] else path},{label}" for path, label in ROWS]
+    return "\n".join([head, *lines]) + "\n" + after
+
+
+PLAIN = table()
+LISTINGS = {
+    "plain": (PLAIN, BOTH),
+    "byte-order mark": (PLAIN.encode("utf-8-sig"), BOTH),
+    "Windows line ends": (PLAIN.replace("\n", "\r\n"), BOTH),
+    "UTF-16": (PLAIN.encode("utf-16"), BOTH),
+    "cp1252": (PLAIN.replace(",cat", ",Käfer").encode("cp1252"), "Käfer 2 dog 2 | hash 4 | 0 | 0"),
+    "semicolons": (PLAIN.replace(",", ";"), BOTH),
+    "Excel's hint": ("sep=;\n" + PLAIN.replace(",", ";"), BOTH),
+    "tabs": (PLAIN.replace(",", "\t"), BOTH),
+    "header in another case": (table("Path,Label"), BOTH),
+    "filename and class": (table("filename,class"), BOTH),
+    "file_name and target": (table("file_name,target"), BOTH),
+    "Image Path and Category": (table("Image Path,Category"), BOTH),
+    "no header, spaces": ("\n".join(PLAIN.splitlines()[1:]).replace(",", " "), BOTH),
+    "no header": ("\n".join(PLAIN.splitlines()[1:]), BOTH),
+    "backslashes": (table(change=("/", "\\")), BOTH),
+    "a drive": (table(change=("/", "\\"), before="C:\\data\\"), BOTH),
+    "dot and backslash": (table(change=("/", "\\"), before=".\\"), BOTH),
+    "backslashes in half": (PLAIN.replace("cats/", "cats\\"), BOTH),
+    "dot and slash": (table(before="./"), BOTH),
+    "absolute": (table(before="{folder}/"), BOTH),
+    "absolute, from another machine": (table(before="/home/ada/data/"), BOTH),
+    "relative to the folder above": (table(before="photos/"), BOTH),
+    "up and down again": (table(before="../photos/"), BOTH),
+    "another case": (table(change=("ats", "ATS")), BOTH),
+    "a drive and another case": (table(change=("s/", "S\\"), before="D:\\photos\\"), BOTH),
+    "no suffixes": (table(change=(".png", "")), BOTH),
+    "own splits": (
+        "path,label,split\ncats/1.png,cat,Training\ncats/2.png,cat,Testing\ndogs/1.png,dog,train\ndogs/2.png,dog,test\n",
+        "cat 2 dog 2 | test 2 train* 2 | 0 | 0",
+    ),
+    "an empty label": (PLAIN.replace("dogs/2.png,dog", "dogs/2.png,"), "cat 2 dog 1 | hash 3 | 1 | 0"),
+    "a row twice": (table(after="cats/1.png,cat\n"), "cat 3 dog 2 | hash 5 | 0 | 0"),
+    "two labels": (table(after="cats/1.png,dog\n"), "refused: cats/1.png has two labels, 'cat' and 'dog'"),
+    "two labels, two spellings": (table(after="cats\\1.png,dog\n"), "refused: cats/1.png has two labels"),
+    "no file at all": (table(change=("s/", "/")), "refused: looked in; cat/1.png; cats/1.png is there"),
+    "half the files": (table(change=("dogs", "wolves")), "refused: 2 of 4 rows; wolves/1.png; is there"),
+    "two columns for the path": (
+        "file,image,label\ncats/1.png,x,cat\n",
+        "refused: which column is the path, file or image? rename it to path",
+    ),
+    "no label": ("path,remark\ncats/1.png,x\n", "refused: lacks the column(s) label; it has ['path', 'remark']"),
+    "outside": ("path,label\n../secret.png,cat\n", "refused: '../secret.png' points outside"),
+    "no text": (b"\x00\x81\x8d\x00" * 9, "refused: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+@pytest.mark.parametrize("place", ["photos/labels.csv", "photos/listing.csv"])
+def test_a_listing_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, name: str, place: str) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    (tmp_path / "secret.png").write_bytes(PNG)
+    content, expected = LISTINGS[name]
+    data = content.replace("{folder}", str(folder)).encode() if isinstance(content, str) else content
+    (tmp_path / place).write_bytes(data)
+    source = tmp_path / place if place.endswith("labels.csv") else folder  # found by its name in the folder
+    assert_reads(Source(source, store=tmp_path / "store"), expected)
+
+
+def test_a_path_is_the_same_in_every_unicode_form(tmp_path: Path) -> None:
+    """macOS writes an accent apart from its letter, most editors do not."""
+    folder = lay_out(tmp_path / "photos", unicodedata.normalize("NFD", "café/{1,2}.png tea/{1,2}.png"))
+    rows = "".join(f"café/{i}.png,café\ntea/{i}.png,tea\n" for i in (1, 2))
+    (folder / "labels.csv").write_text("path,label\n" + rows, encoding="utf-8")
+    assert verdict(Source(folder / "labels.csv", store=tmp_path / "store")) == "café 2 tea 2 | hash 4 | 0 | 0"
+
+
+def test_a_few_missing_files_are_shown_and_left_to_the_quarantine(tmp_path: Path) -> None:
+    names = ",".join(map(str, range(40)))
+    folder = lay_out(tmp_path / "photos", f"{{cats,dogs}}/{{{names}}}.png")
+    rows = "".join(f"{kind}/{i}.png,{kind}\n" for kind in ("cats", "dogs") for i in range(42 if kind == "dogs" else 40))
+    (folder / "labels.csv").write_text("path,label\n" + rows)
+    assert_reads(Source(folder / "labels.csv", store=tmp_path / "store"), "cats 40 dogs 40 | hash 80 | 0 | 2")
+
+
+def test_what_was_translated_is_said(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    text = table("filename;class", ("/", "\\"), "C:\\data\\").replace(",", ";")
+    (folder / "labels.csv").write_text(text.replace(";cat", ";Käfer"), encoding="cp1252")
+    said = " ".join(understood(Source(folder / "labels.csv", store=tmp_path / "store")).notes)
+    for part in ("cp1252", "';'", "filename, class", "C:/data/ at the start of the paths is left out"):
+        assert part in said
