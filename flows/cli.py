@@ -61,14 +61,23 @@ def use(
     accept_new_weights: Annotated[
         bool, typer.Option("--accept-new-weights", help="Take other weights under the backbone's old name.")
     ] = False,
+    weights_part: Annotated[
+        str | None, typer.Option(help="The part of the file to use if several fit, e.g. model_ema.")
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(help="That of one of torchvision's weights, e.g. IMAGENET1K_V2, or a .json/.yaml file."),
+    ] = None,
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
     ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.use import use as set_inputs
+    from steps.commands.origins import Wishes
 
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed))
+    wishes = Wishes(preprocessing, weights_part)
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, wishes))
 
 
 @app.command()

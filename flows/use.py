@@ -11,6 +11,8 @@ from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.backbones import models
 from steps.commands import origins
+from steps.commands.origin_words import sentences
+from steps.commands.origins import AS_IT_IS, Wishes
 from steps.errors import RequestError, UndecodableError
 from steps.images import shards
 from steps.images.manifest import LISTINGS
@@ -22,10 +24,14 @@ PARAMS = "params.yaml"
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone."""
+    """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone.
+
+    `weights` says how the file of weights was read, and where its preprocessing comes from.
+    """
 
     images: str
     backbone: str
+    weights: tuple[str, ...]
     params_followed: bool
 
     def plain(self) -> dict[str, object]:
@@ -35,28 +41,37 @@ class Inputs:
     def lines(self) -> list[str]:
         """Return text for a person."""
         followed = ["params    validate.preprocessing follows the backbone's card"] if self.params_followed else []
-        return [f"images    {self.images}", f"backbone  {self.backbone}", *followed, "next      regraft run"]
+        read = [f"{'weights' if i == 0 else '':10}{line}" for i, line in enumerate(self.weights)]
+        return [f"images    {self.images}", f"backbone  {self.backbone}", *read, *followed, "next      regraft run"]
 
 
 def use(
-    root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
+    root: Path,
+    images: str,
+    backbone: str | None,
+    weights: str | None,
+    accept: bool,
+    packed: bool | None = None,
+    wishes: Wishes = AS_IT_IS,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` as in `Source`. Raises RequestError, with nothing changed, if one of them does not
-    exist or does not fit.
+    current backbone; `packed` as in `Source`; `wishes` are about the weights. Raises RequestError, with nothing
+    changed, if one of them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
+    if wishes != AS_IT_IS and backbone is None:
+        raise RequestError("--preprocessing and --weights-part need --backbone")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
     if path:
         _refuse_without_pictures(path, contents(Source(path)))  # `contents` refuses a wrong listing
     _refuse_to_lose(root)
-    made = _backbone(images, backbone, weights)
+    made = _backbone(images, backbone, weights, wishes)
     with incoming(root) as new:  # everything is checked in here, before anything changes
         if made:
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
@@ -101,10 +116,10 @@ def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
     )
 
 
-def _backbone(images: str, name: str | None, weights: str | None) -> origins.Loaded | None:
+def _backbone(images: str, name: str | None, weights: str | None, wishes: Wishes) -> origins.Loaded | None:
     if name is None:
         return origins.embedded() if images == DIGITS else None
-    return origins.named(name, weights)
+    return origins.named(name, weights, wishes)
 
 
 def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:
@@ -171,4 +186,5 @@ def _inputs(root: Path, images: str, changed: bool) -> Inputs:
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     top = ", without its top" if card.cut is not None else ""
-    return Inputs(f"{held}, {where}", f"{card.name}, digest {card.sha256[:12]}{top}", changed)
+    read = tuple(sentences(card)) if changed else ()
+    return Inputs(f"{held}, {where}", f"{card.name}, digest {card.sha256[:12]}{top}", read, changed)
