@@ -26,7 +26,7 @@ class Reading:
     part: str  # the names of the tensors that were used began with it, and lost it
     other_parts: tuple[str, ...]  # that hold the same network
     renamed: int  # tensors that got today's names of torchvision
-    counters: int  # of batches, which BatchNorm counts and the file lacks: set to 0
+    counters: int  # of batches, which BatchNorm keeps, that are missing or no whole numbers: set to 0
     cast: tuple[str, ...]  # types of numbers that became float32
     ignored: tuple[str, ...]  # groups of tensors that belong to no layer that is used
     preprocessing: Basis

@@ -24,7 +24,7 @@ def _tensors(reading: Reading) -> Iterator[str]:
     if reading.renamed:
         yield f"{reading.renamed} tensors were renamed to torchvision's names"
     if reading.counters:
-        yield f"{reading.counters} batch counters of BatchNorm are not in the file and were set to 0"
+        yield f"{reading.counters} batch counters of BatchNorm are missing or no whole numbers and were set to 0"
     if reading.cast:
         yield f"{_listed(reading.cast)} became float32"
     if reading.ignored:

@@ -70,13 +70,13 @@ def fitted(architecture: str, side: int, tensors: Mapping[str, torch.Tensor], pa
     state = _upgraded(network, view.inside)
     kept, cut = _kept(architecture, network, shapes, state, view)
     return Fitted(
-        state={name: _float32(state[name]) for name in kept},
+        state={name: _as(shapes[name], state[name]) for name in kept},
         classes=classes,
         cut=cut,
         part=view.part,
         other_parts=view.other_parts,
         renamed=_renamed(tensors, view, kept),
-        counters=len([name for name in kept if name.endswith(COUNTER) and name not in view.inside]),
+        counters=len([name for name in kept if name.endswith(COUNTER) and state[name] is not view.inside.get(name)]),
         cast=_cast(state[name] for name in kept),
         ignored=_groups(view, kept, state),
     )
@@ -187,12 +187,17 @@ def _upgraded(network: nn.Module, inside: Tensors) -> Tensors:
 
     BatchNorm adds its counter of batches, ViT renames its linear layers.
     """
-    state = dict(inside)
+    state = {name: tensor for name, tensor in inside.items() if _is_plain(name, tensor)}
     for name, module in network.named_modules():
         module._load_from_state_dict(
             state, f"{name}." if name else "", {"assign_to_params_buffers": True}, False, [], [], []
         )
     return state
+
+
+def _is_plain(name: str, tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is no counter of batches, or one that counts: cast to float16 it may be infinite."""
+    return not name.endswith(COUNTER) or not (tensor.is_floating_point() or tensor.dim())
 
 
 def _kept(
@@ -251,9 +256,9 @@ def _misfit(
     return f"the weights do not fit {architecture}: {', '.join(fact for fact in facts if fact)}"
 
 
-def _float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy: what is read from a file may be a view into a buffer that all tensors share."""
-    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
+def _as(wanted: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of the wanted type: what is read from a file may be a view into a buffer that all tensors share."""
+    return tensor.to(wanted.dtype, copy=True)
 
 
 def _cast(tensors: Iterable[torch.Tensor]) -> tuple[str, ...]:

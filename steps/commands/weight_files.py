@@ -32,6 +32,9 @@ BESIDE = (
     "numpy._core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
     "datetime.datetime",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
 )
 SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 STARTS = {  # of files that are not weights
@@ -53,6 +56,9 @@ class _Empty:
     def __setstate__(self, _: object) -> None:
         pass
 
+    def __setitem__(self, _: object, __: object) -> None:
+        pass
+
 
 def read(path: Path) -> Tensors:
     """Return every tensor of a safetensors file or of a file saved by `torch.save`.
@@ -60,7 +66,7 @@ def read(path: Path) -> Tensors:
     Raises RequestError if there is no such file, or if it holds anything but tensors and plain values.
     """
     if not path.is_file():
-        raise RequestError(f"--weights {path}: no such file")
+        raise RequestError(f"--weights {path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
         loaded = files.read_tensors(path) if path.suffix == ".safetensors" else _unpacked(path)
     except Exception as error:  # safetensors and torch raise many types of their own

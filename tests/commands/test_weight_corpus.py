@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from steps.runtime import files
 State = dict[str, torch.Tensor]
 SHUFFLE, SQUEEZE, MOBILE, RESNET = "shufflenet_v2_x0_5", "squeezenet1_1", "mobilenet_v3_small", "resnet18"
 NO_TOP = "the file's top is missing or not torchvision's: the backbone is used without one"
-COUNTERS = "56 batch counters of BatchNorm are not in the file and were set to 0"
+COUNTERS = "56 batch counters of BatchNorm are missing or no whole numbers and were set to 0"
 
 
 @cache
@@ -107,10 +107,17 @@ def renamed(count: int) -> str:
     return f"{count} tensors were renamed to torchvision's names"
 
 
+class Legacy(NamedTuple):
+    """A state that is saved in the format of torch before 1.6."""
+
+    state: State
+
+
 Row = tuple[str, str, Callable[[], Any], tuple[str, ...]]
 # file, architecture, what is saved, what `use` says besides its sentence about the preprocessing
 READ: list[Row] = [
     ("plain.pth", SHUFFLE, whole, ()),
+    ("before_zip.pth", SHUFFLE, lambda: Legacy(whole()), ()),
     ("plain.safetensors", SHUFFLE, whole, ()),
     ("ordered.pth", SHUFFLE, lambda: collections.OrderedDict(whole()), ()),
     ("views.pth", SHUFFLE, lambda: flat_buffer(whole()), ()),
@@ -226,7 +233,14 @@ READ: list[Row] = [
         (renamed(50), NO_TOP),
     ),
     ("no_counters.pth", SHUFFLE, lambda: without(whole(), "num_batches_tracked"), (COUNTERS,)),
+    (
+        "detector.pth",
+        SHUFFLE,
+        lambda: {**under("backbone.body.", without(body(), "num_batches_tracked")), "rpn.head.weight": torch.zeros(3)},
+        (part("backbone.body"), COUNTERS, "not used: rpn", NO_TOP),
+    ),
     # numbers
+    ("all_half.pth", SHUFFLE, lambda: {k: v.half() for k, v in whole().items()}, (COUNTERS, "float16 became float32")),
     ("half.pth", SHUFFLE, lambda: cast(whole(), torch.float16), ("float16 became float32",)),
     ("half.safetensors", SHUFFLE, lambda: cast(whole(), torch.float16), ("float16 became float32",)),
     ("bfloat16.pth", SQUEEZE, lambda: cast(state_of(SQUEEZE), torch.bfloat16), ("bfloat16 became float32",)),
@@ -354,6 +368,8 @@ def write(path: Path, content: Any) -> Path:
         path.write_bytes(content)
     elif isinstance(content, torch.jit.ScriptModule):
         content.save(str(path))
+    elif isinstance(content, Legacy):
+        torch.save(content.state, path, _use_new_zipfile_serialization=False)
     elif path.suffix == ".safetensors":
         files.write_tensors(path, content)
     else:
@@ -374,7 +390,7 @@ def test_a_file_is_read_and_what_was_done_to_it_is_said(
     assert tuple(lines) == said
     assert preprocessing.startswith("preprocessing assumed to be that of ")
     original = state_of(name, card.num_classes)
-    exact = not {"half.pth", "half.safetensors", "bfloat16.pth"} & {file}
+    exact = not {"all_half.pth", "half.pth", "half.safetensors", "bfloat16.pth"} & {file}
     for key, tensor in state.items():
         assert tensor.dtype in (torch.float32, torch.int64)
         wanted = torch.zeros_like(tensor) if key.endswith("num_batches_tracked") else original[key].to(torch.float32)
