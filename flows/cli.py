@@ -62,6 +62,13 @@ def use(
     accept_new_weights: Annotated[
         bool, typer.Option("--accept-new-weights", help="Accept different weights under the same name.")
     ] = False,
+    weights_part: Annotated[
+        str | None, typer.Option(help="The part of the file to use if several fit, e.g. model_ema.")
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(help="That of one of torchvision's weights, e.g. IMAGENET1K_V2, or a .json/.yaml file."),
+    ] = None,
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
     ] = None,
@@ -74,8 +81,10 @@ def use(
 
     locked(look, images, labels)  # before torch is imported: a wrong folder is refused at once
     from flows.use import use as set_inputs
+    from steps.commands.origins import Wishes
 
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, labels=labels))
+    wishes = Wishes(preprocessing, weights_part)
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, wishes, labels))
 
 
 @app.command()

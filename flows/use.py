@@ -12,6 +12,8 @@ from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, mirror, read_source, refresh, write_source
 from steps.backbones import models
 from steps.commands import origins
+from steps.commands.origin_words import sentences
+from steps.commands.origins import AS_IT_IS, Wishes
 from steps.errors import RequestError
 from steps.images import shards
 from steps.runtime import files
@@ -21,11 +23,15 @@ PARAMS = "params.yaml"
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone."""
+    """The images and the backbone that a project uses from now on, and whether params.yaml followed the backbone.
+
+    `weights` says how the file of weights was read, and where its preprocessing comes from.
+    """
 
     images: str
     overview: Overview
     backbone: str
+    weights: tuple[str, ...]
     params_followed: bool
 
     def plain(self) -> dict[str, object]:
@@ -35,10 +41,12 @@ class Inputs:
     def lines(self) -> list[str]:
         """Return text for a person."""
         followed = ["params    validate.preprocessing follows the backbone's card"] if self.params_followed else []
+        read = [f"{'weights' if i == 0 else '':10}{line}" for i, line in enumerate(self.weights)]
         return [
             f"images    {self.images}",
             *self.overview.lines(),
             f"backbone  {self.backbone}",
+            *read,
             *followed,
             "next      regraft run",
         ]
@@ -51,24 +59,26 @@ def use(
     weights: str | None,
     accept: bool,
     packed: bool | None = None,
-    *,
+    wishes: Wishes = AS_IT_IS,
     labels: str | None = None,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` and `labels` as in `Source`. Raises RequestError or DataError, with nothing changed, if
-    one of them does not exist or does not fit.
+    current backbone; `packed` and `labels` as in `Source`; `wishes` are about the weights. Raises RequestError or
+    DataError, with nothing changed, if one of them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
         raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
+    if wishes != AS_IT_IS and backbone is None:
+        raise RequestError("--preprocessing and --weights-part need --backbone")
     source = None if images == DIGITS else source_of(root, images, packed, labels)
     seen = of_source(root, source) if source else None
     _refuse_to_lose(root)
-    made = _backbone(images, backbone, weights)
+    made = _backbone(images, backbone, weights, wishes)
     with incoming(root) as new:  # everything is checked in here, before anything changes
         if made:
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
@@ -86,10 +96,10 @@ def _refuse_to_lose(root: Path) -> None:
         raise RequestError(f"{RAW} holds files that regraft did not put there; move them elsewhere and `use` them")
 
 
-def _backbone(images: str, name: str | None, weights: str | None) -> origins.Loaded | None:
+def _backbone(images: str, name: str | None, weights: str | None, wishes: Wishes) -> origins.Loaded | None:
     if name is None:
         return origins.embedded() if images == DIGITS else None
-    return origins.named(name, weights)
+    return origins.named(name, weights, wishes)
 
 
 def _prepare_backbone(new: Path, old: Path, card: models.Card, state: dict[str, Any], accept: bool) -> None:
@@ -159,4 +169,5 @@ def _inputs(root: Path, images: str, seen: Overview, changed: bool) -> Inputs:
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"
     where = f"mirrored from {source.path}" if source else f"the embedded example {images!r}"
     top = ", without its top" if card.cut is not None else ""
-    return Inputs(f"{held}, {where}", seen, f"{card.name}, digest {card.sha256[:12]}{top}", changed)
+    read = tuple(sentences(card)) if changed else ()
+    return Inputs(f"{held}, {where}", seen, f"{card.name}, digest {card.sha256[:12]}{top}", read, changed)

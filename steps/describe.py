@@ -15,7 +15,7 @@ from steps.pages.rendering import render
 from steps.runtime import artefacts, files, stage
 from steps.runtime.binding import Because
 from steps.runtime.stage import digest_of
-from steps.training.histories import FineTuneHistory
+from steps.training.histories import FineTuneHistory, HeadHistory
 from steps.training.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def describe(
     validation: Path,
     strategy: Path,
     fine_tune: Path,
+    train_head: Path,
     evaluation: Path,
     model_card: Path,
 ) -> None:
@@ -65,6 +66,7 @@ def describe(
         card=models.read_card(backbone),
         plan=artefacts.read(Strategy, strategy),
         tuned=artefacts.read(FineTuneHistory, fine_tune),
+        head=artefacts.read(HeadHistory, train_head),
         counts={"validation" if name == VAL else name: of for name, of in checks.counts.items()},
         figures=findings.figures(judged.test),
         weakest=findings.hardest_first(judged.judgement)[:WEAKEST],

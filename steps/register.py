@@ -15,7 +15,6 @@ from annotated_types import Predicate
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
 from steps.evaluation.results import Evaluation, Judgement
-from steps.images.manifest import TEST
 from steps.registry import circumstances, package_writing
 from steps.registry.circumstances import Circumstances
 from steps.registry.model_registry import Registry
@@ -55,7 +54,6 @@ class Candidate:
 
 def register(
     params: RegisterParams,
-    raw: Path,
     screened: Path,
     preprocessing: Path,
     backbone: Path,
@@ -93,14 +91,12 @@ def register(
             judged,
         ),
     )
-    example = _example(raw, screened)
 
     registry = Registry(files.project_root(), params.model_name)
     registry.ensure()
     around = circumstances.gather(registry.root)
     digests = {
-        c.kind: _register(registry, params.experiment, c, judged, example, around, evaluation, model_card)
-        for c in candidates
+        c.kind: _register(registry, params.experiment, c, judged, around, evaluation, model_card) for c in candidates
     }
 
     files.write_json(
@@ -145,18 +141,11 @@ def _candidate(
     return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,))
 
 
-def _example(raw: Path, screened: Path) -> bytes:
-    table = files.read_table(screened)
-    first = table[table["split"] == TEST].sort_values("id").iloc[0]
-    return package_writing.example(raw, str(first["path"]), str(first["id"]))
-
-
 def _register(
     registry: Registry,
     experiment: str,
     candidate: Candidate,
     judged: Evaluation,
-    example: bytes,
     around: Circumstances,
     *artifacts: Path,
 ) -> str:
@@ -176,7 +165,7 @@ def _register(
             around,
         )
         if registry.find(digest) is None:
-            package_writing.save(Path(scratch) / "saved", model, digest, example, around.beside(run, older))
+            package_writing.save(Path(scratch) / "saved", model, digest, around.beside(run, older))
             registry.create(
                 digest,
                 run,

@@ -85,7 +85,7 @@ class Inputs:
 
     def card(self, params: DescribeParams = UNSTATED) -> Path:
         """Write the model card; return where it is."""
-        names = ("backbone", "screened", "validation", "strategy", "fine_tune", "evaluation")
+        names = ("backbone", "screened", "validation", "strategy", "fine_tune", "train_head", "evaluation")
         describe(params, *(getattr(self, name) for name in names), model_card=self.root / "model_card.md")
         return self.root / "model_card.md"
 

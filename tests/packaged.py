@@ -19,7 +19,6 @@ from steps.registry import ledger, package_writing
 from steps.registry.chain import PROMOTE, Chain
 from steps.registry.model_registry import Registry
 from steps.runtime.stage import Lineage
-from tests.conftest import write_images
 
 CLASSES = ["0", "1", "2"]
 OURS = ("steps", "flows")
@@ -64,11 +63,10 @@ def facts(**changes: Any) -> models.ModelFacts:
     return replace(made, **changes)
 
 
-def save(folder: Path, network: Grafted, example: Path | None = None, **changes: Any) -> tuple[Path, str]:
+def save(folder: Path, network: Grafted, **changes: Any) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
-    example = example or write_images(folder / "images", per_class=4) / "0" / "000.png"
     digest = package_writing.write_model(folder / "model", network.state_dict(), facts(**changes))
-    package_writing.save(folder / "saved", folder / "model", digest, example.read_bytes())
+    package_writing.save(folder / "saved", folder / "model", digest)
     return folder / "saved", digest
 
 

@@ -65,7 +65,6 @@ class Registered:
         saved, digest = packaged.save(
             self.root / f"scratch-{seed}",
             network,
-            self.pictures[0],
             architecture=self.architecture,
             num_classes=10,
             preprocessing=self.spec,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from steps.backbones.glyphnet import glyphnet
@@ -61,6 +62,20 @@ def _extras(architecture: str, side: int) -> dict[str, int | bool]:
     if architecture in ("googlenet", "inception_v3"):
         return {"transform_input": True, "aux_logits": True, "init_weights": False}
     return {}
+
+
+class _Shapes(TorchFunctionMode):
+    """Gives tensors no storage; `torch.device("meta")` would also move the numbers of which RegNet makes its widths."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        on = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **{**(kwargs or {}), **on})
+
+
+def skeleton(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
+    """Return what `build` returns, on the meta device: names, shapes and types, in a fraction of a second."""
+    with _Shapes():
+        return build(architecture, num_classes, side).to("meta")
 
 
 def without_top(model: nn.Module) -> tuple[nn.Module, int]:

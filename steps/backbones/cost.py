@@ -1,10 +1,9 @@
 """A network's cost: floating-point operations per block, counted on shapes, without computing anything."""
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.backbones.backbone import blocks, build, learnable, without_top
+from steps.backbones.backbone import blocks, learnable, skeleton, without_top
 
 
 def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
@@ -15,7 +14,7 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
     """
     with torch.device("meta"):
         pixels = torch.empty(1, 3, side, side)
-    backbone = _shapes_of(architecture, num_classes, side)
+    backbone = without_top(skeleton(architecture, num_classes, side))[0].eval()
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         backbone(pixels)
@@ -26,21 +25,13 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
     return {block: counted.get(f"{root}.{block}", 0.0) for block in kept}
 
 
-def _shapes_of(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
-    """Return the network without its top on the meta device: shapes without values."""
-    if architecture.startswith("regnet_"):  # finds its own widths by arithmetic on tensors, so they have to be real
-        return without_top(build(architecture, num_classes, side).to("meta"))[0].eval()
-    with torch.device("meta"):
-        return without_top(build(architecture, num_classes, side))[0].eval()
-
-
 def dense_share(architecture: str, num_classes: int) -> float:
     """Return the share of a backbone's parameters in fully connected layers after its maps or tokens.
 
     AlexNet and VGG have such layers. The linear layers inside ConvNeXt or a transformer work position by position,
     like a convolution.
     """
-    backbone = _shapes_of(architecture, num_classes)
+    backbone = without_top(skeleton(architecture, num_classes))[0]
     dense = {
         name
         for block in learnable(backbone)

@@ -1,8 +1,9 @@
 """Models on disk: backbones with their card, heads, and whole grafted networks. safetensors and JSON, no pickle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,6 +15,21 @@ from steps.images.preprocessing import Preprocessing
 from steps.runtime import artefacts, files
 
 WEIGHTS, CARD, FACTS = "weights.safetensors", "card.json", "model.json"
+
+Basis = Literal["published", "recognised", "chosen", "assumed"]  # of the preprocessing: how it is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file of weights was read: what was done to its tensors, and where its preprocessing comes from."""
+
+    part: str  # the names of the tensors that were used began with it, and lost it
+    other_parts: tuple[str, ...]  # that hold the same network
+    renamed: int  # tensors that got today's names of torchvision
+    counters: int  # of batches, which BatchNorm keeps, that are missing or no whole numbers: set to 0
+    cast: tuple[str, ...]  # types of numbers that became float32
+    ignored: tuple[str, ...]  # groups of tensors that belong to no layer that is used
+    preprocessing: Basis
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,7 @@ class Card:
     input_statistics: dict[str, list[float]] | None  # per channel, of the source's inputs in [0, 1]
     notes: Mapping[str, object]
     cut: str | None = None  # the file ends after this block ("": the last), without the original top; None: holds all
+    reading: Reading | None = field(default=None, metadata=artefacts.OPTIONAL)
 
     def cut_after(self, cut: str) -> str:
         """Return the block of the architecture after which this backbone, cut at `cut`, ends; "" if it is not cut."""

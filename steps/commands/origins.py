@@ -3,16 +3,17 @@
 import difflib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from steps.backbones import models
-from steps.backbones.backbone import OWN, architectures, build, top_of
-from steps.backbones.models import Card, ModelFacts
+from steps.backbones.backbone import OWN, architectures
+from steps.backbones.models import Basis, Card, ModelFacts, Reading
+from steps.commands import published, state_dicts, weight_files
 from steps.errors import GraphError, RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
 from steps.registry import ledger, package_loading, signing
@@ -22,18 +23,31 @@ from steps.runtime import artefacts, files
 log = logging.getLogger("regraft")
 State = dict[str, torch.Tensor]
 Loaded = tuple[Card, State]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user says about a file of weights: its preprocessing (an entry or a file), and which part of it to use."""
+
+    preprocessing: str | None
+    part: str | None
+
+
+AS_IT_IS = Wishes(None, None)
 REGISTRY = "models:"
 MODEL = "artifacts/model"  # inside a package
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 
-def named(name: str, weights: str | None) -> Loaded:
+def named(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Loaded:
     """Return a backbone by the name that a user gives it; RequestError if it does not exist or does not fit."""
-    if name.startswith(REGISTRY):
+    if name.startswith(REGISTRY) or (name in OWN and not weights):
         if weights:
             raise RequestError(f"{name} has weights of its own; leave --weights out")
-        return registered(name)
-    return embedded() if name == "glyphnet" and not weights else torchvision(name, weights)
+        if wishes != AS_IT_IS:
+            raise RequestError(f"{name} has a card of its own; leave --preprocessing and --weights-part out")
+        return registered(name) if name.startswith(REGISTRY) else embedded()
+    return torchvision(name, weights, wishes)
 
 
 def embedded() -> Loaded:
@@ -42,30 +56,78 @@ def embedded() -> Loaded:
     return card, files.read_tensors(EMBEDDED / "glyphnet.safetensors")
 
 
-def torchvision(name: str, weights: str | None) -> Loaded:
+def torchvision(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Loaded:
     """Return a torchvision classification model by name.
 
-    `weights` is a local file (safetensors, or a state dict read with `weights_only=True`), the name of one of
-    torchvision's own weights, or None for its default ones. Raises RequestError if name, weights or file do not exist
-    or do not fit.
+    `weights` is a local file (safetensors, or tensors saved by `torch.save`), the name of one of torchvision's own
+    weights, or None for its default ones. Raises RequestError if name, weights or file do not exist or do not fit.
     """
+    _refuse_unknown(name)
+    entry = published.entry_of(name, weights)
+    file = Path(weights or "").expanduser()
+    tensors = published.state_of(name, entry) if entry else weight_files.read(file)
+    recognised = entry or published.recognised(published.entries(name), file)
+    basis: Basis = "published" if entry else "recognised" if recognised else "assumed"
+    # A file does not say how it was trained; torchvision's first weights of the name are the common case.
+    bases = [recognised] if recognised else list(published.entries(name))
+    base, spec, weights_of = _first_that_fits(name, tensors, bases, wishes)
+    card = Card(
+        name=name,
+        architecture=name,
+        num_classes=weights_of.classes,
+        sha256="",
+        source=f"torchvision {entry}" if entry else f"local file {file.name}",
+        licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
+        preprocessing=spec,
+        input_statistics=None,
+        notes={"preprocessing_of": wishes.preprocessing or str(base), "url": entry.url if entry else ""},
+        cut=weights_of.cut,
+        reading=_reading(weights_of, "chosen" if wishes.preprocessing else basis),
+    )
+    _refuse_broken(weights_of.state)
+    return card, weights_of.state
+
+
+def _refuse_unknown(name: str) -> None:
     if name not in architectures():
         close = difflib.get_close_matches(name, architectures(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise RequestError(f"no backbone {name!r}{hint} (torchvision.models.list_models() has them all)")
     if name in OWN:
         raise RequestError(f"{name} comes with the project and takes no --weights")
-    from torchvision import models as tv
 
-    own = tv.get_model_weights(name)
-    if weights is None or (weights in own.__members__ and not Path(weights).exists()):
-        entry = own[weights] if weights else own.DEFAULT
-        return _card(name, entry, f"torchvision {entry}", entry.url), _download(name, entry)
-    state = _read(Path(weights).expanduser())
-    # A file does not say how it was trained; torchvision's first weights of the name are the common case.
-    card = _card(name, next(iter(own)), f"local file {Path(weights).name}", "", *_top(name, state))
-    _check(card, state)
-    return card, state
+
+def _first_that_fits(
+    name: str, tensors: Mapping[str, torch.Tensor], bases: Sequence[published.Entry], wishes: Wishes
+) -> tuple[published.Entry, Preprocessing, state_dicts.Fitted]:
+    """Return the first entry for whose pictures the weights are (a ViT's fit one size), its preprocessing, the weights.
+
+    Raises RequestError that says what differs from the nearest, and which architecture the weights fit.
+    """
+    misfits = []
+    for base in bases:
+        spec = published.preprocessing_of(base)
+        if wishes.preprocessing:
+            spec = published.chosen(name, wishes.preprocessing, spec)
+        try:
+            return base, spec, state_dicts.fitted(name, spec.crop, tensors, wishes.part)
+        except state_dicts.MisfitError as misfit:
+            misfits.append(misfit)
+    fitting = [other for other in state_dicts.others_that_fit(misfits[0]) if other != name]
+    way = f"they fit {' and '.join(fitting)}: --backbone {fitting[0]}" if fitting else f"give weights of {name}"
+    raise RequestError(f"{misfits[0]}; {way}")
+
+
+def _reading(weights: state_dicts.Fitted, basis: Basis) -> Reading:
+    return Reading(
+        part=weights.part,
+        other_parts=weights.other_parts,
+        renamed=weights.renamed,
+        counters=weights.counters,
+        cast=weights.cast,
+        ignored=weights.ignored,
+        preprocessing=basis,
+    )
 
 
 def registered(address: str) -> Loaded:
@@ -130,72 +192,6 @@ def _card_of_version(name: str, version: str, facts: ModelFacts) -> Card:
     )
 
 
-def _card(name: str, entry: Any, source: str, url: str, classes: int = 1000, cut: str | None = None) -> Card:
-    return Card(
-        name=name,
-        architecture=name,
-        num_classes=classes,
-        sha256="",
-        source=source,
-        licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
-        preprocessing=preprocessing_of(entry),
-        input_statistics=None,
-        notes={"preprocessing_of": str(entry), "url": url},
-        cut=cut,
-    )
-
-
-def preprocessing_of(entry: Any) -> Preprocessing:
-    """Return the transforms of a torchvision weights entry, field by field."""
-    preset = entry.transforms()
-    return Preprocessing(
-        resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-        antialias=bool(preset.antialias),
-        colour_order="RGB",
-        value_range=(0.0, 1.0),
-        mean=tuple(map(float, preset.mean)),
-        std=tuple(map(float, preset.std)),
-    )
-
-
-def _download(name: str, entry: Any) -> State:
-    try:
-        return dict(entry.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no network, or the download does not match the digest in its name
-        raise RequestError(
-            f"the weights of {name} could not be downloaded ({error}); give a local file with --weights FILE"
-        ) from None
-
-
-def _read(path: Path) -> State:
-    if not path.is_file():
-        raise RequestError(f"--weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return files.read_tensors(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise many types of their own
-        # torch's own message suggests unpickling the file after all; ours never does
-        raise RequestError(
-            f"--weights {path}: not readable as weights ({type(error).__name__}); "
-            "expected safetensors, or a state dict saved by torch.save"
-        ) from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise RequestError(f"--weights {path}: holds no plain state dict (name -> tensor)")
-    return dict(loaded)
-
-
-def _top(name: str, state: State) -> tuple[int, str | None]:
-    """Return the number of classes, and the cut (as in `Card.cut`) of a file that was saved without its top."""
-    top = top_of(build(name, 1000))
-    if any(key.startswith(f"{top}.") for key in state):
-        weight = state.get(f"{top}.weight")
-        return (len(weight) if weight is not None and weight.dim() else 1000), None
-    return 1000, ""
-
-
 def _check(card: Card, state: State) -> None:
     wanted = models.untrained(card).state_dict()
     missing, foreign = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
@@ -206,6 +202,10 @@ def _check(card: Card, state: State) -> None:
             f"the weights do not fit {card.architecture}: {len(missing)} tensors missing, {len(foreign)} unknown, "
             f"{len(shapes)} of another shape (first: {first})"
         )
+    _refuse_broken(state)
+
+
+def _refuse_broken(state: State) -> None:
     broken = [k for k, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise RequestError(f"the weights hold NaN or infinity in {len(broken)} tensors (first: {broken[0]})")

@@ -1,5 +1,6 @@
 """The package of a registered version: weights, facts, and the code that reads them, under a name of its own."""
 
+import io
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from PIL import Image
 
 from steps.backbones import models
-from steps.images import decoding
 from steps.registry import bill, served_model, signing, unpacked
 from steps.registry.package_loading import DIGEST
 from steps.runtime import files
@@ -43,9 +45,7 @@ def write_model(folder: Path, state: dict[str, torch.Tensor], facts: models.Mode
     return digest_of({**content, **code})
 
 
-def save(
-    folder: Path, model: Path, digest: str, example: bytes, beside: Mapping[str, bytes] = MappingProxyType({})
-) -> None:
+def save(folder: Path, model: Path, digest: str, beside: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Save the output of `write_model` as a signed MLflow model in the new `folder`; it loads without this repository.
 
     `beside`: path -> bytes of files that are signed with it but are not part of its digest. Models from code: MLflow
@@ -71,7 +71,7 @@ def save(
             artifacts={"model": str(model)},
             code_paths=[str(code)],
             signature=served_model.SIGNATURE,
-            input_example=pd.DataFrame({served_model.IMAGE: [example]}),
+            input_example=pd.DataFrame({served_model.IMAGE: [made_up_picture()]}),
             pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
             metadata={DIGEST: digest},
         )
@@ -109,8 +109,13 @@ def _copy_code(target: Path, name: str) -> None:
         (package / "__init__.py").touch()
 
 
-def example(raw: Path, path: str, identity: str) -> bytes:
-    """Return the bytes of an image of the manifest, checked to be an image."""
-    data = decoding.bytes_of(raw, path, identity)
-    decoding.decode(data)
-    return data
+def made_up_picture() -> bytes:
+    """Return the input example of every package: a colour gradient, for a picture of the data belongs to people.
+
+    BMP holds the pixels as they are, so the bytes depend on no compressor.
+    """
+    side = np.linspace(0, 255, 32).astype(np.uint8)
+    across, down = np.meshgrid(side, side)
+    picture = io.BytesIO()
+    Image.fromarray(np.stack([across, down, across[:, ::-1]], axis=2)).save(picture, "BMP")
+    return picture.getvalue()

@@ -54,11 +54,7 @@ class World:
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         saved, digest = packaged.save(
-            self.root / f"scratch-{label}",
-            Grafted(backbone, head),
-            self.root / "data/raw/0/000.png",
-            num_classes=10,
-            preprocessing=spec(32),
+            self.root / f"scratch-{label}", Grafted(backbone, head), num_classes=10, preprocessing=spec(32)
         )
         packaged.register(self.registry, digest, saved)
         return digest

@@ -16,17 +16,17 @@ import pandas as pd
 import pytest
 
 from tests import packaged
-from tests.conftest import EXHAUSTIVE, free_port, wait_for
+from tests.conftest import EXHAUSTIVE, free_port, wait_for, write_images
 
 pytestmark = pytest.mark.skipif(not EXHAUSTIVE, reason="starts a server; REGRAFT_EXHAUSTIVE=1 runs it")
 
 
 class Served:
-    """A package behind MLflow's own server, and the pictures that it was saved with."""
+    """A package behind MLflow's own server, and pictures to ask it about."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
-        self.pictures = sorted((folder.parent / "images").rglob("*.png"))
+        self.pictures = sorted(write_images(folder.parent / "images", per_class=4).rglob("*.png"))
 
     def post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(

@@ -25,6 +25,7 @@ from steps.images.preprocessing import preprocess
 from steps.registry import bill, package_writing, signing
 from steps.runtime import files
 from tests import packaged
+from tests.conftest import write_images
 
 TEMPERATURE, LIMIT = 2.0, 0.425  # the limit divides the pictures
 
@@ -36,7 +37,7 @@ class Saved:
         self.root, self.network = root, packaged.grafted()
         self.folder, self.digest = packaged.save(root, self.network, temperature=TEMPERATURE, abstain_below=LIMIT)
         self.model = mlflow.pyfunc.load_model(str(self.folder))
-        self.pictures = sorted((root / "images").rglob("*.png"))
+        self.pictures = sorted(write_images(root / "images", per_class=4).rglob("*.png"))
 
     def ask(self, rows: list[Any]) -> pd.DataFrame:
         return self.model.predict(pd.DataFrame({"image": pd.Series(rows, dtype=object)}))
@@ -294,13 +295,7 @@ def test_what_is_signed_beside_a_model_is_no_part_of_its_digest(saved: Saved, tm
         tmp_path / "model", saved.network.state_dict(), packaged.facts(temperature=TEMPERATURE, abstain_below=LIMIT)
     )
     assert digest == saved.digest
-    package_writing.save(
-        tmp_path / "saved",
-        tmp_path / "model",
-        digest,
-        saved.pictures[0].read_bytes(),
-        {"circumstances/dvc.lock": b"stages: {}"},
-    )
+    package_writing.save(tmp_path / "saved", tmp_path / "model", digest, {"circumstances/dvc.lock": b"stages: {}"})
     assert signing.fault(tmp_path / "saved") is None
     (tmp_path / "saved/circumstances/dvc.lock").write_bytes(b"stages: []")
     assert signing.fault(tmp_path / "saved") == "Hash mismatch for 'circumstances/dvc.lock'"

@@ -65,6 +65,23 @@ def test_the_body_says_both_models_figures_the_data_and_the_weakest_classes(inpu
         assert said in text, said
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("linear", "the head is a linear layer"),
+        ("mlp", "the head has one hidden layer"),
+        ("prototype", "the head version holds the mean features of each class"),
+        ("knn", "the head version holds the features of all 16 images of training and validation"),
+    ],
+)
+def test_the_card_lists_what_a_version_contains_about_the_data(inputs: Inputs, kind: str, words: str) -> None:
+    inputs.change("train_head", kind=kind, n_train=12, n_val=4)
+    section = inputs.card().read_text(encoding="utf-8").split("## What a version contains about the data")[1]
+    listed = section.split("\n## ")[0]
+    assert "the input example is a made-up gradient" in listed and "the names of the 3 classes" in listed
+    assert words in listed and "data/decisions.csv" in listed
+
+
 def test_the_same_inputs_give_the_same_bytes_and_another_image_another_revision(tmp_path: Path) -> None:
     first, again = (make(tmp_path / name).card().read_bytes() for name in ("a", "b"))
     assert first == again
