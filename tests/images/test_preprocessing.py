@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import models
 
 from steps.checks.preprocessing_check import contract
-from steps.commands.origins import preprocessing_of
+from steps.commands.published import preprocessing_of
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, preprocess, resized
 from steps.runtime.params import faults_of
 from tests.made import spec
