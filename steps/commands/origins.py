@@ -80,7 +80,10 @@ def torchvision(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Lo
         licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
         preprocessing=spec,
         input_statistics=None,
-        notes={"preprocessing_of": wishes.preprocessing or str(base), "url": entry.url if entry else ""},
+        notes={
+            "preprocessing_of": Path(wishes.preprocessing).name if wishes.preprocessing else str(base),
+            "url": entry.url if entry else "",
+        },
         cut=weights_of.cut,
         reading=_reading(weights_of, "chosen" if wishes.preprocessing else basis),
     )

@@ -153,3 +153,19 @@ def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: P
     third = written(tmp_path / "other.safetensors", 2)
     project.must("regraft", *command, "--weights", str(tmp_path / "other.safetensors"))
     assert files.read_json(card)["sha256"] == third
+
+
+def test_a_checkpoint_is_read_and_what_was_done_to_it_is_printed(project: Project, tmp_path: Path) -> None:
+    images, weights, own = write_images(tmp_path / "images", 1), tmp_path / "last.ckpt", tmp_path / "own.yaml"
+    state = {f"model.{key}": tensor for key, tensor in build("squeezenet1_1", 3).state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 7}, weights)
+    own.write_text("mean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n")
+    command = ("use", str(images), "--backbone", "squeezenet1_1", "--weights", str(weights))
+    said = project.must("regraft", *command, "--preprocessing", str(own))
+    assert "weights   read from the part 'state_dict.model' of the file" in said
+    assert "its own top, for 3 classes, is cut off" in said and "preprocessing of own.yaml (chosen)" in said
+    card, params = files.read_json(project / "data/backbone/card.json"), files.read_yaml(project / "params.yaml")
+    assert card["reading"]["preprocessing"] == "chosen" and card["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert params["validate"]["preprocessing"]["std"] == [0.25, 0.25, 0.25]
+    fails(project, 2, "the weights do not fit resnet18: ", *command[:3], "resnet18", *command[4:])
+    assert files.read_json(project / "data/backbone/card.json") == card
