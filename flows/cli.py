@@ -64,11 +64,14 @@ def use(
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
     ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of the folder, too.")
+    ] = False,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.use import use as set_inputs
 
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed))
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, follow_links))
 
 
 @app.command()

@@ -4,10 +4,11 @@ import logging
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from flows.arrival import put_in_place
+from flows.folder_walk import Walk
 from flows.graph import Graph
 from flows.lost_classes import record_lost
 from steps.errors import RequestError
@@ -45,10 +46,12 @@ class Source:
     """Where the images come from: a folder, or a listing whose folder holds them.
 
     `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays.
+    `follow_links`: links may lead out of the folder.
     """
 
     path: Path
     packed: bool | None = False
+    follow_links: bool = False
 
     @property
     def folder(self) -> Path:
@@ -56,9 +59,10 @@ class Source:
         return self.path if self.path.is_dir() else self.path.parent
 
 
-def write_source(root: Path, path: Path | None, packed: bool | None, state: Mapping[str, object] = {}) -> None:
+def write_source(root: Path, source: Source | None, state: Mapping[str, object] = {}) -> None:
     """Record the images' source, and the `state` of its classes; None: `data/raw`, which is not a mirror."""
-    files.write_json(root / SOURCE, {"images": str(path.resolve()) if path else None, "packed": packed, **state})
+    path, packed, follow = (str(source.path.resolve()), *astuple(source)[1:]) if source else (None, None, False)
+    files.write_json(root / SOURCE, {"images": path, "packed": packed, "follow_links": follow, **state})
 
 
 def read_source(root: Path) -> Source | None:
@@ -68,14 +72,14 @@ def read_source(root: Path) -> Source | None:
         return None
     try:
         document = files.read_json(recorded)
-        path, packed = document["images"], document.get("packed")
+        path, packed, follow = document["images"], document.get("packed"), document.get("follow_links", False)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
         raise RequestError(f"the images' source {path} does not exist (any more); `regraft use IMAGES` sets another")
-    return Source(Path(path), packed)
+    return Source(Path(path), packed, follow)
 
 
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
@@ -125,13 +129,13 @@ def _in_the_way(stale: list[Path], written: set[Path]) -> set[Path]:
 def contents(source: Source) -> dict[str, Path]:
     """Return the files to mirror, by their POSIX path in the mirror.
 
-    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
-    links, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError if nothing is left, as on a disk
-    that is not mounted or has its names in another character set, or if a folder cannot be read: its images would
-    count as removed.
+    Hidden files and the system's files are skipped; so are, with a warning, links that go round in circles, links of
+    files that lead nowhere, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError if nothing is
+    left, as on a disk that is not mounted or has its names in another character set, if a folder cannot be read (its
+    images would count as removed), or if a link leads out of the folder or may have been a folder.
     """
     try:
-        origins = dict(_listed(source) if source.path.is_file() else _walk(source.folder))
+        origins = dict(_listed(source) if source.path.is_file() else _walk(source))
     except OSError as error:
         raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
     unspeakable = [name for name in origins if not files.speakable(name)]
@@ -143,22 +147,10 @@ def contents(source: Source) -> dict[str, Path]:
     return origins
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for directory, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
-        links = {name for name in folders if (Path(directory) / name).is_symlink()}
-        folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
-        for name in sorted({*names, *links}):
-            path = Path(directory) / name
-            if files.passed_over(name):
-                continue
-            if path.is_file():
-                yield path.relative_to(folder).as_posix(), path
-            else:
-                log.warning("passed over: %r is a linked folder, a link to nowhere, or no regular file", str(path))
-
-
-def _raise(error: OSError) -> None:
-    raise error
+def _walk(source: Source) -> Iterator[tuple[str, Path]]:
+    walk = Walk(source.folder, source.follow_links)
+    yield from walk.files()
+    walk.judge()
 
 
 def _listed(source: Source) -> Iterator[tuple[str, Path]]:

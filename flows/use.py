@@ -40,13 +40,19 @@ class Inputs:
 
 
 def use(
-    root: Path, images: str, backbone: str | None, weights: str | None, accept: bool, packed: bool | None = None
+    root: Path,
+    images: str,
+    backbone: str | None,
+    weights: str | None,
+    accept: bool,
+    packed: bool | None = None,
+    follow_links: bool = False,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` as in `Source`. Raises RequestError, with nothing changed, if one of them does not
-    exist or does not fit.
+    current backbone; `packed` and `follow_links` as in `Source`. Raises RequestError, with nothing changed, if one of
+    them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
@@ -54,8 +60,9 @@ def use(
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     path = None if images == DIGITS else _checked(Path(images).expanduser(), root)
-    if path:
-        _refuse_without_pictures(path, contents(Source(path)))  # `contents` refuses a wrong listing
+    source = Source(path, packed, follow_links) if path else None
+    if source:
+        _refuse_without_pictures(source.path, contents(source))  # `contents` refuses a wrong listing
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights)
     with incoming(root) as new:  # everything is checked in here, before anything changes
@@ -63,7 +70,7 @@ def use(
             _prepare_backbone(new / BACKBONE, root / BACKBONE, *made, accept)
             shutil.copyfile(root / PARAMS, new / PARAMS)
             _write_params(new, made[0], flip=made[0].architecture != "glyphnet")
-        _prepare_images(new, root, path, packed)
+        _prepare_images(new, root, source)
     refresh(root).close()
     return _inputs(root, images, made is not None)
 
@@ -146,16 +153,16 @@ def _write_params(root: Path, card: models.Card, flip: bool) -> None:
             document[name]["horizontal_flip"] = flip
 
 
-def _prepare_images(new: Path, root: Path, path: Path | None, packed: bool | None) -> None:
+def _prepare_images(new: Path, root: Path, source: Source | None) -> None:
     """Put images and source into `new`; if the source is the current one, mirror it in place, as each run does."""
-    raw = (root if path and path == _source(root) else new) / RAW
-    if path is None:
+    raw = (root if source and source.path == _source(root) else new) / RAW
+    if source is None:
         from steps.embedded.digits import write_digits
 
         write_digits(raw, seed=0)
     else:
-        mirror(Source(path, packed), raw, root / MEMORY)
-    write_source(new, path, packed, at_use(root, raw))
+        mirror(source, raw, root / MEMORY)
+    write_source(new, source, at_use(root, raw))
     files.write_json(new / LOST, [])
 
 
