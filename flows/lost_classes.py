@@ -55,9 +55,9 @@ def _accepted(graph: Graph, digest: str) -> set[str]:
 
 
 def _present(raw: Path) -> set[str]:
-    from steps.ingest import Listed, find
+    from steps.ingest import label_counts
 
     try:
-        return {item.label for item in find(raw) if isinstance(item, Listed)} - {""}
+        return set(label_counts(raw))
     except DataError:  # `ingest` refuses the folder
         return set()

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from flows.lost_classes import LOST, at_use
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, contents, mirror, read_source, refresh, write_source
 from steps.backbones import models
+from steps.checks.rule import FAIL
 from steps.commands import origins
-from steps.errors import RequestError, UndecodableError
+from steps.errors import DataError, RequestError, UndecodableError
 from steps.images import shards
-from steps.images.manifest import LISTINGS
-from steps.runtime import files
+from steps.images.manifest import LISTINGS, look_alikes
+from steps.runtime import files, params
 
 DIGITS = "digits"
 PARAMS = "params.yaml"
@@ -162,8 +164,20 @@ def _prepare_images(new: Path, root: Path, source: Source | None) -> None:
         write_digits(raw, seed=0)
     else:
         mirror(source, raw, root / MEMORY)
+    _refuse_look_alikes(root, raw)
     write_source(new, source, at_use(root, raw))
     files.write_json(new / LOST, [])
+
+
+def _refuse_look_alikes(root: Path, raw: Path) -> None:
+    """Refuse classes whose names look alike at once, if the gate would; a folder that cannot be read is `ingest`'s."""
+    from steps.checks.rules import ALIKE_REMEDY
+    from steps.ingest import label_counts
+
+    severity = params.read(root)["validate"]["severity"]
+    with suppress(DataError):
+        if severity.get("alike_labels") == FAIL and (alike := look_alikes(label_counts(raw))):
+            raise RequestError(f"classes look alike: {'; '.join(alike)}: one class or two? {ALIKE_REMEDY}")
 
 
 def _source(root: Path) -> Path | None:

@@ -18,7 +18,7 @@ from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, listing, shards
 from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
-from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, Row, normal
 from steps.images.splitting import Minima, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.progress import track
@@ -97,6 +97,11 @@ def find(raw: Path) -> Iterator[Listed | Rejected]:
     yield from _in_folders(_grown(packed.paths) if packed else _tree(raw))
 
 
+def label_counts(raw: Path) -> Counter[str]:
+    """Return how many files each class has by their paths, before any is read; raises as `find` does."""
+    return Counter(item.label for item in find(raw) if isinstance(item, Listed) and item.label)
+
+
 def _tree(folder: Path) -> Tree:
     """Return the contents of a folder sorted by name, without hidden files and those of the system."""
     children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
@@ -168,7 +173,7 @@ def _files(tree: Tree, above: str, label: str, split: str) -> Iterator[Listed | 
 def _listed(path: str, fault: str, label: str, split: str) -> Listed | Rejected:
     if not files.speakable(path):
         return Rejected(path.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
-    return Rejected(path, fault, "") if fault else Listed(path, label, split)
+    return Rejected(path, fault, "") if fault else Listed(path, normal(label), split)
 
 
 def _loose(tree: Tree, above: str) -> Iterator[Rejected]:
@@ -192,7 +197,7 @@ def _from_listing(path: Path) -> Iterator[Listed]:
         raise DataError(f"{path.name}: some labelled images have a split and some have none; give all of them or none")
     for row in table.itertuples(index=False):
         split = _own_split(row.split, own) if row.split else ""
-        yield Listed(row.path, row.label, split, row.group, row.source, row.weight)
+        yield Listed(row.path, normal(row.label), split, row.group, row.source, row.weight)
 
 
 def _threads() -> int:

@@ -10,6 +10,7 @@ Table = Literal[
     "images",
     "classes",
     "lost",
+    "alike",
     "totals",
     "labelled",
     "population",

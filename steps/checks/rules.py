@@ -14,6 +14,10 @@ from steps.runtime.binding import Because
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
 UNTOLD = "cannot be told"  # the finding on the weights if their witnesses are silent or disagree
+ALIKE_REMEDY = (
+    "Where they are one class, rename the folders of one (or its labels in the listing) to the other. Where they are "
+    "two, set `validate.severity.alike_labels: off` in params.yaml."
+)
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
@@ -23,6 +27,7 @@ class Severity:
 
     minimum: Level
     lost_classes: Level
+    alike_labels: Level
     imbalance: Level
     quarantine: Level
     leakage: Level
@@ -173,6 +178,16 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             low=1,
             key="lost_classes",
             unit="images",
+        ),
+        Rule(
+            "labels do not look alike",
+            "alike",
+            "in_set",
+            "labels",
+            "classes whose names differ only in case, spaces or separators",
+            ALIKE_REMEDY,
+            allowed=("none",),
+            key="alike_labels",
         ),
         Rule(
             "classes are balanced",
