@@ -111,8 +111,6 @@ def _structure() -> Sequence[Rule]:
 
 
 def _classes(limits: DataLimits) -> Sequence[Rule]:
-    add = "Add images of the class, or remove the class from the folder of images; or set"
-    in_params = "in params.yaml to the number found, if that is 1 or more."
     return (
         Rule(
             "two classes or more",
@@ -134,39 +132,9 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             low=1,
             unit="images",
         ),
-        Rule(
-            "enough to learn from",
-            "classes",
-            "between",
-            TRAIN,
-            "training images of each class",
-            f"{add} `validate.min_train_per_class` {in_params}",
-            low=limits.min_train_per_class,
-            key="minimum",
-            unit="images",
-        ),
-        Rule(
-            "enough to choose by",
-            "classes",
-            "between",
-            VAL,
-            "validation images of each class",
-            f"{add} `validate.min_val_per_class` {in_params}",
-            low=limits.min_val_per_class,
-            key="minimum",
-            unit="images",
-        ),
-        Rule(
-            "enough to judge by",
-            "classes",
-            "between",
-            TEST,
-            "test images of each class",
-            f"{add} `validate.min_test_per_class` {in_params}",
-            low=limits.min_test_per_class,
-            key="minimum",
-            unit="images",
-        ),
+        _enough("enough to learn from", TRAIN, "training", limits.min_train_per_class),
+        _enough("enough to choose by", VAL, "validation", limits.min_val_per_class),
+        _enough("enough to judge by", TEST, "test", limits.min_test_per_class),
         Rule(
             "no class is lost",
             "lost",
@@ -214,6 +182,15 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             unit=SHARE,
         ),
     )
+
+
+def _enough(name: str, split: str, images: str, least: int) -> Rule:
+    remedy = (
+        "Add images of the class, or remove the class from the folder of images; or set "
+        f"`validate.min_{split}_per_class` in params.yaml to the number found, if that is 1 or more."
+    )
+    what = f"{images} images of each class"
+    return Rule(name, "classes", "between", split, what, remedy, low=least, key="minimum", unit="images")
 
 
 def _copies() -> Sequence[Rule]:
