@@ -75,16 +75,19 @@ def use(
     labels: Annotated[
         Labels | None, typer.Option(help="Folders in folders: which of them is the class; default: the top one.")
     ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of the folder, too.")
+    ] = False,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.overview import look
 
-    locked(look, images, labels)  # before torch is imported: a wrong folder is refused at once
+    locked(look, images, labels, follow_links)  # before torch is imported: a wrong folder is refused at once
     from flows.use import use as set_inputs
     from steps.commands.origins import Wishes
 
     wishes = Wishes(preprocessing, weights_part)
-    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, wishes, labels))
+    show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, wishes, labels, follow_links))
 
 
 @app.command()

@@ -77,7 +77,7 @@ def checked(reference: Path) -> Path:
     folder = reference.expanduser().resolve()
     if not folder.is_dir():
         raise RequestError(f"--against {reference}: no such folder; it takes a folder of pictures")
-    files_below(folder)
+    files_below(folder, follow_links=True)
     return folder
 
 
@@ -100,7 +100,7 @@ def _against(root: Path, reference: Path, reweight: bool) -> tuple[Shift, DataEr
     report = compare(
         root,
         reference,
-        [*files_below(reference)],
+        [*files_below(reference, follow_links=True)],
         Trained(**inputs),
         mode=mode,
         reweight=reweight,

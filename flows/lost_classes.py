@@ -11,7 +11,6 @@ import yaml
 from flows.graph import Graph
 from steps.checks.reports import Validation
 from steps.errors import DataError
-from steps.images.layouts import Listed
 from steps.images.manifest import classes_of
 from steps.runtime import artefacts, files
 
@@ -56,9 +55,9 @@ def _accepted(graph: Graph, digest: str) -> set[str]:
 
 
 def _present(raw: Path) -> set[str]:
-    from steps.ingest import find
+    from steps.ingest import label_counts
 
     try:
-        return {item.label for item in find(raw) if isinstance(item, Listed)} - {""}
+        return set(label_counts(raw))
     except DataError:  # `ingest` refuses the folder
         return set()

@@ -57,13 +57,13 @@ class Overview:
         return ", ".join([*known, *([f"train, val and test {HASH}: {free:,} in all"] if free else [])])
 
 
-def look(root: Path, images: str, labels: str | None) -> None:
+def look(root: Path, images: str, labels: str | None, follow_links: bool) -> None:
     """Refuse images that cannot be used, as `of_source` does, without loading torch."""
     if images != DIGITS:
-        of_source(root, source_of(root, images, None, labels))
+        of_source(root, source_of(root, images, None, labels, follow_links))
 
 
-def source_of(root: Path, images: str, packed: bool | None, labels: str | None) -> Source:
+def source_of(root: Path, images: str, packed: bool | None, labels: str | None, follow_links: bool = False) -> Source:
     """Return the source at a path; RequestError if it is no folder, listing or archive, or lies in the project."""
     path = Path(images).expanduser()
     if not path.exists():
@@ -72,7 +72,7 @@ def source_of(root: Path, images: str, packed: bool | None, labels: str | None) 
         raise RequestError(f"{path} is {_other(path)}")
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
-    return Source(path.resolve(), packed, labels, root / STORE)
+    return Source(path.resolve(), packed, labels, follow_links, root / STORE)
 
 
 def _other(path: Path) -> str:

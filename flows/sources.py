@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flows import unpacking
 from flows.arrival import put_in_place
+from flows.folder_walk import Walk
 from flows.graph import Graph
 from flows.lost_classes import record_lost
 from steps.errors import RequestError
@@ -63,13 +64,14 @@ class Source:
     """Where the images come from: a folder, or a listing whose folder holds them.
 
     `packed`: whether the mirror holds shards; None: if the files are so many and so small that it pays. `labels`: the
-    folder that names the class, as in `layouts.read`. `store`, in the project: what has to be made of a source before
-    it can be mirrored; deleting it costs time, never bytes.
+    folder that names the class, as in `layouts.read`. `follow_links`: links may lead out of the folder. `store`, in
+    the project: what has to be made of a source before it can be mirrored; deleting it costs time, never bytes.
     """
 
     path: Path
     packed: bool | None = False
     labels: str | None = None
+    follow_links: bool = False
     store: Path = field(default=Path(STORE), compare=False)
 
     @property
@@ -83,16 +85,13 @@ class Source:
         return self.store / hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
 
 
-def write_source(
-    root: Path,
-    path: Path | None,
-    packed: bool | None,
-    labels: str | None = None,
-    state: Mapping[str, object] = MappingProxyType({}),
-) -> None:
+def write_source(root: Path, source: Source | None, state: Mapping[str, object] = MappingProxyType({})) -> None:
     """Record the images' source, and the `state` of its classes; None: `data/raw`, which is not a mirror."""
-    recorded = {"images": str(path.resolve()) if path else None, "packed": packed}
-    files.write_json(root / SOURCE, {**recorded, **({"labels": labels} if labels else {}), **state})
+    recorded: dict[str, object] = {"images": None, "packed": None, "follow_links": False}
+    if source:
+        recorded = {"images": str(source.path.resolve()), "packed": source.packed, "follow_links": source.follow_links}
+        recorded |= {"labels": source.labels} if source.labels else {}
+    files.write_json(root / SOURCE, {**recorded, **state})
 
 
 def read_source(root: Path) -> Source | None:
@@ -103,13 +102,14 @@ def read_source(root: Path) -> Source | None:
     try:
         document = files.read_json(recorded)
         path, packed, labels = document["images"], document.get("packed"), document.get("labels")
+        follow = document.get("follow_links", False)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:
         return None
     if not Path(path).exists():
         raise RequestError(f"the images' source {path} does not exist (any more); `regraft use IMAGES` sets another")
-    return Source(Path(path), packed, labels, root / STORE)
+    return Source(Path(path), packed, labels, follow, root / STORE)
 
 
 def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
@@ -200,16 +200,19 @@ def _refuse_labels(source: Source) -> None:
         raise RequestError(f"--labels {source.labels} is about folders, and {source.path} brings a listing of its own")
 
 
-def files_below(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder by POSIX path, whatever they are; RequestError as for `survey`.
+def files_below(folder: Path, follow_links: bool = False) -> dict[str, Path]:
+    """Return the files of a folder by POSIX path, whatever they are.
 
-    Hidden files and the system's files are skipped; so are, with a warning, linked folders (they may loop), broken
-    links, and names that are not UTF-8 (DVC cannot hold them).
+    Hidden files and the system's files are skipped; so are, with a warning, links that go round in circles, links of
+    files that lead nowhere, and names that are not UTF-8 (DVC cannot hold them). Raises RequestError as `survey` does,
+    and if a link leads out of the folder (unless `follow_links`) or may have been a folder.
     """
+    walk = Walk(folder, follow_links)
     try:
-        origins = dict(_walk(folder))
+        origins = dict(walk.files())
     except OSError as error:
         raise RequestError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
+    walk.judge()
     for name in [name for name in origins if not files.speakable(name)]:
         log.warning("passed over: the name %r is not UTF-8; rename it", name)
         del origins[name]
@@ -220,7 +223,7 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 def _in_folder(source: Source, levels: int) -> Survey:
     """Survey a folder; one that holds only archives is unpacked, up to `levels` deep."""
-    origins = files_below(source.folder)
+    origins = files_below(source.folder, source.follow_links)
     archives = [path for path in origins.values() if path.name.lower().endswith(unpacking.ARCHIVES)]
     others = [path for path in origins.values() if not layouts.is_note(path.name)]
     if levels and archives and all(map(unpacking.holds_pictures, others)):
@@ -277,24 +280,6 @@ def _translated(source: Source, table: "Table") -> Path:
     from flows import label_tables
 
     return label_tables.write(table, source.home / "listing.csv")
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for directory, folders, names in os.walk(folder, followlinks=False, onerror=_raise):
-        links = {name for name in folders if (Path(directory) / name).is_symlink()}
-        folders[:] = sorted(name for name in folders if not files.passed_over(name) and name not in links)
-        for name in sorted({*names, *links}):
-            path = Path(directory) / name
-            if files.passed_over(name):
-                continue
-            if path.is_file():
-                yield path.relative_to(folder).as_posix(), path
-            else:
-                log.warning("passed over: %r is a linked folder, a link to nowhere, or no regular file", str(path))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _copy(origin: Path, target: Path) -> bool:

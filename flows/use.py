@@ -1,6 +1,7 @@
 """`regraft use`: point the project at images and at a backbone, and params.yaml at the backbone's preprocessing."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from flows.overview import DIGITS, Overview, of_raw, of_source, source_of
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, mirror, read_source, refresh, write_source
 from steps.backbones import models
+from steps.checks.rule import FAIL
 from steps.commands import origins
 from steps.commands.origin_words import sentences
 from steps.commands.origins import AS_IT_IS, Wishes
-from steps.errors import RequestError
+from steps.errors import DataError, RequestError
 from steps.images import shards
-from steps.runtime import files
+from steps.images.manifest import look_alikes
+from steps.runtime import files, params
 
 PARAMS = "params.yaml"
 
@@ -61,12 +64,13 @@ def use(
     packed: bool | None = None,
     wishes: Wishes = AS_IT_IS,
     labels: str | None = None,
+    follow_links: bool = False,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 
     `images` is a folder, a CSV or Parquet listing, or `digits`; `accept` allows other weights under the name of the
-    current backbone; `packed` and `labels` as in `Source`; `wishes` are about the weights. Raises RequestError or
-    DataError, with nothing changed, if one of them does not exist or does not fit.
+    current backbone; `packed`, `labels` and `follow_links` as in `Source`; `wishes` are about the weights. Raises
+    RequestError or DataError, with nothing changed, if one of them does not exist or does not fit.
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
@@ -75,7 +79,7 @@ def use(
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     if wishes != AS_IT_IS and backbone is None:
         raise RequestError("--preprocessing and --weights-part need --backbone")
-    source = None if images == DIGITS else source_of(root, images, packed, labels)
+    source = None if images == DIGITS else source_of(root, images, packed, labels, follow_links)
     seen = of_source(root, source) if source else None
     _refuse_to_lose(root)
     made = _backbone(images, backbone, weights, wishes)
@@ -147,11 +151,22 @@ def _prepare_images(new: Path, root: Path, source: Source | None) -> None:
         from steps.embedded.digits import write_digits
 
         write_digits(raw, seed=0)
-        write_source(new, None, None, state=at_use(root, raw))
     else:
         mirror(source, raw, root / MEMORY)
-        write_source(new, source.path, source.packed, source.labels, at_use(root, raw))
+    _refuse_look_alikes(root, raw)
+    write_source(new, source, at_use(root, raw))
     files.write_json(new / LOST, [])
+
+
+def _refuse_look_alikes(root: Path, raw: Path) -> None:
+    """Refuse classes whose names look alike at once, if the gate would; a folder that cannot be read is `ingest`'s."""
+    from steps.checks.rules import ALIKE_REMEDY
+    from steps.ingest import label_counts
+
+    severity = params.read(root)["validate"]["severity"]
+    with suppress(DataError):
+        if severity.get("alike_labels") == FAIL and (alike := look_alikes(label_counts(raw))):
+            raise RequestError(f"classes look alike: {'; '.join(alike)}: one class or two? {ALIKE_REMEDY}")
 
 
 def _is_current(source: Source, root: Path) -> bool:
@@ -159,7 +174,9 @@ def _is_current(source: Source, root: Path) -> bool:
         current = read_source(root)
     except RequestError:  # gone or damaged: it is about to be replaced
         return False
-    return current is not None and (current.path, current.labels) == (source.path, source.labels)
+    if current is None:
+        return False
+    return replace(current, packed=source.packed) == source
 
 
 def _inputs(root: Path, images: str, seen: Overview, changed: bool) -> Inputs:

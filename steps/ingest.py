@@ -90,6 +90,11 @@ def reading(raw: Path) -> layouts.Reading:
     return layouts.read(layouts.grown(packed.paths) if packed else _tree(raw), labels=None)
 
 
+def label_counts(raw: Path) -> Counter[str]:
+    """Return how many files each class has by their paths, before any is read; raises as `find` does."""
+    return Counter(item.label for item in find(raw) if isinstance(item, Listed) and item.label)
+
+
 def _tree(folder: Path) -> Tree:
     """Return the contents of a folder sorted by name, without hidden files and those of the system."""
     children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))

@@ -1,6 +1,7 @@
 """Validate: the gate. Nothing downstream reads an image or a preprocessing that has not passed here."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
 from steps.images.file_kinds import LOST
-from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of
+from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
@@ -216,6 +217,11 @@ def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) ->
         "sources": pd.DataFrame([{"alone": sum(row.significant for row in report.sources)}]),
         "preprocessing": pd.DataFrame(fields),
     }
+    images_of = Counter[str]()
+    for split, of_class in report.counts.items():
+        images_of.update(of_class if split != UNLABELLED else {})
+    if alike := look_alikes(images_of):
+        tables["alike"] = pd.DataFrame({"labels": alike})
     if seen := report.observed:
         tables["observed"] = pd.DataFrame([{"done": seen.done, "inputs": seen.accounts[0].inputs}])
         wanted = [(row.question, row.account, row.wants) for row in seen.wanted]

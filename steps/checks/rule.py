@@ -10,6 +10,7 @@ Table = Literal[  # a row is
     "images",  # an image of the manifest, with its columns
     "classes",  # a class, with its counts in train, val and test
     "lost",  # a class that the images used before had, and these have not
+    "alike",  # a pair of classes whose names look alike
     "totals",  # the whole set
     "labelled",  # an image with a label
     "population",  # a split, with its distance from the stated shares
@@ -22,7 +23,9 @@ Table = Literal[  # a row is
     "features",  # the whole set, as the features show it
     "shift",  # the whole comparison with production
 ]
-MAY_BE_ABSENT: frozenset[Table] = frozenset({"lost", "population", "coverage", "shortcuts", "observed", "wanted"})
+MAY_BE_ABSENT: frozenset[Table] = frozenset(
+    {"lost", "alike", "population", "coverage", "shortcuts", "observed", "wanted"}
+)
 Kind = Literal["columns", "matches", "between", "in_set", "unique", "one_value", "preprocessing"]
 SHOWN = 10  # files or values named in a message
 Level = Literal["fail", "warn", "off"]

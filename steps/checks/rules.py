@@ -14,6 +14,10 @@ from steps.runtime.binding import Because
 DECLARED = "as declared"  # the account of the preprocessing that ought to fit
 SWAPPED = "colour order swapped"  # an account of what was done to the pictures, or of what the weights want
 UNTOLD = "cannot be told"  # the finding on the weights if their witnesses are silent or disagree
+ALIKE_REMEDY = (
+    "Where they are one class, rename the folders of one (or its labels in the listing) to the other. Where they are "
+    "two, set `validate.severity.alike_labels: off` in params.yaml."
+)
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
@@ -23,6 +27,7 @@ class Severity:
 
     minimum: Level
     lost_classes: Level
+    alike_labels: Level
     imbalance: Level
     quarantine: Level
     leakage: Level
@@ -106,8 +111,6 @@ def _structure() -> Sequence[Rule]:
 
 
 def _classes(limits: DataLimits) -> Sequence[Rule]:
-    add = "Add images of the class, or remove the class from the folder of images; or set"
-    in_params = "in params.yaml to the number found, if that is 1 or more."
     return (
         Rule(
             "two classes or more",
@@ -129,39 +132,9 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             low=1,
             unit="images",
         ),
-        Rule(
-            "enough to learn from",
-            "classes",
-            "between",
-            TRAIN,
-            "training images of each class",
-            f"{add} `validate.min_train_per_class` {in_params}",
-            low=limits.min_train_per_class,
-            key="minimum",
-            unit="images",
-        ),
-        Rule(
-            "enough to choose by",
-            "classes",
-            "between",
-            VAL,
-            "validation images of each class",
-            f"{add} `validate.min_val_per_class` {in_params}",
-            low=limits.min_val_per_class,
-            key="minimum",
-            unit="images",
-        ),
-        Rule(
-            "enough to judge by",
-            "classes",
-            "between",
-            TEST,
-            "test images of each class",
-            f"{add} `validate.min_test_per_class` {in_params}",
-            low=limits.min_test_per_class,
-            key="minimum",
-            unit="images",
-        ),
+        _enough("enough to learn from", TRAIN, "training", limits.min_train_per_class),
+        _enough("enough to choose by", VAL, "validation", limits.min_val_per_class),
+        _enough("enough to judge by", TEST, "test", limits.min_test_per_class),
         Rule(
             "no class is lost",
             "lost",
@@ -173,6 +146,16 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             low=1,
             key="lost_classes",
             unit="images",
+        ),
+        Rule(
+            "labels do not look alike",
+            "alike",
+            "in_set",
+            "labels",
+            "classes whose names differ only in case, spaces or separators",
+            ALIKE_REMEDY,
+            allowed=("none",),
+            key="alike_labels",
         ),
         Rule(
             "classes are balanced",
@@ -199,6 +182,15 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
             unit=SHARE,
         ),
     )
+
+
+def _enough(name: str, split: str, images: str, least: int) -> Rule:
+    remedy = (
+        "Add images of the class, or remove the class from the folder of images; or set "
+        f"`validate.min_{split}_per_class` in params.yaml to the number found, if that is 1 or more."
+    )
+    what = f"{images} images of each class"
+    return Rule(name, "classes", "between", split, what, remedy, low=least, key="minimum", unit="images")
 
 
 def _copies() -> Sequence[Rule]:

@@ -14,7 +14,7 @@ OTHER_FILE: Final = "other file"
 SECOND_FORM: Final = "second form"
 LOST: tuple[Kind, ...] = (DAMAGED, OTHER_FORMAT)  # pictures that the user misses: they count against the limit
 HEAD = 1024  # bytes that are looked at
-AS_JPEG, AS_PNG = "`magick FILE FILE.jpg` converts it", "`magick FILE FILE.png` converts it"
+AS_PNG = "`magick FILE FILE.png` converts it"
 DEVELOP = "develop it, e.g. with darktable-cli, or use the camera's JPEG"
 PICTURES = (
     ".apng .avif .bmp .dib .gif .ico .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pcx .pgm .png .pnm .ppm .tga "
@@ -35,7 +35,7 @@ class Format(NamedTuple):
 
 
 RAW = Format("raw camera file", DEVELOP)
-HEIC = Format("HEIC", "`pip install pillow-heif` lets regraft read it, `heif-convert FILE FILE.jpg` converts it")
+HEIC = Format("HEIC", "`heif-convert FILE FILE.jpg` converts it")
 DICOM = Format("DICOM", "`dcm2img FILE FILE.png` converts it")
 BY_NAME = dict.fromkeys(RAW_CAMERA.split(), RAW) | {
     ".dcm": DICOM,

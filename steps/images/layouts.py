@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from steps.errors import DataError
-from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected
+from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Rejected, normal
 from steps.runtime import files
 
 if TYPE_CHECKING:
@@ -124,7 +124,14 @@ def of_listing(table: "pd.DataFrame", name: str) -> Reading:
         raise DataError(f"{name}: some labelled images have a split and some have none; give all of them or none")
     rows = table.itertuples(index=False)
     listed = (
-        Listed(row.path, row.label, _own_split(row.split, own) if row.split else "", row.group, row.source, row.weight)
+        Listed(
+            row.path,
+            normal(row.label),
+            _own_split(row.split, own) if row.split else "",
+            row.group,
+            row.source,
+            row.weight,
+        )
         for row in rows
     )
     return Reading(f"a listing, {name}", tuple(listed))
@@ -322,7 +329,7 @@ def _files(tree: Tree, above: str, label: str, split: str, naming: Naming) -> It
 def _listed(path: str, fault: str, label: str, split: str) -> Listed | Rejected:
     if not files.speakable(path):
         return Rejected(path.encode(errors="backslashreplace").decode(), "the name is not UTF-8; rename it", "")
-    return Rejected(path, fault, "") if fault else Listed(path, label, split)
+    return Rejected(path, fault, "") if fault else Listed(path, normal(label), split)
 
 
 def _loose(tree: Tree, above: str, waiting: bool = False) -> Iterator[Listed | Rejected]:

@@ -1,6 +1,8 @@
 """The manifest: one row per image file, its splits, and the number that places an image among others."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +67,25 @@ def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
         counts.setdefault(split, {}).setdefault(label, 0)
         counts[split][label] += 1
     return {split: dict(sorted(counts[split].items())) for split in SPLITS if split in counts}
+
+
+def normal(label: str) -> str:
+    """Return a label in Unicode's composed form: macOS and Linux write the same word in two forms."""
+    return unicodedata.normalize("NFC", label)
+
+
+def look_alikes(counts: Mapping[str, int]) -> list[str]:
+    """Name the labels, given with their numbers of images, that differ only in case, spaces, separators or forms."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        alike.setdefault(_folded(label), []).append(f"{label!r} ({counts[label]:,})")
+    return [" and ".join(labels) for labels in alike.values() if len(labels) > 1]
+
+
+def _folded(label: str) -> str:
+    visible = (sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
+    words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", "".join(visible))
+    return " ".join(words.casefold().split())
 
 
 def classes_of(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

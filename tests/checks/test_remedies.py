@@ -195,6 +195,17 @@ def second_class(world: World) -> None:
         (world.root / f"{split}-bee").rename(world.raw / split / "bee")
 
 
+def capitals(world: World) -> None:
+    for split, count in SIZES.items():
+        for number in range(count):
+            world.draw(f"{split}/Ant/capital{number}.png")
+
+
+def one_spelling(world: World) -> None:
+    for picture in sorted(world.raw.rglob("Ant/*.png")):
+        picture.rename(picture.parents[1] / "ant" / picture.name)
+
+
 def swapped(pixels: Any, spec: Preprocessing) -> Any:
     return preprocess(pixels, spec) * 255
 
@@ -286,6 +297,20 @@ CASES = (
         lambda world: world.lose("wasp"),
         "`regraft use FOLDER`",
         do(lambda world: world.lose()),  # tests/flows/test_lost_classes.py gives the command
+    ),
+    Case(
+        "labels do not look alike",
+        "a second folder of the class, in capitals",
+        capitals,
+        "`validate.severity.alike_labels: off`",
+        setting("`validate.severity.alike_labels: off`"),
+    ),
+    Case(
+        "labels do not look alike",
+        "the same, renamed",
+        partial(capitals),
+        "rename the folders of one",
+        do(one_spelling),
     ),
     Case(
         "classes are balanced",

@@ -27,7 +27,7 @@ LIMITS = DataLimits(
 FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
 SCREEN_FAIL = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
 GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
-STRUCTURE = 6  # rules that no severity switches off: without them nothing else means anything
+STRUCTURE = 7  # rules that no severity switches off: without them nothing else means anything
 
 
 def bare(kind: str, **more: Any) -> Rule:
@@ -128,6 +128,8 @@ def test_each_parameter_lands_in_its_own_rule() -> None:
         "enough to learn from": (3, None),
         "enough to choose by": (4, None),
         "enough to judge by": (5, None),
+        "every class can be learnt": (1, None),
+        "no class is lost": (1, None),
         "classes are balanced": (None, 6.5),
         "files can be decoded": (None, 0.07),
         "classes are as in the population": (None, 0.2),
@@ -155,7 +157,7 @@ def test_the_columns_asked_for_are_those_that_ingest_writes() -> None:
 
 def test_every_rule_tells_a_person_what_to_do() -> None:
     every = [*GATE.values(), *screen_rules(0.03, SCREEN_FAIL)]
-    assert len({rule.name for rule in every}) == len(every) == 27
+    assert len({rule.name for rule in every}) == len(every) == 30
     assert all((rule.what and rule.remedy.endswith((".", ")"))) or rule.remedy.endswith("flatters.") for rule in every)
 
 

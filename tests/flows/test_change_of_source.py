@@ -156,7 +156,7 @@ def test_a_source_that_has_lost_all_its_files_leaves_the_images_alone(root: Path
     if gone == "a listing of nothing":
         place = place / "labels.csv"
         place.write_text("path,label\ncats/1.png,cat\n")
-        write_source(root, place, False)
+        write_source(root, Source(place))
     with pytest.raises(RequestError, match=r"holds no files of images|names no file that is there"):
         next_run(root)
     assert tree(root / RAW) == FIRST

@@ -61,21 +61,60 @@ def test_litter_loops_and_dangling_links_are_passed_over_and_links_are_told(
     source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = tree(source)
-    (source / "cats/Thumbs.db").write_text("litter")
-    (source / "__MACOSX/cats").mkdir(parents=True)
-    (source / "__MACOSX/cats/1.png").write_text("litter")
-    (source / "linked class").symlink_to(source / "cats", target_is_directory=True)
+    write(
+        source, dict.fromkeys(("cats/Thumbs.db", "__MACOSX/cats/1.png", "cats/@eaDir/1.png/T.jpg", ".DS_Store"), b"x")
+    )
     os.mkfifo(source / "cats/pipe.png")
-    (source / ".DS_Store").write_text("litter")
     (source / "cats/loop").symlink_to(source, target_is_directory=True)
     (source / "cats/nowhere.png").symlink_to(source / "missing.png")
     (source / "cats/self.png").symlink_to(source / "cats/self.png")
-    mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
+    with caplog.at_level("INFO"):
+        mirror(Source(source), tmp_path / "raw", tmp_path / "memory")
     assert tree(tmp_path / "raw") == wanted
-    told = [record.getMessage() for record in caplog.records]
-    assert all("a linked folder, a link to nowhere, or no regular file" in line for line in told)
-    names = ["cats/loop", "cats/nowhere.png", "cats/pipe.png", "cats/self.png", "linked class"]
-    assert sorted(line.split("'")[1] for line in told) == [str(source / name) for name in names]
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    for sentence in (
+        f"passed over: {str(source / 'cats/pipe.png')!r} is no regular file",
+        f"passed over: cats/loop -> {source} leads round in a circle",
+        f"passed over: the link cats/nowhere.png -> {source / 'missing.png'} leads nowhere",
+        f"passed over: the link cats/self.png -> {source / 'cats/self.png'} leads nowhere",
+        "passed over, left by the system: 1 x @eaDir, 1 x Thumbs.db, 1 x __MACOSX",
+    ):
+        assert sentence in told
+
+
+LINKS = (  # link, what it leads to, what is mirrored of it (with --follow-links), the refusal
+    ("dogs/again", "{source}/cats", ["dogs/again/1.png", "dogs/again/deep/2.png"], None),
+    ("birds", "../source/cats", ["birds/1.png", "birds/deep/2.png"], None),
+    ("dogs/1.png", "../cats/1.png", ["dogs/1.png"], None),
+    ("cows", "{elsewhere}/cows", ["cows/4.png"], "lead out of"),
+    ("cows", "../elsewhere/cows", ["cows/4.png"], "lead out of"),
+    ("dogs/4.png", "{elsewhere}/cows/4.png", ["dogs/4.png"], "lead out of"),
+    ("gone", "{elsewhere}/gone", [], "lead nowhere, so their classes would be lost: gone -> "),
+)
+
+
+@pytest.mark.parametrize(("link", "target", "wanted", "refused"), LINKS, ids=[f"{row[0]}-{row[1]}" for row in LINKS])
+def test_a_link_that_stays_inside_is_followed_and_one_that_leads_out_is_refused_by_name(
+    link: str, target: str, wanted: list[str], refused: str | None, source: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "elsewhere", {"cows/4.png": b"four"})
+    before = set(tree(source))
+    (source / link).symlink_to(target.format(source=source, elsewhere=tmp_path / "elsewhere"))
+    for follow in (False, True):
+        if refused and not (follow and wanted):
+            with pytest.raises(RequestError, match=refused) as caught:
+                sources.contents(Source(source, follow_links=follow))
+            assert link in str(caught.value) and ("--follow-links" in str(caught.value)) == bool(wanted)
+        else:
+            assert set(sources.contents(Source(source, follow_links=follow))) == before | set(wanted)
+
+
+def test_folders_that_link_to_one_another_have_an_end(source: Path) -> None:
+    for name in "abcdef":
+        write(source, {f"{name}/x.png": b"x"})
+        for other in "abcdef":
+            (source / name / other).symlink_to(source / other)
+    assert 6 < len(sources.contents(Source(source))) < 1500
 
 
 def test_a_write_to_the_mirror_never_reaches_the_source(source: Path, tmp_path: Path) -> None:
@@ -242,8 +281,8 @@ def test_without_a_word_the_form_follows_from_the_number_and_size_of_the_files(
 
 @pytest.mark.parametrize("packed", [True, False, None])
 def test_the_form_that_was_asked_for_is_remembered(source: Path, tmp_path: Path, packed: bool | None) -> None:
-    write_source(tmp_path, source, packed)
-    assert read_source(tmp_path) == Source(source, packed)
+    write_source(tmp_path, Source(source, packed, follow_links=True))
+    assert read_source(tmp_path) == Source(source, packed, follow_links=True)
     (tmp_path / sources.SOURCE).write_text(f'{{"images": "{source}"}}')  # as an older version wrote it
     assert read_source(tmp_path) == Source(source, None)
 

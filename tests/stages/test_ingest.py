@@ -220,6 +220,11 @@ def test_hidden_files_and_the_litter_of_systems_are_passed_over(raw: Path) -> No
     assert quarantine(raw) == []
 
 
+def test_two_unicode_forms_of_a_class_are_one_class(raw: Path) -> None:
+    put(raw, ["train/caf\u00e9/1.png", "train/tea/1.png", "test/cafe\u0301/2.png", "test/tea/2.png"])
+    assert set(run(raw)["label"]) == {"caf\u00e9", "tea"}
+
+
 def test_a_class_may_bear_the_name_of_a_split_where_there_is_no_train_folder(raw: Path) -> None:
     put(raw, ["test/1.png", "control/1.png"])
     assert sorted(run(raw)["label"]) == ["control", "test"]

@@ -46,6 +46,7 @@ PARAMS = ValidateParams(
     severity=Severity(
         minimum="fail",
         lost_classes="fail",
+        alike_labels="fail",
         imbalance="warn",
         quarantine="fail",
         leakage="fail",
