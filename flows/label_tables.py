@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -33,6 +34,9 @@ COLUMNS = {
     "source": ("source",),
     "weight": ("weight",),
 }
+
+
+Spelled = dict[str, list[str]]  # paths by their spelling without case
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,12 @@ def _chosen(meaning: str, spelled: Mapping[str, str], name: str) -> str | None:
 # What its paths mean
 
 
-@dataclass(frozen=True)
 class Present:
-    """The files below a folder; their other spellings are collected once, and only if a path needs them."""
+    """The files below a folder; other spellings are collected only in those of its folders that a path begins with."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._below: dict[str, Spelled] = {}
 
     def exactly(self, name: str) -> bool:
         """Return True if a relative path names a file."""
@@ -201,20 +206,30 @@ class Present:
     def loosely(self, name: str) -> str:
         """Return the only file whose path differs at most in case, Unicode form or a missing suffix; "" if none."""
         folded = _folded(name)
-        same = self._spelled.get(folded) or [
-            path for suffix in SUFFIXES for path in self._spelled.get(folded + suffix, [])
-        ]
+        top = folded.split("/")[0] if "/" in folded else ""
+        if top not in self._below:
+            self._below[top] = self._collect(top)
+        spelled = self._below[top]
+        same = spelled.get(folded) or [path for suffix in SUFFIXES for path in spelled.get(folded + suffix, [])]
         return same[0] if len(same) == 1 else ""
 
     def like(self, name: str) -> str:
-        """Return a file of the same name in another folder, else any file, "" if there is none."""
-        wanted, every = _folded(PurePosixPath(name).name), [path for paths in self._spelled.values() for path in paths]
+        """Return a picture of the same name in another folder, else any, "" if there is none among the first files."""
+        below = sorted(path.relative_to(self.folder).as_posix() for path in islice(self.folder.rglob("*.*"), 10_000))
+        every = [path for path in below if not layouts.is_note(path) and files.speakable(path)]
+        wanted = _folded(PurePosixPath(name).name)
         return next((path for path in every if _folded(path.split("/")[-1]) == wanted), next(iter(every), ""))
 
     @cached_property
-    def _spelled(self) -> dict[str, list[str]]:
-        spelled: dict[str, list[str]] = {}
-        for path in sorted(self.folder.rglob("*")):
+    def _children(self) -> list[Path]:
+        return sorted(child for child in self.folder.iterdir() if files.speakable(child.name))
+
+    def _collect(self, top: str) -> Spelled:
+        """Index the files below folders of this name or, if it is empty, those in no folder."""
+        folders = [child for child in self._children if _folded(child.name) == top and child.is_dir()]
+        below = [path for folder in folders for path in sorted(folder.rglob("*"))] if top else self._children
+        spelled: Spelled = {}
+        for path in below:
             name = path.relative_to(self.folder).as_posix()
             if files.speakable(name) and path.is_file():
                 spelled.setdefault(_folded(name), []).append(name)
@@ -232,7 +247,8 @@ def _base(path: Path, names: Sequence[str]) -> Path:
     if any(own.exactly(name) for name in slashed) or _dropped(slashed, own):
         return own.folder
     hidden = any(part.startswith(".") for name in slashed for part in PurePosixPath(name).parts)
-    return above.folder if not hidden and any(above.exactly(name) for name in slashed) else own.folder
+    fits = not hidden and any(above.exactly(name) or above.loosely(name) for name in slashed)
+    return above.folder if fits else own.folder
 
 
 def _slashed(name: str, present: Present) -> str:

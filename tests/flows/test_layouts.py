@@ -249,6 +249,15 @@ def test_a_few_missing_files_are_shown_and_left_to_the_quarantine(tmp_path: Path
     assert_reads(Source(folder / "labels.csv", store=tmp_path / "store"), "cats 40 dogs 40 | hash 80 | 0 | 2")
 
 
+def test_a_table_in_a_folder_of_its_own_names_the_pictures_beside_that_folder(tmp_path: Path) -> None:
+    lay_out(tmp_path / "set", "Images/all/{1,2}.PNG annotations/notes.txt")
+    for path in (tmp_path / "set/Images/all").iterdir():
+        path.write_bytes(PNG)
+    labels = tmp_path / "set/annotations/labels.txt"
+    labels.write_text("Image Name\tCategory\nimages\\all\\1\tcat\nimages\\all\\2\tdog\n")
+    assert verdict(Source(labels, store=tmp_path / "store")) == "cat 1 dog 1 | hash 2 | 0 | 0"
+
+
 def test_what_was_translated_is_said(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "photos", PHOTOS)
     text = table("filename;class", ("/", "\\"), "C:\\data\\").replace(",", ";")
