@@ -60,9 +60,9 @@ def read(path: Path) -> Table:
         rows = listing.read(path)
     except DataError:
         rows, notes = _parsed(path)
-    folder = _base(path, rows["path"].tolist())
-    notes += [] if folder == path.parent else [f"the paths are relative to {folder}"]
-    return _located(rows, folder, path.name, notes)
+    present = _base(path, rows["path"].tolist())
+    notes += [] if present.folder == path.parent else [f"the paths are relative to {present.folder}"]
+    return _located(rows, present, path.name, notes)
 
 
 def metadata(folder: Path, names: Iterable[str]) -> Table | None:
@@ -79,7 +79,7 @@ def metadata(folder: Path, names: Iterable[str]) -> Table | None:
     rows = pd.concat(tables, ignore_index=True).fillna("")
     if "split" not in rows.columns:
         rows["split"] = [split_named(path.split("/")[0]) if "/" in path else "" for path in rows["path"]]
-    return _located(rows, folder, "metadata", ["labels are read from the metadata files"])
+    return _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
 
 
 def of_reading(reading: layouts.Reading, folder: Path) -> Table:
@@ -196,12 +196,15 @@ class Present:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._exact: dict[str, bool] = {}
         self._below: dict[str, Spelled] = {}
 
     def exactly(self, name: str) -> bool:
         """Return True if a relative path names a file."""
-        pure = PurePosixPath(name)
-        return not pure.is_absolute() and ".." not in pure.parts and (self.folder / pure).is_file()
+        if name not in self._exact:
+            pure = PurePosixPath(name)
+            self._exact[name] = not pure.is_absolute() and ".." not in pure.parts and (self.folder / pure).is_file()
+        return self._exact[name]
 
     def loosely(self, name: str) -> str:
         """Return the only file whose path differs at most in case, Unicode form or a missing suffix; "" if none."""
@@ -240,15 +243,15 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _base(path: Path, names: Sequence[str]) -> Path:
-    """Return the folder that paths are relative to: the listing's own or, if none of them fits there, the one above."""
+def _base(path: Path, names: Sequence[str]) -> Present:
+    """Return the files that paths name: in the listing's own folder or, if none of them fits there, the one above."""
     own, above = Present(path.parent), Present(path.parent.parent)
     slashed = [_slashed(name, own) for name in names]
     if any(own.exactly(name) for name in slashed) or _dropped(slashed, own):
-        return own.folder
+        return own
     hidden = any(part.startswith(".") for name in slashed for part in PurePosixPath(name).parts)
     fits = not hidden and any(above.exactly(name) or above.loosely(name) for name in slashed)
-    return above.folder if fits else own.folder
+    return above if fits else own
 
 
 def _slashed(name: str, present: Present) -> str:
@@ -276,9 +279,9 @@ def _dropped(slashed: Sequence[str], present: Present) -> str:
     return ""
 
 
-def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) -> Table:
+def _located(rows: pd.DataFrame, present: Present, name: str, notes: Sequence[str]) -> Table:
     """Find the file of each row. Raises DataError for a path that leads outside, or has two labels."""
-    present, given = Present(folder), rows["path"].tolist()
+    given = rows["path"].tolist()
     slashed = [_slashed(path, present) for path in given]
     said = [*notes]
     other = next(
@@ -294,9 +297,9 @@ def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) 
     different = next((pair for pair in zip(short, paths, strict=True) if pair[0] != pair[1]), None)
     if different:
         said.append(f"paths that differ in case, Unicode form or suffix are the same: {different[0]} is {different[1]}")
-    located = _unambiguous(listing.checked(rows.assign(path=paths), folder, name), name)
+    located = _unambiguous(listing.checked(rows.assign(path=paths), present.folder, name), name)
     missing = dict.fromkeys(path for path in located["path"] if not present.exactly(path))
-    return Table(located, folder, tuple(said), tuple(missing))
+    return Table(located, present.folder, tuple(said), tuple(missing))
 
 
 def _unambiguous(rows: pd.DataFrame, name: str) -> pd.DataFrame:
