@@ -90,7 +90,7 @@ def of_reading(reading: layouts.Reading, folder: Path) -> Table:
         if isinstance(item, layouts.Listed)
     ]
     frame = pd.DataFrame(rows, columns=["path", "label", "split"])
-    return Table(frame, folder, (reading.layout,), ())
+    return Table(frame, folder, (f"the labels are those of {reading.layout}, as --labels says",), ())
 
 
 def lost(folder: Path, missing: Sequence[str]) -> str:

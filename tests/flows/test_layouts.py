@@ -66,6 +66,7 @@ FOLDERS = {
     f"train/{FLAT} test/{FLAT}": "refused: train/ holds no class folders; beside it: test/",
     f"train/{FLAT} test1/{FLAT} labels.csv": "refused: train/ holds no class folders; test1/; labels.csv",
     FLAT: "refused: no class folders, 4 loose files",
+    f"{FLAT} labels.csv": "refused: no class folders; if labels.csv says the labels",
     f"{{train,extra}}/{TWO}": "refused: extra/ beside it is no split; train, val, test, unlabelled",
     f"{{train,val,valid}}/{TWO}": "refused: val/ and valid/ both stand for the split val",
     f"{{val,test}}/{TWO}": "refused: test/, val/ are splits; none is train/",
@@ -145,6 +146,11 @@ def test_a_folder_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, patte
 def test_the_owner_chooses_the_folder_that_names_the_class(tmp_path: Path, pattern: str, labels: str) -> None:
     folder = lay_out(tmp_path / "photos", pattern)
     assert_reads(Source(folder, labels=labels, store=tmp_path / "store"), CHOSEN[pattern, labels])
+
+
+def test_a_table_beside_the_only_class_folder_is_named(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", "images/{1,2}.png labels.csv")
+    assert "if labels.csv says the labels" in understood(Source(folder, store=tmp_path / "store")).notes[0]
 
 
 def test_a_listing_has_its_own_labels(tmp_path: Path) -> None:

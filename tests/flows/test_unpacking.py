@@ -147,11 +147,17 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "Parquet files for each split": (
         lambda at: several(
             parquet(at / "d/train-00000-of-00002.parquet", [0, 1]),
-            parquet(at / "d/train-00001-of-00002.parquet", [0, 1]),
+            parquet(at / "d/train-00001-of-00002-0f1e2d3c.parquet", [0, 1]),
             parquet(at / "d/test-00000-of-00001.parquet", [1]),
             *write(at / "d", {"README.md": b"a card"}).values(),
         ),
         "cat 2 dog 3 | test 1 train* 4 | 0 | 0",
+    ),
+    "Parquet folders for each split": (
+        lambda at: several(
+            parquet(at / "d/default/train/0000.parquet", [0, 1]), parquet(at / "d/default/test/0000.parquet", [1])
+        ).parents[1],
+        "cat 1 dog 2 | test 1 train* 2 | 0 | 0",
     ),
     "metadata.csv": (lambda at: two_splits(at / "d", "csv"), "cat 2 dog 2 | test 1 train* 3 | 1 | 0"),
     "metadata.jsonl": (lambda at: two_splits(at / "d", "jsonl"), "cat 2 dog 2 | test 1 train* 3 | 1 | 0"),
