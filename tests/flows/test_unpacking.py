@@ -194,6 +194,7 @@ def test_an_archive_is_unpacked_again_only_if_it_changed(tmp_path: Path, monkeyp
     path, raw, memory = zipped(tmp_path / "a.zip", pictures(TWO)), tmp_path / "raw", tmp_path / "memory"
     source = Source(path, store=tmp_path / "store")
     assert mirror(source, raw, memory) == (6, 0)
+    assert sources.survey(source).notes == ("unpacked: a.zip",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unpacking, "Unpacking", None)
         assert mirror(source, raw, memory) == (0, 0)
