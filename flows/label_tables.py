@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -33,6 +34,9 @@ COLUMNS = {
     "source": ("source",),
     "weight": ("weight",),
 }
+
+
+Spelled = dict[str, list[str]]  # paths by their spelling without case
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ def read(path: Path) -> Table:
         rows = listing.read(path)
     except DataError:
         rows, notes = _parsed(path)
-    folder = _base(path, rows["path"].tolist())
-    notes += [] if folder == path.parent else [f"the paths are relative to {folder}"]
-    return _located(rows, folder, path.name, notes)
+    present = _base(path, rows["path"].tolist())
+    notes += [] if present.folder == path.parent else [f"the paths are relative to {present.folder}"]
+    return _located(rows, present, path.name, notes)
 
 
 def metadata(folder: Path, names: Iterable[str]) -> Table | None:
@@ -75,7 +79,7 @@ def metadata(folder: Path, names: Iterable[str]) -> Table | None:
     rows = pd.concat(tables, ignore_index=True).fillna("")
     if "split" not in rows.columns:
         rows["split"] = [split_named(path.split("/")[0]) if "/" in path else "" for path in rows["path"]]
-    return _located(rows, folder, "metadata", ["labels are read from the metadata files"])
+    return _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
 
 
 def of_reading(reading: layouts.Reading, folder: Path) -> Table:
@@ -86,7 +90,7 @@ def of_reading(reading: layouts.Reading, folder: Path) -> Table:
         if isinstance(item, layouts.Listed)
     ]
     frame = pd.DataFrame(rows, columns=["path", "label", "split"])
-    return Table(frame, folder, (reading.layout,), ())
+    return Table(frame, folder, (f"the labels are those of {reading.layout}, as --labels says",), ())
 
 
 def lost(folder: Path, missing: Sequence[str]) -> str:
@@ -187,34 +191,48 @@ def _chosen(meaning: str, spelled: Mapping[str, str], name: str) -> str | None:
 # What its paths mean
 
 
-@dataclass(frozen=True)
 class Present:
-    """The files below a folder; their other spellings are collected once, and only if a path needs them."""
+    """The files below a folder; other spellings are collected only in those of its folders that a path begins with."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._exact: dict[str, bool] = {}
+        self._below: dict[str, Spelled] = {}
 
     def exactly(self, name: str) -> bool:
         """Return True if a relative path names a file."""
-        pure = PurePosixPath(name)
-        return not pure.is_absolute() and ".." not in pure.parts and (self.folder / pure).is_file()
+        if name not in self._exact:
+            pure = PurePosixPath(name)
+            self._exact[name] = not pure.is_absolute() and ".." not in pure.parts and (self.folder / pure).is_file()
+        return self._exact[name]
 
     def loosely(self, name: str) -> str:
         """Return the only file whose path differs at most in case, Unicode form or a missing suffix; "" if none."""
         folded = _folded(name)
-        same = self._spelled.get(folded) or [
-            path for suffix in SUFFIXES for path in self._spelled.get(folded + suffix, [])
-        ]
+        top = folded.split("/")[0] if "/" in folded else ""
+        if top not in self._below:
+            self._below[top] = self._collect(top)
+        spelled = self._below[top]
+        same = spelled.get(folded) or [path for suffix in SUFFIXES for path in spelled.get(folded + suffix, [])]
         return same[0] if len(same) == 1 else ""
 
     def like(self, name: str) -> str:
-        """Return a file of the same name in another folder, else any file, "" if there is none."""
-        wanted, every = _folded(PurePosixPath(name).name), [path for paths in self._spelled.values() for path in paths]
+        """Return a picture of the same name in another folder, else any, "" if there is none among the first files."""
+        below = sorted(path.relative_to(self.folder).as_posix() for path in islice(self.folder.rglob("*.*"), 10_000))
+        every = [path for path in below if not layouts.is_note(path) and files.speakable(path)]
+        wanted = _folded(PurePosixPath(name).name)
         return next((path for path in every if _folded(path.split("/")[-1]) == wanted), next(iter(every), ""))
 
     @cached_property
-    def _spelled(self) -> dict[str, list[str]]:
-        spelled: dict[str, list[str]] = {}
-        for path in sorted(self.folder.rglob("*")):
+    def _children(self) -> list[Path]:
+        return sorted(child for child in self.folder.iterdir() if files.speakable(child.name))
+
+    def _collect(self, top: str) -> Spelled:
+        """Index the files below folders of this name or, if it is empty, those in no folder."""
+        folders = [child for child in self._children if _folded(child.name) == top and child.is_dir()]
+        below = [path for folder in folders for path in sorted(folder.rglob("*"))] if top else self._children
+        spelled: Spelled = {}
+        for path in below:
             name = path.relative_to(self.folder).as_posix()
             if files.speakable(name) and path.is_file():
                 spelled.setdefault(_folded(name), []).append(name)
@@ -225,14 +243,15 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _base(path: Path, names: Sequence[str]) -> Path:
-    """Return the folder that paths are relative to: the listing's own or, if none of them fits there, the one above."""
+def _base(path: Path, names: Sequence[str]) -> Present:
+    """Return the files that paths name: in the listing's own folder or, if none of them fits there, the one above."""
     own, above = Present(path.parent), Present(path.parent.parent)
     slashed = [_slashed(name, own) for name in names]
     if any(own.exactly(name) for name in slashed) or _dropped(slashed, own):
-        return own.folder
+        return own
     hidden = any(part.startswith(".") for name in slashed for part in PurePosixPath(name).parts)
-    return above.folder if not hidden and any(above.exactly(name) for name in slashed) else own.folder
+    fits = not hidden and any(above.exactly(name) or above.loosely(name) for name in slashed)
+    return above if fits else own
 
 
 def _slashed(name: str, present: Present) -> str:
@@ -260,9 +279,9 @@ def _dropped(slashed: Sequence[str], present: Present) -> str:
     return ""
 
 
-def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) -> Table:
+def _located(rows: pd.DataFrame, present: Present, name: str, notes: Sequence[str]) -> Table:
     """Find the file of each row. Raises DataError for a path that leads outside, or has two labels."""
-    present, given = Present(folder), rows["path"].tolist()
+    given = rows["path"].tolist()
     slashed = [_slashed(path, present) for path in given]
     said = [*notes]
     other = next(
@@ -278,9 +297,9 @@ def _located(rows: pd.DataFrame, folder: Path, name: str, notes: Sequence[str]) 
     different = next((pair for pair in zip(short, paths, strict=True) if pair[0] != pair[1]), None)
     if different:
         said.append(f"paths that differ in case, Unicode form or suffix are the same: {different[0]} is {different[1]}")
-    located = _unambiguous(listing.checked(rows.assign(path=paths), folder, name), name)
+    located = _unambiguous(listing.checked(rows.assign(path=paths), present.folder, name), name)
     missing = dict.fromkeys(path for path in located["path"] if not present.exactly(path))
-    return Table(located, folder, tuple(said), tuple(missing))
+    return Table(located, present.folder, tuple(said), tuple(missing))
 
 
 def _unambiguous(rows: pd.DataFrame, name: str) -> pd.DataFrame:

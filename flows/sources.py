@@ -242,7 +242,8 @@ def _in_folder(source: Source, levels: int) -> Survey:
 
 def _unpacked(source: Source, folder: Path, archives: list[Path], levels: int) -> Survey:
     inside = unpacking.unpacked(folder, archives, source.home)
-    return _in_folder(replace(source, path=inside, store=source.home), levels - 1)
+    seen = _in_folder(replace(source, path=inside, store=source.home), levels - 1)
+    return replace(seen, notes=(f"unpacked: {', '.join(path.name for path in archives[:3])}", *seen.notes))
 
 
 def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import lzma
+import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from steps.errors import RequestError
-from steps.images.layouts import splits_named
+from steps.images.layouts import split_named, splits_named
 from steps.images.manifest import LISTINGS
 from steps.runtime import files
 from steps.runtime.progress import track
@@ -30,6 +31,7 @@ ARCHIVES = (".zip", ".parquet", *TARS)
 MAX_BYTES = 256 * 2**20  # of one file: `images.decoding` reads no larger ones
 LEVELS = 2  # archives in an archive, as Kaggle packs splits; no deeper: an archive may hold itself
 BLOCK = 4096  # what a file takes on a disk, however small it is
+PART = re.compile(r"-\d+-of-\d+.*")  # what Hugging Face appends to the name of a split
 LONGEST = 255  # bytes of a name, as file systems have it
 PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")  # columns of pictures
 LABELS = ("label", "labels", "class", "target", "category", "cls", "fine_label")
@@ -89,6 +91,14 @@ def _stem(path: Path) -> str:
     return name[: -len(suffix)]
 
 
+def _splits(stems: Collection[str]) -> dict[str, str]:
+    """Return the splits that stems stand for, "" for none: `train-00000-of-00002-0f1e2d`, `default/train/0000`."""
+    names = {stem: PART.sub("", PurePosixPath(stem).name) for stem in stems}
+    named = splits_named(set(names.values()))
+    above = {stem: next(filter(None, map(split_named, PurePosixPath(stem).parts[-2::-1])), "") for stem in stems}
+    return {stem: named.get(names[stem]) or above[stem] for stem in stems}
+
+
 def _within(folder: Path) -> Path:
     """Enter folders that hold nothing but one folder."""
     children = list(folder.iterdir())
@@ -106,9 +116,9 @@ class Unpacking:
     def fill(self, archives: Mapping[str, Path]) -> None:
         """Unpack archives, stem -> path, and write the labels that they hold as a listing."""
         self.root.mkdir()
-        splits = splits_named([PurePosixPath(stem).name for stem in archives])
+        splits = _splits(archives)
         for stem, path in archives.items():
-            split = splits.get(PurePosixPath(stem).name, "")
+            split = splits[stem]
             below = stem if len(archives) > 1 else ""
             try:
                 self._unpack(path, below, split)

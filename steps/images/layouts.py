@@ -99,7 +99,8 @@ def read(tree: Tree, labels: str | None) -> Reading:
     outer, above, inner = _unwrapped(tree)
     folders = _folders(inner)
     if not folders:
-        raise DataError(f"{_what_lies_in(tree)}; expected one folder of images per class (README: 'Your images')")
+        expected = "expected one folder of images per class (README: 'Your images')"
+        raise DataError(f"{_what_lies_in(tree)}; {expected}{_table_beside(inner)}")
     splits = splits_named(folders)
     naming = NAMING[labels or "top"]
     if any(split == TRAIN and _folders(folders[name]) for name, split in splits.items()):
@@ -230,15 +231,19 @@ def _refuse_unknown(folders: Iterable[str], splits: Mapping[str, str]) -> None:
 def _no_training(tree: Tree, splits: Mapping[str, str]) -> str:
     """Return the refusal of split folders of which none holds training classes."""
     train = next((name for name, split in splits.items() if split == TRAIN), "")
-    tables = [name for name, node in tree.items() if not isinstance(node, dict) and name.endswith((".csv", ".parquet"))]
     if not train:
-        return f"{', '.join(f'{name}/' for name in sorted(splits))} are splits by their names, and none is train/"
-    listing = f"; if {tables[0]} says the labels: `regraft use` that file" if tables else ""
+        names = ", ".join(f"{name}/" for name in sorted(splits))
+        return f"{names} are splits by their names, and none is train/; rename the one with the training images"
     beside = f" (beside it: {', '.join(f'{name}/' for name in sorted(splits) if name != train)})"
     return (
         f"{train}/ holds no class folders{beside if len(splits) > 1 else ''}; expected {train}/CLASS/*.jpg, or a "
-        f"listing of path,label{listing}"
+        f"listing of path,label{_table_beside(tree)}"
     )
+
+
+def _table_beside(tree: Tree) -> str:
+    tables = [name for name in tree if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+    return f"; if {tables[0]} says the labels: `regraft use` that file" if tables else ""
 
 
 def _own_split(split: str, present: set[str]) -> str:
@@ -301,6 +306,8 @@ def _class_folders(tree: Tree, above: str, naming: Naming, noted: bool) -> Readi
             f"{', '.join(f'{above}{name}/' for name in [*nested][:3])} hold folders ({', '.join(below[:3])} ...): each "
             "top folder is read as one class; --labels leaf or path takes the folders below as classes"
         )
+    if len(_folders(tree)) == 1 and (table := _table_beside(tree)):
+        notes.append(f"there is a single class folder{table}")
     return Reading("class folders", tuple(listed), tuple(notes))
 
 

@@ -1,6 +1,7 @@
 """A listing: a CSV or Parquet file with the label, split, group, source and weight of each image."""
 
 import os
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -59,11 +60,16 @@ def _inside(folder: Path, value: str, listing: str) -> str:
     pure = PurePosixPath(value)
     if not value or "\0" in value:
         raise DataError(f"{listing}: {value!r} is no path")
-    root = os.path.realpath(folder)  # pathlib's `resolve` raises where links loop
-    leads_to = os.path.realpath(folder / pure)
+    root = _real(folder)
+    leads_to = os.path.realpath(root / pure)
     if pure.is_absolute() or ".." in pure.parts or not Path(leads_to).is_relative_to(root):
         raise DataError(f"{listing}: {value!r} points outside the folder of images")
     return pure.as_posix()
+
+
+@lru_cache(maxsize=1)
+def _real(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))  # pathlib's `resolve` raises where links loop
 
 
 def _weights(name: str, table: pd.DataFrame) -> "pd.Series[float]":

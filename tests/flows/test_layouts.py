@@ -66,6 +66,7 @@ FOLDERS = {
     f"train/{FLAT} test/{FLAT}": "refused: train/ holds no class folders; beside it: test/",
     f"train/{FLAT} test1/{FLAT} labels.csv": "refused: train/ holds no class folders; test1/; labels.csv",
     FLAT: "refused: no class folders, 4 loose files",
+    f"{FLAT} labels.csv": "refused: no class folders; if labels.csv says the labels",
     f"{{train,extra}}/{TWO}": "refused: extra/ beside it is no split; train, val, test, unlabelled",
     f"{{train,val,valid}}/{TWO}": "refused: val/ and valid/ both stand for the split val",
     f"{{val,test}}/{TWO}": "refused: test/, val/ are splits; none is train/",
@@ -145,6 +146,11 @@ def test_a_folder_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, patte
 def test_the_owner_chooses_the_folder_that_names_the_class(tmp_path: Path, pattern: str, labels: str) -> None:
     folder = lay_out(tmp_path / "photos", pattern)
     assert_reads(Source(folder, labels=labels, store=tmp_path / "store"), CHOSEN[pattern, labels])
+
+
+def test_a_table_beside_the_only_class_folder_is_named(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", "images/{1,2}.png labels.csv")
+    assert "if labels.csv says the labels" in understood(Source(folder, store=tmp_path / "store")).notes[0]
 
 
 def test_a_listing_has_its_own_labels(tmp_path: Path) -> None:
@@ -247,6 +253,15 @@ def test_a_few_missing_files_are_shown_and_left_to_the_quarantine(tmp_path: Path
     rows = "".join(f"{kind}/{i}.png,{kind}\n" for kind in ("cats", "dogs") for i in range(42 if kind == "dogs" else 40))
     (folder / "labels.csv").write_text("path,label\n" + rows)
     assert_reads(Source(folder / "labels.csv", store=tmp_path / "store"), "cats 40 dogs 40 | hash 80 | 0 | 2")
+
+
+def test_a_table_in_a_folder_of_its_own_names_the_pictures_beside_that_folder(tmp_path: Path) -> None:
+    lay_out(tmp_path / "set", "Images/all/{1,2}.PNG annotations/notes.txt")
+    for path in (tmp_path / "set/Images/all").iterdir():
+        path.write_bytes(PNG)
+    labels = tmp_path / "set/annotations/labels.txt"
+    labels.write_text("Image Name\tCategory\nimages\\all\\1\tcat\nimages\\all\\2\tdog\n")
+    assert verdict(Source(labels, store=tmp_path / "store")) == "cat 1 dog 1 | hash 2 | 0 | 0"
 
 
 def test_what_was_translated_is_said(tmp_path: Path) -> None:

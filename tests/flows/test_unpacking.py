@@ -147,11 +147,17 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "Parquet files for each split": (
         lambda at: several(
             parquet(at / "d/train-00000-of-00002.parquet", [0, 1]),
-            parquet(at / "d/train-00001-of-00002.parquet", [0, 1]),
+            parquet(at / "d/train-00001-of-00002-0f1e2d3c.parquet", [0, 1]),
             parquet(at / "d/test-00000-of-00001.parquet", [1]),
             *write(at / "d", {"README.md": b"a card"}).values(),
         ),
         "cat 2 dog 3 | test 1 train* 4 | 0 | 0",
+    ),
+    "Parquet folders for each split": (
+        lambda at: several(
+            parquet(at / "d/default/train/0000.parquet", [0, 1]), parquet(at / "d/default/test/0000.parquet", [1])
+        ).parents[1],
+        "cat 1 dog 2 | test 1 train* 2 | 0 | 0",
     ),
     "metadata.csv": (lambda at: two_splits(at / "d", "csv"), "cat 2 dog 2 | test 1 train* 3 | 1 | 0"),
     "metadata.jsonl": (lambda at: two_splits(at / "d", "jsonl"), "cat 2 dog 2 | test 1 train* 3 | 1 | 0"),
@@ -188,6 +194,7 @@ def test_an_archive_is_unpacked_again_only_if_it_changed(tmp_path: Path, monkeyp
     path, raw, memory = zipped(tmp_path / "a.zip", pictures(TWO)), tmp_path / "raw", tmp_path / "memory"
     source = Source(path, store=tmp_path / "store")
     assert mirror(source, raw, memory) == (6, 0)
+    assert sources.survey(source).notes == ("unpacked: a.zip",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unpacking, "Unpacking", None)
         assert mirror(source, raw, memory) == (0, 0)
