@@ -216,7 +216,7 @@ def _refuse_unknown(folders: Iterable[str], splits: Mapping[str, str]) -> None:
     extra = min(set(folders) - set(splits), default="")
     if extra:  # otherwise both would silently become classes
         raise DataError(
-            f"{train}/ holds class folders, but {extra}/ beside it is no split; rename it to one of "
+            f"{train}/ holds class folders, but {extra}/ beside it is not a split; rename it to one of "
             f"{', '.join(SPLITS)}, or move it out of the folder of images"
         )
     for split in (TRAIN, VAL, TEST):

@@ -63,10 +63,10 @@ UNREAD = (
     Unread(3, "no class folders, 48 loose files", "one folder of images per class", loose, sorted_by_class),
     Unread(
         3,
-        "valid/ beside it is not a split",
+        "extra/ beside it is not a split",
         "rename it to one of train, val",
-        move("val", "valid"),
-        move("valid", "val"),
+        move("val", "extra"),
+        move("extra", "val"),
     ),
     Unread(
         3,

@@ -67,11 +67,11 @@ FOLDERS = {
     f"train/{FLAT} test1/{FLAT} labels.csv": "refused: train/ holds no class folders; test1/; labels.csv",
     FLAT: "refused: no class folders, 4 loose files",
     f"{FLAT} labels.csv": "refused: no class folders; if labels.csv says the labels",
-    f"{{train,extra}}/{TWO}": "refused: extra/ beside it is no split; train, val, test, unlabelled",
+    f"{{train,extra}}/{TWO}": "refused: extra/ beside it is not a split; train, val, test, unlabelled",
     f"{{train,val,valid}}/{TWO}": "refused: val/ and valid/ both stand for the split val",
     f"{{val,test}}/{TWO}": "refused: test/, val/ are splits; none is train/",
     f"{{siteA,siteB}}/{TWO}": "refused: siteA/ and siteB/ hold the same folders (cat, dog); --labels leaf",
-    f"bottle/{{train,test,ground_truth}}/{TWO}": "refused: ground_truth/ beside it is no split",
+    f"bottle/{{train,test,ground_truth}}/{TWO}": "refused: ground_truth/ beside it is not a split",
 }
 CHOSEN = {
     ("animals/{cat,dog}/1.png vehicles/{car,bus}/1.png", "top"): "animals 2 vehicles 2 | hash 4 | 0 | 0",
