@@ -76,8 +76,8 @@ def use(
         Labels | None, typer.Option(help="Folders in folders: which of them is the class; default: the top one.")
     ] = None,
     follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Follow links that lead out of the folder, too.")
-    ] = False,
+        bool | None, typer.Option("--follow-links/--stay-inside", help="Follow links that lead out of the folder, too.")
+    ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
     from flows.overview import look

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from steps.errors import RequestError
 from steps.images.file_kinds import suffix_of
 from steps.runtime import files
 
-NESTED = 3  # links inside linked folders; folders that link to one another would have paths without end
+NESTED = 1  # links inside linked folders; folders that link to one another would have paths without end
 log = logging.getLogger("regraft")
 
 
@@ -76,5 +77,5 @@ class Walk:
         if self.outward:
             raise RequestError(
                 f"links lead out of {self.folder}, so their images and classes would be lost: {some(self.outward)}; "
-                f"`regraft use {self.folder} --follow-links` follows them"
+                f"`regraft use {shlex.quote(str(self.folder))} --follow-links` follows them"
             )

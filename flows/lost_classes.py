@@ -1,6 +1,6 @@
 """Classes that the last accepted images had and today's folder has not: data/lost_classes.json, which `validate` reads.
 
-`regraft use` accepts the folder as it is: until the gate accepts images once more, the classes of then count.
+`regraft use` accepts the folder as it is: what it lacks counts as lost no longer.
 """
 
 import logging
@@ -11,7 +11,7 @@ import yaml
 from flows.graph import Graph
 from steps.checks.reports import Validation
 from steps.errors import DataError
-from steps.images.manifest import classes_of
+from steps.images.manifest import classes_of, normal
 from steps.runtime import artefacts, files
 
 LOST, ACCEPTED = "data/lost_classes.json", "data/reports/validation.json"
@@ -34,12 +34,13 @@ def at_use(root: Path, raw: Path) -> dict[str, object]:
 def record_lost(graph: Graph, raw: Path, source: Path) -> None:
     """Write the lost classes if they have changed; `source` is the file that `regraft use` wrote."""
     path = graph.root / LOST
-    if path.exists() and graph.is_fresh("ingest"):  # compared when the images changed
+    if path.exists() and not files.read_json(path) and graph.is_fresh("ingest"):  # compared when the images changed
         return
     recorded = files.read_json(source) if source.exists() else {}
     digest = accepted_digest(graph.root)
-    superseded = "classes" in recorded and recorded["accepted"] == digest
-    known = set(recorded["classes"]) if superseded else _accepted(graph, digest) if digest else set()
+    known = {normal(label) for label in _accepted(graph, digest)} if digest else set[str]()
+    if "classes" in recorded and recorded["accepted"] == digest:  # `use` came after: it accepted what was missing
+        known &= set(recorded["classes"])
     lost = sorted(known - _present(raw)) if known else []
     for label in lost:
         log.warning("the class %r, which the last images had, has no images any more", label)

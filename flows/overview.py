@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.sources import STORE, TABLES, Source, Survey, survey
+from flows.sources import STORE, TABLES, Source, Survey, read_source, survey
 from flows.unpacking import ARCHIVES, OTHERS
 from steps.errors import RequestError, UndecodableError
 from steps.images import layouts, listing
@@ -57,13 +57,15 @@ class Overview:
         return ", ".join([*known, *([f"train, val and test {HASH}: {free:,} in all"] if free else [])])
 
 
-def look(root: Path, images: str, labels: str | None, follow_links: bool) -> None:
+def look(root: Path, images: str, labels: str | None, follow_links: bool | None) -> None:
     """Refuse images that cannot be used, as `of_source` does, without loading torch."""
     if images != DIGITS:
         of_source(root, source_of(root, images, None, labels, follow_links))
 
 
-def source_of(root: Path, images: str, packed: bool | None, labels: str | None, follow_links: bool = False) -> Source:
+def source_of(
+    root: Path, images: str, packed: bool | None, labels: str | None, follow_links: bool | None = None
+) -> Source:
     """Return the source at a path; RequestError if it is no folder, listing or archive, or lies in the project."""
     path = Path(images).expanduser()
     if not path.exists():
@@ -72,7 +74,18 @@ def source_of(root: Path, images: str, packed: bool | None, labels: str | None, 
         raise RequestError(f"{path} is {_other(path)}")
     if path.resolve().is_relative_to(root / "data") or root.is_relative_to(path.resolve()):
         raise RequestError(f"{path} and the project {root} lie inside one another; images belong elsewhere")
-    return Source(path.resolve(), packed, labels, follow_links, root / STORE)
+    same = _same(root, path.resolve())  # `use` of the same images keeps what was said about them
+    labels = labels or (same.labels if same else None)
+    follow = follow_links if follow_links is not None else bool(same and same.follow_links)
+    return Source(path.resolve(), packed, labels, follow, root / STORE)
+
+
+def _same(root: Path, path: Path) -> Source | None:
+    try:
+        current = read_source(root)
+    except RequestError:  # gone or damaged: it is about to be replaced
+        return None
+    return current if current and current.path == path else None
 
 
 def _other(path: Path) -> str:

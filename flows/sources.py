@@ -102,7 +102,7 @@ def read_source(root: Path) -> Source | None:
     try:
         document = files.read_json(recorded)
         path, packed, labels = document["images"], document.get("packed"), document.get("labels")
-        follow = document.get("follow_links", False)
+        follow = document.get("follow_links", True)  # older releases followed links to files
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RequestError(f"{SOURCE} is damaged; `regraft use IMAGES` writes it anew") from None
     if path is None:

@@ -46,6 +46,8 @@ def _ask_loopback_directly() -> None:
     """
     given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     exempt = dict.fromkeys([*(host.strip() for host in given.split(",") if host.strip()), *LOOPBACK])
+    if "*" in exempt:  # no proxy for anything; beside other names libraries take it for a host
+        exempt = {"*": None}
     os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(exempt)))
 
 

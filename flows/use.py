@@ -64,7 +64,7 @@ def use(
     packed: bool | None = None,
     wishes: Wishes = AS_IT_IS,
     labels: str | None = None,
-    follow_links: bool = False,
+    follow_links: bool | None = None,
 ) -> Inputs:
     """Set images and backbone; return what is set.
 

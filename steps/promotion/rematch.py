@@ -12,7 +12,7 @@ import pandas as pd
 from steps.backbones.backbone import digest
 from steps.errors import RegistryError
 from steps.images.decoding import batched, bytes_of
-from steps.images.manifest import TEST
+from steps.images.manifest import TEST, normal
 from steps.promotion.paired import Paired, paired
 from steps.promotion.terms import PREDICTIONS, RAW, SCREENED
 from steps.registry import look_ledger, package_loading
@@ -51,7 +51,7 @@ def rematch(registry: Registry, kind: str, challenger: str, champion: Package, t
     table = table.set_index("path", drop=False).loc[mine["path"]]
     images, raw = list(zip(mine["path"], mine["id"], strict=True)), root / RAW
     look_ledger.record([weights_of(champion)], mine["id"])
-    theirs = answers(champion, raw, images, "label")
+    theirs = [label and normal(label) for label in answers(champion, raw, images, "label")]
     answered = [image for image, label in zip(images, theirs, strict=True) if label is not None]
     if not answered:
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(images)} test images here")

@@ -90,9 +90,12 @@ def _models(held: sqlite3.Connection, former: str) -> Iterator[str]:
 
 
 def _refuse_absent(root: Path, former: str, models: list[str]) -> None:
-    if models and not any((root / ARTIFACTS / model / "MLmodel").is_file() for model in models):
+    """Refuse if no model is here, or if one is still there alone: the new address would lead to nothing."""
+    here, there = root / ARTIFACTS, Path(_path(former))
+    absent = [model for model in models if not (here / model / "MLmodel").is_file()]
+    if models and (len(absent) == len(models) or any((there / model / "MLmodel").is_file() for model in absent)):
         raise RegistryError(
-            f"the models of this project are not in {root / ARTIFACTS}, and its database says that they are in "
+            f"models of this project are not in {root / ARTIFACTS}, and its database says that they are in "
             f"{_path(former)}: copy that folder to {root / ARTIFACTS}, then run again"
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import sources
+from flows import overview, sources
 from flows.sources import Source, mirror, read_source, write_source
 from steps.errors import DataError, RequestError
 from steps.images import decoding
@@ -284,7 +284,7 @@ def test_the_form_that_was_asked_for_is_remembered(source: Path, tmp_path: Path,
     write_source(tmp_path, Source(source, packed, follow_links=True))
     assert read_source(tmp_path) == Source(source, packed, follow_links=True)
     (tmp_path / sources.SOURCE).write_text(f'{{"images": "{source}"}}')  # as an older version wrote it
-    assert read_source(tmp_path) == Source(source, None)
+    assert read_source(tmp_path) == Source(source, None, follow_links=True)
 
 
 def is_raw(node: ast.expr) -> bool:
@@ -354,3 +354,13 @@ def test_no_module_goes_past_the_store_to_the_folder_of_images() -> None:
     assert found.pop("steps/ingest.py") == ["raw / name"] * 2, "the listing, which is never packed, and nothing else"
     store = {"steps/images/decoding.py", "steps/images/shards.py", "steps/images/packing.py", "flows/sources.py"}
     assert {name for name, places in found.items() if places} <= store, "use decoding.bytes_of"
+
+
+def test_the_same_images_keep_what_was_said_about_them(source: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    (root / "data").mkdir(parents=True)
+    write_source(root, Source(source, labels="leaf", follow_links=True))
+    again = overview.source_of(root, str(source), None, None)
+    assert (again.labels, again.follow_links) == ("leaf", True)
+    other = overview.source_of(root, str(source), None, "top", follow_links=False)
+    assert (other.labels, other.follow_links) == ("top", False)

@@ -54,6 +54,12 @@ def test_loopback_is_never_asked_through_a_proxy(
     assert kept <= set(os.environ["NO_PROXY"].split(",")) == set(os.environ["no_proxy"].split(","))
 
 
+def test_no_proxy_at_all_stays_so(environment: dict[str, str], tmp_path: Path) -> None:
+    os.environ.update({"HTTP_PROXY": PROXY, "no_proxy": "*"})
+    complete(tmp_path)
+    assert not requests.utils.get_environ_proxies("http://elsewhere.example")
+
+
 def test_other_hosts_still_go_through_the_proxy(environment: dict[str, str], tmp_path: Path) -> None:
     os.environ.update({"HTTP_PROXY": PROXY, "NO_PROXY": "corp.example"})
     complete(tmp_path)

@@ -65,6 +65,14 @@ def test_a_database_whose_models_stayed_behind_is_refused_with_both_folders(
         assert package_loading.verify(copied.registry, "1"), "the remedy, as printed"
 
 
+def test_a_single_model_that_stayed_behind_is_not_lost(registered_once: Registered, tmp_path: Path) -> None:
+    copied = registered_once.copy(tmp_path / "project")
+    shutil.rmtree(next((copied.root / ARTIFACTS / "models").iterdir()))
+    with inside(copied), pytest.raises(RegistryError, match="copy that folder"):
+        copied.registry.client.search_experiments()
+    assert addresses(copied.root) == {registered_once.root.as_uri()}, "the database still says where it is"
+
+
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
     registered_once: Registered, tmp_path: Path
 ) -> None:
