@@ -182,7 +182,7 @@ def test_sound_data_pass_unchanged_with_their_preprocessing(gate: Gate) -> None:
     assert 0 < min(divergence.values()) < max(divergence.values()) < 1, "digits are near to glyphs, and not the same"
     assert verdict.counts == COUNTS
     assert verdict.quarantined == 1
-    assert len(verdict.rules) == 22
+    assert len(verdict.rules) == 23
     assert [row.field for row in verdict.preprocessing] == list(SPEC.to_dict())
     assert all(row.agree for row in verdict.preprocessing)
     observed = {rule.name: rule.observed for rule in verdict.rules}
