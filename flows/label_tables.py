@@ -144,7 +144,9 @@ def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
             table = pd.DataFrame(records, dtype=object)
             return table.where(table.notna(), "").map(str), notes
-        text = text.split("\n", 1)[-1] if text.startswith("sep=") else text  # Excel's hint
+        if text.startswith("sep="):
+            text = text.split("\n", 1)[-1]
+            notes.append("Excel's line sep= is left out")
         header = text.split("\n", 1)[0]
         delimiter = max(DELIMITERS, key=header.count) if any(map(header.count, DELIMITERS)) else " "
         notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]

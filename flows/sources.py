@@ -270,8 +270,9 @@ def _listed(source: Source, table: "Table") -> Survey:
         raise RequestError(
             f"{source.path} names no file that is there; {label_tables.lost(table.folder, table.missing)}"
         )
-    if source.path.is_file() and not table.notes:
-        named[f"listing{source.path.suffix.lower()}"] = source.path
+    own = f"listing{source.path.suffix.lower()}"
+    if source.path.is_file() and own in LISTINGS and not table.notes:
+        named[own] = source.path
     else:
         named["listing.csv"] = _translated(source, table)
     return Survey(named, table.notes, table.folder, table.missing)

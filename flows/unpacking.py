@@ -151,9 +151,17 @@ class Unpacking:
 
     def _tar(self, path: Path, below: str) -> None:
         with tarfile.open(path) as archive:
+            regular: dict[str, tarfile.TarInfo] = {}
             for member in archive:
                 if member.isreg():
+                    regular[member.name] = member
                     self._add(path, below, member.name, member.size, partial(archive.extractfile, member))
+            _refuse_cut_off(archive)
+            hard = [
+                (regular[link.linkname], link.name) for link in archive if link.islnk() and link.linkname in regular
+            ]
+            for member, name in sorted(hard, key=lambda pair: pair[0].offset):  # a compressed archive is read in order
+                self._add(path, below, name, member.size, partial(archive.extractfile, member))
 
     def _table(self, path: Path, below: str, split: str) -> None:
         for number, (data, suffix, label) in enumerate(_pictures(path)):
@@ -182,6 +190,14 @@ class Unpacking:
     @staticmethod
     def _too_large(path: Path) -> str:
         return f"{path} would take more than half of the free disk; unpack it elsewhere and `regraft use` the folder"
+
+
+def _refuse_cut_off(archive: tarfile.TarFile) -> None:
+    """Raise ReadError if no empty block ends the members: tarfile itself stops without a word at a damaged one."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is damaged or cut off: no end mark where its members stop")
 
 
 def _labels_beside(root: Path, below: str, split: str) -> Iterator[Labelled]:

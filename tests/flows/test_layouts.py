@@ -5,6 +5,7 @@ aside from it by hash; `hash`: all splits follow from a hash of each image.
 """
 
 import itertools
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -188,6 +189,7 @@ LISTINGS = {
     "cp1252": (PLAIN.replace(",cat", ",Käfer").encode("cp1252"), "Käfer 2 dog 2 | hash 4 | 0 | 0"),
     "semicolons": (PLAIN.replace(",", ";"), BOTH),
     "Excel's hint": ("sep=;\n" + PLAIN.replace(",", ";"), BOTH),
+    "Excel's hint of the usual separator": ("sep=,\n" + PLAIN, BOTH),
     "tabs": (PLAIN.replace(",", "\t"), BOTH),
     "header in another case": (table("Path,Label"), BOTH),
     "filename and class": (table("filename,class"), BOTH),
@@ -237,6 +239,21 @@ def test_a_listing_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, name
     (tmp_path / place).write_bytes(data)
     source = tmp_path / place if place.endswith("labels.csv") else folder  # found by its name in the folder
     assert_reads(Source(source, store=tmp_path / "store"), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "labels.txt": PLAIN,
+        "labels.CSV": PLAIN,
+        "labels.tsv": PLAIN.replace(",", "\t"),
+        "labels.jsonl": "\n".join(json.dumps({"path": path, "label": label}) for path, label in ROWS),
+    }.items(),
+)
+def test_a_listing_of_every_suffix_is_what_ingest_reads(tmp_path: Path, name: str, content: str) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    (folder / name).write_text(content)
+    assert verdict(Source(folder / name, store=tmp_path / "store")) == BOTH
 
 
 def test_a_path_is_the_same_in_every_unicode_form(tmp_path: Path) -> None:
