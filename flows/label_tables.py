@@ -9,9 +9,9 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ import pandas as pd
 from steps.errors import DataError
 from steps.images import layouts, listing
 from steps.images.layouts import split_named
-from steps.images.manifest import TRAIN
+from steps.images.manifest import TRAIN, normal
 from steps.runtime import files
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -65,21 +65,43 @@ def read(path: Path) -> Table:
     return _located(rows, present, path.name, notes)
 
 
-def metadata(folder: Path, names: Iterable[str]) -> Table | None:
-    """Read these metadata files of Hugging Face's image folders (`file_name,label`); None if none holds labels.
+def metadata(folder: Path, names: Iterable[str], pictures: Sequence[str]) -> Table:
+    """Read these metadata files of Hugging Face's image folders (`file_name,label`).
 
-    A path is relative to the metadata file, and the top folder may be a split.
+    A path is relative to the metadata file, and the top folder may be a split. Raises DataError if none of the files
+    holds labels, or if they do not name each of the `pictures`.
     """
-    tables = []
-    for name in names:
-        rows, above = _columns(_frame(folder / name)[0], name), PurePosixPath(name).parent
-        tables.append(rows.assign(path=[(above / path).as_posix() for path in rows["path"]]))
-    if not any("label" in rows.columns for rows in tables):
-        return None
+    tables = [rows for name in names for rows in _described(folder, name)]
+    if not tables:
+        raise DataError("none has a column for the path and one for the label")
     rows = pd.concat(tables, ignore_index=True).fillna("")
     if "split" not in rows.columns:
         rows["split"] = [split_named(path.split("/")[0]) if "/" in path else "" for path in rows["path"]]
-    return _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
+    table = _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
+    left = sorted({*pictures} - {*table.rows["path"]})
+    if left:
+        raise DataError(f"they do not name {len(left):,} of {len(pictures):,} pictures, such as {left[0]}")
+    return replace(table, notes=(*table.notes, *_contradicted(table.rows, pictures)))
+
+
+def _described(folder: Path, name: str) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a metadata file with paths relative to `folder`, unless it is about something else."""
+    with suppress(DataError):
+        rows, above = _columns(_frame(folder / name)[0], name), PurePosixPath(name).parent
+        if {"path", "label"} <= set(rows.columns):
+            yield rows.assign(path=[(above / path).as_posix() for path in rows["path"]])
+
+
+def _contradicted(rows: pd.DataFrame, pictures: Iterable[str]) -> Iterator[str]:
+    """Yield a note if several class folders give other labels than these rows do."""
+    with suppress(DataError):  # there are no class folders
+        files_in_folders = layouts.read(layouts.grown(pictures), None).files
+        named = {item.path: item.label for item in files_in_folders if isinstance(item, layouts.Listed) and item.label}
+        labels = dict(zip(rows["path"], map(normal, rows["label"]), strict=True))
+        other = [path for path, label in named.items() if labels[path] != label]
+        if other and len({*named.values()}) > 1:
+            example = f"{other[0]}: {labels[other[0]]!r}, not {named[other[0]]!r}"
+            yield f"the labels of {len(other):,} pictures differ from their class folders ({example})"
 
 
 def of_reading(reading: layouts.Reading, folder: Path) -> Table:

@@ -281,6 +281,53 @@ def test_a_table_in_a_folder_of_its_own_names_the_pictures_beside_that_folder(tm
     assert verdict(Source(labels, store=tmp_path / "store")) == "cat 1 dog 1 | hash 2 | 0 | 0"
 
 
+# Metadata beside the pictures
+
+METADATA = {
+    "the same labels": ({"metadata.csv": table("file_name,label")}, BOTH, "labels are read from the metadata files"),
+    "other labels": (
+        {"metadata.csv": table("file_name,label").replace(",cat", ",fox")},
+        "dog 2 fox 2 | hash 4 | 0 | 0",
+        "4 pictures differ from their class folders (cats/1.png: 'fox', not 'cats')",
+    ),
+    "in each folder": (
+        {f"{kind}s/metadata.csv": f"file_name,label\n1.png,{kind}\n2.png,{kind}\n" for kind in ("cat", "dog")},
+        BOTH,
+        "labels are read from the metadata files",
+    ),
+    "in a single folder": (
+        {"cats/metadata.csv": "file_name,label\n1.png,cat\n2.png,cat\n"},
+        "",
+        "(cats/metadata.csv ...) are not used: they do not name 2 of 4 pictures, such as dogs/1.png",
+    ),
+    "about something else": ({"metadata.csv": "key,value\nlicence,MIT\n"}, "", "none has a column for the path"),
+    "without labels": ({"metadata.csv": "file_name,text\ncats/1.png,a cat\n"}, "", "and one for the label"),
+    "without paths": ({"metadata.csv": "label,count\ncat,2\n"}, "", "none has a column for the path"),
+    "empty": ({"metadata.csv": ""}, "", "none has a column for the path"),
+    "JSON about something else": ({"metadata.jsonl": "[1, 2]\n3\n"}, "", "none has a column for the path"),
+    "about something else, and labels": (
+        {"cats/metadata.csv": "key,value\nlicence,MIT\n", "metadata.csv": table("file_name,label")},
+        BOTH,
+        "labels are read from the metadata files",
+    ),
+    "two labels": (
+        {"metadata.csv": table("file_name,label", after="cats/1.png,dog\n")},
+        "",
+        "cats/1.png has two labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_gives_the_labels_only_if_it_names_every_picture(tmp_path: Path, name: str) -> None:
+    folder, (tables, expected, note) = lay_out(tmp_path / "photos", PHOTOS), METADATA[name]
+    for path, content in tables.items():
+        (folder / path).write_text(content)
+    seen = understood(Source(folder, store=tmp_path / "store"))
+    assert written(seen) == (expected or f"cats 2 dogs 2 | hash 4 | 0 | {len(tables)}")
+    assert note in " ".join(seen.notes)
+
+
 def test_what_was_translated_is_said(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "photos", PHOTOS)
     text = table("filename;class", ("/", "\\"), "C:\\data\\").replace(",", ";")
