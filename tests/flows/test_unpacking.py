@@ -24,6 +24,7 @@ from tests.flows.test_layouts import TWO, assert_reads, expanded
 
 BLOCK = tarfile.BLOCKSIZE
 TWO_CLASSES = "cat 3 dog 3 | hash 6 | 0 | 0"
+NO_LABELS = ('{"label": null}', '"label"', "3", '{"label": true}', '{"label": {"name": "x"}}', '{"label": [1]}')
 FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
 
 
@@ -158,10 +159,29 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "0 2 1 3 | test 1 train* 4 | 1 | 0",
     ),
     "WebDataset with JSON": (lambda at: shard(at / "a.tar", "ab", "json"), "a 1 b 1 | hash 2 | 0 | 0"),
+    "class folders with a JSON document": (
+        lambda at: tarred(at / "a.tar", {**pictures(TWO), "info.json": b'{"label": "pets"}'}),
+        "cat 3 dog 3 | hash 6 | 0 | 1",
+    ),
+    "class folders with JSON that holds no label": (
+        lambda at: tarred(
+            at / "a.tar",
+            {**pictures(TWO), **dict(zip(expanded("{cat,dog}/{1,2,3}.json"), map(str.encode, NO_LABELS), strict=True))},
+        ),
+        "cat 3 dog 3 | hash 6 | 0 | 6",
+    ),
+    "WebDataset with numbers in JSON": (
+        lambda at: tarred(at / "a.tar", {**pictures("{1,2}.png"), "1.json": b'{"label": 0}', "2.json": b"[]"}),
+        "0 1 | hash 1 | 1 | 0",
+    ),
     "Parquet with class names": (lambda at: parquet(at / "a.parquet", [0, 1, 1]), "cat 1 dog 2 | hash 3 | 0 | 0"),
     "Parquet with numbers": (
         lambda at: parquet(at / "a.parquet", [0, 1, 1, None], named=False, column="img"),
         "0 1 1 2 | hash 3 | 1 | 0",
+    ),
+    "Parquet with numbers out of range": (
+        lambda at: parquet(at / "a.parquet", [0, 1, -2, 2, -1]),
+        "-2 1 2 1 cat 1 dog 1 | hash 4 | 1 | 0",
     ),
     "Parquet files for each split": (
         lambda at: several(
@@ -197,6 +217,10 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "damaged": (
         lambda at: write(at, {"b.tgz": tarred(at / "a.tgz", pictures(TWO)).read_bytes()[:90]})["b.tgz"],
         "refused: b.tgz cannot be unpacked",
+    ),
+    "two archives of one name": (
+        lambda at: several(zipped(at / "d/cats.zip", pictures(TWO)), tarred(at / "d/cats.tar", pictures(TWO))),
+        "refused: cats.zip; cats.tar; would share one folder; rename one",
     ),
     "cut off": (
         lambda at: write(at, {"b.tar": tarred(at / "a.tar", pictures(TWO)).read_bytes()[: 2 * BLOCK]})["b.tar"],
