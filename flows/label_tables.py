@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -142,7 +142,7 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
             raise DataError(
                 f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {[*map(str, frame.columns)]}"
             )
-        rows = _columns(_headless(frame), path.name)
+        rows = _headless(path)
         notes.append("the table has no header")
     if not set(rows.columns) <= set(map(str, frame.columns)):
         notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
@@ -153,8 +153,11 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return rows, notes
 
 
-def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return a file's columns as text, with a note on its encoding and its delimiter where they are not the usual."""
+def _frame(path: Path, header: int | None = 0) -> tuple[pd.DataFrame, list[str]]:
+    """Return a file's columns as text, with a note on its encoding and its delimiter where they are not the usual.
+
+    `header`: the line of a text that names the columns; None: no line does.
+    """
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
@@ -169,10 +172,10 @@ def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
         if text.startswith("sep="):
             text = text.split("\n", 1)[-1]
             notes.append("Excel's line sep= is left out")
-        header = text.split("\n", 1)[0]
-        delimiter = max(DELIMITERS, key=header.count) if any(map(header.count, DELIMITERS)) else " "
+        first = text.split("\n", 1)[0]
+        delimiter = max(DELIMITERS, key=first.count) if any(map(first.count, DELIMITERS)) else " "
         notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]
-        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False), notes
+        return pd.read_csv(io.StringIO(text), sep=delimiter, header=header, dtype=str, keep_default_na=False), notes
     except (ValueError, OSError, TypeError, AttributeError) as error:  # the parsers' own errors are ValueErrors
         raise DataError(f"{path.name} cannot be read: {error}") from None
 
@@ -189,9 +192,8 @@ def _decoded(path: Path) -> tuple[str, str]:
     raise ValueError("it is no text in UTF-8, cp1252, or UTF-16 with a byte-order mark")
 
 
-def _headless(frame: pd.DataFrame) -> pd.DataFrame:
-    first = pd.DataFrame([list(frame.columns)], columns=frame.columns)
-    rows = pd.concat([first, frame], ignore_index=True)
+def _headless(path: Path) -> pd.DataFrame:
+    rows, _ = _frame(path, header=None)  # as a header, a cell that is empty or repeated would get another name
     names = ("path", "label", "split")[: len(rows.columns)]
     return rows.iloc[:, : len(names)].set_axis(list(names), axis=1)
 
@@ -251,9 +253,17 @@ class Present:
     def _children(self) -> list[Path]:
         return sorted(child for child in self.folder.iterdir() if files.speakable(child.name))
 
+    @cached_property
+    def _folders(self) -> dict[str, list[Path]]:
+        folders: dict[str, list[Path]] = {}
+        for child in self._children:
+            if child.is_dir():
+                folders.setdefault(_folded(child.name), []).append(child)
+        return folders
+
     def _collect(self, top: str) -> Spelled:
         """Index the files below folders of this name or, if it is empty, those in no folder."""
-        folders = [child for child in self._children if _folded(child.name) == top and child.is_dir()]
+        folders = self._folders.get(top, [])
         below = [path for folder in folders for path in sorted(folder.rglob("*"))] if top else self._children
         spelled: Spelled = {}
         for path in below:
@@ -292,12 +302,15 @@ def _slashed(name: str, present: Present) -> str:
 def _dropped(slashed: Sequence[str], present: Present) -> str:
     """Return the leading part that paths have more than the folder, as in `C:/data/cats/1.png`; "" if there is none.
 
-    It is the same for all paths: dropping what fits best from each would find the wrong file.
+    All paths share it, and none names a file with it: dropping what fits best from each would find the wrong file.
     """
-    lost = [name for name in slashed if ".." not in name.split("/") and not present.exactly(name)]
+    folders = [name.split("/")[:-1] for name in slashed]
+    shared = sum(1 for _ in takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False)))
+    if not shared or any(".." in name.split("/") or present.exactly(name) for name in slashed):
+        return ""
     for fits in (present.exactly, present.loosely):
-        for parts in (name.split("/") for name in lost if not present.loosely(name)):
-            count = next((n for n in range(1, len(parts)) if fits("/".join(parts[n:]))), 0)
+        for parts in (name.split("/") for name in slashed if not present.loosely(name)):
+            count = next((n for n in range(1, shared + 1) if fits("/".join(parts[n:]))), 0)
             if count:
                 return "/".join(parts[:count]) + "/"
     return ""

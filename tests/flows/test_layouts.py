@@ -8,10 +8,12 @@ import itertools
 import json
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from flows import label_tables
 from flows.overview import Overview, of_raw, of_source
 from flows.sources import Source, mirror
 from steps.errors import RegraftError
@@ -197,6 +199,14 @@ LISTINGS = {
     "Image Path and Category": (table("Image Path,Category"), BOTH),
     "no header, spaces": ("\n".join(PLAIN.splitlines()[1:]).replace(",", " "), BOTH),
     "no header": ("\n".join(PLAIN.splitlines()[1:]), BOTH),
+    "no header, a label as its split": (
+        "cats/1.png,train,train\ncats/2.png,train,train\ndogs/1.png,dog,train\ndogs/2.png,dog,test\n",
+        "dog 2 train 2 | test 1 train* 3 | 0 | 0",
+    ),
+    "no header, empty cells": (
+        "cats/1.png,,\ncats/2.png,cat,\ndogs/1.png,dog,\ndogs/2.png,dog,\n",
+        "cat 1 dog 2 | hash 3 | 1 | 0",
+    ),
     "backslashes": (table(change=("/", "\\")), BOTH),
     "a drive": (table(change=("/", "\\"), before="C:\\data\\"), BOTH),
     "dot and backslash": (table(change=("/", "\\"), before=".\\"), BOTH),
@@ -204,6 +214,11 @@ LISTINGS = {
     "dot and slash": (table(before="./"), BOTH),
     "absolute": (table(before="{folder}/"), BOTH),
     "absolute, from another machine": (table(before="/home/ada/data/"), BOTH),
+    "a leading part of half the paths": (
+        PLAIN.replace("dogs/", "old/dogs/"),
+        "refused: 2 of 4 rows; old/dogs/1.png; is there",
+    ),
+    "a leading part above the folder": (table(before="../old/"), "refused: '../old/cats/1.png' points outside"),
     "relative to the folder above": (table(before="photos/"), BOTH),
     "up and down again": (table(before="../photos/"), BOTH),
     "another case": (table(change=("ats", "ATS")), BOTH),
@@ -254,6 +269,15 @@ def test_a_listing_of_every_suffix_is_what_ingest_reads(tmp_path: Path, name: st
     folder = lay_out(tmp_path / "photos", PHOTOS)
     (folder / name).write_text(content)
     assert verdict(Source(folder / name, store=tmp_path / "store")) == BOTH
+
+
+def test_class_folders_in_another_case_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, folded, calls = [f"K{i}" for i in range(60)], label_tables._folded, Counter[str]()
+    folder = lay_out(tmp_path / "photos", f"{{{','.join(names)}}}/1.png")
+    (folder / "labels.csv").write_text("path,label\n" + "".join(f"{name.lower()}/1.png,{name}\n" for name in names))
+    monkeypatch.setattr(label_tables, "_folded", lambda name: calls.update([name]) or folded(name))
+    assert len(label_tables.read(folder / "labels.csv").rows) == 60
+    assert max(calls[name] for name in names) == 1
 
 
 def test_a_path_is_the_same_in_every_unicode_form(tmp_path: Path) -> None:
