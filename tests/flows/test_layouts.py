@@ -352,6 +352,14 @@ def test_metadata_gives_the_labels_only_if_it_names_every_picture(tmp_path: Path
     assert note in " ".join(seen.notes)
 
 
+def test_a_refusal_of_the_folders_says_why_the_metadata_is_not_used(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", "train/{1,2}.png test/1.png LICENSE")
+    (folder / "train/metadata.csv").write_text("file_name,label\n1.png,x\n2.png,y\n")
+    (folder / "test/metadata.csv").write_text("file_name,label\n1.png,x\n")
+    expected = "refused: train/ holds no class folders; they do not name 1 of 4 pictures, such as LICENSE"
+    assert_reads(Source(folder, store=tmp_path / "store"), expected)
+
+
 def test_what_was_translated_is_said(tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "photos", PHOTOS)
     text = table("filename;class", ("/", "\\"), "C:\\data\\").replace(",", ";")
