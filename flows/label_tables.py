@@ -9,11 +9,11 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -21,7 +21,7 @@ import pandas as pd
 from steps.errors import DataError
 from steps.images import layouts, listing
 from steps.images.layouts import split_named
-from steps.images.manifest import TRAIN
+from steps.images.manifest import TRAIN, normal
 from steps.runtime import files
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -65,21 +65,43 @@ def read(path: Path) -> Table:
     return _located(rows, present, path.name, notes)
 
 
-def metadata(folder: Path, names: Iterable[str]) -> Table | None:
-    """Read these metadata files of Hugging Face's image folders (`file_name,label`); None if none holds labels.
+def metadata(folder: Path, names: Iterable[str], pictures: Sequence[str]) -> Table:
+    """Read these metadata files of Hugging Face's image folders (`file_name,label`).
 
-    A path is relative to the metadata file, and the top folder may be a split.
+    A path is relative to the metadata file, and the top folder may be a split. Raises DataError if none of the files
+    holds labels, or if they do not name each of the `pictures`.
     """
-    tables = []
-    for name in names:
-        rows, above = _columns(_frame(folder / name)[0], name), PurePosixPath(name).parent
-        tables.append(rows.assign(path=[(above / path).as_posix() for path in rows["path"]]))
-    if not any("label" in rows.columns for rows in tables):
-        return None
+    tables = [rows for name in names for rows in _described(folder, name)]
+    if not tables:
+        raise DataError("none has a column for the path and one for the label")
     rows = pd.concat(tables, ignore_index=True).fillna("")
     if "split" not in rows.columns:
         rows["split"] = [split_named(path.split("/")[0]) if "/" in path else "" for path in rows["path"]]
-    return _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
+    table = _located(rows, Present(folder), "metadata", ["labels are read from the metadata files"])
+    left = sorted({*pictures} - {*table.rows["path"]})
+    if left:
+        raise DataError(f"they do not name {len(left):,} of {len(pictures):,} pictures, such as {left[0]}")
+    return replace(table, notes=(*table.notes, *_contradicted(table.rows, pictures)))
+
+
+def _described(folder: Path, name: str) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a metadata file with paths relative to `folder`, unless it is about something else."""
+    with suppress(DataError):
+        rows, above = _columns(_frame(folder / name)[0], name), PurePosixPath(name).parent
+        if {"path", "label"} <= set(rows.columns):
+            yield rows.assign(path=[(above / path).as_posix() for path in rows["path"]])
+
+
+def _contradicted(rows: pd.DataFrame, pictures: Iterable[str]) -> Iterator[str]:
+    """Yield a note if several class folders give other labels than these rows do."""
+    with suppress(DataError):  # there are no class folders
+        files_in_folders = layouts.read(layouts.grown(pictures), None).files
+        named = {item.path: item.label for item in files_in_folders if isinstance(item, layouts.Listed) and item.label}
+        labels = dict(zip(rows["path"], map(normal, rows["label"]), strict=True))
+        other = [path for path, label in named.items() if labels[path] != label]
+        if other and len({*named.values()}) > 1:
+            example = f"{other[0]}: {labels[other[0]]!r}, not {named[other[0]]!r}"
+            yield f"the labels of {len(other):,} pictures differ from their class folders ({example})"
 
 
 def of_reading(reading: layouts.Reading, folder: Path) -> Table:
@@ -120,7 +142,7 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
             raise DataError(
                 f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {[*map(str, frame.columns)]}"
             )
-        rows = _columns(_headless(frame), path.name)
+        rows = _headless(path)
         notes.append("the table has no header")
     if not set(rows.columns) <= set(map(str, frame.columns)):
         notes.append(f"the columns {', '.join(map(str, frame.columns))} are read as {', '.join(rows.columns)}")
@@ -131,8 +153,11 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return rows, notes
 
 
-def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return a file's columns as text, with a note on its encoding and its delimiter where they are not the usual."""
+def _frame(path: Path, header: int | None = 0) -> tuple[pd.DataFrame, list[str]]:
+    """Return a file's columns as text, with a note on its encoding and its delimiter where they are not the usual.
+
+    `header`: the line of a text that names the columns; None: no line does.
+    """
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
@@ -144,11 +169,13 @@ def _frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
             table = pd.DataFrame(records, dtype=object)
             return table.where(table.notna(), "").map(str), notes
-        text = text.split("\n", 1)[-1] if text.startswith("sep=") else text  # Excel's hint
-        header = text.split("\n", 1)[0]
-        delimiter = max(DELIMITERS, key=header.count) if any(map(header.count, DELIMITERS)) else " "
+        if text.startswith("sep="):
+            text = text.split("\n", 1)[-1]
+            notes.append("Excel's line sep= is left out")
+        first = text.split("\n", 1)[0]
+        delimiter = max(DELIMITERS, key=first.count) if any(map(first.count, DELIMITERS)) else " "
         notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]
-        return pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False), notes
+        return pd.read_csv(io.StringIO(text), sep=delimiter, header=header, dtype=str, keep_default_na=False), notes
     except (ValueError, OSError, TypeError, AttributeError) as error:  # the parsers' own errors are ValueErrors
         raise DataError(f"{path.name} cannot be read: {error}") from None
 
@@ -165,9 +192,8 @@ def _decoded(path: Path) -> tuple[str, str]:
     raise ValueError("it is no text in UTF-8, cp1252, or UTF-16 with a byte-order mark")
 
 
-def _headless(frame: pd.DataFrame) -> pd.DataFrame:
-    first = pd.DataFrame([list(frame.columns)], columns=frame.columns)
-    rows = pd.concat([first, frame], ignore_index=True)
+def _headless(path: Path) -> pd.DataFrame:
+    rows, _ = _frame(path, header=None)  # as a header, a cell that is empty or repeated would get another name
     names = ("path", "label", "split")[: len(rows.columns)]
     return rows.iloc[:, : len(names)].set_axis(list(names), axis=1)
 
@@ -227,9 +253,17 @@ class Present:
     def _children(self) -> list[Path]:
         return sorted(child for child in self.folder.iterdir() if files.speakable(child.name))
 
+    @cached_property
+    def _folders(self) -> dict[str, list[Path]]:
+        folders: dict[str, list[Path]] = {}
+        for child in self._children:
+            if child.is_dir():
+                folders.setdefault(_folded(child.name), []).append(child)
+        return folders
+
     def _collect(self, top: str) -> Spelled:
         """Index the files below folders of this name or, if it is empty, those in no folder."""
-        folders = [child for child in self._children if _folded(child.name) == top and child.is_dir()]
+        folders = self._folders.get(top, [])
         below = [path for folder in folders for path in sorted(folder.rglob("*"))] if top else self._children
         spelled: Spelled = {}
         for path in below:
@@ -268,12 +302,15 @@ def _slashed(name: str, present: Present) -> str:
 def _dropped(slashed: Sequence[str], present: Present) -> str:
     """Return the leading part that paths have more than the folder, as in `C:/data/cats/1.png`; "" if there is none.
 
-    It is the same for all paths: dropping what fits best from each would find the wrong file.
+    All paths share it, and none names a file with it: dropping what fits best from each would find the wrong file.
     """
-    lost = [name for name in slashed if ".." not in name.split("/") and not present.exactly(name)]
+    folders = [name.split("/")[:-1] for name in slashed]
+    shared = sum(1 for _ in takewhile(lambda level: len({*level}) == 1, zip(*folders, strict=False)))
+    if not shared or any(".." in name.split("/") or present.exactly(name) for name in slashed):
+        return ""
     for fits in (present.exactly, present.loosely):
-        for parts in (name.split("/") for name in lost if not present.loosely(name)):
-            count = next((n for n in range(1, len(parts)) if fits("/".join(parts[n:]))), 0)
+        for parts in (name.split("/") for name in slashed if not present.loosely(name)):
+            count = next((n for n in range(1, shared + 1) if fits("/".join(parts[n:]))), 0)
             if count:
                 return "/".join(parts[:count]) + "/"
     return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.sources import STORE, TABLES, Source, Survey, read_source, survey
 from flows.unpacking import ARCHIVES, OTHERS
-from steps.errors import RequestError, UndecodableError
+from steps.errors import DataError, RequestError, UndecodableError
 from steps.images import layouts, listing
 from steps.images.layouts import CARVED, Listed, Reading
 from steps.images.manifest import LISTINGS, TEST, TRAIN, VAL, Rejected
@@ -105,10 +105,18 @@ def of_source(root: Path, source: Source) -> Overview:
     _refuse_without_pictures(source.path, seen.files)
     own = next((name for name in LISTINGS if name in seen.files), None)
     if own is None:
-        return _counted(layouts.read(layouts.grown(seen.files), labels=None), seen.files, seen.notes)
+        return _counted(_read_folders(seen), seen.files, seen.notes)
     read = layouts.of_listing(listing.read(seen.files[own]), own)
     _refuse_missing(source, seen, len(read.files), params.read(root)["validate"]["quarantine_limit"])
     return _counted(read, seen.files, seen.notes)
+
+
+def _read_folders(seen: Survey) -> Reading:
+    """Return the reading of folders; a refusal says as well what `seen` has noted, e.g. why metadata is not used."""
+    try:
+        return layouts.read(layouts.grown(seen.files), labels=None)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *seen.notes])) from None
 
 
 def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:

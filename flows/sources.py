@@ -15,7 +15,7 @@ from flows.arrival import put_in_place
 from flows.folder_walk import Walk
 from flows.graph import Graph
 from flows.lost_classes import record_lost
-from steps.errors import RequestError
+from steps.errors import DataError, RequestError
 from steps.images import layouts
 from steps.images.manifest import LISTINGS, SHARDS
 from steps.runtime import files
@@ -229,9 +229,9 @@ def _in_folder(source: Source, levels: int) -> Survey:
     if levels and archives and all(map(unpacking.holds_pictures, others)):
         return _unpacked(source, source.path, archives, levels)
     own = next((name for name in LISTINGS if name in origins), None)
+    if not own and not source.labels:
+        return _with_metadata(source, origins)
     table = _table(source, origins, own)
-    if table is None:
-        return Survey(origins)
     if not own or table.folder != source.folder:
         return _listed(source, table)
     if table.notes:  # what is not listed is mirrored, too
@@ -246,19 +246,28 @@ def _unpacked(source: Source, folder: Path, archives: list[Path], levels: int) -
     return replace(seen, notes=(f"unpacked: {', '.join(path.name for path in archives[:3])}", *seen.notes))
 
 
-def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table | None":
-    """Return the labels that a listing, `source.labels` or metadata files give; None if the layout alone does."""
+def _with_metadata(source: Source, origins: dict[str, Path]) -> Survey:
+    """Survey a folder by its metadata files if there are any and they name every picture, else by its folders."""
     metadata = [name for name in origins if PurePosixPath(name).name in METADATA]
-    if not (own or source.labels or metadata):
-        return None
+    if not metadata:
+        return Survey(origins)
+    from flows import label_tables
+
+    pictures = [name for name in origins if name not in metadata and not layouts.is_note(name)]
+    try:
+        return _listed(source, label_tables.metadata(source.folder, metadata, pictures))
+    except DataError as error:
+        return Survey(origins, (f"the metadata files ({metadata[0]} ...) are not used: {error}",))
+
+
+def _table(source: Source, origins: Mapping[str, Path], own: str | None) -> "Table":
+    """Return the labels that a listing or `source.labels` gives."""
     from flows import label_tables
 
     if own:
         _refuse_labels(source)
         return label_tables.read(origins[own])
-    if source.labels:
-        return label_tables.of_reading(layouts.read(layouts.grown(origins), source.labels), source.folder)
-    return label_tables.metadata(source.folder, metadata)
+    return label_tables.of_reading(layouts.read(layouts.grown(origins), source.labels), source.folder)
 
 
 def _listed(source: Source, table: "Table") -> Survey:
@@ -270,8 +279,9 @@ def _listed(source: Source, table: "Table") -> Survey:
         raise RequestError(
             f"{source.path} names no file that is there; {label_tables.lost(table.folder, table.missing)}"
         )
-    if source.path.is_file() and not table.notes:
-        named[f"listing{source.path.suffix.lower()}"] = source.path
+    own = f"listing{source.path.suffix.lower()}"
+    if source.path.is_file() and own in LISTINGS and not table.notes:
+        named[own] = source.path
     else:
         named["listing.csv"] = _translated(source, table)
     return Survey(named, table.notes, table.folder, table.missing)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from steps.errors import RequestError
-from steps.images.layouts import split_named, splits_named
+from steps.images.layouts import is_note, split_named, splits_named
 from steps.images.manifest import LISTINGS
 from steps.runtime import files
 from steps.runtime.progress import track
@@ -35,7 +35,6 @@ PART = re.compile(r"-\d+-of-\d+.*")  # what Hugging Face appends to the name of 
 LONGEST = 255  # bytes of a name, as file systems have it
 PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")  # columns of pictures
 LABELS = ("label", "labels", "class", "target", "category", "cls", "fine_label")
-SIDECARS = (".cls", ".json", ".txt")  # beside the pictures of a WebDataset
 # What is read by other programs: what it is, and the one way to a folder.
 OTHERS = {
     ".rar": ("a RAR archive", "unpack it, e.g. `unrar x FILE FOLDER/`"),
@@ -72,17 +71,28 @@ def unpacked(folder: Path, paths: Sequence[Path], home: Path) -> Path:
     """Return the folder in `home` that holds what these archives below `folder` hold; unpacks them if they changed.
 
     Several archives get a folder each, by their names. Raises RequestError for one that is damaged or encrypted, holds
-    a path that leads out of it, or needs more than half of the free disk.
+    a path that leads out of it, or needs more than half of the free disk, and for two of one name.
     """
+    stems = _stems(folder, paths)
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     target = home / hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
     if not target.is_dir():
         shutil.rmtree(home, ignore_errors=True)  # an older state, or what a kill has left
         home.mkdir(parents=True)
         unpacking = Unpacking(home / "partial", shutil.disk_usage(home).free // 2)
-        unpacking.fill({_stem(path.relative_to(folder)): path for path in paths})
+        unpacking.fill(stems)
         unpacking.root.rename(target)
     return _within(target)
+
+
+def _stems(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
+    """Return archives by their name without a suffix; RequestError if two share one: they would mix in one folder."""
+    stems: dict[str, Path] = {}
+    for path in paths:
+        other = stems.setdefault(_stem(path.relative_to(folder)), path)
+        if other != path:
+            raise RequestError(f"{other} and {path} would share one folder; rename one, or move it out of {folder}")
+    return stems
 
 
 def _stem(path: Path) -> str:
@@ -151,9 +161,17 @@ class Unpacking:
 
     def _tar(self, path: Path, below: str) -> None:
         with tarfile.open(path) as archive:
+            regular: dict[str, tarfile.TarInfo] = {}
             for member in archive:
                 if member.isreg():
+                    regular[member.name] = member
                     self._add(path, below, member.name, member.size, partial(archive.extractfile, member))
+            _refuse_cut_off(archive)
+            hard = [
+                (regular[link.linkname], link.name) for link in archive if link.islnk() and link.linkname in regular
+            ]
+            for member, name in sorted(hard, key=lambda pair: pair[0].offset):  # a compressed archive is read in order
+                self._add(path, below, name, member.size, partial(archive.extractfile, member))
 
     def _table(self, path: Path, below: str, split: str) -> None:
         for number, (data, suffix, label) in enumerate(_pictures(path)):
@@ -184,17 +202,29 @@ class Unpacking:
         return f"{path} would take more than half of the free disk; unpack it elsewhere and `regraft use` the folder"
 
 
-def _labels_beside(root: Path, below: str, split: str) -> Iterator[Labelled]:
-    """Yield the pictures of a WebDataset shard: `000001.jpg` has its label in `000001.cls` or `000001.json`."""
+def _refuse_cut_off(archive: tarfile.TarFile) -> None:
+    """Raise ReadError if no empty block ends the members: tarfile itself stops without a word at a damaged one."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it is damaged or cut off: no end mark where its members stop")
+
+
+def _labels_beside(root: Path, below: str, split: str) -> list[Labelled]:
+    """Return the pictures of a WebDataset shard: `000001.jpg` has its label in `000001.cls` or `000001.json`.
+
+    If no picture has such a label, the tar is no shard, whatever other documents it holds.
+    """
     members: dict[str, list[Path]] = {}
     for path in sorted((root / below).rglob("*")):
         if path.is_file():
             members.setdefault((path.parent / path.name.split(".")[0]).as_posix(), []).append(path)
-    labels = {key: next(filter(None, map(_label_in, group)), "") for key, group in members.items()}
-    for key, group in members.items() if any(labels.values()) else ():
-        for path in group:
-            if path.suffix.lower() not in SIDECARS:
-                yield Labelled(path.relative_to(root).as_posix(), labels[key], split)
+    rows = []
+    for group in members.values():
+        label = next(filter(None, map(_label_in, group)), "")
+        pictures = [path for path in group if path.suffix.lower() != ".cls" and not is_note(path.name)]
+        rows += [Labelled(path.relative_to(root).as_posix(), label, split) for path in pictures]
+    return rows if any(row.label for row in rows) else []
 
 
 def _label_in(path: Path) -> str:
@@ -204,7 +234,9 @@ def _label_in(path: Path) -> str:
     if path.suffix == ".json":
         with suppress(ValueError):
             document = json.loads(path.read_text(encoding="utf-8"))
-            return next((str(document[name]) for name in LABELS if name in document), "")
+            values = [document.get(name) for name in LABELS] if isinstance(document, dict) else []
+            labels = [str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
+            return next(filter(None, labels), "")
     return ""
 
 
@@ -227,7 +259,7 @@ def _pictures(path: Path) -> Iterator[tuple[bytes, str, str]]:
 def _label(value: object, names: Sequence[str]) -> str:
     if value is None or value == -1:  # Hugging Face's sign for no label
         return ""
-    return names[value] if isinstance(value, int) and value < len(names) else str(value)
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
 
 
 def _picture_column(schema: "pa.Schema") -> str | None:

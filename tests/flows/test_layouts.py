@@ -5,12 +5,15 @@ aside from it by hash; `hash`: all splits follow from a hash of each image.
 """
 
 import itertools
+import json
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from flows import label_tables
 from flows.overview import Overview, of_raw, of_source
 from flows.sources import Source, mirror
 from steps.errors import RegraftError
@@ -188,6 +191,7 @@ LISTINGS = {
     "cp1252": (PLAIN.replace(",cat", ",Käfer").encode("cp1252"), "Käfer 2 dog 2 | hash 4 | 0 | 0"),
     "semicolons": (PLAIN.replace(",", ";"), BOTH),
     "Excel's hint": ("sep=;\n" + PLAIN.replace(",", ";"), BOTH),
+    "Excel's hint of the usual separator": ("sep=,\n" + PLAIN, BOTH),
     "tabs": (PLAIN.replace(",", "\t"), BOTH),
     "header in another case": (table("Path,Label"), BOTH),
     "filename and class": (table("filename,class"), BOTH),
@@ -195,6 +199,14 @@ LISTINGS = {
     "Image Path and Category": (table("Image Path,Category"), BOTH),
     "no header, spaces": ("\n".join(PLAIN.splitlines()[1:]).replace(",", " "), BOTH),
     "no header": ("\n".join(PLAIN.splitlines()[1:]), BOTH),
+    "no header, a label as its split": (
+        "cats/1.png,train,train\ncats/2.png,train,train\ndogs/1.png,dog,train\ndogs/2.png,dog,test\n",
+        "dog 2 train 2 | test 1 train* 3 | 0 | 0",
+    ),
+    "no header, empty cells": (
+        "cats/1.png,,\ncats/2.png,cat,\ndogs/1.png,dog,\ndogs/2.png,dog,\n",
+        "cat 1 dog 2 | hash 3 | 1 | 0",
+    ),
     "backslashes": (table(change=("/", "\\")), BOTH),
     "a drive": (table(change=("/", "\\"), before="C:\\data\\"), BOTH),
     "dot and backslash": (table(change=("/", "\\"), before=".\\"), BOTH),
@@ -202,6 +214,11 @@ LISTINGS = {
     "dot and slash": (table(before="./"), BOTH),
     "absolute": (table(before="{folder}/"), BOTH),
     "absolute, from another machine": (table(before="/home/ada/data/"), BOTH),
+    "a leading part of half the paths": (
+        PLAIN.replace("dogs/", "old/dogs/"),
+        "refused: 2 of 4 rows; old/dogs/1.png; is there",
+    ),
+    "a leading part above the folder": (table(before="../old/"), "refused: '../old/cats/1.png' points outside"),
     "relative to the folder above": (table(before="photos/"), BOTH),
     "up and down again": (table(before="../photos/"), BOTH),
     "another case": (table(change=("ats", "ATS")), BOTH),
@@ -239,6 +256,30 @@ def test_a_listing_is_read_as_its_owner_means_it_or_refused(tmp_path: Path, name
     assert_reads(Source(source, store=tmp_path / "store"), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "labels.txt": PLAIN,
+        "labels.CSV": PLAIN,
+        "labels.tsv": PLAIN.replace(",", "\t"),
+        "labels.jsonl": "\n".join(json.dumps({"path": path, "label": label}) for path, label in ROWS),
+    }.items(),
+)
+def test_a_listing_of_every_suffix_is_what_ingest_reads(tmp_path: Path, name: str, content: str) -> None:
+    folder = lay_out(tmp_path / "photos", PHOTOS)
+    (folder / name).write_text(content)
+    assert verdict(Source(folder / name, store=tmp_path / "store")) == BOTH
+
+
+def test_class_folders_in_another_case_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, folded, calls = [f"K{i}" for i in range(60)], label_tables._folded, Counter[str]()
+    folder = lay_out(tmp_path / "photos", f"{{{','.join(names)}}}/1.png")
+    (folder / "labels.csv").write_text("path,label\n" + "".join(f"{name.lower()}/1.png,{name}\n" for name in names))
+    monkeypatch.setattr(label_tables, "_folded", lambda name: calls.update([name]) or folded(name))
+    assert len(label_tables.read(folder / "labels.csv").rows) == 60
+    assert max(calls[name] for name in names) == 1
+
+
 def test_a_path_is_the_same_in_every_unicode_form(tmp_path: Path) -> None:
     """macOS writes an accent apart from its letter, most editors do not."""
     folder = lay_out(tmp_path / "photos", unicodedata.normalize("NFD", "café/{1,2}.png tea/{1,2}.png"))
@@ -262,6 +303,61 @@ def test_a_table_in_a_folder_of_its_own_names_the_pictures_beside_that_folder(tm
     labels = tmp_path / "set/annotations/labels.txt"
     labels.write_text("Image Name\tCategory\nimages\\all\\1\tcat\nimages\\all\\2\tdog\n")
     assert verdict(Source(labels, store=tmp_path / "store")) == "cat 1 dog 1 | hash 2 | 0 | 0"
+
+
+# Metadata beside the pictures
+
+METADATA = {
+    "the same labels": ({"metadata.csv": table("file_name,label")}, BOTH, "labels are read from the metadata files"),
+    "other labels": (
+        {"metadata.csv": table("file_name,label").replace(",cat", ",fox")},
+        "dog 2 fox 2 | hash 4 | 0 | 0",
+        "4 pictures differ from their class folders (cats/1.png: 'fox', not 'cats')",
+    ),
+    "in each folder": (
+        {f"{kind}s/metadata.csv": f"file_name,label\n1.png,{kind}\n2.png,{kind}\n" for kind in ("cat", "dog")},
+        BOTH,
+        "labels are read from the metadata files",
+    ),
+    "in a single folder": (
+        {"cats/metadata.csv": "file_name,label\n1.png,cat\n2.png,cat\n"},
+        "",
+        "(cats/metadata.csv ...) are not used: they do not name 2 of 4 pictures, such as dogs/1.png",
+    ),
+    "about something else": ({"metadata.csv": "key,value\nlicence,MIT\n"}, "", "none has a column for the path"),
+    "without labels": ({"metadata.csv": "file_name,text\ncats/1.png,a cat\n"}, "", "and one for the label"),
+    "without paths": ({"metadata.csv": "label,count\ncat,2\n"}, "", "none has a column for the path"),
+    "empty": ({"metadata.csv": ""}, "", "none has a column for the path"),
+    "JSON about something else": ({"metadata.jsonl": "[1, 2]\n3\n"}, "", "none has a column for the path"),
+    "about something else, and labels": (
+        {"cats/metadata.csv": "key,value\nlicence,MIT\n", "metadata.csv": table("file_name,label")},
+        BOTH,
+        "labels are read from the metadata files",
+    ),
+    "two labels": (
+        {"metadata.csv": table("file_name,label", after="cats/1.png,dog\n")},
+        "",
+        "cats/1.png has two labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_gives_the_labels_only_if_it_names_every_picture(tmp_path: Path, name: str) -> None:
+    folder, (tables, expected, note) = lay_out(tmp_path / "photos", PHOTOS), METADATA[name]
+    for path, content in tables.items():
+        (folder / path).write_text(content)
+    seen = understood(Source(folder, store=tmp_path / "store"))
+    assert written(seen) == (expected or f"cats 2 dogs 2 | hash 4 | 0 | {len(tables)}")
+    assert note in " ".join(seen.notes)
+
+
+def test_a_refusal_of_the_folders_says_why_the_metadata_is_not_used(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "photos", "train/{1,2}.png test/1.png LICENSE")
+    (folder / "train/metadata.csv").write_text("file_name,label\n1.png,x\n2.png,y\n")
+    (folder / "test/metadata.csv").write_text("file_name,label\n1.png,x\n")
+    expected = "refused: train/ holds no class folders; they do not name 1 of 4 pictures, such as LICENSE"
+    assert_reads(Source(folder, store=tmp_path / "store"), expected)
 
 
 def test_what_was_translated_is_said(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Archives, shards and tables with pictures inside: read like folders, unpacked once, and never beyond their root."""
 
+import bz2
 import csv
 import io
 import itertools
@@ -8,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,9 @@ from tests.conftest import tree, write
 from tests.corpus import PNG
 from tests.flows.test_layouts import TWO, assert_reads, expanded
 
+BLOCK = tarfile.BLOCKSIZE
 TWO_CLASSES = "cat 3 dog 3 | hash 6 | 0 | 0"
+NO_LABELS = ('{"label": null}', '"label"', "3", '{"label": true}', '{"label": {"name": "x"}}', '{"label": [1]}')
 FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
 
 
@@ -36,14 +40,26 @@ def zipped(path: Path, content: Mapping[str, bytes]) -> Path:
     return path
 
 
-def tarred(path: Path, content: Mapping[str, bytes]) -> Path:
+def tarred(path: Path, content: Mapping[str, bytes], hard: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Write a tar; `hard` are hard links, name -> the member that holds the bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
         for name, data in content.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+        for name, target in hard.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            archive.addfile(member)
     return path
+
+
+def struck(tar: Path) -> Path:
+    """Damage the header of the second member; the first one takes two blocks."""
+    data = tar.read_bytes()
+    tar.write_bytes(data[: 2 * BLOCK] + b"\xff" * 100 + data[2 * BLOCK + 100 :])
+    return tar
 
 
 def shard(path: Path, labels: str, suffix: str = "cls") -> Path:
@@ -105,6 +121,10 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "tar": (lambda at: tarred(at / "a.tar", pictures(TWO)), TWO_CLASSES),
     "tar.gz": (lambda at: tarred(at / "a.tar.gz", pictures(f"./photos/{TWO}")), TWO_CLASSES),
+    "hard links": (
+        lambda at: tarred(at / "a.tgz", pictures(TWO), {"fox/1.png": "dog/3.png", "fox/2.png": "cat/1.png"}),
+        "cat 3 dog 3 fox 2 | hash 8 | 0 | 0",
+    ),
     "a zip for each split": (
         lambda at: several(zipped(at / "d/train.zip", pictures(TWO)), zipped(at / "d/test.zip", pictures(TWO))),
         "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
@@ -139,10 +159,29 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "0 2 1 3 | test 1 train* 4 | 1 | 0",
     ),
     "WebDataset with JSON": (lambda at: shard(at / "a.tar", "ab", "json"), "a 1 b 1 | hash 2 | 0 | 0"),
+    "class folders with a JSON document": (
+        lambda at: tarred(at / "a.tar", {**pictures(TWO), "info.json": b'{"label": "pets"}'}),
+        "cat 3 dog 3 | hash 6 | 0 | 1",
+    ),
+    "class folders with JSON that holds no label": (
+        lambda at: tarred(
+            at / "a.tar",
+            {**pictures(TWO), **dict(zip(expanded("{cat,dog}/{1,2,3}.json"), map(str.encode, NO_LABELS), strict=True))},
+        ),
+        "cat 3 dog 3 | hash 6 | 0 | 6",
+    ),
+    "WebDataset with numbers in JSON": (
+        lambda at: tarred(at / "a.tar", {**pictures("{1,2}.png"), "1.json": b'{"label": 0}', "2.json": b"[]"}),
+        "0 1 | hash 1 | 1 | 0",
+    ),
     "Parquet with class names": (lambda at: parquet(at / "a.parquet", [0, 1, 1]), "cat 1 dog 2 | hash 3 | 0 | 0"),
     "Parquet with numbers": (
         lambda at: parquet(at / "a.parquet", [0, 1, 1, None], named=False, column="img"),
         "0 1 1 2 | hash 3 | 1 | 0",
+    ),
+    "Parquet with numbers out of range": (
+        lambda at: parquet(at / "a.parquet", [0, 1, -2, 2, -1]),
+        "-2 1 2 1 cat 1 dog 1 | hash 4 | 1 | 0",
     ),
     "Parquet files for each split": (
         lambda at: several(
@@ -178,6 +217,21 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "damaged": (
         lambda at: write(at, {"b.tgz": tarred(at / "a.tgz", pictures(TWO)).read_bytes()[:90]})["b.tgz"],
         "refused: b.tgz cannot be unpacked",
+    ),
+    "two archives of one name": (
+        lambda at: several(zipped(at / "d/cats.zip", pictures(TWO)), tarred(at / "d/cats.tar", pictures(TWO))),
+        "refused: cats.zip; cats.tar; would share one folder; rename one",
+    ),
+    "cut off": (
+        lambda at: write(at, {"b.tar": tarred(at / "a.tar", pictures(TWO)).read_bytes()[: 2 * BLOCK]})["b.tar"],
+        "refused: b.tar cannot be unpacked; no end mark",
+    ),
+    "a damaged header": (lambda at: struck(tarred(at / "a.tar", pictures(TWO))), "refused: a.tar; no end mark"),
+    "a damaged header, compressed": (
+        lambda at: write(at, {"b.tbz2": bz2.compress(struck(tarred(at / "a.tar", pictures(TWO))).read_bytes())})[
+            "b.tbz2"
+        ],
+        "refused: b.tbz2 cannot be unpacked; no end mark",
     ),
     "no pictures inside": (lambda at: zipped(at / "a.zip", {".hidden": b""}), "refused: holds no files"),
 }
