@@ -77,5 +77,6 @@ class Walk:
         if self.outward:
             raise RequestError(
                 f"links lead out of {self.folder}, so their images and classes would be lost: {some(self.outward)}; "
-                f"`regraft use {shlex.quote(str(self.folder))} --follow-links` follows them"
+                f"add --follow-links to the command (or `regraft use {shlex.quote(str(self.folder))} --follow-links`) "
+                "to follow them"
             )

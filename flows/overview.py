@@ -92,7 +92,9 @@ def _other(path: Path) -> str:
     if path.suffix.lower() in OTHERS:
         kind, remedy = OTHERS[path.suffix.lower()]
         return f"{kind}; {remedy}, and `regraft use` the result"
-    return f"no folder; expected a folder of images, or a listing ({', '.join(TABLES)}), or an archive (.zip, .tar ...)"
+    return (
+        f"not a folder; expected a folder of images, or a listing ({', '.join(TABLES)}), or an archive (.zip, .tar ...)"
+    )
 
 
 def of_source(root: Path, source: Source) -> Overview:

@@ -92,8 +92,7 @@ def server_starting() -> Iterator[None]:
 
     If that fails, the flow tries again and reports it. An error in the block is raised at once and stops the server.
     """
-    if orchestration.address():
-        orchestration.refuse()
+    if orchestration.address():  # `retrain_now` asks it
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once

@@ -12,6 +12,7 @@ from flows import arrival, overview, sources, use
 from flows.data_gates import checked
 from flows.project import STATE
 from flows.sources import MEMORY, RAW, Source, contents, mirror, read_source, write_source
+from steps.commands.origins import AS_IT_IS
 from steps.errors import RequestError
 from steps.runtime import files
 from tests.conftest import make_project, tree, write
@@ -35,7 +36,9 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(overview, "_refuse_without_pictures", lambda *_: None)
     monkeypatch.setattr(use, "_inputs", lambda *_: None)
     named = use._backbone
-    monkeypatch.setattr(use, "_backbone", lambda images, name, weights: name and named(images, name, weights))
+    monkeypatch.setattr(
+        use, "_backbone", lambda images, name, weights, _: name and named(images, name, weights, AS_IT_IS)
+    )
 
     class Closed:
         def close(self) -> None: ...
@@ -232,12 +235,12 @@ def held(root: Path) -> dict[str, bytes]:
 @pytest.fixture
 def graft(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], object]:
     """Return what sets images and a backbone of that name, whose weights are made once."""
-    made = {"glyphnet": use._backbone("", "glyphnet", None)}
+    made = {"glyphnet": use._backbone("", "glyphnet", None, AS_IT_IS)}
     assert made["glyphnet"]
     card, state = made["glyphnet"]
     wider = dataclasses.replace(card.preprocessing, mean=tuple(0.25 for _ in card.preprocessing.mean))
     made["another"] = dataclasses.replace(card, name="another", preprocessing=wider), state
-    monkeypatch.setattr(use, "_backbone", lambda images, name, weights: made[name])
+    monkeypatch.setattr(use, "_backbone", lambda images, name, weights, _: made[name])
     return lambda images, name: use.use(root, str(root.parent / images), name, None, True)
 
 

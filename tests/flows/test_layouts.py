@@ -185,6 +185,7 @@ def table(head: str = "path,label", change: tuple[str, str] = ("", ""), before: 
 PLAIN = table()
 LISTINGS = {
     "plain": (PLAIN, BOTH),
+    "a header alone": ("path,class\n", "refused: has a header and no rows"),
     "byte-order mark": (PLAIN.encode("utf-8-sig"), BOTH),
     "Windows line ends": (PLAIN.replace("\n", "\r\n"), BOTH),
     "UTF-16": (PLAIN.encode("utf-16"), BOTH),

@@ -287,7 +287,7 @@ def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> No
         ("like_images", None),
         ("all", None),
         ("leekage", "blocking_warnings has 'leekage', not the key of a check; did you mean 'leakage'?"),
-        ("xyz", "not the key of a check (known: all, conflicting_labels, coverage,"),
+        ("xyz", "not the key of a check (known: all, alike_labels, conflicting_labels,"),
         ("no copy in two splits", "the sentence of a rule; its key is 'leakage'"),
         ("no like image in two splits", "the sentence of a rule; its key is 'like_images'"),
         ("two classes or more", "the sentence of a rule; it has no severity, and never warns"),
