@@ -60,6 +60,8 @@ def read(path: Path) -> Table:
         rows = listing.read(path)
     except DataError:
         rows, notes = _parsed(path)
+    if rows.empty:
+        raise DataError(f"{path.name} has a header and no rows; expected one row per image")
     present = _base(path, rows["path"].tolist())
     notes += [] if present.folder == path.parent else [f"the paths are relative to {present.folder}"]
     return _located(rows, present, path.name, notes)
