@@ -53,6 +53,7 @@ NEEDS = {
         "set REGRAFT_DATASETS and REGRAFT_WEIGHTS to the folders of real images and weights",
     ),
     "postgresql": (POSTGRESQL, "install PostgreSQL (Debian: apt-get install postgresql)"),
+    "exhaustive": (EXHAUSTIVE, "set REGRAFT_EXHAUSTIVE=1 (.ci/run does; each takes a minute or more)"),
     "all_models": ("REGRAFT_ALL_MODELS" in os.environ, "set REGRAFT_ALL_MODELS=1 (it takes a few minutes)"),
     "browser": (CHROMIUM is not None, "install Chromium (Debian: apt-get install chromium)"),
     "axe": (AXE.is_file(), "npm install --prefix tests --no-save axe-core@4.14.1"),
@@ -86,10 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if not there and count:
             terminalreporter.write_line(f"left out: {count} tests marked {marker}; to run them: {remedy}")
     if not EXHAUSTIVE and terminalreporter.config.args == ["tests"]:
-        terminalreporter.write_line(
-            "shortened: concurrent promotion; left out: replay, `mlflow models serve`, the whole product on MLflow "
-            "servers; REGRAFT_EXHAUSTIVE=1 runs all"
-        )
+        terminalreporter.write_line("shortened: concurrent promotion; REGRAFT_EXHAUSTIVE=1 runs all of it")
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import BIN, EXHAUSTIVE, Project
+from tests.conftest import BIN, Project
 from tests.servers import guarded_mlflow_server, mlflow_server
 
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.skipif(not EXHAUSTIVE, reason="ten minutes long: REGRAFT_EXHAUSTIVE=1 runs it"),
-]
+pytestmark = [pytest.mark.alone, pytest.mark.exhaustive]
 WRONG = "a-wrong-password"
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from steps.registry.package_writing import made_up_picture
-from tests.conftest import BIN, EXHAUSTIVE, Project, write_images
+from tests.conftest import BIN, Project, write_images
 from tests.test_graph import STAGES
 
 MARKER = "PATIENT-Ada-Lovelace"
@@ -95,7 +95,7 @@ def _said(path: Path) -> list[bytes]:
     return [content, *map(base64.b64decode, BASE64.findall(content.replace(b"\\n", b"")))]
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="two minutes long: REGRAFT_EXHAUSTIVE=1 runs it")
+@pytest.mark.exhaustive
 def test_the_champion_is_made_again_to_the_byte(built: Project) -> None:
     held, before = registered(built), lock(built)
     champion = json.loads(built.must("regraft", "status", "--json"))["champion"]
@@ -140,6 +140,7 @@ def test_dvc_finds_nothing_to_do_after_the_flow(built: Project) -> None:
     assert lock(built) == before
 
 
+@pytest.mark.exhaustive
 def test_a_forced_repro_ends_in_the_same_lock_and_registers_nothing_twice(built: Project) -> None:
     before, held = lock(built), registered(built)
     assert built.must("dvc", "repro", "--force").count("Running stage") == len(STAGES)
@@ -147,6 +148,7 @@ def test_a_forced_repro_ends_in_the_same_lock_and_registers_nothing_twice(built:
     assert set(stages(built).values()) == {"Fresh"}
 
 
+@pytest.mark.exhaustive
 def test_a_forced_flow_ends_in_the_same_lock_too(built: Project) -> None:
     before, held = lock(built), registered(built)
     assert set(stages(built, "--force").values()) == {"Ran"}

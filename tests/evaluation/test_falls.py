@@ -56,6 +56,7 @@ def test_luck_names_a_fall_as_seldom_as_is_said(n: int, rare: float, limit: floa
     assert np.mean(found) <= LEVEL + 4 * np.sqrt(LEVEL * (1 - LEVEL) / 1000)
 
 
+@pytest.mark.exhaustive
 def test_luck_among_many_parts_names_any_as_seldom_as_is_said() -> None:
     rng = np.random.default_rng(0)
     named = [bool(shown([change(60, *pair) for pair in drawn(rng, 60, 0.1, 0.0, 20)], 0.0, LEVEL)) for _ in range(300)]

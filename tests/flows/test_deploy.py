@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import BIN, Project, write_images
 
 
@@ -37,6 +39,7 @@ def until(found: Callable[[], Any], seconds: float) -> Any:
     return value
 
 
+@pytest.mark.exhaustive
 def test_a_triggered_deployment_retrains_asks_for_approval_and_completes(
     new_project: Callable[[Path], Project], prefect_server: str, tmp_path: Path
 ) -> None:

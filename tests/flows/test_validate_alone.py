@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image, ImageFilter
 
 from tests.conftest import Project, write_images
@@ -40,6 +41,7 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_decision_outlives_its_image_under_both_drivers(
     new_project: Callable[[Path], Project], tmp_path: Path
 ) -> None:

@@ -251,6 +251,7 @@ limits = {
 some_rules = st.fixed_dictionaries({}, optional=limits)
 
 
+@pytest.mark.exhaustive
 @given(facts_of, some_rules, st.sampled_from(sorted(limits)), st.data())
 def test_one_more_rule_never_turns_a_refusal_into_a_promotion(
     facts: ChallengerFacts, rules: dict[str, Any], added: str, data: st.DataObject

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
 from tests.browser import HEIGHTS, browser
-from tests.conftest import EXHAUSTIVE, NEEDS, Project
+from tests.conftest import NEEDS, Project
 
 pytestmark = pytest.mark.real_data
 
@@ -94,7 +94,7 @@ def test_random_weights_stay_under_075_and_do_not_help(project: Project, tmp_pat
     assert (transfer["verdict"], transfer["against"]) == ("no evidence", "scratch"), "weights that know nothing"
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="minutes long: REGRAFT_EXHAUSTIVE=1 runs it")
+@pytest.mark.exhaustive
 def test_the_champion_of_real_photographs_is_made_again_to_the_byte(transferred: Project) -> None:
     champion = json.loads(transferred.must("regraft", "status", "--json"))["champion"]
     told = json.loads(transferred.must("regraft", "replay", champion, "--json", timeout=1200))

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from tests import packaged
-from tests.conftest import EXHAUSTIVE, free_port, wait_for, write_images
+from tests.conftest import free_port, wait_for, write_images
 
-pytestmark = pytest.mark.skipif(not EXHAUSTIVE, reason="starts a server; REGRAFT_EXHAUSTIVE=1 runs it")
+pytestmark = pytest.mark.exhaustive
 
 
 class Served:

@@ -51,6 +51,7 @@ def test_a_crowd_is_as_hard_as_asked_and_its_groups_are_alike(crowd: crowds.Crow
     assert (intervals.design_effect(right.astype(float), groups) > 2) == (crowd.size > 1)
 
 
+@pytest.mark.exhaustive
 def test_in_crowds_the_intervals_hold_the_truth_and_no_slice_is_accused_for_nothing() -> None:
     for crowd in (crowds.Crowd(20, 5), crowds.Crowd(2, 200, 10, 0.5)):
         held = crowds.crowded(crowd, 0.8, 60)
