@@ -9,7 +9,7 @@ import pytest
 from steps.runtime.compute import processors
 from tests.conftest import write
 
-V2 = "0::/work/run\n"
+V2 = "0::/slice/run\n"
 V1 = "4:memory:/run\n3:cpu,cpuacct:/run\n1:name=systemd:/\n"
 
 
@@ -20,8 +20,8 @@ V1 = "4:memory:/run\n3:cpu,cpuacct:/run\n1:name=systemd:/\n"
         ("0::/\n", {"cpu.max": "350000 100000\n"}, 4),
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
         ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
-        (V2, {"work/run/cpu.max": "300000 100000", "work/cpu.max": "200000 100000"}, 2),  # a service in a slice
-        (V2, {"work/other/cpu.max": "100000 100000"}, 8),
+        (V2, {"slice/run/cpu.max": "300000 100000", "slice/cpu.max": "200000 100000"}, 2),  # a service in a slice
+        (V2, {"slice/other/cpu.max": "100000 100000"}, 8),
         (V1, {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
         (V1, {"cpu/run/cpu.cfs_quota_us": "-1\n", "cpu/run/cpu.cfs_period_us": "100000\n"}, 8),
         (V1, {"cpu/run/cpu.cfs_quota_us": "300000\n", "cpu/run/cpu.cfs_period_us": "100000\n"}, 3),
