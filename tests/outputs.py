@@ -40,7 +40,6 @@ from steps.evaluation.results import (
     SliceJudgement,
     Transfer,
 )
-from steps.images.preprocessing import Preprocessing
 from steps.pages.inspection import Inspection
 from steps.pages.outcome import PROMOTED, REFUSED, Outcome
 from steps.report import ReportParams, report
@@ -60,6 +59,7 @@ from steps.training.histories import (
     ScratchRun,
 )
 from steps.training.strategy import Cost, CurvePoint, CutScores, Size, Strategy, StrategyCost, Worth
+from tests.made import spec
 
 CLASSES = ["ants", "bees", "蜜蜂 Größe"]
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "<!-- outcome -->", "$x_{ & {{ 7*7 }}"]
@@ -121,16 +121,7 @@ CARD = models.Card(
     sha256="ab" * 32,
     source="trained here",
     licence="MIT",
-    preprocessing=Preprocessing(
-        resize=256,
-        crop=224,
-        interpolation="bilinear",
-        antialias=True,
-        colour_order="RGB",
-        value_range=(0.0, 1.0),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
+    preprocessing=spec(256, 224),
     input_statistics=None,
     notes={},
 )

@@ -69,6 +69,8 @@ def read(path: Path) -> Tensors:
         raise RequestError(f"--weights {path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
         loaded = files.read_tensors(path) if path.suffix == ".safetensors" else _unpacked(path)
+    except OSError as error:
+        raise RequestError(f"--weights {path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # safetensors and torch raise many types of their own
         # torch's own message suggests unpickling the file after all; ours never does
         raise RequestError(

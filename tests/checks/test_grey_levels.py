@@ -10,18 +10,10 @@ from PIL import Image
 
 from steps.checks.grey_levels import FAMILIES, done, input_distance, on_grid, other_families, pixels_of, undone
 from steps.checks.reports import Account
-from steps.images.preprocessing import ColourOrder, Preprocessing, normalise, preprocess
+from steps.images.preprocessing import ColourOrder, normalise, preprocess
+from tests import made
 
-SPEC = Preprocessing(
-    resize=20,
-    crop=16,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+SPEC = made.spec(20, 16)
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (SPEC.mean, SPEC.std))
 
 

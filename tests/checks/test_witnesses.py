@@ -31,19 +31,10 @@ from steps.checks.witnesses import (
     shuffled,
     watch,
 )
-from steps.images.preprocessing import Preprocessing
+from tests import made
 from tests.conftest import REPOSITORY
 
-SPEC = Preprocessing(
-    resize=20,
-    crop=16,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+SPEC = made.spec(20, 16)
 INCEPTION, NOTHING = "mean and std of Inception", "mean and std of none"
 
 

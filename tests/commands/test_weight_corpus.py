@@ -16,7 +16,7 @@ from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import build, digest, without_top
-from steps.commands import origins
+from steps.commands import origins, weight_files
 from steps.commands.origin_words import sentences
 from steps.errors import RequestError
 from steps.runtime import files
@@ -456,3 +456,9 @@ def test_a_checkpoint_gives_the_features_of_the_plain_file(tmp_path: Path, name:
 def test_a_card_without_a_reading_is_read_as_before() -> None:
     card, _ = origins.embedded()
     assert card.reading is None and list(sentences(card)) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that its owner cannot read")
+def test_a_file_that_cannot_be_read_is_refused_in_words() -> None:
+    with pytest.raises(RequestError, match=r"--weights /proc/self/mem: cannot be read: Input/output error"):
+        weight_files.read(Path("/proc/self/mem"))

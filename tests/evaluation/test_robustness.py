@@ -8,19 +8,10 @@ import torch
 from torch import nn
 
 from steps.evaluation.robustness import CORRUPTIONS, STRENGTHS, corrupted, look
-from steps.images.preprocessing import Preprocessing
 from steps.runtime.seeding import torch_generator
+from tests.made import spec
 
-SPEC = Preprocessing(
-    resize=32,
-    crop=32,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-)
+SPEC = spec(32, 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 EDGES = torch.full((6, 3, 32, 32), 90, dtype=torch.uint8)
 EDGES[:, :, :, 16:] = 150
 TEXTURE = torch.randint(30, 226, EDGES.shape, generator=torch_generator(0, "texture"), dtype=torch.uint8)

@@ -3,19 +3,11 @@
 import torch
 from torch import nn
 
-from steps.images.preprocessing import Preprocessing, normalise
+from steps.images.preprocessing import normalise
 from steps.serving.exported import Exported
+from tests.made import spec
 
-SPEC = Preprocessing(
-    resize=8,
-    crop=8,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="BGR",
-    value_range=(-1.0, 1.0),
-    mean=(0.1, 0.2, 0.3),
-    std=(0.5, 0.6, 0.7),
-)
+SPEC = spec(8, 8, colour_order="BGR", value_range=(-1.0, 1.0), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 
 
 def test_an_exported_model_normalises_and_calibrates() -> None:

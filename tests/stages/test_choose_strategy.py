@@ -14,12 +14,12 @@ import pytest
 from steps.backbones import models
 from steps.choose_strategy import ChooseStrategyParams, choose_strategy
 from steps.images.manifest import Row
-from steps.images.preprocessing import Preprocessing
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.feature_file import write_features
 from steps.runtime.params import faults_of
 from steps.training.strategy import Strategy
+from tests.made import spec
 
 PARAMS = ChooseStrategyParams(
     strategy="auto",
@@ -34,16 +34,7 @@ PARAMS = ChooseStrategyParams(
     confidence=0.95,
 )
 COMPUTE = ComputeParams(threads=1, batch_size=8)
-SPEC = Preprocessing(
-    resize=16,
-    crop=16,
-    interpolation="bilinear",
-    antialias=True,
-    colour_order="RGB",
-    value_range=(0.0, 1.0),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+SPEC = spec(16, 16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WHOLE, EARLY = "", "features.1"
 CLASSES = ("ant", "bee", "cat")
 
