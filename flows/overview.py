@@ -15,6 +15,7 @@ from steps.runtime import params
 
 DIGITS = "digits"
 SHOWN = 12  # classes that are listed by name
+EXPECTED = "expected one folder of images per class, or a listing of path,label"
 HASH = "by a hash of each image"
 
 
@@ -106,11 +107,13 @@ def of_source(root: Path, source: Source) -> Overview:
     seen = survey(source)
     _refuse_without_pictures(source.path, seen.files)
     own = next((name for name in LISTINGS if name in seen.files), None)
-    if own is None:
-        return _counted(_read_folders(seen), seen.files, seen.notes)
-    read = layouts.of_listing(listing.read(seen.files[own]), own)
-    _refuse_missing(source, seen, len(read.files), params.read(root)["validate"]["quarantine_limit"])
-    return _counted(read, seen.files, seen.notes)
+    read = layouts.of_listing(listing.read(seen.files[own]), own) if own else _read_folders(seen)
+    if own:
+        _refuse_missing(source, seen, len(read.files), params.read(root)["validate"]["quarantine_limit"])
+    overview = _counted(read, seen.files, seen.notes)
+    if not overview.classes:
+        raise RequestError(f"{source.path}: no image has a label, so nothing can be learnt; {EXPECTED}")
+    return overview
 
 
 def _read_folders(seen: Survey) -> Reading:

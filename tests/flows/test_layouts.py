@@ -185,6 +185,7 @@ def table(head: str = "path,label", change: tuple[str, str] = ("", ""), before: 
 PLAIN = table()
 LISTINGS = {
     "plain": (PLAIN, BOTH),
+    "no label at all": (re.sub(",(cat|dog)", ",", PLAIN), "refused: no image has a label"),
     "a header alone": ("path,class\n", "refused: has a header and no rows"),
     "byte-order mark": (PLAIN.encode("utf-8-sig"), BOTH),
     "Windows line ends": (PLAIN.replace("\n", "\r\n"), BOTH),
