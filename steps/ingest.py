@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from annotated_types import Interval
 
-from steps.checks import duplicates, thumbnails
+from steps.checks import duplicates
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
 from steps.images import decoding, layouts, listing, shards
@@ -112,7 +113,7 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
         return images
     pool = images.iloc[ours].reset_index(drop=True)
     test = params.test_share if pool["split"].iloc[0] == "" else 0.0
-    copies = thumbnails.near_copies(pool, raw, limits, _threads())
+    copies = duplicates.near_copies(pool, partial(decoding.read_image, raw), limits, _threads())
     keys = pool["group"].where(pool["group"] != "", pool["id"])
     member = duplicates.components(len(pool), np.concatenate([duplicates.same(keys.tolist()), copies]))
     splits = assign_splits(units_of(pool.assign(key=keys), member), params.validation_share, test, limits)

@@ -12,10 +12,10 @@ from annotated_types import Interval
 from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, label_errors
 from steps.checks.curation import KEEP, named
+from steps.checks.feature_rules import ScreenSeverity, screen_rules
 from steps.checks.oddities import OddityLimits, odd
 from steps.checks.reports import Copies, Listed, Mislabelled, Screening, Suspects
 from steps.checks.rule import Table, refusal
-from steps.checks.rules import ScreenSeverity, screen_rules
 from steps.checks.selection import ALPHA
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages.album import Album

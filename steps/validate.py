@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -20,9 +21,9 @@ from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import MAY_BE_ABSENT, Table, refusal, some
 from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, totals
-from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
+from steps.images.decoding import read_image
 from steps.images.file_kinds import LOST
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
 from steps.images.preprocessing import Preprocessing
@@ -173,7 +174,7 @@ def _copies(
     """
     labelled = images[images["split"] != UNLABELLED]
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
-    near = asked[near_copies(labelled.iloc[asked], raw, params, compute.threads)]
+    near = asked[duplicates.near_copies(labelled.iloc[asked], partial(read_image, raw), params, compute.threads)]
     groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), near]))
     dropped = duplicates.leaking_copies(groups) if params.drop_leaking else []
     return duplicates.without(groups, dropped), dropped

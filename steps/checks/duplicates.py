@@ -1,6 +1,6 @@
 """Copies: the same picture under two names, found by perceptual hash and confirmed by pixels, or found by features."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -9,14 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from annotated_types import Interval
+from PIL.Image import Image
 
 from steps.checks.reports import Copies, Listed
+from steps.images.decoding import parallel
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime.arrays import Floats
 from steps.runtime.binding import Because
 
 Ints = npt.NDArray[np.int64]
+Reader = Callable[[str, str], Image]  # path and id of an image -> the picture, decoded
 BITS = 64
+SIDE = 32  # pixels of a thumbnail
 FLAT = 2.0  # grey levels of 255; a picture that varies less has no content to compare
 PRECEDENCE = (TEST, VAL, TRAIN)  # of similar images in several splits, those in the first of these stay
 
@@ -78,6 +82,35 @@ def correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> flo
     if min(a.std(), b.std()) < FLAT:
         return 0.0
     return float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def near_copies(images: pd.DataFrame, read: Reader, limits: CopyLimits, threads: int) -> Ints:
+    """Return index pairs [m, 2] of rows that show the same picture, re-encoded or resized.
+
+    Flat pictures are left out: their hashes are noise, and thousands of blank pages would have to be compared.
+    """
+    textured = np.flatnonzero(images["contrast"] * 255 >= FLAT)
+    pairs = textured[near_by_hash(images["phash"].iloc[textured].tolist(), limits.copy_bits)]
+    return confirmed(pairs, images, read, limits.copy_correlation, threads)
+
+
+def confirmed(pairs: Ints, images: pd.DataFrame, read: Reader, least: float, threads: int) -> Ints:
+    """Return the pairs [m, 2] of rows whose thumbnails have a correlation of at least `least`."""
+    ids, paths = images["id"].tolist(), images["path"].tolist()
+    pairs_of_two = [pair for pair in pairs.tolist() if ids[pair[0]] != ids[pair[1]]]
+    wanted = sorted({row for pair in pairs_of_two for row in pair})
+    made = parallel(lambda row: _thumbnail(read(paths[row], ids[row])), wanted, threads)
+    thumbnails = dict(zip(wanted, made, strict=True))
+    held = [
+        ids[first] == ids[second] or correlation(thumbnails[first], thumbnails[second]) >= least
+        for first, second in pairs.tolist()
+    ]
+    kept: Ints = pairs[np.array(held, dtype=bool)]
+    return kept
+
+
+def _thumbnail(picture: Image) -> npt.NDArray[np.uint8]:
+    return np.asarray(picture.convert("L").resize((SIDE, SIDE)), dtype=np.uint8)
 
 
 def near_by_features(features: Floats, nearness: float) -> Ints:

@@ -1,7 +1,7 @@
 """One rule of the gates: what is checked, its limit, and what to say and to do if it is broken."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 from steps.errors import DataError
@@ -32,6 +32,7 @@ Level = Literal["fail", "warn", "off"]
 FAIL, OFF = "fail", "off"
 SHARE, POINTS, TIMES, NATS = "%", "points", "times", "nats"  # units; for counts, the plural of what is counted
 ONE = {"images": "image", "classes": "class", "groups": "group", "sources": "source", "pixels": "pixel"}
+INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Rule:
     """
 
     name: str
+    _: KW_ONLY
     table: Table
     kind: Kind
     column: str
@@ -119,6 +121,12 @@ def _parsed(text: str) -> float:
 
 def _side(value: float, bound: float) -> int:
     return int(value > bound) - int(value < bound)
+
+
+def governed(every: Iterable[Rule], severity: object) -> Sequence[Rule]:
+    """Give each rule that has a key its level, a field of `severity`; leave out those that are off."""
+    levelled = [replace(rule, severity=getattr(severity, rule.key)) if rule.key else rule for rule in every]
+    return [rule for rule in levelled if rule.severity != OFF]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""The rules of the gates as data. Each name is written only here; elsewhere a rule is identified by its key."""
+"""The rules of `validate` as data. Each name is written only here; elsewhere a rule is identified by its key."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Interval
 
-from steps.checks.rule import NATS, OFF, POINTS, SHARE, TIMES, Level, Rule
+from steps.checks.feature_rules import of_screen
+from steps.checks.rule import INTO, NATS, POINTS, SHARE, TIMES, Level, Rule, governed
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
 from steps.images.splitting import Minima
 from steps.runtime.binding import Because
@@ -18,7 +19,6 @@ ALIKE_REMEDY = (
     "Where they are one class, rename the folders of one (or its labels in the listing) to the other. Where they are "
     "two, set `validate.severity.alike_labels: off` in params.yaml."
 )
-INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +42,6 @@ class Severity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenSeverity:
-    """The same for the rules on features; `domain_shift` belongs to `regraft validate --against`."""
-
-    label_errors: Level
-    like_images: Level
-    domain_shift: Level
-
-
-@dataclass(frozen=True, kw_only=True)
 class DataLimits(Minima):
     """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
@@ -65,18 +56,7 @@ class DataLimits(Minima):
 
 def rules(limits: DataLimits, severity: Severity) -> Sequence[Rule]:
     """Return the rules of the gate, without those that are switched off."""
-    return _governed(_of_validate(limits), severity)
-
-
-def screen_rules(max_label_errors: float, severity: ScreenSeverity) -> Sequence[Rule]:
-    """Return the rules on features; `max_label_errors` is the largest share of wrong labels."""
-    return _governed(_of_screen(max_label_errors), severity)
-
-
-def _governed(every: Iterable[Rule], severity: Severity | ScreenSeverity) -> Sequence[Rule]:
-    """Give each rule that has a key its severity; leave out those that are off."""
-    governed = [replace(rule, severity=getattr(severity, rule.key)) if rule.key else rule for rule in every]
-    return [rule for rule in governed if rule.severity != OFF]
+    return governed(_of_validate(limits), severity)
 
 
 def _of_validate(limits: DataLimits) -> Sequence[Rule]:
@@ -89,24 +69,49 @@ def _structure() -> Sequence[Rule]:
     return (
         Rule(
             "the manifest is whole",
-            "images",
-            "columns",
-            "id",
-            "the columns of the manifest",
-            again,
+            table="images",
+            kind="columns",
+            column="id",
+            what="the columns of the manifest",
+            remedy=again,
             allowed=Row._fields,
         ),
-        Rule("ids are digests", "images", "matches", "id", "the id of each image", again, allowed=("[0-9a-f]{64}",)),
-        Rule("splits are known", "images", "in_set", "split", "the split of each image", again, allowed=SPLITS),
+        Rule(
+            "ids are digests",
+            table="images",
+            kind="matches",
+            column="id",
+            what="the id of each image",
+            remedy=again,
+            allowed=("[0-9a-f]{64}",),
+        ),
+        Rule(
+            "splits are known",
+            table="images",
+            kind="in_set",
+            column="split",
+            what="the split of each image",
+            remedy=again,
+            allowed=SPLITS,
+        ),
         Rule(
             "paths are unique",
-            "images",
-            "unique",
-            "path",
-            "each file appears once",
-            "Remove the repeated line of each path from the listing.",
+            table="images",
+            kind="unique",
+            column="path",
+            what="each file appears once",
+            remedy="Remove the repeated line of each path from the listing.",
         ),
-        Rule("images have area", "images", "between", "width", "the width of each image", again, low=1, unit="pixels"),
+        Rule(
+            "images have area",
+            table="images",
+            kind="between",
+            column="width",
+            what="the width of each image",
+            remedy=again,
+            low=1,
+            unit="pixels",
+        ),
     )
 
 
@@ -114,21 +119,22 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
     return (
         Rule(
             "two classes or more",
-            "totals",
-            "between",
-            "classes",
-            "the number of classes",
-            "Put the images of each class into a folder of its own; there have to be two such folders or more.",
+            table="totals",
+            kind="between",
+            column="classes",
+            what="the number of classes",
+            remedy="Put the images of each class into a folder of its own; there have to be two such folders or more.",
             low=2,
             unit="classes",
         ),
         Rule(
             "every class can be learnt",
-            "classes",
-            "between",
-            TRAIN,
-            "training images of each class, without which no head can know it",
-            "Add training images of the class, or remove the class from the folder of images (from every split).",
+            table="classes",
+            kind="between",
+            column=TRAIN,
+            what="training images of each class, without which no head can know it",
+            remedy="Add training images of the class, or remove the class from the folder of images (from every split)."
+            "",
             low=1,
             unit="images",
         ),
@@ -137,46 +143,46 @@ def _classes(limits: DataLimits) -> Sequence[Rule]:
         _enough("enough to judge by", TEST, "test", limits.min_test_per_class),
         Rule(
             "no class is lost",
-            "lost",
-            "between",
-            "images",
-            "classes that the last images had and today's have not",
-            "Bring the images of the class back (is a disk not mounted, a folder renamed?). If the class is gone for "
-            "good, `regraft use FOLDER` with the same folder accepts today's classes.",
+            table="lost",
+            kind="between",
+            column="images",
+            what="classes that the last images had and today's have not",
+            remedy="Bring the images of the class back (is a disk not mounted, a folder renamed?). If the class is "
+            "gone for good, `regraft use FOLDER` with the same folder accepts today's classes.",
             low=1,
             key="lost_classes",
             unit="images",
         ),
         Rule(
             "labels do not look alike",
-            "alike",
-            "in_set",
-            "labels",
-            "classes whose names differ only in case, spaces or separators",
-            ALIKE_REMEDY,
+            table="alike",
+            kind="in_set",
+            column="labels",
+            what="classes whose names differ only in case, spaces or separators",
+            remedy=ALIKE_REMEDY,
             allowed=("none",),
             key="alike_labels",
         ),
         Rule(
             "classes are balanced",
-            "totals",
-            "between",
-            "imbalance",
-            "largest over smallest class in training",
-            "Add training images of the smallest class, or set `validate.max_imbalance` in params.yaml above the "
-            "ratio found: class weights even out the loss.",
+            table="totals",
+            kind="between",
+            column="imbalance",
+            what="largest over smallest class in training",
+            remedy="Add training images of the smallest class, or set `validate.max_imbalance` in params.yaml above "
+            "the ratio found: class weights even out the loss.",
             high=limits.max_imbalance,
             key="imbalance",
             unit=TIMES,
         ),
         Rule(
             "files can be decoded",
-            "totals",
-            "between",
-            "quarantined_share",
-            "share of pictures that cannot be read",
-            "Repair, convert or remove the files that data/quarantine.csv lists as `damaged` or `other format` (the "
-            f"reason says how), or, where they have to stay, write a line `PATH,drop,,` for each {INTO}.",
+            table="totals",
+            kind="between",
+            column="quarantined_share",
+            what="share of pictures that cannot be read",
+            remedy="Repair, convert or remove the files that data/quarantine.csv lists as `damaged` or `other format` "
+            f"(the reason says how), or, where they have to stay, write a line `PATH,drop,,` for each {INTO}.",
             high=limits.quarantine_limit,
             key="quarantine",
             unit=SHARE,
@@ -190,7 +196,17 @@ def _enough(name: str, split: str, images: str, least: int) -> Rule:
         f"`validate.min_{split}_per_class` in params.yaml to the number found, if that is 1 or more."
     )
     what = f"{images} images of each class"
-    return Rule(name, "classes", "between", split, what, remedy, low=least, key="minimum", unit="images")
+    return Rule(
+        name,
+        table="classes",
+        kind="between",
+        column=split,
+        what=what,
+        remedy=remedy,
+        low=least,
+        key="minimum",
+        unit="images",
+    )
 
 
 def _copies() -> Sequence[Rule]:
@@ -205,52 +221,52 @@ def _copies() -> Sequence[Rule]:
     return (
         Rule(
             "no image in two splits",
-            "labelled",
-            "one_value",
-            "split",
-            "identical files in two splits",
-            drop,
+            table="labelled",
+            kind="one_value",
+            column="split",
+            what="identical files in two splits",
+            remedy=drop,
             per="id",
             key="leakage",
         ),
         Rule(
             "no copy in two splits",
-            "labelled",
-            "one_value",
-            "split",
-            "re-encoded or resized copies of one picture in two splits",
-            f"{drop} Write a line `PATH,keep,,` {INTO} {if_another}.",
+            table="labelled",
+            kind="one_value",
+            column="split",
+            what="re-encoded or resized copies of one picture in two splits",
+            remedy=f"{drop} Write a line `PATH,keep,,` {INTO} {if_another}.",
             per="copy",
             key="leakage",
         ),
         Rule(
             "no group in two splits",
-            "labelled",
-            "one_value",
-            "split",
-            "groups whose images stand in two splits",
-            "Give all lines of a group the same split in the listing, or leave its column split out: regraft keeps "
-            "groups together.",
+            table="labelled",
+            kind="one_value",
+            column="split",
+            what="groups whose images stand in two splits",
+            remedy="Give all lines of a group the same split in the listing, or leave its column split out: regraft "
+            "keeps groups together.",
             per="group",
             key="leakage",
         ),
         Rule(
             "one image, one label",
-            "labelled",
-            "one_value",
-            "label",
-            "identical files with two labels",
-            label,
+            table="labelled",
+            kind="one_value",
+            column="label",
+            what="identical files with two labels",
+            remedy=label,
             per="id",
             key="conflicting_labels",
         ),
         Rule(
             "one picture, one label",
-            "labelled",
-            "one_value",
-            "label",
-            "re-encoded or resized copies of one picture with two labels",
-            f"{label} Or `PATH,keep,,` {if_another}.",
+            table="labelled",
+            kind="one_value",
+            column="label",
+            what="re-encoded or resized copies of one picture with two labels",
+            remedy=f"{label} Or `PATH,keep,,` {if_another}.",
             per="copy",
             key="conflicting_labels",
         ),
@@ -261,49 +277,50 @@ def _selection(limits: DataLimits) -> Sequence[Rule]:
     return (
         Rule(
             "classes are as in the population",
-            "population",
-            "between",
-            "effect",
-            "how far class shares lie from validate.population_prior (Cohen's w; 0 where chance explains it)",
-            "Set `validate.population_prior` in params.yaml to the shares that the world has, or to {} where nobody "
-            "knows them; or collect the classes as they occur (class weights do not correct the test split).",
+            table="population",
+            kind="between",
+            column="effect",
+            what="how far class shares lie from validate.population_prior (Cohen's w; 0 where chance explains it)",
+            remedy="Set `validate.population_prior` in params.yaml to the shares that the world has, or to {} where "
+            "nobody knows them; or collect the classes as they occur (class weights do not correct the test split).",
             high=limits.max_prior_effect,
             key="population",
         ),
         Rule(
             "no source of one class alone",
-            "sources",
-            "between",
-            "alone",
-            "sources whose images are all of one class",
-            "Add images of the other classes from that source: otherwise its look predicts the label. If there can be "
-            "none, set `validate.severity.sources: warn` in params.yaml.",
+            table="sources",
+            kind="between",
+            column="alone",
+            what="sources whose images are all of one class",
+            remedy="Add images of the other classes from that source: otherwise its look predicts the label. If there "
+            "can be none, set `validate.severity.sources: warn` in params.yaml.",
             high=0,
             key="sources",
             unit="sources",
         ),
         Rule(
             "training covers what is tested",
-            "coverage",
-            "between",
-            "effect",
-            "how far the share of a source or month in training lies from that elsewhere (0 where chance explains it)",
-            "Add training images of the sources and months named, or move some of theirs to training (column split of "
-            "the listing). Where there can be none, set `validate.severity.coverage: warn` in params.yaml.",
+            table="coverage",
+            kind="between",
+            column="effect",
+            what="how far the share of a source or month in training lies from that elsewhere (0 where chance explains "
+            "it)",
+            remedy="Add training images of the sources and months named, or move some of theirs to training (column "
+            "split of the listing). Where there can be none, set `validate.severity.coverage: warn` in params.yaml.",
             high=limits.max_coverage_gap,
             key="coverage",
             unit=POINTS,
         ),
         Rule(
             "no shortcut to the label",
-            "shortcuts",
-            "between",
-            "effect",
-            "how far a plain measure alone comes from chance (0 %) to certainty (100 %) about the label; 0 % where "
-            "chance explains it",
-            "Collect the classes under the same conditions, or store all files alike (size, format, light) before "
-            "they come here. Where the classes do differ in that measure, set `validate.severity.shortcuts: warn` in "
-            "params.yaml.",
+            table="shortcuts",
+            kind="between",
+            column="effect",
+            what="how far a plain measure alone comes from chance (0 %) to certainty (100 %) about the label; 0 % "
+            "where chance explains it",
+            remedy="Collect the classes under the same conditions, or store all files alike (size, format, light) "
+            "before they come here. Where the classes do differ in that measure, set `validate.severity.shortcuts: "
+            "warn` in params.yaml.",
             high=limits.max_shortcut,
             key="shortcuts",
             unit=SHARE,
@@ -315,31 +332,31 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
     return (
         Rule(
             "same preprocessing as the backbone",
-            "preprocessing",
-            "preprocessing",
-            "pipeline",
-            "each field of validate.preprocessing against the backbone's card",
-            "Set each field named, under validate.preprocessing in params.yaml, to the value that the backbone wants "
-            "(`regraft use IMAGES --backbone NAME` writes them all).",
+            table="preprocessing",
+            kind="preprocessing",
+            column="pipeline",
+            what="each field of validate.preprocessing against the backbone's card",
+            remedy="Set each field named, under validate.preprocessing in params.yaml, to the value that the backbone "
+            "wants (`regraft use IMAGES --backbone NAME` writes them all).",
             key="preprocessing",
         ),
         Rule(
             "tensors are what is declared",
-            "observed",
-            "in_set",
-            "done",
-            "what was done to a sample of the images",
-            "Fix the loader: it does not do what validate.preprocessing says.",
+            table="observed",
+            kind="in_set",
+            column="done",
+            what="what was done to a sample of the images",
+            remedy="Fix the loader: it does not do what validate.preprocessing says.",
             allowed=(DECLARED,),
             key="observed",
         ),
         Rule(
             "the weights know such inputs",
-            "wanted",
-            "in_set",
-            "account",
-            "the preprocessing that the weights recognise, by their BatchNorm and by the answers of their own top",
-            "With `validate.severity.wanted: warn` in params.yaml `regraft run` goes on, and Checks in "
+            table="wanted",
+            kind="in_set",
+            column="account",
+            what="the preprocessing that the weights recognise, by their BatchNorm and by the answers of their own top",
+            remedy="With `validate.severity.wanted: warn` in params.yaml `regraft run` goes on, and Checks in "
             "data/reports/report.html shows pictures of both. Where those with red and blue exchanged look natural, "
             "write the files again in the folder that `regraft use` was given: cv2.imwrite(path, cv2.cvtColor(image, "
             "cv2.COLOR_RGB2BGR)). Otherwise set what was found (colour_order; value_range, mean and std) under "
@@ -350,12 +367,12 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
         ),
         Rule(
             "inputs lie where the backbone's did",
-            "observed",
-            "between",
-            "inputs",
-            "divergence of a sample's channels from the source's inputs",
-            "Compare value_range, mean and std in data/backbone/card.json with what the weights were trained on. "
-            "Where they are right and the pictures are so, set `validate.severity.wanted: off` in params.yaml.",
+            table="observed",
+            kind="between",
+            column="inputs",
+            what="divergence of a sample's channels from the source's inputs",
+            remedy="Compare value_range, mean and std in data/backbone/card.json with what the weights were trained "
+            "on. Where they are right and the pictures are so, set `validate.severity.wanted: off` in params.yaml.",
             high=limits.max_input_distance,
             key="wanted",
             unit=NATS,
@@ -363,69 +380,9 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
     )
 
 
-def _of_screen(max_label_errors: float) -> Sequence[Rule]:
-    sheet = "Look at data/reports/screen.html. For each image that is"
-    keep = f"all right (a right label, another picture) write a line `PATH,keep,,` {INTO}"
-    return (
-        Rule(
-            "labels are credible",
-            "features",
-            "between",
-            "wrong_share",
-            "estimated share of wrong labels (0 where chance explains it)",
-            f"{sheet} {keep}, else `PATH,relabel,LABEL,` or `PATH,drop,,`; or set `screen.drop_suspects: true` in "
-            "params.yaml: suspects get weight 0.",
-            high=max_label_errors,
-            key="label_errors",
-            hints=True,
-            unit=SHARE,
-        ),
-        Rule(
-            "no like image in two splits",
-            "features",
-            "between",
-            "leaking",
-            "groups of images that look alike to the backbone in two splits",
-            f"{sheet} {keep}; or set `screen.drop_leaking: true` in params.yaml: test images stay, and images like "
-            "them in validation and training, or like validation images in training, get weight 0.",
-            high=0,
-            key="like_images",
-            unit="groups",
-        ),
-        Rule(
-            "like images, one label",
-            "features",
-            "between",
-            "conflicting",
-            "groups of images that look alike to the backbone with two labels",
-            f"{sheet} {keep}, else `PATH,relabel,LABEL,` or `PATH,drop,,`.",
-            high=0,
-            key="like_images",
-            unit="groups",
-        ),
-    )
-
-
-def shift_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
-    """Return the rules on a comparison with a reference."""
-    rule = Rule(
-        "training looks like the reference",
-        "shift",
-        "between",
-        "auc",
-        "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
-        "Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, "
-        "or mend what differs (camera, crop, light) on either side. Until then `screen.severity.domain_shift: warn` in "
-        "params.yaml lets the comparison pass.",
-        high=max_auc,
-        key="domain_shift",
-    )
-    return _governed([rule], severity)
-
-
 def _keys() -> dict[str, str]:
     limits = DataLimits(**dict.fromkeys(DataLimits.__dataclass_fields__, 0))
-    return {rule.name: rule.key for rule in (*_of_validate(limits), *_of_screen(0))}
+    return {rule.name: rule.key for rule in (*_of_validate(limits), *of_screen(0))}
 
 
 KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" if it cannot be switched off

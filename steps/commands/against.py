@@ -14,8 +14,8 @@ from steps.backbones import models
 from steps.backbones.forward import Forward, Mode
 from steps.checks import expectations, shift
 from steps.checks.decision_files import write_weights
+from steps.checks.feature_rules import shift_rules
 from steps.checks.reports import Shift, Stranger, Unreadable
-from steps.checks.rules import shift_rules
 from steps.checks.selection import ALPHA
 from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
 from steps.errors import RequestError, UndecodableError

@@ -17,12 +17,12 @@ from steps.images.manifest import SPLITS, Row, class_counts
 
 CLASSES = 100
 RULES = [  # one of each kind that the gate asks of single images
-    Rule("columns", "images", "columns", "id", "", "", allowed=Row._fields),
-    Rule("pattern", "images", "matches", "id", "", "", allowed=("[0-9a-f]{64}",)),
-    Rule("set", "images", "in_set", "split", "", "", allowed=SPLITS),
-    Rule("unique", "images", "unique", "path", "", ""),
-    Rule("range", "images", "between", "width", "", "", low=1),
-    Rule("one value a key", "images", "one_value", "split", "", "", per="id"),
+    Rule("columns", table="images", kind="columns", column="id", what="", remedy="", allowed=Row._fields),
+    Rule("pattern", table="images", kind="matches", column="id", what="", remedy="", allowed=("[0-9a-f]{64}",)),
+    Rule("set", table="images", kind="in_set", column="split", what="", remedy="", allowed=SPLITS),
+    Rule("unique", table="images", kind="unique", column="path", what="", remedy=""),
+    Rule("range", table="images", kind="between", column="width", what="", remedy="", low=1),
+    Rule("one value a key", table="images", kind="one_value", column="split", what="", remedy="", per="id"),
 ]
 
 

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from steps.checks import expectations
 from steps.checks.custom_expectations import torn
+from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
 from steps.checks.rule import Rule, RuleResult, Table, refusal
-from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, Severity, rules
 from steps.images.manifest import SPLITS
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:
-    return Rule(name, table, kind, column, f"what of {name}", f"remedy of {name}", **bounds)
+    return Rule(
+        name, table=table, kind=kind, column=column, what=f"what of {name}", remedy=f"remedy of {name}", **bounds
+    )
 
 
 RULES = (

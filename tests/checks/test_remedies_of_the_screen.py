@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from steps.checks.rules import ScreenSeverity
+from steps.checks.feature_rules import ScreenSeverity
 from steps.errors import DataError
 from steps.runtime import files
 from tests.checks.world import printed

@@ -2,8 +2,9 @@
 
 import re
 
+from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
 from steps.checks.rule import Rule
-from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, Severity, rules
 from steps.runtime import params, stage
 from steps.validate import validate
 from tests.checks.test_remedies import CASES, OBSERVED

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steps.checks.feature_rules import ScreenSeverity, screen_rules
 from steps.checks.rule import NATS, POINTS, SHARE, TIMES, Rule
-from steps.checks.rules import KEY_OF, DataLimits, ScreenSeverity, Severity, rules, screen_rules, totals
+from steps.checks.rules import KEY_OF, DataLimits, Severity, rules, totals
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
 from steps.runtime.params import faults_of
 
@@ -31,7 +32,7 @@ STRUCTURE = 7  # rules that no severity switches off: without them nothing else 
 
 
 def bare(kind: str, **more: Any) -> Rule:
-    return Rule("r", "images", kind, "c", "what", "remedy", **more)
+    return Rule("r", table="images", kind=kind, column="c", what="what", remedy="remedy", **more)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from steps.checks.feature_rules import ScreenSeverity
 from steps.checks.reports import Screening
-from steps.checks.rules import ScreenSeverity
 from steps.errors import DataError
 from steps.images.manifest import Row
 from steps.runtime import artefacts, files

@@ -21,13 +21,12 @@ from torch import nn
 from steps.backbones.backbone import build, without_top
 from steps.backbones.models import Card
 from steps.checks import grey_levels
-from steps.checks.duplicates import correlation, near_by_hash
+from steps.checks.duplicates import SIDE, correlation, near_by_hash
 from steps.checks.label_errors import noise, out_of_fold, suspects
 from steps.checks.reports import Account
 from steps.checks.rules import DECLARED
 from steps.checks.selection import ALPHA, population_fit, representation, shortcuts
 from steps.checks.shift import two_sample
-from steps.checks.thumbnails import SIDE
 from steps.commands import origins
 from steps.embedded import digits
 from steps.images import decoding
