@@ -232,8 +232,28 @@ def new_project(isolated: dict[str, str], prefect_server: str, warm: Warm) -> Ca
 
 
 @pytest.fixture(scope="session")
-def registered_once(tmp_path_factory: pytest.TempPathFactory) -> "Registered":
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return a function that gives a project a registry without versions.
+
+    MLflow needs 2 s to make its database; a copy of it needs none.
+    """
+    from mlflow import MlflowClient
+
+    database = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+
+    def give(root: Path) -> None:
+        (root / ".regraft").mkdir(parents=True, exist_ok=True)
+        shutil.copy(database, root / ".regraft/mlflow.db")
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def registered_once(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], None]) -> "Registered":
     """Return a project with registered versions, to be copied by whoever moves its aliases."""
     from tests.registered import make_registered
 
-    return make_registered(tmp_path_factory.mktemp("registered") / "project")
+    root = tmp_path_factory.mktemp("registered") / "project"
+    empty_registry(root)
+    return make_registered(root)

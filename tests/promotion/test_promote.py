@@ -26,7 +26,7 @@ from steps.evaluation.results import Evaluation
 from steps.promotion import release
 from steps.promotion.promote import promote
 from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, Promotion, confirming
-from steps.registry import comparisons, ledger, look_ledger, package_loading, tracking
+from steps.registry import comparisons, ledger, look_ledger, package_loading, signing, tracking
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
 from steps.registry.production import present
@@ -38,6 +38,8 @@ from tests.outputs import evaluated, honest
 from tests.packaged import CLASSES
 from tests.registered import NAME, spec
 
+ALWAYS_0, ALWAYS_1 = [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]  # a head's bias, and so all of its answers
+
 
 @dataclass
 class World:
@@ -45,24 +47,35 @@ class World:
 
     root: Path
     table: pd.DataFrame
+    packages: Path  # those of every test: a package takes seconds, and the same answers make the same
 
-    def register(self, bias: list[float], label: str) -> str:
+    def register(self, bias: list[float]) -> str:
         """Register a model that always answers by `bias`; return its digest."""
+        saved, digest = self._package(bias)
+        packaged.register(self.registry, digest, saved)
+        return digest
+
+    def _package(self, bias: list[float]) -> tuple[Path, str]:
+        folder = self.packages / "-".join(map(str, bias))
+        if (folder / "digest").exists():
+            return folder / "saved", (folder / "digest").read_text()
         torch.manual_seed(0)
         backbone, width = without_top(build("glyphnet", 10))
         head = nn.Linear(width, len(bias))
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
-        saved, digest = packaged.save(
-            self.root / f"scratch-{label}", Grafted(backbone, head), num_classes=10, preprocessing=spec(32)
-        )
-        packaged.register(self.registry, digest, saved)
-        return digest
+        saved, digest = packaged.save(folder, Grafted(backbone, head), num_classes=10, preprocessing=spec(32))
+        (folder / "digest").write_text(digest)
+        return saved, digest
 
     @property
     def registry(self) -> Registry:
         """Return a registry as a command that begins now has it."""
         return Registry(self.root, NAME)
+
+    def challenge(self, bias: list[float]) -> None:
+        """Register a model that always answers by `bias` as the challenger of this run."""
+        self.receive(self.register(bias), bias)
 
     def receive(self, digest: str, bias: list[float]) -> None:
         """Write what `evaluate` and `register` leave for a model that always answers by `bias`."""
@@ -101,10 +114,24 @@ class World:
         return self.registry.alias(CHAMPION)
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for packages, with the key that signs them; each project of a test gets that key."""
+    root = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DVC_ROOT", str(root))
+        signing.sign("")
+    return root
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: Path, empty_registry: Callable[[Path], None]
+) -> World:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    empty_registry(tmp_path)
+    shutil.copy(packages / ".regraft/key.pem", tmp_path / ".regraft/key.pem")
     raw = write_images(tmp_path / "data/raw", per_class=6)
     # class 0 twice as often, so that answering "0" is right more often than answering "1"
     paths = sorted(p for p in raw.rglob("*.png") if p.parent.name == "0" or int(p.stem) < 3)
@@ -125,11 +152,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     ]
     table = pd.DataFrame(rows)
     files.write_table(tmp_path / SCREENED, table)
-    return World(tmp_path, table)
+    return World(tmp_path, table, packages)
 
 
 def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     done = world.promote(floor=0.3)
     assert (done.champion, done.changed, world.alias()) == ("1", True, "1")
     again = world.promote(floor=0.3)
@@ -143,7 +170,7 @@ def test_the_first_model_above_the_floor_becomes_champion(world: World) -> None:
 
 
 def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     done = world.promote(floor=0.9)
     assert (done.champion, world.alias()) == (None, None)
     assert done.reasons == ("balanced accuracy 33.3 % (20.9 to 50.2) is under the floor of 90 % (promote.floor)",)
@@ -153,9 +180,9 @@ def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -
 
 
 def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     done = world.promote(floor=0.9, max_recall_drop=0.0)
     assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
     assert len(done.reasons) == 3, "a refusal lists all its reasons"
@@ -169,9 +196,9 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
     """Every 0 was taken at night: the challenger, which always answers 1, loses the night, and wins by day."""
     world.table["source"] = np.where(world.table["label"] == "0", "night", "day")
     files.write_table(world.root / SCREENED, world.table)
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     done = world.promote(comparison=None, max_recall_drop=None)
     assert (done.champion, world.alias()) == ("1", "1")
     assert done.reasons == (
@@ -182,9 +209,9 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
 
 
 def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it_is_compared_by(world: World) -> None:
-    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     world.promote()
-    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     evaluation = artefacts.read(Evaluation, world.root / EVALUATION)
     files.write_json(world.root / EVALUATION, replace(evaluation, classes=("0", "1")))
     off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
@@ -199,11 +226,11 @@ def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     """The champion always answers 1; once no test image is a 1, a challenger that answers 0 beats it."""
-    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     world.promote()
     world.table = world.table[world.table["label"] == "0"]
     files.write_table(world.root / SCREENED, world.table)
-    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons == (
@@ -213,9 +240,9 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
 
 
 def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     first = world.promote()
     monkeypatch.setattr(package_loading, "load", lambda *_: pytest.fail("the champion was judged again"))
     again = world.promote()
@@ -228,10 +255,9 @@ def test_a_question_once_answered_is_not_answered_anew(world: World, monkeypatch
 
 
 def test_a_test_image_that_changed_on_the_disk_judges_nobody(world: World) -> None:
-    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
-        world.receive(world.register(bias, label), bias)
-        if label == "a":
-            world.promote()
+    world.challenge(ALWAYS_0)
+    world.promote()
+    world.challenge(ALWAYS_1)
     path = world.root / "data/raw/1/001.png"
     path.write_bytes((world.root / "data/raw/2/001.png").read_bytes())
     for judged in (world.promote, lambda: compare(world.root, "1", "2")):
@@ -241,7 +267,7 @@ def test_a_test_image_that_changed_on_the_disk_judges_nobody(world: World) -> No
 
 
 def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -256,9 +282,9 @@ def test_a_kill_between_entry_and_alias_is_mended(world: World, monkeypatch: pyt
 
 
 def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_question(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     rules = {"comparison": None, "max_recall_drop": None, "max_latency_ratio": 1e-6, "max_bytes": 1000}
     done = world.promote(**rules)
     assert [reason.split("(")[-1] for reason in done.reasons] == ["promote.max_latency_ratio)", "promote.max_bytes)"]
@@ -270,7 +296,7 @@ def test_time_and_size_are_measured_where_a_rule_asks_and_time_makes_no_new_ques
 
 
 def test_a_challenger_whose_files_were_changed_is_refused_by_name(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
     facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
     with pytest.raises(RegistryError, match=r"model\.json"):
@@ -280,11 +306,11 @@ def test_a_challenger_whose_files_were_changed_is_refused_by_name(world: World) 
 
 def better_comes(world: World) -> None:
     """Leave version 1 as the champion before and version 2 as champion."""
-    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     world.promote()
     world.table = world.table[world.table["label"] == "0"]
     files.write_table(world.root / SCREENED, world.table)
-    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     assert world.promote().champion == "2"
 
 
@@ -335,7 +361,7 @@ def reported_is_ones_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_with_approval_required_a_person_has_the_last_word(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     done = world.promote(approval="required")
     assert (done.champion, world.alias()) == (None, None)
     assert done.reasons[0] == "it may be promoted, once a person says so: regraft approve 1 --reason TEXT"
@@ -349,7 +375,7 @@ def test_with_approval_required_a_person_has_the_last_word(world: World) -> None
 
 
 def test_an_approval_is_refused_where_the_test_images_decide_nothing_more(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote(approval="required", look_budget=1, look_limit=2)
     look_ledger.record(["one model", "another", "a third"], world.table["id"])
     with pytest.raises(RequestError, match=r"More than 2 \(promote\.look_limit\): they decide nothing"):
@@ -361,9 +387,9 @@ def test_an_approval_is_refused_where_the_test_images_decide_nothing_more(world:
 
 
 def test_a_stale_approval_is_refused(world: World) -> None:
-    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     world.promote(approval="required")
-    world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     with pytest.raises(RequestError, match="proposed in place of no champion, but production is now version 2"):
         release.approve(world.root, "1", "Ada", "late")
@@ -385,14 +411,14 @@ def test_a_wiped_registry_begins_a_new_ledger_and_the_old_export_is_kept(world: 
     export = world.root / ledger.EXPORT
     export.parent.mkdir(parents=True, exist_ok=True)
     export.write_text("of before\n")
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     assert world.promote().champion == "1"
     assert len(export.read_text().splitlines()) == 1
     assert [path.read_text() for path in export.parent.glob("ledger-*.jsonl")] == ["of before\n"]
 
 
 def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.registry.point(CHAMPION, "1")
     assert (world.promote().champion, world.alias()) == ("1", "1")
     assert [d.kind for d in world.decisions()] == ["adopt"]
@@ -416,10 +442,10 @@ LOSSES = [
 def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
     world: World, lose: Callable[[World], None], sentence: str
 ) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     lose(world)
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     with pytest.raises(RegistryError, match=f"{sentence}.*set promote.approval: required"):
         world.promote()
     done = world.promote(approval="required")
@@ -430,41 +456,41 @@ def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
 
 
 def test_the_way_back_from_a_lost_champion_is_printed_and_works(world: World) -> None:
-    for bias in ([2.0, 0.0, 0.0], [1.0, 0.0, 0.0]):
-        world.receive(world.register(bias, str(bias)), bias)
+    for bias in (ALWAYS_0, [1.0, 0.0, 0.0]):
+        world.challenge(bias)
         world.promote(comparison="non_inferior", margin=0.9)
     assert world.alias() == "2"
     world.registry.client.delete_model_version(NAME, "2")
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     with pytest.raises(RegistryError, match="`regraft rollback --to 1 --reason TEXT`"):
         world.promote()
     assert release.rollback(world.root, "1", "Ada", "2 was deleted").champion == world.alias() == "1"
 
 
 def test_a_lost_champion_that_is_registered_again_is_the_champion(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     delete_the_version(world)
-    world.register([2.0, 0.0, 0.0], "the same")
+    world.register(ALWAYS_0)
     done = world.promote()
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons[0] == "it is version 1, the champion, registered again: its files were gone"
 
 
 def test_another_version_under_the_number_of_a_deleted_one_is_no_champion(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     world.registry.client.delete_registered_model(NAME)
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     with pytest.raises(RegistryError, match=r"numbers anew; name another in params.yaml \(register.model_name\)"):
         world.promote()
 
 
 def test_whoever_damages_the_champion_promotes_nothing(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     facts = next((world.root / ".regraft/mlartifacts").rglob("model.json"))
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
     facts.write_bytes(facts.read_bytes().replace(b"glyphnet", b"glyphNet"))
     with pytest.raises(RegistryError, match=r"model\.json"):
         world.promote()
@@ -475,10 +501,10 @@ def test_a_store_that_does_not_answer_or_lost_some_files_is_no_champion_gone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     held = next((world.root / ".regraft/mlartifacts").rglob("MLmodel"))
-    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    world.challenge(ALWAYS_1)
 
     def stored_at(location: str) -> None:
         with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
@@ -504,7 +530,7 @@ def test_a_store_that_does_not_answer_or_lost_some_files_is_no_champion_gone(
 
 def swapped(world: World, number: str) -> None:
     """Let a version number stand for another package, validly signed: what the database's owner can do."""
-    world.register([0.0, 0.0, 2.0], f"other-{number}")
+    world.register([0.0, 0.0, 2.0])
     with sqlite3.connect(world.root / ".regraft/mlflow.db") as database:
         for table, columns in (("model_versions", "source, storage_location"), ("model_version_tags", "value")):
             key = f"and key = '{tracking.LINEAGE}'" if table == "model_version_tags" else ""
@@ -523,18 +549,18 @@ def test_a_package_that_was_swapped_is_neither_judged_nor_approved_nor_rolled_ba
     with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[0].package)[:16]}"):
         compare(world.root, "2", "1")
     swapped(world, "2")
-    world.receive(world.register([0.0, 1.0, 0.0], "c"), [0.0, 1.0, 0.0])
+    world.challenge([0.0, 1.0, 0.0])
     with pytest.raises(RegistryError, match=f"but was decided about as {str(entries[1].package)[:16]}"):
         world.promote()
     assert world.alias() == "2" and world.decisions() == entries
 
 
 def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote()
     unreadable = sorted(world.table["path"][world.table["label"] == "0"])[1]
     world.replace(unreadable, b"of a format that version 1 does not know")
-    world.receive(world.register([1.0, 0.0, 0.0], "b"), [1.0, 0.0, 0.0])
+    world.challenge([1.0, 0.0, 0.0])
     done = world.promote()
     assert done.reasons[0] == (
         f"version 1, the champion, cannot read 1 test images, which count as wrong: {unreadable}"
@@ -543,7 +569,7 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
     found = compare(world.root, "2", "1")
     recalls = [(row.recall_a, row.recall_b) for row in found.per_class]
     assert recalls == [(pytest.approx(5 / 6), pytest.approx(5 / 6)), (0, 0), (0, 0)], "neither of the two can read it"
-    third = world.register([3.0, 0.0, 0.0], "c")
+    third = world.register([3.0, 0.0, 0.0])
     for path in world.table["path"]:
         world.replace(path, path.encode())
     world.receive(third, [3.0, 0.0, 0.0])
@@ -552,14 +578,14 @@ def test_an_image_that_the_champion_cannot_read_counts_as_wrong_and_is_named(wor
 
 
 def test_a_version_whose_files_are_gone_counts_as_not_registered(world: World) -> None:
-    digest = world.register([2.0, 0.0, 0.0], "a")
+    digest = world.register(ALWAYS_0)
     assert world.registry.find(digest) == "1"
     shutil.rmtree(world.root / ".regraft/mlartifacts")
     assert world.registry.find(digest) is None
 
 
 def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_ones_come(world: World) -> None:
-    world.receive(world.register([2.0, 0.0, 0.0], "a"), [2.0, 0.0, 0.0])
+    world.challenge(ALWAYS_0)
     world.promote(floor=0.9)
     look_ledger.record(["one model", "another", "a third"], world.table["id"])
     done = world.promote(look_budget=1, look_limit=2)
@@ -570,8 +596,8 @@ def test_test_images_that_were_looked_at_too_often_promote_nothing_until_fresh_o
 
 
 def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: World) -> None:
-    for bias, label in (([2.0, 0.0, 0.0], "a"), ([0.0, 2.0, 0.0], "b")):
-        world.receive(world.register(bias, label), bias)
+    world.challenge(ALWAYS_0)
+    world.challenge(ALWAYS_1)
     world.promote()
     found = compare(world.root, "1", "2")
     assert (found.overall.only_a, found.overall.only_b, found.overall.difference) == (6, 3, pytest.approx(0.25))
