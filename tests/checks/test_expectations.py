@@ -14,8 +14,9 @@ from steps.checks import expectations
 from steps.checks.custom_expectations import torn
 from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
 from steps.checks.rule import Rule, RuleResult, Table, refusal
-from steps.checks.rules import DataLimits, Severity, rules
+from steps.checks.rules import Severity, rules
 from steps.images.manifest import SPLITS
+from tests.made import every_key, limits
 
 
 def rule(name: str, table: Any, kind: str, column: str, **bounds: Any) -> Rule:
@@ -227,28 +228,16 @@ BREAKING = {
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }
-LIMITS = DataLimits(
-    min_train_per_class=3,
-    min_val_per_class=3,
-    min_test_per_class=3,
-    max_imbalance=6.5,
-    quarantine_limit=0.1,
-    max_prior_effect=0.2,
-    max_coverage_gap=0.2,
-    max_shortcut=0.5,
-    max_input_distance=8.0,
+LIMITS = limits(
+    min_train_per_class=3, min_val_per_class=3, min_test_per_class=3, max_imbalance=6.5, quarantine_limit=0.1
 )
 PLAIN = {  # what is found is a name
     "the manifest is whole": "another",
     "tensors are what is declared": "scaled twice",
     "the weights know such inputs": "colour order swapped (colour_order BGR)",
 }
-SCREEN = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
-EVERY = [
-    *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),
-    *screen_rules(0.03, SCREEN),
-    *shift_rules(0.7, SCREEN),
-]
+SCREEN = every_key(ScreenSeverity, "fail")
+EVERY = [*rules(LIMITS, every_key(Severity, "fail")), *screen_rules(0.03, SCREEN), *shift_rules(0.7, SCREEN)]
 
 
 def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and_in_json(tmp_path: Path) -> None:

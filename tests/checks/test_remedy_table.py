@@ -4,24 +4,17 @@ import re
 
 from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
 from steps.checks.rule import Rule
-from steps.checks.rules import DataLimits, Severity, rules
-from steps.runtime import params, stage
-from steps.validate import validate
+from steps.checks.rules import Severity, rules
 from tests.checks.test_remedies import CASES, OBSERVED
 from tests.checks.test_remedies_of_the_screen import AGAINST, SCREEN
-from tests.checks.world import EVERYTHING_FAILS, PROJECT
+from tests.checks.world import PROJECT
+from tests.made import every_key, limits
 
 PAGE = PROJECT / "docs/validation.md"
 
 
-def limits() -> DataLimits:
-    bound = stage.values(validate, params.read(PROJECT))["params"]
-    return DataLimits(**{name: getattr(bound, name) for name in DataLimits.__dataclass_fields__})
-
-
 def every_rule() -> list[Rule]:
-    gate = rules(limits(), Severity(**EVERYTHING_FAILS))
-    severity = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
+    gate, severity = rules(limits(), every_key(Severity, "fail")), every_key(ScreenSeverity, "fail")
     return [*gate, *screen_rules(0.02, severity), *shift_rules(0.7, severity)]
 
 

@@ -10,23 +10,15 @@ from hypothesis import strategies as st
 
 from steps.checks.feature_rules import ScreenSeverity, screen_rules
 from steps.checks.rule import NATS, POINTS, SHARE, TIMES, Rule
-from steps.checks.rules import KEY_OF, DataLimits, Severity, rules, totals
+from steps.checks.rules import KEY_OF, Severity, rules, totals
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row, class_counts
 from steps.runtime.params import faults_of
+from tests.made import every_key, limits
 
-LIMITS = DataLimits(
-    min_train_per_class=3,
-    min_val_per_class=4,
-    min_test_per_class=5,
-    max_imbalance=6.5,
-    quarantine_limit=0.07,
-    max_prior_effect=0.2,
-    max_coverage_gap=0.2,
-    max_shortcut=0.5,
-    max_input_distance=8.0,
+LIMITS = limits(
+    min_train_per_class=3, min_val_per_class=4, min_test_per_class=5, max_imbalance=6.5, quarantine_limit=0.07
 )
-FAIL = Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))
-SCREEN_FAIL = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
+FAIL, SCREEN_FAIL = every_key(Severity, "fail"), every_key(ScreenSeverity, "fail")
 GATE = {rule.name: rule for rule in rules(LIMITS, FAIL)}
 STRUCTURE = 7  # rules that no severity switches off: without them nothing else means anything
 
@@ -181,7 +173,7 @@ def test_each_severity_reaches_its_rules_and_off_removes_them() -> None:
         assert mild and len(warned) == len(GATE)
         left = {rule.name for rule in rules(LIMITS, replace(FAIL, **{name: "off"}))}
         assert left == set(GATE) - mild
-    off = Severity(**dict.fromkeys(vars(FAIL), "off"))
+    off = every_key(Severity, "off")
     assert len(rules(LIMITS, off)) == STRUCTURE
     assert [
         rule.severity for rule in screen_rules(0.1, replace(SCREEN_FAIL, label_errors="warn", like_images="off"))

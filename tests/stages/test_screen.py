@@ -18,23 +18,9 @@ from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.runtime.feature_file import read_features, write_features
 from steps.screen import ScreenParams, screen
+from tests.made import params_of
 
-PARAMS = ScreenParams(
-    max_label_errors=0.01,
-    least_agreement=0.8,
-    like=0.25,
-    dark=0.05,
-    bright=0.95,
-    flat=0.02,
-    blurred=0.05,
-    unlike=2.0,
-    most_shown=5,
-    drop_suspects=False,
-    drop_leaking=False,
-    max_shift_auc=0.7,
-    max_importance=10.0,
-    severity=ScreenSeverity(label_errors="warn", like_images="warn", domain_shift="warn"),
-)
+PARAMS: ScreenParams = params_of(screen, max_label_errors=0.01, unlike=2.0, most_shown=5)
 SIZES = {"train": 30, "val": 10, "test": 10}
 WRONG, DARK = "train/0/3.png", "train/1/4.png"  # a wrong label; a dark picture
 COPY = ("test/2/5.png", "train/2/6.png")  # one picture in two splits

@@ -16,7 +16,6 @@ from sklearn.datasets import load_digits
 from steps.backbones import models
 from steps.checks.reports import Obeyed, Unsound, Validation
 from steps.checks.rule import RuleResult, refusal
-from steps.checks.rules import Severity
 from steps.commands import origins
 from steps.errors import DataError, ParamsError
 from steps.images import decoding
@@ -24,41 +23,18 @@ from steps.images.manifest import Row
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
 from steps.validate import ValidateParams, validate
+from tests.made import params_of
 
 CARD, STATE = origins.embedded()
 SPEC = CARD.preprocessing
-PARAMS = ValidateParams(
+PARAMS: ValidateParams = params_of(
+    validate,
     min_train_per_class=4,
-    min_val_per_class=2,
     min_test_per_class=3,
     max_imbalance=3.0,
     quarantine_limit=0.1,
-    max_prior_effect=0.2,
-    max_coverage_gap=0.2,
-    max_shortcut=0.5,
-    max_input_distance=8.0,
-    copy_bits=6,
-    copy_correlation=0.99,
-    drop_leaking=False,
-    population_prior={},
     sample_images=8,
     preprocessing=SPEC,
-    severity=Severity(
-        minimum="fail",
-        lost_classes="fail",
-        alike_labels="fail",
-        imbalance="warn",
-        quarantine="fail",
-        leakage="fail",
-        conflicting_labels="fail",
-        population="warn",
-        sources="warn",
-        coverage="warn",
-        shortcuts="warn",
-        preprocessing="fail",
-        observed="fail",
-        wanted="warn",
-    ),
 )
 COMPUTE = ComputeParams(threads=1, batch_size=8)
 DIGITS = load_digits()
