@@ -36,8 +36,8 @@ from steps.training.strategy import (
     Strategy,
     StrategyRules,
     Worth,
-    choose,
     expected,
+    plan_training,
 )
 from steps.training.transferability import Divided, Held, divided, probe
 
@@ -89,7 +89,7 @@ def choose_strategy(
         blocks=blocks,
         images=len(table),
     )
-    plan = choose(evidence, params)
+    plan = plan_training(evidence, params)
 
     divergence = _source_divergence(validation)
     files.write_json(

@@ -11,7 +11,7 @@ from annotated_types import Interval
 
 from steps.backbones import models
 from steps.backbones.feature_store import FOLDER, FeatureStore
-from steps.backbones.fingerprint import probe
+from steps.backbones.fingerprint import cut_digests
 from steps.backbones.forward import Forward, Mode, cut_names
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
@@ -77,7 +77,7 @@ def _stores(
     folder = files.project_root() / FOLDER
     return {
         cut: FeatureStore(folder, {**key, "cut": cut, "probe": digest}, width)
-        for cut, (digest, width) in probe(forward, spec).items()
+        for cut, (digest, width) in cut_digests(forward, spec).items()
     }
 
 

@@ -67,7 +67,7 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def probe(forward: Forward, spec: Preprocessing) -> dict[str, tuple[str, int]]:
+def cut_digests(forward: Forward, spec: Preprocessing) -> dict[str, tuple[str, int]]:
     """Return for each cut the digest of the fixed pictures' features (one batch) and their width.
 
     A version number would have to be raised by hand when a library or a line of code changes results; this cannot be

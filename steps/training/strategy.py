@@ -135,7 +135,7 @@ class Strategy:
     cost: Cost
 
 
-def choose(evidence: Evidence, rules: StrategyRules) -> Plan:
+def plan_training(evidence: Evidence, rules: StrategyRules) -> Plan:
     """Return the strategy that the rules derive from the evidence, or the one that they name, within the budget."""
     large, size = _size(evidence, rules)
     cut, similarity = _similarity(evidence)

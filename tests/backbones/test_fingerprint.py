@@ -21,7 +21,7 @@ Ask = Callable[[], dict[str, tuple[str, int]]]
 def ask() -> Ask:
     card, state = origins.embedded()
     forward = Forward(assemble(card, state)[0], ["", "features.1"], MODE, 8)
-    return lambda: fingerprint.probe(forward, card.preprocessing)
+    return lambda: fingerprint.cut_digests(forward, card.preprocessing)
 
 
 def test_the_pictures_are_the_same_at_every_call_and_each_is_of_another_kind() -> None:

@@ -14,10 +14,10 @@ from steps.training.strategy import (
     STRATEGIES,
     Evidence,
     StrategyRules,
-    choose,
     epoch_flops,
     expected,
     later,
+    plan_training,
 )
 
 RULES = StrategyRules(strategy="auto", least_labels=50, settled=0.02, headroom=0.05, later_share=0.5, budget_flops=None)
@@ -53,12 +53,12 @@ def evidence(
     ],
 )
 def test_size_and_similarity_pick_the_quadrant(measured: Evidence, wanted: str, cut: str, blocks: int) -> None:
-    plan = choose(measured, RULES)
+    plan = plan_training(measured, RULES)
     assert (plan.strategy, plan.cut, plan.blocks) == (wanted, cut, blocks)
 
 
 def test_the_reasons_say_what_was_measured() -> None:
-    size, similarity, worth, left = choose(evidence(error=0.04), RULES).reasons
+    size, similarity, worth, left = plan_training(evidence(error=0.04), RULES).reasons
     assert size.startswith("the data is large: 100 labels in the smallest class")
     assert "+0.0 points (-1.0 to +1.0)" in size
     assert similarity.startswith("the task is similar to the source: the best earlier cut, b,")
@@ -78,24 +78,24 @@ def test_the_reasons_say_what_was_measured() -> None:
 def test_the_reasons_say_when_training_from_scratch_is_worth_a_try(
     measured: Evidence, wanted: str, advised: bool
 ) -> None:
-    reason = choose(measured, RULES).reasons[2]
+    reason = plan_training(measured, RULES).reasons[2]
     assert reason.startswith(f"the weights are {wanted}")
     assert ("from_scratch, by name, is worth a try" in reason) == advised
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_named_in_params_is_taken_whatever_was_measured(name: str) -> None:
-    plan = choose(evidence(), replace(RULES, strategy=name))
+    plan = plan_training(evidence(), replace(RULES, strategy=name))
     assert plan.strategy == name
     assert plan.reasons[0] == f"params.yaml asks for {name}"
     assert (plan.cut == "b") == (name == EARLY_FEATURES), "the best of the earlier cuts, though it is no better"
 
 
 def test_with_one_cut_alone_similarity_is_said_to_be_unknown() -> None:
-    plan = choose(replace(evidence(), earlier={}), RULES)
+    plan = plan_training(replace(evidence(), earlier={}), RULES)
     assert plan.strategy == LATER_BLOCKS
     assert "similarity was not measured" in plan.reasons[1]
-    assert choose(replace(evidence(), earlier={}), replace(RULES, strategy=EARLY_FEATURES)).cut == ""
+    assert plan_training(replace(evidence(), earlier={}), replace(RULES, strategy=EARLY_FEATURES)).cut == ""
 
 
 def test_an_epoch_costs_every_block_forward_and_the_trained_ones_backward_twice() -> None:
@@ -110,21 +110,21 @@ def test_an_epoch_costs_every_block_forward_and_the_trained_ones_backward_twice(
     [(2100, EVERYTHING, 4), (2000, LATER_BLOCKS, 3), (1300, LATER_BLOCKS, 1), (100, HEAD_ONLY, 0)],
 )
 def test_a_budget_trains_fewer_blocks_and_says_so(budget: float, strategy: str, blocks: int) -> None:
-    plan = choose(evidence(better=0.05), replace(RULES, budget_flops=budget))
+    plan = plan_training(evidence(better=0.05), replace(RULES, budget_flops=budget))
     assert (plan.strategy, plan.blocks) == (strategy, blocks)
     assert epoch_flops(evidence(), plan.cut, plan.blocks) <= budget
     assert (f"{blocks} blocks, not 4" in plan.reasons[-1]) == (blocks < 4)
 
 
 def test_from_scratch_over_the_budget_falls_back_on_the_weights_and_says_why() -> None:
-    plan = choose(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=1300))
+    plan = plan_training(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=1300))
     assert (plan.strategy, plan.blocks) == (LATER_BLOCKS, 1)
     assert plan.reasons[-1].endswith("random ones cannot stay frozen")
-    assert choose(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=2100)).strategy == FROM_SCRATCH
+    assert plan_training(evidence(), replace(RULES, strategy=FROM_SCRATCH, budget_flops=2100)).strategy == FROM_SCRATCH
 
 
 def test_the_costs_of_all_strategies_stand_side_by_side_and_one_is_chosen() -> None:
-    plan = choose(evidence(), RULES)
+    plan = plan_training(evidence(), RULES)
     costs = expected(evidence(), plan, RULES)
     assert [cost.strategy for cost in costs] == list(STRATEGIES)
     assert [cost.strategy for cost in costs if cost.chosen] == [LATER_BLOCKS]
