@@ -1,6 +1,7 @@
 """MLflow runs over a real SQLite store: one finished run a lineage, whatever happened before."""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ EPOCHS = [{"epoch": 0, "val_log_loss": 0.9, "train_loss": None}, {"epoch": 1, "v
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_registry: Callable[[Path], None]) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    empty_registry(tmp_path)
     return tmp_path
 
 
