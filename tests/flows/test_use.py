@@ -1,5 +1,6 @@
 """`regraft use`: what it sets, and what it refuses with a sentence and without changing anything."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from flows.use import use
 from steps.backbones.backbone import build
+from steps.errors import RegraftError, RequestError
 from steps.runtime import files
 from tests.conftest import Project, write_images
 
@@ -47,6 +50,10 @@ def untouched(new_project: Callable[[Path], Project], tmp_path_factory: pytest.T
     return new_project(tmp_path_factory.mktemp("untouched") / "project")
 
 
+def test_a_refusal_is_a_sentence_and_an_exit_code(untouched: Project, folders: Path) -> None:
+    fails(untouched, 2, "did you mean 'resnet18'?", "use", str(folders / "images"), "--backbone", "resnet_18")
+
+
 @pytest.mark.parametrize(
     ("images", "backbone", "sentence"),
     [
@@ -62,8 +69,10 @@ def untouched(new_project: Callable[[Path], Project], tmp_path_factory: pytest.T
 def test_what_cannot_be_used_is_refused_and_changes_nothing(
     untouched: Project, folders: Path, images: str, backbone: str | None, sentence: str
 ) -> None:
-    code = 3 if images == "sites" else 2  # a fault of the data, not of the request
-    fails(untouched, code, sentence, "use", str(folders / images), *(["--backbone", backbone] if backbone else []))
+    with pytest.raises(RegraftError) as refusal:
+        use(untouched.root, str(folders / images), backbone, weights=None, accept=False)
+    assert sentence in str(refusal.value)
+    assert refusal.value.exit_code == (3 if images == "sites" else 2), "a fault of the data, or of the request"
     assert not (untouched / "data/backbone").exists() and not (untouched / "data/raw").exists()
 
 
@@ -125,9 +134,16 @@ def test_use_shows_its_reading_and_ingest_follows_it(project: Project, tmp_path:
     assert files.read_json(project / "data/source.json")["labels"] == "leaf"
 
 
-def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: Path) -> None:
+def test_a_name_keeps_the_weights_of_its_first_use(
+    project: Project, tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", isolated["DVC_SITE_CACHE_DIR"])
+    monkeypatch.chdir(project.root)
     images, weights = write_images(tmp_path / "images", 1), tmp_path / "base.safetensors"
-    card, command = project / "data/backbone/card.json", ("use", str(images), "--backbone", "squeezenet1_1")
+    card = project / "data/backbone/card.json"
+
+    def use_weights(path: Path, accept: bool = False) -> None:
+        use(project.root, str(images), "squeezenet1_1", str(path), accept)
 
     def written(path: Path, seed: int) -> str:
         torch.manual_seed(seed)
@@ -136,7 +152,7 @@ def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: P
 
     first = written(weights, 0)
     for _ in range(2):
-        project.must("regraft", *command, "--weights", str(weights))
+        use_weights(weights)
     assert files.read_json(card)["sha256"] == first
 
     second = written(weights, 1)
@@ -145,13 +161,14 @@ def test_a_name_keeps_the_weights_of_its_first_use(project: Project, tmp_path: P
         f"squeezenet1_1 (local file base.safetensors) is pinned to digest {first[:12]}, these weights have "
         f"{second[:12]};"
     )
-    fails(project, 2, sentence, *command, "--weights", str(weights))
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        use_weights(weights)
     assert {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()} == before
 
-    project.must("regraft", *command, "--weights", str(weights), "--accept-new-weights")
+    use_weights(weights, accept=True)
     assert files.read_json(card)["sha256"] == second
     third = written(tmp_path / "other.safetensors", 2)
-    project.must("regraft", *command, "--weights", str(tmp_path / "other.safetensors"))
+    use_weights(tmp_path / "other.safetensors")
     assert files.read_json(card)["sha256"] == third
 
 
