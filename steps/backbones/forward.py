@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from steps.backbones.backbone import BATCH_NORMS, blocks, features_at, pooled
+from steps.backbones.backbone import BATCH_NORMS, Tracer, blocks, features_at
 from steps.backbones.inference import PRECISIONS, Precision
 
 Floats = npt.NDArray[np.float32]
@@ -44,7 +44,7 @@ def folded(network: nn.Module) -> nn.Module:
 
     Only if the convolution feeds nothing else and both are called once: otherwise the result would differ.
     """
-    graph = fx.Tracer(autowrap_functions=(pooled,)).trace(network)  # a cut backbone ends in it
+    graph = Tracer().trace(network)
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:
