@@ -192,7 +192,8 @@ class Tracer(fx.Tracer):
     """Traces a network as a function of its pictures; options of its `forward` (an attention mask) stay as they are."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(pooled,))  # a cut network ends in it, and is traced again when halved
+        # a cut network ends in `pooled`, and is traced again when it is halved
+        super().__init__(autowrap_functions=(pooled, *timm_networks.untraceable()))
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Return the network's function and its arguments: itself and the pictures."""

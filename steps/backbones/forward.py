@@ -42,9 +42,13 @@ def cut_names(backbone: nn.Module, count: int) -> list[str]:
 def folded(network: nn.Module) -> nn.Module:
     """Multiply each BatchNorm into the convolution before it, in place (Jacob et al. 2018, section 3.2); return it.
 
-    Only if the convolution feeds nothing else and both are called once: otherwise the result would differ.
+    Only if the convolution feeds nothing else and both are called once: otherwise the result would differ. A network
+    whose code looks at sizes (some of timm's) cannot be traced to the layers, and stays as it is.
     """
-    graph = Tracer().trace(network)
+    try:
+        graph = Tracer().trace(network)
+    except Exception:  # fx and the code of a network raise many types
+        return network
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:

@@ -3,7 +3,8 @@
 Named `timm:NAME`. Nothing here imports timm before such a name is met.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
@@ -20,6 +21,11 @@ INSTALL = "pip install --editable '.[timm]'"  # the extra of pyproject.toml, in 
 def is_timm(architecture: str) -> bool:
     """Return whether a name is one of timm's networks."""
     return architecture.startswith(PREFIX)
+
+
+def requirements(architecture: str) -> tuple[str, ...]:
+    """Return the packages that a network needs besides torch and torchvision."""
+    return ("timm",) if is_timm(architecture) else ()
 
 
 def library() -> Any:
@@ -73,6 +79,12 @@ def side_of(network: Any) -> int:
 def has_channels_last(network: nn.Module) -> bool:
     """Return whether the maps of a network are [n, h, w, c]."""
     return str(getattr(network, "output_fmt", "")) in ("NHWC", "Format.NHWC")
+
+
+def untraceable() -> Iterable[Callable[..., Any]]:
+    """Return the functions of timm's that look at sizes, so that tracing has to take each of them as a whole."""
+    layers: Any = sys.modules.get("timm.layers")  # no network of timm's exists before it is imported
+    return layers.get_notrace_functions() if layers else ()
 
 
 def division(network: Any) -> Division:

@@ -9,11 +9,12 @@ import math
 import os
 from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from steps.backbones.backbone import Grafted, blocks, skeleton, without_top
+from steps.backbones.backbone import Grafted, blocks, skeleton, top_of, without_top
 from steps.backbones.timm_networks import PREFIX, library
 from steps.errors import RequestError
 from steps.images.preprocessing import Preprocessing
@@ -53,15 +54,14 @@ class Tag(Enum):
         """Return the name that a download gets; that of a repository's file is the same for all weights."""
         return f"{self}.safetensors" if self.repository else self.url.rpartition("/")[2]
 
+    def names(self, file: Path) -> bool:
+        """Return whether a file, or a folder that it is in, has the name of these weights."""
+        return str(self) in (file.stem, *(part.rpartition("--")[2] for part in file.parts))
+
     @property
     def licence(self) -> str:
         """Return the licence of the weights as timm states it."""
         return str(self.value.license or "not stated by timm")
-
-    @property
-    def crop_mode(self) -> str:
-        """Return how timm makes a picture square: `center` as regraft does, `squash` or `border`."""
-        return str(self.value.crop_mode)
 
     def preprocessing(self) -> Preprocessing:
         """Return the preprocessing of evaluation, with the centred square cut out.
@@ -97,6 +97,13 @@ def entries(name: str) -> Any:
     return Tag("Tag", {**members, "DEFAULT": next(iter(members.values()))})
 
 
+def notes(entry: object) -> dict[str, str]:
+    """Return what a card says besides about weights of timm's; nothing for others."""
+    if not isinstance(entry, Tag):
+        return {}
+    return {"timm": library().__version__, "crop_mode": str(entry.value.crop_mode)}
+
+
 def split(name: str) -> tuple[str, str]:
     """Return the architecture and the tag (empty: none) of `timm:NAME` or `timm:NAME.TAG`.
 
@@ -116,9 +123,11 @@ def split(name: str) -> tuple[str, str]:
 
 
 def refuse_indivisible(architecture: str, side: int) -> None:
-    """Raise RequestError if a network cannot be cut after each of its blocks, or trained from each of them on."""
+    """Raise RequestError if a network has several tops, or cannot be halved before each of its blocks."""
     try:
-        body = without_top(skeleton(architecture, 1000, side))[0]
+        network = skeleton(architecture, 1000, side)
+        top_of(network)
+        body = without_top(network)[0]
         names = list(blocks(body))
         divisible = all(_ends_before(body, names[i:]) for i in range(1, len(names)))
     except RequestError:
