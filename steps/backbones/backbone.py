@@ -139,7 +139,7 @@ def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
     return {block: tuple(names) for block, names in by_block.items()}
 
 
-def _kept_of(division: Division, state: Iterable[str]) -> Division:
+def _kept_of(division: Division, state: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the blocks of which a network still has tensors, with those."""
     kept = set(state)
     left = {block: tuple(name for name in names if name in kept) for block, names in division.items()}

@@ -65,7 +65,7 @@ def without_top(network: Any) -> tuple[nn.Module, int]:
 def top_of(network: Any) -> str:
     """Return the name of the classifier; RequestError if there are several."""
     classifier = network.get_classifier()
-    names = [name for name, module in network.named_modules() if module is classifier]
+    names: list[str] = [name for name, module in network.named_modules() if module is classifier]
     if not names:
         raise RequestError(f"{type(network).__name__} of timm has no single classifier that could be cut off")
     return names[0]

@@ -94,7 +94,8 @@ def entries(name: str) -> Any:
     """
     cfgs = library().models.get_arch_pretrained_cfgs(name.removeprefix(PREFIX))
     members = {full.partition(".")[2] or UNTAGGED: cfg for full, cfg in cfgs.items()}
-    return Tag("Tag", {**members, "DEFAULT": next(iter(members.values()))})
+    enumeration: Any = Tag  # mypy takes a call of an enumeration for a look-up
+    return enumeration("Tag", {**members, "DEFAULT": next(iter(members.values()))})
 
 
 def notes(entry: object) -> dict[str, str]:
