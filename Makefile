@@ -29,17 +29,19 @@ ui: .venv/installed
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-.venv/installed: requirements.lock requirements-dev.lock pyproject.toml
+.venv/installed: requirements.lock requirements-dev.lock requirements-extras.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] < (3, 14) else \
 	  "regraft needs Python 3.11 to 3.13; this is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes \
+	  -r requirements.lock -r requirements-dev.lock -r requirements-extras.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
 	@touch $@
 
-# Needs uv. Models depend on requirements.lock, so development tools have their own lock file.
+# Needs uv. Models depend on requirements.lock, so development tools and optional extras have lock files of their own.
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock:
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --no-deps --group extras -c requirements.lock -o requirements-extras.lock

@@ -57,8 +57,12 @@ def regraft() -> None:
 @app.command()
 def use(
     images: Annotated[str, typer.Argument(help="A folder of images, an archive of one, a listing, or 'digits'.")],
-    backbone: Annotated[str | None, typer.Option(help="torchvision's name, 'glyphnet', or models:/NAME@ALIAS.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A local file, or one of torchvision's weights' names.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="torchvision's name, timm:NAME, 'glyphnet', or models:/NAME@ALIAS.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A local file, or the name of weights of torchvision's or timm's.")
+    ] = None,
     accept_new_weights: Annotated[
         bool, typer.Option("--accept-new-weights", help="Accept different weights under the same name.")
     ] = False,
@@ -67,7 +71,7 @@ def use(
     ] = None,
     preprocessing: Annotated[
         str | None,
-        typer.Option(help="That of one of torchvision's weights, e.g. IMAGENET1K_V2, or a .json/.yaml file."),
+        typer.Option(help="That of weights of torchvision's or timm's, e.g. IMAGENET1K_V2, or a .json/.yaml file."),
     ] = None,
     packed: Annotated[
         bool | None, typer.Option("--packed/--loose", help="Hold the images in shards; default: where it pays.")
@@ -360,7 +364,9 @@ def diff(
 
 @app.command()
 def rank(
-    names: Annotated[list[str], typer.Argument(metavar="BACKBONE...", help="Classification models of torchvision.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="BACKBONE...", help="Classification models of torchvision's or timm's.")
+    ],
     weights: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a local file for one of them.")] = None,
     images: Annotated[int, typer.Option(min=10, help="Training images to use, at most.")] = 2000,
     as_json: Json = False,

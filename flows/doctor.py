@@ -281,7 +281,7 @@ def _transfer(root: Path) -> Findings:
     from steps.backbones.cost import dense_share
 
     card = models.read_card(root / BACKBONE)
-    share = dense_share(card.architecture, card.num_classes)
+    share = dense_share(card.architecture, card.num_classes, card.preprocessing.crop)
     summary = f"{100 * share:.0f} % of {card.architecture}'s parameters are in fully connected layers"
     if share > DENSE:
         advice = (

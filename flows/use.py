@@ -74,7 +74,9 @@ def use(
     """
     put_in_place(root)
     if backbone is None and not (root / BACKBONE / models.CARD).exists() and images != DIGITS:
-        raise RequestError("which backbone? e.g. --backbone resnet18 (any classification model of torchvision)")
+        raise RequestError(
+            "which backbone? e.g. --backbone resnet18 (any classification model of torchvision, or timm:NAME)"
+        )
     if weights and backbone is None:
         raise RequestError("--weights needs --backbone: which architecture are they for?")
     if wishes != AS_IT_IS and backbone is None:

@@ -12,9 +12,10 @@ from typing import Annotated
 
 from annotated_types import Predicate
 
-from steps.backbones import models
+from steps.backbones import models, timm_networks
 from steps.backbones.backbone import Grafted
 from steps.evaluation.results import Evaluation, Judgement
+from steps.images import decoding
 from steps.registry import circumstances, package_writing
 from steps.registry.circumstances import Circumstances
 from steps.registry.model_registry import Registry
@@ -110,6 +111,13 @@ def register(
     )
 
 
+def _extras(architecture: str, screened: Path) -> tuple[str, ...] | None:
+    """Return the optional packages that the network and the pictures need; None if they need none."""
+    has_heif = decoding.HEIF in set(files.read_table(screened)["format"])
+    names = (*timm_networks.requirements(architecture), *(("pillow-heif",) if has_heif else ()))
+    return names or None
+
+
 def _candidate(
     kind: str,
     network: Grafted,
@@ -137,6 +145,7 @@ def _candidate(
         temperature=judged.calibration[kind].temperature,
         abstain_below=judged.calibration[kind].abstain_below,
         preprocessing=models.read_preprocessing(preprocessing),
+        extras=_extras(card.architecture, screened),
     )
     return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,))
 

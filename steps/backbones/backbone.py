@@ -1,6 +1,6 @@
 """Backbones: how a network is built, cut, split into ordered blocks, frozen and fingerprinted.
 
-A new architecture is a name that torchvision lists or a row in `OWN`, never a subclass.
+A new architecture is a name that torchvision or timm lists or a row in `OWN`, never a subclass.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
+from steps.backbones import timm_networks
 from steps.backbones.glyphnet import glyphnet
+from steps.backbones.timm_networks import Division, modules_around
 from steps.errors import RequestError
 
 OWN = {"glyphnet": glyphnet}
@@ -26,16 +28,18 @@ TRAITS = "traits"  # the key of a cut network's `meta`
 
 
 def architectures() -> list[str]:
-    """Return every architecture name that `build` knows, sorted."""
+    """Return the names of our own and of torchvision's architectures, sorted; `build` knows timm's, too."""
     return sorted([*OWN, *models.list_models(module=models)])
 
 
 def build(architecture: str, num_classes: int, side: int = 224) -> nn.Module:
     """Return the whole network, randomly initialised, with its original kind of top.
 
-    `side` is the side of the square pictures in pixels; only the weights of a ViT depend on it.
+    `side` is the side of the square pictures in pixels; only the weights of transformers depend on it.
     Raises RequestError for an unknown name.
     """
+    if timm_networks.is_timm(architecture):
+        return timm_networks.build(architecture, num_classes, side)
     if architecture in OWN:
         return OWN[architecture](num_classes)
     if architecture not in models.list_models(module=models):
@@ -83,6 +87,8 @@ def without_top(model: nn.Module) -> tuple[nn.Module, int]:
 
     The backbone maps float32 [n, 3, h, w] to [n, width]. Auxiliary classifiers (Inception, GoogLeNet) go too.
     """
+    if timm_networks.is_grouped(model):
+        return timm_networks.without_top(model)
     for auxiliary in ("AuxLogits", "aux1", "aux2"):
         if getattr(model, auxiliary, None) is not None:
             setattr(model, auxiliary, None)
@@ -97,7 +103,9 @@ def without_top(model: nn.Module) -> tuple[nn.Module, int]:
 
 
 def top_of(model: nn.Module) -> str:
-    """Return the name of the layer that maps features to classes: the last linear one, except in SqueezeNet."""
+    """Return the name of the layer that maps features to classes: torchvision's last linear one, but for SqueezeNet."""
+    if timm_networks.is_grouped(model):
+        return timm_networks.top_of(model)
     if isinstance(model, models.SqueezeNet):
         return "classifier.1"
     linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -109,8 +117,11 @@ def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
 
     Every tensor of the state is in exactly one block. Tensors that make no sense to freeze without their neighbour join
     the block before them: a norm outside a block, and a parameter without a module of its own (ViT's class token and
-    position embedding; if there is no block before it, the first one).
+    position embedding; if there is no block before it, the first one). timm's networks are divided as they say.
     """
+    division = _traits(backbone).division
+    if division is not None:
+        return _kept_of(division, backbone.state_dict())
     by_block: dict[str, list[str]] = {}
     last, homeless = "", []
     for name in backbone.state_dict():
@@ -126,6 +137,21 @@ def blocks(backbone: nn.Module) -> dict[str, tuple[str, ...]]:
         first = next(iter(by_block))
         by_block[first] = [*homeless, *by_block[first]]
     return {block: tuple(names) for block, names in by_block.items()}
+
+
+def _kept_of(division: Division, state: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the blocks of which a network still has tensors, with those."""
+    kept = set(state)
+    left = {block: tuple(name for name in names if name in kept) for block, names in division.items()}
+    return {block: names for block, names in left.items() if names}
+
+
+def units(names: Iterable[str], state: Iterable[str]) -> list[str]:
+    """Return the outermost modules that hold none but these tensors; `state` names all tensors of the network."""
+    names = tuple(names)
+    shared = {module for name in set(state) - set(names) for module in modules_around(name)}
+    outermost = (next((module for module in modules_around(name) if module not in shared), "") for name in names)
+    return list(dict.fromkeys(filter(None, outermost)))
 
 
 def cut_at(backbone: nn.Module, cut: str) -> tuple[nn.Module, int]:
@@ -154,18 +180,34 @@ def _is_whole(backbone: nn.Module, cut: str) -> bool:
 
 def _output_of(network: nn.Module, side: int) -> torch.Tensor:
     """Return the output for two square pictures on the meta device: shapes only, nothing is computed."""
-    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.state_dict().items()}
+    tensors = (*network.named_parameters(), *network.named_buffers())  # those too that no file holds
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     network.eval()
     images = torch.empty(2, 3, side, side, device="meta")
     output: torch.Tensor = functional_call(network, meta, (images,))
     return output.flatten(1)
 
 
-class _Chain(fx.Tracer):
+class Tracer(fx.Tracer):
+    """Traces a network as a function of its pictures; options of its `forward` (an attention mask) stay as they are."""
+
+    def __init__(self) -> None:
+        # a cut network ends in `pooled`, and is traced again when it is halved
+        super().__init__(autowrap_functions=(pooled, *timm_networks.untraceable()))
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Return the network's function and its arguments: itself and the pictures."""
+        function, arguments = super().create_args_for_root(*args, **kwargs)
+        for option in arguments[2:]:
+            self.graph.erase_node(option.node)
+        return function, arguments[:2]
+
+
+class _Chain(Tracer):
     """Traces a backbone as a chain of its blocks; a block's inside is not traced."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        super().__init__(autowrap_functions=(pooled,))  # a cut network is traced again when it is halved
+        super().__init__()
         self.names = tuple(names)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
@@ -221,14 +263,18 @@ class _Traits:
 
     channels_last: bool  # of the maps
     side: int  # of square pictures that it takes, in pixels
+    division: Division | None  # into blocks, where the network's class knows it (timm's)
 
 
 def _traits(backbone: nn.Module) -> _Traits:
     if isinstance(backbone, fx.GraphModule):
         traits: _Traits = backbone.meta[TRAITS]
         return traits
+    if timm_networks.is_grouped(backbone):
+        layout = timm_networks.has_channels_last(backbone)
+        return _Traits(layout, timm_networks.side_of(backbone), timm_networks.division(backbone))
     side = backbone.image_size if isinstance(backbone, models.VisionTransformer) else 224
-    return _Traits(isinstance(backbone, models.SwinTransformer), side)
+    return _Traits(isinstance(backbone, models.SwinTransformer), side, None)
 
 
 def _prune(graph: fx.Graph) -> None:

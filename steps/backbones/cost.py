@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.backbones.backbone import blocks, learnable, skeleton, without_top
+from steps.backbones.backbone import blocks, learnable, skeleton, units, without_top
 
 
 def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -> dict[str, float]:
@@ -20,18 +20,20 @@ def block_flops(architecture: str, num_classes: int, side: int, cut: str = "") -
         backbone(pixels)
     counted = {name: float(sum(of_kind.values())) for name, of_kind in counter.get_flop_counts().items()}
     root = type(backbone).__name__
-    names = learnable(backbone)
+    names, tensors = learnable(backbone), blocks(backbone)
     kept = names[: names.index(cut) + 1] if cut else names
-    return {block: counted.get(f"{root}.{block}", 0.0) for block in kept}
+    modules = {block: units(tensors[block], backbone.state_dict()) for block in kept}
+    return {block: sum(counted.get(f"{root}.{module}", 0.0) for module in modules[block]) for block in kept}
 
 
-def dense_share(architecture: str, num_classes: int) -> float:
+def dense_share(architecture: str, num_classes: int, side: int) -> float:
     """Return the share of a backbone's parameters in fully connected layers after its maps or tokens.
 
+    `side` is the side of the square pictures, which some architectures are made for.
     AlexNet and VGG have such layers. The linear layers inside ConvNeXt or a transformer work position by position,
     like a convolution.
     """
-    backbone = without_top(skeleton(architecture, num_classes))[0]
+    backbone = without_top(skeleton(architecture, num_classes, side))[0]
     dense = {
         name
         for block in learnable(backbone)

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from steps.backbones.backbone import BATCH_NORMS, blocks, features_at, pooled
+from steps.backbones.backbone import BATCH_NORMS, Tracer, blocks, features_at
 from steps.backbones.inference import PRECISIONS, Precision
 
 Floats = npt.NDArray[np.float32]
@@ -42,9 +42,13 @@ def cut_names(backbone: nn.Module, count: int) -> list[str]:
 def folded(network: nn.Module) -> nn.Module:
     """Multiply each BatchNorm into the convolution before it, in place (Jacob et al. 2018, section 3.2); return it.
 
-    Only if the convolution feeds nothing else and both are called once: otherwise the result would differ.
+    Only if the convolution feeds nothing else and both are called once: otherwise the result would differ. A network
+    whose code looks at sizes (some of timm's) cannot be traced to the layers, and stays as it is.
     """
-    graph = fx.Tracer(autowrap_functions=(pooled,)).trace(network)  # a cut backbone ends in it
+    try:
+        graph = Tracer().trace(network)
+    except Exception:  # fx and the code of a network raise many types
+        return network
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:

@@ -71,6 +71,7 @@ class ModelFacts:
     temperature: float
     abstain_below: float
     preprocessing: Preprocessing
+    extras: tuple[str, ...] | None = field(default=None, metadata=artefacts.OPTIONAL)  # packages that only some need
 
 
 def read_card(folder: Path) -> Card:

@@ -1,19 +1,19 @@
-"""Where backbones come from: torchvision by name, a local file, MLflow's registry, or the project itself."""
+"""Where backbones come from: torchvision or timm by name, a local file, MLflow's registry, or the project itself."""
 
 import difflib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from steps.backbones import models
+from steps.backbones import models, timm_networks
 from steps.backbones.backbone import OWN, architectures
 from steps.backbones.models import Basis, Card, ModelFacts, Reading
-from steps.commands import published, state_dicts, weight_files
+from steps.commands import published, state_dicts, timm_catalogue, weight_files
 from steps.errors import GraphError, RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
 from steps.registry import ledger, package_loading, signing
@@ -47,7 +47,7 @@ def named(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Loaded:
         if wishes != AS_IT_IS:
             raise RequestError(f"{name} has a card of its own; leave --preprocessing and --weights-part out")
         return registered(name) if name.startswith(REGISTRY) else embedded()
-    return torchvision(name, weights, wishes)
+    return timm(name, weights, wishes) if timm_networks.is_timm(name) else torchvision(name, weights, wishes)
 
 
 def embedded() -> Loaded:
@@ -63,32 +63,59 @@ def torchvision(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Lo
     weights, or None for its default ones. Raises RequestError if name, weights or file do not exist or do not fit.
     """
     _refuse_unknown(name)
+    return _of_library("torchvision", name, weights, wishes)
+
+
+def timm(name: str, weights: str | None, wishes: Wishes = AS_IT_IS) -> Loaded:
+    """Return a network of timm's by `timm:NAME` or `timm:NAME.TAG`.
+
+    `weights` as for torchvision's; its own weights have tags as names. A tag beside a file states its preprocessing.
+    Raises RequestError as there, and if timm is not installed or the network cannot be cut into blocks.
+    """
+    architecture, tag = timm_catalogue.split(name)
+    if tag and weights and wishes.preprocessing is None:
+        wishes = replace(wishes, preprocessing=tag)
+    base = published.entries(architecture)[tag or "DEFAULT"]
+    timm_catalogue.refuse_indivisible(architecture, published.preprocessing_of(base).crop)
+    return _of_library("timm", architecture, weights or tag or None, wishes)
+
+
+def _of_library(library: str, name: str, weights: str | None, wishes: Wishes) -> Loaded:
     entry = published.entry_of(name, weights)
     file = Path(weights or "").expanduser()
     tensors = published.state_of(name, entry) if entry else weight_files.read(file)
     recognised = entry or published.recognised(published.entries(name), file)
     basis: Basis = "published" if entry else "recognised" if recognised else "assumed"
     # A file does not say how it was trained; torchvision's first weights of the name are the common case.
-    bases = [recognised] if recognised else list(published.entries(name))
+    entries = published.entries(name)
+    stated = entries.__members__.get(wishes.preprocessing) or recognised
+    bases = [stated] if stated else list(entries)
     base, spec, weights_of = _first_that_fits(name, tensors, bases, wishes)
     card = Card(
         name=name,
         architecture=name,
         num_classes=weights_of.classes,
         sha256="",
-        source=f"torchvision {entry}" if entry else f"local file {file.name}",
-        licence="not stated; torchvision's weights may carry terms of their training data (ImageNet: research)",
+        source=f"{library} {entry}" if entry else f"local file {file.name}",
+        licence=_licence(recognised, library),
         preprocessing=spec,
         input_statistics=None,
         notes={
             "preprocessing_of": Path(wishes.preprocessing).name if wishes.preprocessing else str(base),
             "url": entry.url if entry else "",
+            **timm_catalogue.notes(base),
         },
         cut=weights_of.cut,
         reading=_reading(weights_of, "chosen" if wishes.preprocessing else basis),
     )
     _refuse_broken(weights_of.state)
     return card, weights_of.state
+
+
+def _licence(entry: published.Entry | None, library: str) -> str:
+    if isinstance(entry, timm_catalogue.Tag):
+        return entry.licence
+    return f"not stated; {library}'s weights may carry terms of their training data (ImageNet: research)"
 
 
 def _refuse_unknown(name: str) -> None:
@@ -107,11 +134,15 @@ def _first_that_fits(
 
     Raises RequestError that says what differs from the nearest, and which architecture the weights fit.
     """
-    misfits = []
+    misfits: list[state_dicts.MisfitError] = []
+    sides: set[int] = set()
     for base in bases:
         spec = published.preprocessing_of(base)
         if wishes.preprocessing:
             spec = published.chosen(name, wishes.preprocessing, spec)
+        if spec.crop in sides:
+            continue  # the same weights would be misfits for the same reason
+        sides.add(spec.crop)
         try:
             return base, spec, state_dicts.fitted(name, spec.crop, tensors, wishes.part)
         except state_dicts.MisfitError as misfit:

@@ -1,4 +1,4 @@
-"""torchvision's own weights: found in torch's caches or downloaded, and the preprocessing that each of them takes."""
+"""Published weights of torchvision and timm: found in caches or downloaded, and the preprocessing that each takes."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import try_to_load_from_cache
 from torchvision import models
 
-from steps.commands import weight_files
+from steps.backbones import timm_networks
+from steps.commands import timm_catalogue, weight_files
 from steps.errors import RequestError
 from steps.images.preprocessing import Preprocessing
 from steps.runtime import files, params
 
-Entry = Any  # a member of torchvision's WeightsEnum
+Entry = Any  # a member of torchvision's WeightsEnum, or of timm_catalogue.Tag
 
 
 def preprocessing_of(entry: Entry) -> Preprocessing:
-    """Return the transforms of a torchvision weights entry, field by field."""
+    """Return the preprocessing of an entry; torchvision's is that of its transforms, field by field."""
+    if isinstance(entry, timm_catalogue.Tag):
+        return entry.preprocessing()
     preset = entry.transforms()
     return Preprocessing(
         resize=preset.resize_size[0],
@@ -33,12 +37,14 @@ def preprocessing_of(entry: Entry) -> Preprocessing:
 
 
 def entries(name: str) -> Any:
-    """Return torchvision's own weights of an architecture, the first published first."""
+    """Return the published weights of an architecture: torchvision's first ones first, timm's default first."""
+    if timm_networks.is_timm(name):
+        return timm_catalogue.entries(name)
     return models.get_model_weights(name)
 
 
 def entry_of(name: str, weights: str | None) -> Entry | None:
-    """Return the entry that `weights` names, torchvision's default for None; None if it names a file."""
+    """Return the entry that `weights` names, the library's default for None; None if it names a file."""
     if weights is None:
         return entries(name).DEFAULT
     return entries(name)[weights] if weights in entries(name).__members__ and not Path(weights).exists() else None
@@ -50,11 +56,13 @@ def state_of(name: str, entry: Entry) -> weight_files.Tensors:
     Raises RequestError, with the file that would serve, if neither has it.
     """
     wrong = []
-    for file in cached(entry.url):
+    for file in cached(entry):
         if _as_named(file):
             return weight_files.read(file)
         wrong.append(f"{file} is not used: its SHA-256 does not begin with the digest in its name")
-    target = folders()[0] / _file_of(entry.url)
+    if not entry.url:
+        raise RequestError(f"timm publishes no weights of {name}; give a local file with --weights FILE")
+    target = folders()[0] / _file_of(entry)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(target), _digest_in(target.name))
@@ -72,15 +80,25 @@ def folders() -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder / "checkpoints" for folder in (Path(torch.hub.get_dir()), user)))
 
 
-def cached(url: str) -> Iterator[Path]:
-    """Yield the files of a download's name in the caches."""
+def cached(entry: Entry) -> Iterator[Path]:
+    """Yield the files of an entry in the caches, of Hugging Face's too if it is published there."""
     for folder in folders():
-        if (folder / _file_of(url)).is_file():
-            yield folder / _file_of(url)
+        if (folder / _file_of(entry)).is_file():
+            yield folder / _file_of(entry)
+    if isinstance(entry, timm_catalogue.Tag) and entry.repository:
+        found = try_to_load_from_cache(entry.repository, timm_catalogue.FILE, cache_dir=_hub_cache())
+        if isinstance(found, str):
+            yield Path(found)
 
 
-def _file_of(url: str) -> str:
-    return url.rpartition("/")[2]
+def _hub_cache() -> Path:
+    """Return the folder of Hugging Face's downloads, by the variables that its own tools read."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path(cache, "huggingface"), "hub"))
+
+
+def _file_of(entry: Entry) -> str:
+    return entry.file if isinstance(entry, timm_catalogue.Tag) else str(entry.url).rpartition("/")[2]
 
 
 def _digest_in(name: str) -> str | None:
@@ -93,11 +111,19 @@ def _as_named(file: Path) -> bool:
 
 
 def recognised(entries: Iterable[Entry], file: Path) -> Entry | None:
-    """Return the entry whose digest the file has, in its name or as its own; None if there is none."""
+    """Return the entry whose digest the file has, in its name or as its own; None if there is none.
+
+    timm's are also recognised by their name, of the file or of a folder that it is in (Hugging Face's cache).
+    """
     sha256 = files.sha256_of(file)
     for entry in entries:
-        digest = _digest_in(_file_of(entry.url))
+        address = (
+            entry.value.url if isinstance(entry, timm_catalogue.Tag) else entry.url
+        )  # timm's older one has a digest
+        digest = _digest_in(str(address).rpartition("/")[2])
         if digest and (sha256.startswith(digest) or f"-{digest}" in file.name):
+            return entry
+        if isinstance(entry, timm_catalogue.Tag) and entry.names(file):
             return entry
     return None
 
@@ -106,7 +132,10 @@ def differences(name: str, spec: Preprocessing) -> dict[str, str]:
     """Return the entries of an architecture with another preprocessing: name -> the fields that differ."""
     differing = {}
     for entry in entries(name):
-        other = preprocessing_of(entry).to_dict()
+        try:
+            other = preprocessing_of(entry).to_dict()
+        except RequestError:  # of pictures that are no squares
+            continue
         fields = [f"{field} {other[field]}" for field, value in spec.to_dict().items() if other[field] != value]
         if fields:
             differing[entry.name] = ", ".join(fields)

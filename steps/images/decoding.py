@@ -21,13 +21,19 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, Unidentif
 
 from steps.errors import IntegrityError, UndecodableError
 from steps.images import containers, light, shards
-from steps.images.file_kinds import RAW, format_of, reason_of
+from steps.images.file_kinds import HEIC_IS_READ, RAW, format_of, is_read, reason_of
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
 MAX_RATIO = 50  # the shorter side is resized: 1x9000 pixels would become 224x2,016,000
 MAX_BYTES = 256 * 2**20
 # Not all that Pillow knows: EPS would hand the bytes to Ghostscript, and the rest is no format of photographs.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+FORMATS: tuple[str, ...] = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+HEIF = "HEIF"  # Pillow's name for it, once the optional extra is registered
+if HEIC_IS_READ:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    FORMATS = (*FORMATS, HEIF)
 SMALL = 128  # side of the square at which sharpness is measured, so that large and small pictures compare
 MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond per pixel
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
@@ -188,9 +194,9 @@ def _taken(image: Image.Image) -> str:
 def _reason(error: BaseException, data: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, checked first for files far above ours
         return f"too many pixels; at most {MAX_PIXELS} in all"
-    if not isinstance(error, UnidentifiedImageError) or data.startswith(MAGIC) or data[4:12] == b"ftypavif":
-        return "damaged or truncated image"
-    return reason_of(format_of(data))
+    known = format_of(data)
+    begun = data.startswith(MAGIC) or data[4:12] == b"ftypavif" or is_read(known)
+    return "damaged or truncated image" if begun or not isinstance(error, UnidentifiedImageError) else reason_of(known)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

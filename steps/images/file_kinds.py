@@ -5,6 +5,7 @@ The first bytes decide. The name decides only whether bytes that say nothing wer
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal["damaged", "other format", "other file", "second form"]
@@ -24,6 +25,7 @@ RAW_CAMERA = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf "
     ".srw .x3f"
 )
+HEIC_IS_READ = find_spec("pillow_heif") is not None  # the optional extra `heif`
 STILLS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -35,7 +37,9 @@ class Format(NamedTuple):
 
 
 RAW = Format("raw camera file", DEVELOP)
-HEIC = Format("HEIC", "`heif-convert FILE FILE.jpg` converts it")
+HEIC = Format(
+    "HEIC", "`heif-convert FILE FILE.jpg` converts it, or `pip install --editable '.[heif]'` lets regraft read it"
+)
 DICOM = Format("DICOM", "`dcm2img FILE FILE.png` converts it")
 BY_NAME = dict.fromkeys(RAW_CAMERA.split(), RAW) | {
     ".dcm": DICOM,
@@ -130,6 +134,11 @@ def _of_text(head: bytes) -> Format | None:
     return next((kind for pattern, kind in TEXTS if pattern.search(text)), None)
 
 
+def is_read(known: Format | None) -> bool:
+    """Return whether pictures of this format are read all the same, since its optional extra is installed."""
+    return known is HEIC and HEIC_IS_READ
+
+
 def reason_of(known: Format | None) -> str:
     """Return why a file of this format is not used, and what to do."""
     if known is None or known.name == "text":
@@ -148,9 +157,9 @@ def kind_of(name: str, data: bytes) -> tuple[Kind, Format | None]:
     """
     suffix = suffix_of(name)
     known = format_of(data) or BY_NAME.get(suffix)
-    if known is not None and known.convert:
+    if known is not None and known.convert and not is_read(known):
         return OTHER_FORMAT, known
-    meant = suffix in PICTURES.split() or (not suffix and (known is None or known.name == "HTML"))
+    meant = suffix in PICTURES.split() or is_read(known) or (not suffix and (known is None or known.name == "HTML"))
     return (DAMAGED if meant else OTHER_FILE), known
 
 

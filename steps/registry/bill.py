@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from steps.backbones.models import ModelFacts
@@ -31,7 +32,7 @@ def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> 
         _backbone(facts),
         *([_component("data", "accepted images", facts.data_sha256, {})] if facts.data_sha256 else []),
     ]
-    bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock)])
+    bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock, facts)])
     bom.register_dependency(model, bom.components)
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     del document["serialNumber"], document["metadata"]["timestamp"]
@@ -76,19 +77,21 @@ def _backbone(facts: ModelFacts) -> "Component":
     return _component("backbone", facts.backbone, facts.backbone_sha256, properties, facts.backbone_licence)
 
 
-def _libraries(lock: str) -> "list[Component]":
+def _libraries(lock: str, facts: ModelFacts) -> "list[Component]":
+    extras = [(name, version(name), "") for name in facts.extras or ()]  # not in the lock: only some models need them
+    return [_library(*pinned) for pinned in [*PINNED.findall(lock), *extras]]
+
+
+def _library(name: str, release: str, marker: str) -> "Component":
     from cyclonedx.model import Property
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
-    return [
-        Component(
-            type=ComponentType.LIBRARY,
-            name=name,
-            version=version,
-            bom_ref=f"pkg:pypi/{name}@{version}",
-            purl=PackageURL("pypi", None, name, version),
-            properties=[Property(name="regraft:where", value=marker)] if marker else [],
-        )
-        for name, version, marker in PINNED.findall(lock)
-    ]
+    return Component(
+        type=ComponentType.LIBRARY,
+        name=name,
+        version=release,
+        bom_ref=f"pkg:pypi/{name}@{release}",
+        purl=PackageURL("pypi", None, name, release),
+        properties=[Property(name="regraft:where", value=marker)] if marker else [],
+    )

@@ -72,13 +72,17 @@ def save(folder: Path, model: Path, digest: str, beside: Mapping[str, bytes] = M
             code_paths=[str(code)],
             signature=served_model.SIGNATURE,
             input_example=pd.DataFrame({served_model.IMAGE: [made_up_picture()]}),
-            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in REQUIREMENTS],
+            pip_requirements=[f"{requirement}=={version(requirement)}" for requirement in _requirements(model)],
             metadata={DIGEST: digest},
         )
     for path, content in beside.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
     signing.sign_folder(folder)
+
+
+def _requirements(model: Path) -> list[str]:
+    return sorted([*REQUIREMENTS, *(models.read_facts(model).extras or ())])
 
 
 @contextmanager

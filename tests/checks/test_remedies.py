@@ -81,7 +81,7 @@ def look_alike(world: World) -> None:
 def failed_downloads(world: World) -> None:
     for split in SIZES:
         (world.raw / split / "ant" / "page.jpg").write_text("<html>404</html>")
-        (world.raw / split / "bee" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+        (world.raw / split / "bee" / "IMG_1.psd").write_bytes(b"8BPS\0\1")
 
 
 def spoilt(world: World) -> None:
@@ -321,7 +321,7 @@ CASES = (
     ),
     Case(
         "files can be decoded",
-        "a failed download or a HEIC file in each class folder",
+        "a failed download or a Photoshop file in each class folder",
         failed_downloads,
         "`PATH,drop,,`",
         lines("`PATH,drop,,`"),

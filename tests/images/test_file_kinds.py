@@ -14,9 +14,9 @@ ISO = b"\0\0\0\x18ftyp"
 PAGE = b"<!DOCTYPE html>\n<html><body>404</body></html>"
 CASES = (  # name, first bytes, kind, format
     # Pictures that regraft does not read
-    ("a.heic", ISO + b"heic" + bytes(64), OTHER_FORMAT, "HEIC"),
-    ("a.HEIF", ISO + b"mif1" + bytes(64), OTHER_FORMAT, "HEIC"),
-    ("renamed.jpg", ISO + b"heix" + bytes(64), OTHER_FORMAT, "HEIC"),
+    ("a.heic", ISO + b"heic" + bytes(64), DAMAGED, "HEIC"),  # pillow-heif is installed: such a file would be read
+    ("a.HEIF", ISO + b"mif1" + bytes(64), DAMAGED, "HEIC"),
+    ("renamed.jpg", ISO + b"heix" + bytes(64), DAMAGED, "HEIC"),
     ("scan.dcm", bytes(128) + b"DICM" + bytes(64), OTHER_FORMAT, "DICOM"),
     ("IM0001", bytes(128) + b"DICM" + bytes(64), OTHER_FORMAT, "DICOM"),
     ("old.dcm", b"\x08\0\x05\0" + bytes(64), OTHER_FORMAT, "DICOM"),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
+from torch import nn
 
-from steps.backbones import models
+from steps.backbones import models, timm_networks
+from steps.backbones.backbone import Grafted, build, without_top
 from steps.errors import UndecodableError
 from steps.images import decoding, request_images
 from steps.images.preprocessing import preprocess
@@ -26,6 +29,7 @@ from steps.registry import bill, package_writing, signing
 from steps.runtime import files
 from tests import packaged
 from tests.conftest import write_images
+from tests.made import spec
 
 TEMPERATURE, LIMIT = 2.0, 0.425  # the limit divides the pictures
 
@@ -175,6 +179,27 @@ def test_a_package_declares_every_library_that_its_code_imports(saved: Saved) ->
     distributions = {"PIL": "pillow", "annotated_types": "annotated-types"}
     assert {distributions.get(name, name) for name in imported} <= {line.split("==")[0] for line in declared}
     assert {"torch", "PIL", "mlflow"} <= imported
+
+
+def test_a_package_needs_an_optional_library_only_if_its_model_does(saved: Saved, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone, width = without_top(build("timm:resnet18", 3, 32))
+    network = Grafted(backbone, nn.Linear(width, 3)).eval()
+    preprocessing = spec(32, 32)
+    extras = (*timm_networks.requirements("timm:resnet18"), "pillow-heif")
+    folder, _ = packaged.save(
+        tmp_path, network, architecture="timm:resnet18", extras=extras, preprocessing=preprocessing
+    )
+    needed, usual = ((path / "requirements.txt").read_text("utf-8").split() for path in (folder, saved.folder))
+    assert set(needed) - set(usual) == {f"{name}=={version(name)}" for name in ("timm", "pillow-heif")}
+    told = json.loads((folder / "artifacts/model" / bill.FILE).read_text(encoding="utf-8"))
+    assert f"pkg:pypi/timm@{version('timm')}" in {component["bom-ref"] for component in told["components"]}
+    assert not any(line.startswith("timm") for line in usual)
+    pixels = torch.stack([preprocess(Image.open(path).convert("RGB"), preprocessing) for path in saved.pictures])
+    with torch.no_grad():
+        wanted = torch.softmax(network(pixels).double(), dim=1)
+    answers = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": saved.pictures}))
+    assert np.abs(np.array(answers["probabilities"].tolist()) - wanted.numpy()).max() < 1e-6
 
 
 def test_no_file_of_a_package_is_a_pickle(saved: Saved) -> None:
