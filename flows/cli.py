@@ -298,8 +298,12 @@ def serve(
     ] = 30.0,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds from there to the answer.")] = 30.0,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
+    prefix: Annotated[str, typer.Option(help="The path that a proxy puts in front of the routes, e.g. /birds.")] = "",
 ) -> None:
-    """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
+    """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped.
+
+    If the environment variable REGRAFT_TOKEN is set, requests must carry it: 'Authorization: Bearer TOKEN'.
+    """
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
     from steps.runtime.compute import processors
@@ -317,7 +321,7 @@ def serve(
         patience=patience,
         deadline=deadline,
     )
-    answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace), limits, typer.echo)
+    answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace, prefix), limits, typer.echo)
 
 
 @app.command()
