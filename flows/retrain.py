@@ -5,6 +5,7 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 
 import logging
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
-from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError
+from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError, without_passwords
 
 log = logging.getLogger("regraft")
 
@@ -43,8 +44,21 @@ def run_stage(graph: Graph, stage: Stage, force: bool) -> State[Any]:
     if graph.is_fresh(stage.name) and not force:
         return Completed(name=FRESH, message="nothing changed since dvc.lock")
     log.info("%s ...%s", stage.name, f" (attempt {attempt})" if attempt > 1 else "")
-    execute(graph, stage)
+    with no_secrets():
+        execute(graph, stage)
     return Completed(name=RAN, message="ran and was committed to DVC")
+
+
+@contextmanager
+def no_secrets() -> Iterator[None]:
+    """Replace an error that quotes a password, e.g. in an address: Prefect keeps its text, and its pages show it."""
+    try:
+        yield
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        if without_passwords(text) == text:
+            raise
+        raise GraphError(without_passwords(text)) from None
 
 
 def execute(graph: Graph, stage: Stage) -> None:
@@ -81,7 +95,8 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
         report = Report({name: _settled(name, future) for name, future in futures.items()})
         if targets:
             return report
-        report = finish(graph, report)
+        with no_secrets():
+            report = finish(graph, report)
     tell(report)
     return wait_for_answer(home, report)
 
