@@ -115,8 +115,10 @@ def run(
     report = _nothing_to_do(root) if not (targets or force) else None
     if report is None:
         from flows.retrain import retrain_now
+        from flows.stopping import ending_when_told
 
-        report = retrain_now(root, targets or [], force)
+        with ending_when_told():
+            report = retrain_now(root, targets or [], force)
     show(report, as_json)
 
 

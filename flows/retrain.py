@@ -4,6 +4,7 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 """
 
 import logging
+import signal
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
+from flows.stopping import bind_to_us, ending_when_told
 from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError, without_passwords
 
 log = logging.getLogger("regraft")
@@ -80,7 +82,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
     One worker, because DVC's lock expects one. With `targets`, only those stages and what they need; no promotion.
     """
     home = enter(Path(root))
-    with running(home):
+    with running(home), ending_when_told():
         graph = refresh(home)
         check_params(graph)
         if not targets:
@@ -113,11 +115,19 @@ def server_starting() -> Iterator[None]:
     from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once
 
     def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the run, which needs it
         with suppress(Exception):
             server.start()
 
+    def bind() -> None:
+        while starting.is_alive() and server.server_process is None:
+            time.sleep(0.01)
+        if server.server_process:
+            bind_to_us(server.server_process.pid)
+
     server, starting = SubprocessASGIServer(), Thread(target=start, daemon=True)
     starting.start()
+    Thread(target=bind, daemon=True).start()
     try:
         yield
     except BaseException:
