@@ -14,7 +14,7 @@ import typer
 from flows.finish import FRESH, Report, check_params, finish
 from flows.finish import status as status_of
 from flows.project import check_stages, enter, running, settle
-from steps.errors import RegraftError, RequestError, without_passwords
+from steps.errors import RegraftError, RequestError, visible, without_passwords
 from steps.runtime import files
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -37,7 +37,20 @@ class Result(Protocol):
 def show(result: Result, as_json: bool = False, err: bool = False) -> None:
     """Print a command's result as text, or as JSON with non-ASCII characters escaped."""
     text = json.dumps(result.plain(), indent=2, default=files.plain) if as_json else "\n".join(result.lines())
-    typer.echo(text, err=err)
+    say(text, err=err)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a text; a name in it cannot drive the terminal."""
+    typer.echo(visible(text), err=err)
+
+
+class Lines(logging.Formatter):
+    """Log lines without control characters and passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, with the traceback if there is one."""
+        return visible(without_passwords(super().format(record)))
 
 
 def locked(
@@ -106,8 +119,10 @@ def run(
     report = _nothing_to_do(root) if not (targets or force) else None
     if report is None:
         from flows.retrain import retrain_now
+        from flows.stopping import ending_when_told
 
-        report = retrain_now(root, targets or [], force)
+        with ending_when_told():
+            report = retrain_now(root, targets or [], force)
     show(report, as_json)
 
 
@@ -167,7 +182,7 @@ def approve(version: str, reason: Reason, by: By = "") -> None:
     from steps.promotion.release import approve as decide
 
     decision = locked(decide, version, by, reason)
-    typer.echo(f"version {decision.version} is the new champion, approved by {decision.by}")
+    say(f"version {decision.version} is the new champion, approved by {decision.by}")
 
 
 @app.command()
@@ -176,7 +191,7 @@ def decline(version: str, reason: Reason, by: By = "") -> None:
     from steps.promotion.release import decline as decide
 
     decision = locked(decide, version, by, reason)
-    typer.echo(f"version {decision.version} is declined by {decision.by}")
+    say(f"version {decision.version} is declined by {decision.by}")
 
 
 @app.command()
@@ -189,7 +204,7 @@ def rollback(
     from steps.promotion.release import rollback as decide
 
     decision = locked(decide, to, by, reason)
-    typer.echo(f"version {decision.version} is the champion again, in place of version {decision.previous}")
+    say(f"version {decision.version} is the champion again, in place of version {decision.previous}")
 
 
 @app.command()
@@ -302,8 +317,12 @@ def serve(
     ] = 30.0,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds from there to the answer.")] = 30.0,
     grace: Annotated[int, typer.Option(min=0, help="Seconds for what is under way when stopped.")] = 30,
+    prefix: Annotated[str, typer.Option(help="The path that a proxy puts in front of the routes, e.g. /birds.")] = "",
 ) -> None:
-    """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped."""
+    """Serve the champion over HTTP: a picture's bytes to /predict, MLflow's protocol to /invocations. Until stopped.
+
+    If the environment variable REGRAFT_TOKEN is set, requests must carry it: 'Authorization: Bearer TOKEN'.
+    """
     from steps.commands.serve import Place
     from steps.commands.serve import serve as answer
     from steps.runtime.compute import processors
@@ -321,7 +340,7 @@ def serve(
         patience=patience,
         deadline=deadline,
     )
-    answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace), limits, typer.echo)
+    answer(enter(Path.cwd()), alias, version, every, Place(host, port, grace, prefix), limits, say)
 
 
 @app.command()
@@ -347,7 +366,7 @@ def tune(
     root = enter(Path.cwd())
     with running(root):
         for line in measure(root, compiled, write):
-            typer.echo(line)
+            say(line)
 
 
 @app.command()
@@ -413,15 +432,17 @@ def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 wrong request or params, 3 data rejected."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # characters that the terminal lacks become question marks
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("regraft").setLevel(logging.INFO)
     try:
         app()
     except RegraftError as error:
-        typer.echo(f"regraft: {error}", err=True)
+        say(f"regraft: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception:  # a bug; its traceback may quote an address that was passed to a library
-        typer.echo(without_passwords(traceback.format_exc()), err=True)
+        say(without_passwords(traceback.format_exc()), err=True)
         sys.exit(1)
     sys.exit(0)
 

@@ -4,7 +4,9 @@ The graph is dvc.yaml, policy is its `meta:`, and DVC alone judges freshness, so
 """
 
 import logging
+import signal
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +27,8 @@ from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
-from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError
+from flows.stopping import bind_to_us, ending_when_told
+from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError, without_passwords
 
 log = logging.getLogger("regraft")
 
@@ -43,8 +46,21 @@ def run_stage(graph: Graph, stage: Stage, force: bool) -> State[Any]:
     if graph.is_fresh(stage.name) and not force:
         return Completed(name=FRESH, message="nothing changed since dvc.lock")
     log.info("%s ...%s", stage.name, f" (attempt {attempt})" if attempt > 1 else "")
-    execute(graph, stage)
+    with no_secrets():
+        execute(graph, stage)
     return Completed(name=RAN, message="ran and was committed to DVC")
+
+
+@contextmanager
+def no_secrets() -> Iterator[None]:
+    """Replace an error that quotes a password, e.g. in an address: Prefect keeps its text, and its pages show it."""
+    try:
+        yield
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        if without_passwords(text) == text:
+            raise
+        raise GraphError(without_passwords(text)) from None
 
 
 def execute(graph: Graph, stage: Stage) -> None:
@@ -66,7 +82,7 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
     One worker, because DVC's lock expects one. With `targets`, only those stages and what they need; no promotion.
     """
     home = enter(Path(root))
-    with running(home):
+    with running(home), ending_when_told():
         graph = refresh(home)
         check_params(graph)
         if not targets:
@@ -81,7 +97,8 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
         report = Report({name: _settled(name, future) for name, future in futures.items()})
         if targets:
             return report
-        report = finish(graph, report)
+        with no_secrets():
+            report = finish(graph, report)
     tell(report)
     return wait_for_answer(home, report)
 
@@ -98,11 +115,19 @@ def server_starting() -> Iterator[None]:
     from prefect.server.api.server import SubprocessASGIServer  # before the block: no two threads import at once
 
     def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the run, which needs it
         with suppress(Exception):
             server.start()
 
+    def bind() -> None:
+        while starting.is_alive() and server.server_process is None:
+            time.sleep(0.01)
+        if server.server_process:
+            bind_to_us(server.server_process.pid)
+
     server, starting = SubprocessASGIServer(), Thread(target=start, daemon=True)
     starting.start()
+    Thread(target=bind, daemon=True).start()
     try:
         yield
     except BaseException:

@@ -2,22 +2,46 @@
 
 import re
 
+LEAST_TOKEN = 20  # characters; a longer user's name in an address is taken for a token
 # In an address: the text between the user's name and the host. Digits up to a slash are a port, not a secret.
-SECRET = re.compile(r"(://[^\s:/@]*):(?!\d{1,5}/)[^\s@]+(?:@[^\s/@]*)*@")
+# Bounded, so that the time is linear in the text, also in one that is all "://:".
+PASSWORD = re.compile(r"(://[^\s:/@]{0,200}):(?!\d{1,5}/)[^\s@]{1,500}(?:@[^\s/@]{0,200}){0,3}@")
+TOKEN = re.compile(rf"://[^\s:/@]{{{LEAST_TOKEN},500}}@")
+# Parts of an address's query that are secrets by their names, presigned addresses of S3, Azure and Google included
+QUERY = re.compile(
+    r"(?i)([?&;](?:[\w-]{0,40}(?:token|password|passwd|secret|signature|credential|apikey|api_key|access_key)|sig|key|pwd)=)"
+    r"[^\s&;#'\"<>]+"
+)
+# Control characters other than tab and new line, and those that reorder text: they drive a terminal, or deceive readers
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def without_passwords(text: str) -> str:
-    """Return a text in which no address holds a password: `http://ada:secret@host` becomes `http://ada@host`."""
-    return SECRET.sub(r"\1@", text)
+    """Return a text in which no address holds a password or another secret.
+
+    `http://ada:secret@host/x?token=abc` becomes `http://ada@host/x?token=...`, `http://token@host` stays a user's name
+    unless it is as long as a token (20 characters). Takes time linear in the text.
+    """
+    for secret, shown in ((PASSWORD, r"\1@"), (TOKEN, "://...@"), (QUERY, r"\1...")):
+        text = secret.sub(shown, text)
+    return text
+
+
+def visible(text: str) -> str:
+    """Return a text whose control characters are spelt out (`\\x1b`), so that a file's name cannot drive a terminal."""
+    return CONTROLS.sub(lambda control: repr(control[0])[1:-1], text)
 
 
 class RegraftError(Exception):
-    """Base of the expected faults: shown as a sentence, never as a traceback, and never with a password in it."""
+    """Base of the expected faults: shown as a sentence, never as a traceback.
+
+    Its text holds no password and no control character, wherever it is printed, logged or stored.
+    """
 
     exit_code = 1
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(without_passwords(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(visible(without_passwords(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 class RequestError(RegraftError):

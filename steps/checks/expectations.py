@@ -3,7 +3,9 @@
 The context is ephemeral, so there is no `gx/` folder; the HTML has timestamps and is therefore never a tracked output.
 """
 
+import html
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SITE = "regraft"
+HEAD = re.compile(r"<head[^>]*>", re.IGNORECASE)
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left}"
+    "ul{padding-left:1.2rem}.fa-check-circle::before{content:'\\2713'}.fa-times::before{content:'\\2717'}"
+    "footer,.modal,.card:has(input),nav img{display:none!important}"
+)
+SEAL = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    f"style-src 'unsafe-inline'\"><style>{STYLE}</style>"
+)
 AS_IT_SHOULD_BE = "as it should be"  # shown if there is no figure
 
 
@@ -46,7 +59,7 @@ def check(
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=asked))
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
         checkpoint = gx.Checkpoint(name=name, validation_definitions=[validation], actions=[], result_format="COMPLETE")
-        outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
+        outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": _escaped(table)})
         for result in next(iter(outcome.run_results.values())).results:
             rule = of_table[result.expectation_config.meta["rule"]]
             results[rule.name] = RuleResult(
@@ -60,7 +73,30 @@ def check(
                 remedy=rule.remedy,
             )
     context.build_data_docs(site_names=[SITE])
+    _seal(docs)
     return tuple(results[rule.name] for rule in rules)
+
+
+def _escaped(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table whose text is safe in HTML: GX writes names into its pages as they are."""
+    texts = [name for name, column in table.items() if column.map(lambda value: isinstance(value, str)).any()]
+    return table.assign(
+        **{
+            name: table[name].map(lambda value: html.escape(value) if isinstance(value, str) else value)
+            for name in texts
+        }
+    )
+
+
+def _unescaped(values: Sequence[Any]) -> list[Any]:
+    return [html.unescape(value) if isinstance(value, str) else value for value in values]
+
+
+def _seal(docs: Path) -> None:
+    """Forbid GX's pages to run scripts and to load anything: theirs come from 20 addresses of others, once opened."""
+    for page in docs.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(HEAD.sub(lambda head: head[0] + SEAL, text, count=1), encoding="utf-8")
 
 
 def _site(docs: Path) -> dict[str, object]:
@@ -127,12 +163,12 @@ def _offenders(rule: Rule, table: "pd.DataFrame", details: Mapping[str, Any]) ->
         return [str(column) for column in table.columns]
     bad = table.loc[details.get("unexpected_index_list") or []]
     if rule.kind == "preprocessing":
-        return list(details["unexpected_list"])
+        return _unescaped(details["unexpected_list"])
     if "label" in table and rule.kind == "between" and "path" not in table:
         pairs = zip(bad["label"], bad[rule.column], strict=True)
         return [f"{label!r} has {rule.shown(count)}{_wanting(rule, count)}" for label, count in pairs]
     shown: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
-    return sorted({shown(value) for value in details.get("unexpected_list", [])})
+    return sorted({shown(value) for value in _unescaped(details.get("unexpected_list", []))})
 
 
 def _wanting(rule: Rule, count: float) -> str:

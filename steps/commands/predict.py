@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from steps.errors import visible
 from steps.images import named_pictures
 from steps.serving import answer_files
 from steps.serving.bulk_answers import Answer, load
@@ -97,7 +98,7 @@ def _print_table(columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
     kept = [i for i, name in enumerate(columns) if name not in ("sha256", "version", "digest")]
     table = Table(*(columns[i] for i in kept))
     for row in islice(rows, SHOWN):
-        table.add_row(*(escape(_short(row[i])) for i in kept))
+        table.add_row(*(escape(visible(_short(row[i]))) for i in kept))
     more = sum(1 for _ in rows)
     console = Console()
     console.print(table)

@@ -16,7 +16,8 @@ from steps.registry import ledger
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.registry.production import Named, Production, aliased
 from steps.runtime.compute import processors
-from steps.serving import served_version
+from steps.serving import admission, served_version
+from steps.serving.admission import Admission
 from steps.serving.bodies import ServiceLimits
 from steps.serving.served_version import Follower, Served
 
@@ -29,11 +30,12 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOU
 
 
 class Place(NamedTuple):
-    """The address to listen on, and the seconds that running requests get when the service is stopped."""
+    """The address to listen on, the seconds that running requests get at the end, and the path of a proxy."""
 
     host: str
     port: int
     grace: int
+    prefix: str
 
 
 def serve(
@@ -61,9 +63,14 @@ def serve(
     listener = _bound(place.host, place.port)
     service = Service(_follower(root, alias, version, every), limits)
     torch.set_num_threads(max(1, processors() // limits.workers))
-    server = uvicorn.Server(configured(application(service), limits, place.grace))
+    guarded = Admission(application(service), place.host, admission.token(), place.prefix)
+    server = uvicorn.Server(configured(guarded, limits, place.grace))
     with _taking(place.host, place.port):  # until one listens, another service can be bound to it, too
         listener.listen(limits.waiting)  # from here on, clients wait for an answer and are not refused
+    if not guarded.token and not admission.is_loopback(place.host):
+        log.warning(
+            "whoever reaches port %d may ask: set %s, and requests must carry it", place.port, admission.VARIABLE
+        )
     say(_ready(service.follower.current, *listener.getsockname()[:2]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when everything is finished
     with suppress(KeyboardInterrupt):

@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import math
 import re
 import struct
 from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
@@ -22,6 +23,12 @@ MAX_EXIFS = 64  # Pillow joins those of a JPEG one by one: 4,000 of 64 kB would 
 EXIF = b"Exif\0\0"
 JPEG, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8\xff", 0xD9, 0xDA
 PNG, PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that pixels depend on
+ICON, RUN_LENGTHS = b"\0\0\1\0", (1, 2)  # compressions of a bitmap that Pillow decodes byte by byte, in Python
+OS2 = (12).to_bytes(4, "little")  # the length of a bitmap's header in OS/2's form
+MAX_ICONS, MAX_ICON_CHUNKS = (
+    100,
+    1000,
+)  # pictures of an icon, chunks of such a PNG before its pixels; real ones have ten
 # EXIF, colour profiles, comments...; not JFIF's and Adobe's: they define colours
 NOTES = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # markers followed by a length, and the end of the image
@@ -86,6 +93,52 @@ def scans(data: bytes) -> int:
     return sum(1 for _ in islice(scans, MAX_SCANS + 1))
 
 
+class Announced(NamedTuple):
+    """The size of a picture inside an icon by its own header, and whether Pillow would decode it in Python."""
+
+    width: int
+    height: int
+    slow: bool
+
+
+def icon_pictures(data: bytes) -> list[Announced]:
+    """Return what the pictures of an icon (ICO) announce; [] for other files. Raises UndecodableError for too many.
+
+    Pillow decodes the largest while it *opens* an icon, so its limits have to be checked before. A picture is a PNG or
+    a bitmap without its file header, whose height counts twice: the pixels, then a mask.
+    """
+    count = int.from_bytes(data[4:6], "little") if data.startswith(ICON) else 0
+    if count > MAX_ICONS:
+        raise UndecodableError(TOO_MANY, "")
+    starts = {int.from_bytes(data[at : at + 4], "little") for at in range(18, 18 + 16 * count, 16)}
+    return [_announced(data, start) for start in sorted(starts)]
+
+
+def _announced(data: bytes, start: int) -> Announced:
+    """Read the headers of a PNG or a bitmap that begins at `start`; zeros if they are cut off."""
+    if data.startswith(PNG, start):
+        sizes = [struct.unpack(">II", data[at + 8 : at + 16].ljust(8, b"\0")) for at in _headers(data, start)]
+        width, height = max(sizes, key=math.prod, default=(0, 0))
+        return Announced(width, height, slow=False)
+    head = data[start : start + 20].ljust(20, b"\0")
+    if head.startswith(OS2):
+        width, height = struct.unpack("<HH", head[4:8])
+        return Announced(width, height // 2, slow=False)
+    width, height, _, _, compression = struct.unpack("<iiHHI", head[4:])
+    return Announced(abs(width), abs(height) // 2, slow=compression in RUN_LENGTHS)
+
+
+def _headers(data: bytes, start: int) -> Iterator[int]:
+    """Yield where each IHDR of a PNG begins: Pillow believes the last before the pixels."""
+    for number, (kind, at, _) in enumerate(_chunks(data, start)):
+        if kind == b"IDAT":
+            return
+        if number == MAX_ICON_CHUNKS:
+            raise UndecodableError(TOO_MANY, "")
+        if kind == b"IHDR":
+            yield at
+
+
 def _without_notes(data: bytes, keep_exif: bool) -> bytes:
     """Return a JPEG without comments and application segments, a PNG without optional chunks; others unchanged.
 
@@ -118,9 +171,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise UndecodableError(TOO_MANY, "")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and end of each chunk of a PNG; UndecodableError for too many."""
-    position = len(PNG)
+def _chunks(data: bytes, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and end of each chunk of a PNG that begins at `start`; UndecodableError for too many."""
+    position = start + len(PNG)
     for _ in range(MAX_PARTS):
         if position >= len(data):
             return

@@ -134,6 +134,7 @@ def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
 
 
 def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+    _refuse_icon(data)
     stream = containers.Stream(data)
     with Image.open(stream, formats=FORMATS) as image:
         if _refuse_too_much_work(image, data):
@@ -149,6 +150,14 @@ def _refuse_size(width: int, height: int) -> None:
         raise UndecodableError(f"{width}x{height} pixels; at most {MAX_PIXELS} in all", "")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise UndecodableError(f"{width}x{height} pixels; a strip, not a picture", "")
+
+
+def _refuse_icon(data: bytes) -> None:
+    """Raise UndecodableError for an icon with too large a picture, before Pillow opens it, which decodes it."""
+    for width, height, slow in containers.icon_pictures(data):
+        most = MAX_SLOW_PIXELS if slow else MAX_PIXELS
+        if width * height > most:
+            raise UndecodableError(f"{width}x{height} pixels in an icon; at most {most} in all", "")
 
 
 def _refuse_too_much_work(image: ImageFile.ImageFile, data: bytes) -> bool:
@@ -240,7 +249,13 @@ def _number(value: Any) -> float:
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Return width and height from the headers of an image file; raises UndecodableError if there are none."""
+    """Return width and height from the headers of an image file; raises UndecodableError if there are none.
+
+    No pixel is decoded.
+    """
+    icons = containers.icon_pictures(data)
+    if icons:
+        return max(((width, height) for width, height, _ in icons), key=math.prod)
 
     def announced(data: bytes) -> tuple[int, int]:
         with Image.open(containers.Stream(data), formats=FORMATS) as image:

@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from steps.errors import visible
+
 if TYPE_CHECKING:  # the page of an outcome is text alone; it must not wait for matplotlib
     from matplotlib.figure import Figure
     from PIL import Image
@@ -52,7 +54,12 @@ def inline_svg(figure: "Figure", name: str, title: str) -> Markup:
         node.tag = _local(node.tag)
         node.attrib = {_local(key): _rewritten(_local(key), value, name) for key, value in node.attrib.items()}
     _describe(svg, name, title)
-    return Markup(ElementTree.tostring(svg, encoding="unicode"))  # noqa: S704  # ElementTree escaped the labels
+    return Markup(visible(ElementTree.tostring(svg, encoding="unicode")))  # noqa: S704  # ElementTree escaped the labels
+
+
+def _printable(value: Any) -> Any:
+    """Spell out control characters in the text of a page, also those that would turn the direction of what follows."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _local(name: str) -> str:
@@ -205,6 +212,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(disabled_extensions=["md"], default=True),  # there an apostrophe is no markup
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -16,7 +16,8 @@ from steps.errors import GraphError
 from steps.runtime.compute import processors
 
 log = logging.getLogger("regraft")
-# What results depend on, as far as git tracks it; DVC tracks the data itself.
+# What results depend on, as far as git tracks it; DVC tracks the data itself. Not .dvc/config: no result depends on it,
+# and people write passwords of remotes into it.
 SOURCES = (
     "steps",
     "dvc.yaml",
@@ -26,7 +27,6 @@ SOURCES = (
     "data/decisions.csv",
     "data/importance.csv",
     "data/lost_classes.json",
-    ".dvc/config",
 )
 COMMIT, NO_COMMIT, CHANGES, BY, HARDWARE, PREFECT = (
     "mlflow.source.git.commit",

@@ -42,22 +42,47 @@ LITTER = frozenset(
     )
 )
 COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under /tmp, with a name others can take first
+UNFINISHED = ".regraft-"  # how the names of files begin that are being written
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` and rename it at the end: a kill leaves the old file or the new."""
+    """Yield a temporary name beside `path` and rename it at the end: a kill or a power cut leaves the old or the new.
+
+    What a kill leaves of the temporary file, `remove_left_over` removes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name is hidden, and short: beside a name of 255 bytes no longer one is possible.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_left_over(folder: Path, besides: str) -> None:
+    """Remove from a folder, and those right in it, what a killed process left of its unfinished files.
+
+    The folder `besides` is not looked through: it may hold a million files.
+    """
+    for inner in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name != besides)):
+        for path in inner.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

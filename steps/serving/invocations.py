@@ -6,12 +6,34 @@ base64, and under `instances` cuts zero bytes off the end of a picture (numpy's 
 
 import base64
 import binascii
+import json
+import re
 from typing import Any
 
 from steps.errors import RequestError
 
 IMAGE = "image"
 SPLIT, FORMS = "dataframe_split", ("dataframe_split", "dataframe_records", "inputs", "instances")
+DATA_URL = re.compile(r"data:[^,]{0,100};base64,")  # what a browser's FileReader puts in front
+PARTS, PARTS_PER_ROW = 64, 8  # lists, objects and values in a request
+URL_SAFE = str.maketrans("-_", "+/")
+
+
+def parsed(body: bytes, rows: int) -> Any:
+    """Parse the JSON of a request of at most `rows` pictures; RequestError if it is not JSON or has too many parts.
+
+    The parts are counted first: 20 MiB of `[[],[],...]` would take seconds of the interpreter, and 40 times the memory.
+    """
+    parts = body.count(b"[") + body.count(b"{") + body.count(b",")
+    most = PARTS + PARTS_PER_ROW * rows
+    if parts > most:
+        raise RequestError(
+            f"JSON of {parts} lists, objects and values; {rows} rows, the most in a request, have {most}"
+        )
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
 
 
 def pictures(document: Any) -> list[bytes]:
@@ -57,8 +79,9 @@ def _decoded(row: int, cell: Any) -> bytes:
     text = cell["b64"] if isinstance(cell, dict) and set(cell) == {"b64"} else cell
     if not isinstance(text, str):
         raise RequestError(f"row {row}: {_short(text)} where base64 text of an image file was expected")
+    letters = "".join(DATA_URL.sub("", text, count=1).split()).translate(URL_SAFE)  # MLflow's own encoder breaks lines
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # MLflow's own encoder breaks lines
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)  # URL-safe text is often unpadded
     except (binascii.Error, ValueError):
         raise RequestError(f"row {row}: {_short(text)} is no base64 text of an image file") from None
 

@@ -146,4 +146,5 @@ def _plain(value: Any) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    return without_passwords(" ".join(str(error).split()))[:500] or type(error).__name__
+    text = str(error).partition("[SQL:")[0]  # what a database was asked is for the log, not for strangers
+    return without_passwords(" ".join(text.split()))[:500] or type(error).__name__

@@ -1,6 +1,8 @@
-"""uvicorn with two limits that it lacks: on idle connections, and on the number of connections.
+"""uvicorn with the limits that it lacks: on idle connections and their number, on heads, on chunks, on slow readers.
 
-uvicorn waits for a request's headers forever, and `limit_concurrency` refuses requests, not idle connections.
+uvicorn waits for a request's headers and for the reader of its answers forever, `limit_concurrency` refuses requests,
+not idle connections, and neither the head of a request nor the parts of its body are bounded. httptools parses: h11
+is written in Python, and bodies in chunks of one byte would keep the event loop from everything else.
 """
 
 import asyncio
@@ -8,66 +10,145 @@ import json
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from steps.serving.admission import App
 from steps.serving.bodies import ServiceLimits
 
-DETAIL = json.dumps({"detail": "too many connections are open already"})
-FULL = (
-    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: application/json\r\n"
-    f"Content-Length: {len(DETAIL)}\r\n\r\n{DETAIL}"
-).encode()
+MAX_HEAD = 2**16  # bytes of a request's first line and headers, as in h11
+MAX_CHUNKS = 1000  # of one body, beyond those of LEAST_CHUNK bytes
+LEAST_CHUNK = 64  # bytes; a chunk of one byte costs six on the wire, and a call each
 
 
-class Connection(H11Protocol):
-    """A connection that is closed if there are too many, or if no request arrives in time."""
+def _answer(status: str, detail: str, more: str = "") -> bytes:
+    text = json.dumps({"detail": detail})
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\n{more}Content-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode()
 
-    patience: float
-    most: int
-    _timer: asyncio.TimerHandle | None = None
+
+FULL = _answer("503 Service Unavailable", "too many connections are open already", "Retry-After: 1\r\n")
+NO_HTTP = _answer("400 Bad Request", "this is not an HTTP request")
+LONG_HEAD = _answer("431 Request Header Fields Too Large", f"more than {MAX_HEAD} bytes of headers")
+TINY_CHUNKS = _answer("400 Bad Request", f"a body in chunks of less than {LEAST_CHUNK} bytes; send a Content-Length")
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is closed if there are too many, if no request arrives or no answer is read in time."""
+
+    limits: ServiceLimits
+    _timer: asyncio.TimerHandle | None = None  # until the next request is here
+    _unread: asyncio.TimerHandle | None = None  # until what was sent is read
+    _head: int | None = 0  # bytes of the head that is arriving; None once it is whole
+    _arriving: int = 0  # bytes of what is being parsed
+    _chunks: int = 0  # of the body that is arriving
+    _bytes: int = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the connection, or wait for its first request."""
         super().connection_made(transport)
-        if len(self.connections) > self.most:
-            transport.write(FULL)
-            transport.close()
+        if len(self.connections) > self.limits.connections:
+            self._close(FULL)
         else:
             self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived; refuse a head that does not end."""
+        if self.transport.is_closing():
+            return
+        self._arriving = len(data)
+        super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > MAX_HEAD:
+                self._close(LONG_HEAD)
+
+    def on_message_begin(self) -> None:
+        """Begin to count; what arrived together with it is not counted, as it may end another request's body."""
+        super().on_message_begin()
+        self._head, self._chunks, self._bytes = -self._arriving, 0, 0
+
+    def on_headers_complete(self) -> None:
+        """Wait for the body."""
+        self._head = None
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._head = None
+        self._bytes += len(body)
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """Refuse a body in chunks too small to be honest; count a head: after the last, empty chunk come trailers."""
+        self._head = -self._arriving
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS + self._bytes // LEAST_CHUNK and not self.transport.is_closing():
+            self._close(TINY_CHUNKS)
+
+    def on_message_complete(self) -> None:
+        """Wait for the next request's head."""
+        self._head = None
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, also on a connection that still sends the rest of a refused body, byte by byte."""
         super().on_response_complete()
         self._expect()
 
+    def pause_writing(self) -> None:
+        """Stop answering a client that does not read; hang up if it goes on so."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        super().resume_writing()
+        _cancel(self._unread)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, even if its client never reads what was sent."""
+        super().timeout_keep_alive_handler()
+        self._await_reader()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words are not JSON
+        """Refuse what is not HTTP, in JSON as everything else."""
+        self._close(NO_HTTP)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
-        self._cancel()
+        """Cancel the timers."""
+        _cancel(self._timer)
+        _cancel(self._unread)
         super().connection_lost(exc)
 
-    def _expect(self) -> None:
-        self._cancel()
-        self._timer = self.loop.call_later(self.patience, self._give_up)
+    def _close(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.close()
+        self._await_reader()
 
-    def _cancel(self) -> None:
-        if self._timer:
-            self._timer.cancel()
+    def _expect(self) -> None:
+        _cancel(self._timer)
+        self._timer = self.loop.call_later(self.limits.patience, self._give_up)
+
+    def _await_reader(self) -> None:
+        _cancel(self._unread)
+        self._unread = self.loop.call_later(self.limits.patience, self.transport.abort)
 
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:  # a request under way has limits of its own
             self.timeout_keep_alive_handler()
 
 
-def configured(app: FastAPI, limits: ServiceLimits, grace: int, **more: Any) -> uvicorn.Config:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()
+
+
+def configured(app: App, limits: ServiceLimits, grace: int, **more: Any) -> uvicorn.Config:
     """Return `uvicorn.Server`'s configuration; `grace`: seconds that running requests get when it is stopped."""
-
-    class Bounded(Connection):
-        patience, most = limits.patience, limits.connections
-
+    bounded = type("Bounded", (Connection,), {"limits": limits})
     return uvicorn.Config(
         app,
-        http=Bounded,
+        http=bounded,
         ws="none",
         log_level="warning",
         access_log=False,

@@ -4,27 +4,26 @@ The event loop reads bodies and writes answers; parsing, decoding and the networ
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from python_multipart.multipart import parse_options_header
 
 from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
-from steps.serving import invocations
+from steps.serving import invocations, uploads
 from steps.serving.bodies import AGAIN, Bodies, ServiceLimits
 from steps.serving.gauges import Gauges
 from steps.serving.prediction import Prediction
 from steps.serving.served_version import Follower, Served
 
-JSON = "application/json"
+JSON, FORM = "application/json", "multipart/form-data"
 BARE = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's own for --data-binary
 
 
@@ -33,6 +32,7 @@ class Asked:
     """A request whose body has arrived; its answer is due by `until` (`time.monotonic`)."""
 
     kind: str  # media type
+    boundary: bytes  # of a form's fields; empty otherwise
     body: bytes
     until: float
 
@@ -103,11 +103,11 @@ class Service:
 
     async def _admitted(self, request: Request, work: Work) -> Payload:
         """Answer once the body has arrived: only complete requests take a seat."""
-        kind = _kind(request)
+        kind, boundary = _kind(request)
         self._refuse_where_full()
         async with self.bodies.body(request) as body:
             self._refuse_where_full()
-            asked = Asked(kind, body, time.monotonic() + self.limits.deadline)
+            asked = Asked(kind, boundary, body, time.monotonic() + self.limits.deadline)
             answer = self.pool.submit(self._worked, work, asked)
             self.seated.add(answer)
             answer.add_done_callback(self.seated.discard)  # an abandoned request sits until its thread is free
@@ -126,11 +126,7 @@ class Service:
             raise HTTPException(400, str(error)) from None
 
     def _predict(self, served: Served, asked: Asked) -> Payload:
-        if asked.kind not in BARE and not asked.kind.startswith("image/"):
-            raise HTTPException(
-                415, f"{asked.kind} is not an image; send the file's bytes as the body: curl --data-binary @photo.jpg"
-            )
-        [answer] = self._answers(served, asked, {"": asked.body})
+        [answer] = self._answers(served, asked, {"": _picture(asked)})
         return {
             "label": answer["label"],
             "probability": answer["probability"],
@@ -145,7 +141,7 @@ class Service:
         if asked.kind != JSON:
             kind = asked.kind or "no content type"
             raise HTTPException(415, f"{kind}; expected {JSON}, or image/... with a file's bytes")
-        pictures = invocations.pictures(_parsed(asked.body))
+        pictures = invocations.pictures(invocations.parsed(asked.body, self.limits.rows))
         if len(pictures) > self.limits.rows:
             raise HTTPException(413, f"{len(pictures)} rows; at most {self.limits.rows} in one request")
         named = {f"row {row}: ": picture for row, picture in enumerate(pictures)}
@@ -159,6 +155,8 @@ class Service:
         """
         total, answers = 0, list[Prediction]()
         for name, picture in pictures.items():
+            if time.monotonic() > asked.until:
+                raise HTTPException(503, self._late(0, len(pictures)), AGAIN)
             with _about(name):
                 total += self._pixels(picture)
         if total > self.limits.request_pixels:
@@ -193,32 +191,47 @@ def _about(name: str) -> Iterator[None]:
         raise HTTPException(error.status_code, f"{name}{error.detail}") from None
 
 
-def _kind(request: Request) -> str:
-    """Return the body's media type in lower case; HTTPException if it is compressed or not in UTF-8."""
+def _picture(asked: Asked) -> bytes:
+    """Return the bytes of the picture in a body: the whole of it, or the file of a form."""
+    if asked.kind == FORM:
+        return uploads.picture(asked.boundary, asked.body)
+    if asked.kind in BARE or asked.kind.startswith("image/"):
+        return asked.body
+    raise HTTPException(
+        415, f"{asked.kind} is not an image; send the file's bytes as the body: curl --data-binary @photo.jpg"
+    )
+
+
+def _kind(request: Request) -> tuple[str, bytes]:
+    """Return the body's media type in lower case, and a form's boundary.
+
+    Raises HTTPException if the body is compressed, not in UTF-8, or a form without a boundary.
+    """
     packed = request.headers.get("content-encoding", "identity")
     if packed != "identity":
         raise HTTPException(415, f"content-encoding {packed}; send the bytes as they are")
-    kind, _, rest = request.headers.get("content-type", "").partition(";")
-    charset = rest.strip().lower().removeprefix("charset=").strip('"')
-    if kind.strip().lower() == JSON and charset not in ("", "utf-8", "utf8"):
-        raise HTTPException(415, f"{rest.strip()}; JSON is read as UTF-8")
-    return kind.strip().lower()
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
+    named, options = parse_options_header(request.headers.get("content-type", ""))
+    kind, charset = named.decode("latin-1").strip().lower(), options.get(b"charset", b"utf-8").decode("latin-1")
+    if kind == JSON and charset.lower() not in ("", "utf-8", "utf8"):
+        raise HTTPException(415, f"charset={charset}; JSON is read as UTF-8")
+    boundary = options.get(b"boundary", b"")
+    if kind == FORM and not boundary:
+        raise HTTPException(415, f"{FORM} without a boundary")
+    return kind, boundary
 
 
 async def _not_so(request: Request, error: Exception) -> Response:
     """Describe what a route expects when called with another method: a browser that opens /predict sends GET."""
-    wanted = (getattr(error, "headers", None) or {}).get("Allow", "")
+    wanted = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "").split(", ")))
     path = request.url.path
     how = f"; {WAYS[path]}" if path in WAYS else ""
     detail = f"{request.method} {path} is not answered, {wanted} is{how}"
     return JSONResponse({"detail": detail}, 405, {"Allow": wanted})
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """Answer as JSON if the version failed on a valid picture; the log has the traceback."""
+    return JSONResponse({"detail": "the version failed on this picture; the service's log has the reason"}, 500)
 
 
 def application(service: Service) -> FastAPI:
@@ -232,6 +245,7 @@ def application(service: Service) -> FastAPI:
 
     app = FastAPI(title="regraft", docs_url=None, redoc_url=None, lifespan=life)  # those pages would load from a CDN
     app.add_exception_handler(405, _not_so)
+    app.add_exception_handler(Exception, _failed)
     for path, route in {"/predict": service.predict, "/invocations": service.invoke}.items():
         app.add_api_route(path, route, methods=["POST"], response_model=None)
     for path, handler in {
@@ -241,5 +255,5 @@ def application(service: Service) -> FastAPI:
         "/latency": service.latency,
         "/metrics": service.metrics,
     }.items():
-        app.add_api_route(path, handler, methods=["GET"], response_model=None)
+        app.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
     return app

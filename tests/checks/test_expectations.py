@@ -278,3 +278,21 @@ def test_a_key_is_torn_where_its_rows_have_more_than_one_value(pairs: list[tuple
 def test_a_rule_without_its_table_is_an_error_and_no_rule_that_holds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no table 'shift' for the rule 'moved'"):
         expectations.check(tables(), [*RULES, rule("moved", "shift", "between", "auc", high=0.1)], tmp_path)
+
+
+EVIL = "<img src=x onerror=\"document.title='XSS'\">&amp;'$key $column.png"
+
+
+@pytest.mark.parametrize("column", ["path", "split"])
+def test_a_name_in_the_data_docs_is_text_and_the_pages_load_and_run_nothing(tmp_path: Path, column: str) -> None:
+    given = tables()
+    given["images"].loc[3, column] = EVIL
+    given["labelled"].loc[1, [column, "split"]] = EVIL
+    results = {result.name: result for result in expectations.check(given, RULES, tmp_path)}
+    assert EVIL in results["named" if column == "path" else "known"].observed  # ours is not escaped twice
+    pages = [page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")]
+    assert pages and not any("<img src=x" in page for page in pages)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert all(
+        page.index(policy) < page.index("</head>") and page.index(policy) < page.find("<script") for page in pages
+    )

@@ -160,7 +160,7 @@ def test_what_cannot_be_served_is_refused_with_a_sentence(registered_once: Regis
             ("winner", None, "no alias 'winner'; it has: champion"),
         ):
             with pytest.raises(RequestError, match=sentence):
-                serve(project.root, alias, version, 1, Place("127.0.0.1", 0, 1), ANY, print)
+                serve(project.root, alias, version, 1, Place("127.0.0.1", 0, 1, ""), ANY, print)
 
 
 def test_an_address_that_is_taken_is_told_before_anything_is_loaded(
@@ -171,7 +171,7 @@ def test_an_address_that_is_taken_is_told_before_anything_is_loaded(
         port = taken.getsockname()[1]
         sentence = f"cannot listen on 127.0.0.1, port {port}: Address already in use; --host and --port"
         with pytest.raises(RequestError, match=sentence):
-            serve(registered_once.root, "champion", None, 1, Place("127.0.0.1", port, 1), ANY, print)
+            serve(registered_once.root, "champion", None, 1, Place("127.0.0.1", port, 1, ""), ANY, print)
 
 
 def test_an_address_that_another_service_takes_during_the_loading_is_told(
@@ -187,7 +187,7 @@ def test_an_address_that_another_service_takes_during_the_loading_is_told(
         monkeypatch.setattr("steps.commands.serve._follower", overtaken)
         port = other.getsockname()[1]
         with pytest.raises(RequestError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
-            serve(project.root, "champion", None, 1, Place("127.0.0.1", port, 1), ANY, print)
+            serve(project.root, "champion", None, 1, Place("127.0.0.1", port, 1, ""), ANY, print)
 
 
 def test_a_host_that_is_no_name_is_told() -> None:

@@ -72,6 +72,13 @@ def test_the_patch_restores_changed_new_binary_and_removed_files(project: Path, 
     assert contents(clean / "project") == wanted
 
 
+def test_the_passwords_of_a_dvc_remote_are_not_kept(project: Path) -> None:
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("['remote \"r\"']\n    password = CANARY\n")
+    (project / "params.yaml").write_text("seed: 1\n")
+    assert b"CANARY" not in b"".join(gather(project).files.values())
+
+
 def test_a_clean_tree_has_no_patch_and_a_large_one_is_told_and_not_kept(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

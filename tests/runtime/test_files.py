@@ -4,6 +4,8 @@ import json
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 
 from steps.backbones.backbone import digest
 from steps.runtime import files
+
+PATHED = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def listing(folder: Path) -> list[str]:
@@ -36,6 +40,20 @@ def test_a_failure_before_there_was_a_file_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "deep" / "er" / "x"):
         raise KeyboardInterrupt
     assert listing(tmp_path / "deep" / "er") == []
+
+
+def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = ["report.json", ".regraft", "models/.hidden", "raw/.regraft-of-the-user.png"]
+    for name in kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    for name in ("report.json", "models/head.json"):
+        code = "import os; from steps.runtime.files import Path, replacing\n"
+        code += f"with replacing(Path({name!r})): os.kill(os.getpid(), 9)"
+        subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, env=PATHED)
+    assert len([*tmp_path.rglob(".regraft-????????")]) == 2
+    files.remove_left_over(tmp_path, besides="raw")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
 
 
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

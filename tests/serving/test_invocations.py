@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.errors import RequestError
-from steps.serving.invocations import pictures
+from steps.serving.invocations import parsed, pictures
 
 
 def forms(texts: list[str]) -> list[dict[str, Any]]:
@@ -32,6 +32,24 @@ def test_every_form_gives_the_bytes_that_were_encoded(data: list[bytes]) -> None
     for encode in (base64.b64encode, base64.encodebytes):  # the second breaks lines, as MLflow's own client does
         for document in forms([encode(one).decode() for one in data]):
             assert pictures(document) == data, document
+
+
+def test_what_a_browser_encodes_is_read() -> None:
+    data = bytes(range(256))
+    safe = base64.urlsafe_b64encode(data).decode()
+    for text in (safe, safe.rstrip("="), f"data:image/png;base64,{base64.b64encode(data).decode()}"):
+        assert pictures({"instances": [text]}) == [data]
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 10**6 + b"1]", b"[" * 10**6, b'{"inputs":[' + b"0," * 10**6 + b"0]}"])
+def test_json_of_too_many_parts_is_refused_before_it_is_parsed(body: bytes) -> None:
+    with pytest.raises(RequestError, match="lists, objects and values; 64 rows"):
+        parsed(body, 64)
+
+
+def test_every_form_of_the_most_rows_is_parsed() -> None:
+    texts = ["data:image/png;base64,AA=="] * 64
+    assert all(len(pictures(parsed(json.dumps(form).encode(), 64))) == 64 for form in forms(texts))
 
 
 def test_one_picture_needs_no_list() -> None:

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,14 +176,17 @@ BAD: list[tuple[str, bytes, dict[str, str], int, str]] = [
     ("/predict", png(90, 1), {}, 400, "a strip, not a picture"),
     ("/predict", bytes(100_001), {}, 413, "a body of 100001 bytes or more; at most 100000"),
     ("/predict", b"{}", {"content-type": "application/json"}, 415, "application/json is not an image"),
-    ("/predict", b"--x", {"content-type": "multipart/form-data; boundary=x"}, 415, "curl --data-binary @photo.jpg"),
+    ("/predict", b"--x", {"content-type": "multipart/form-data; boundary=x"}, 400, "a form with 0 files"),
+    ("/predict", b"x", {"content-type": "multipart/form-data; boundary=x"}, 400, "the body is not a form"),
+    ("/predict", b"--x", {"content-type": "multipart/form-data"}, 415, "without a boundary"),
+    ("/predict", b"x", {"content-type": "text/plain"}, 415, "curl --data-binary @photo.jpg"),
     ("/predict", b"\x1f\x8b", {"content-encoding": "gzip"}, 415, "content-encoding gzip"),
     ("/invocations", b"x", {}, 415, "no content type; expected application/json, or image/..."),
     ("/invocations", b"image\nAA==", {"content-type": "text/csv"}, 415, "text/csv; expected application/json"),
     ("/invocations", b"{}", {"content-type": "application/json; charset=latin-1"}, 415, "JSON is read as UTF-8"),
     ("/invocations", b"{", GOOD_JSON, 400, "the body is not JSON"),
     ("/invocations", b"\xff\xfe", GOOD_JSON, 400, "the body is not JSON"),
-    ("/invocations", b"[" * 90_000, GOOD_JSON, 400, "the body is not JSON"),
+    ("/invocations", b"[" * 90_000, GOOD_JSON, 400, "JSON of 90000 lists"),
     ("/invocations", b'{"inputs": ["AA=="]}', GOOD_JSON, 400, "row 0: not an image format"),
     ("/invocations", b'{"inputs": ["/etc/crontab"]}', GOOD_JSON, 400, "row 0: not an image format"),  # it is base64
     ("/invocations", b'{"inputs": ["../x.png"]}', GOOD_JSON, 400, "row 0: '../x.png' is no base64 text"),
@@ -207,7 +210,7 @@ def test_bad_input_gets_a_status_and_a_sentence(
     [
         ("GET", "/predict", "POST", "send a picture's bytes as the body: curl --data-binary @photo.jpg"),
         ("PUT", "/invocations", "POST", "send JSON with base64 pictures"),
-        ("POST", "/version", "GET", ""),
+        ("POST", "/version", "GET, HEAD", ""),
     ],
 )
 def test_another_method_is_told_which_one_and_what_to_send(
@@ -332,6 +335,106 @@ def test_what_is_left_of_a_refused_body_is_not_waited_for(follower: Follower) ->
     with serving(follower, patience=0.5) as address, hanging(address, 200_000) as opened:
         assert b"at most 100000" in read_answer(opened)
         assert is_closed(opened, b"x")
+
+
+def test_a_head_that_does_not_end_is_refused(follower: Follower) -> None:
+    with serving(follower) as address, connected(address) as opened:
+        opened.sendall(b"GET /health HTTP/1.1\r\nX: ")
+        assert floods(opened, bytes(20_000).replace(b"\0", b"x"), 100)
+        assert is_answered(address)
+
+
+def floods(opened: socket.socket, part: bytes, times: int) -> bool:
+    """Send the part again and again; return whether the other side hung up."""
+    try:
+        for _ in range(times):
+            opened.sendall(part)
+            time.sleep(0.002)
+    except OSError:
+        return True
+    return is_closed(opened, b"")
+
+
+def test_a_body_in_chunks_of_a_byte_is_refused(follower: Follower) -> None:
+    begin = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(follower) as address, connected(address) as opened:
+        opened.sendall(begin)
+        assert floods(opened, b"1\r\nX\r\n" * 5000, 20)
+        assert is_answered(address)
+
+
+def test_trailers_are_bounded_like_a_head(follower: Follower) -> None:
+    begin = b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nX\r\n0\r\n"
+    with serving(follower) as address, connected(address) as opened:
+        opened.sendall(begin)
+        assert floods(opened, b"X-More: " + b"x" * 5000 + b"\r\n", 100)
+
+
+def test_who_asks_and_never_reads_loses_the_connection(follower: Follower) -> None:
+    """Pipelined requests whose answers nobody reads: each would hold one of the connections for good."""
+    with serving(follower, patience=0.5, connections=3) as address, ExitStack() as opened:
+        for _ in range(2):
+            deaf = opened.enter_context(socket.socket())
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+            deaf.settimeout(0.2)
+            with suppress(OSError):
+                for _ in range(500):
+                    deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        until(lambda: answers_all(address, 3))
+
+
+def answers_all(address: str, count: int) -> bool:
+    """Return whether as many connections as may be open are answered at one time."""
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(connected(address)) for _ in range(count)]
+        for one in sockets:
+            one.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            return all(one.recv(12) == b"HTTP/1.1 200" for one in sockets)
+        except OSError:
+            return False
+
+
+def test_what_is_no_http_is_refused_in_json(follower: Follower) -> None:
+    with serving(follower) as address, connected(address) as opened:
+        opened.sendall(b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
+        assert read_answer(opened).endswith(b'{"detail": "this is not an HTTP request"}')
+
+
+def test_a_form_is_answered_as_its_picture_is(project: Registered, client: httpx.Client) -> None:
+    path = project.pictures[0]
+    form = {"file": ("a picture.png", path.read_bytes(), "image/png")}
+    assert (
+        client.post("/predict", files=form, data={"note": "x"}).json()
+        == client.post("/predict", content=path.read_bytes()).json()
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ([("a", ("a.png", b"x")), ("b", ("b.png", b"x"))], "a form with 2 files"),
+        ([(f"a{i}", (None, b"x")) for i in range(17)], "more than 16 fields"),
+    ],
+)
+def test_a_form_of_several_files_is_refused(client: httpx.Client, files: Any, sentence: str) -> None:
+    refused = client.post("/predict", files=files)
+    assert (refused.status_code, sentence in refused.json()["detail"]) == (400, True)
+
+
+def test_probes_may_ask_with_head(client: httpx.Client) -> None:
+    assert [client.head(path).status_code for path in ("/health", "/ping", "/version")] == [200] * 3
+
+
+def test_a_version_that_fails_is_answered_in_json(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Served, __: bytes) -> Any:
+        raise RegistryError("version 1 failed")
+
+    monkeypatch.setattr(Served, "answer", fail)
+    with serving(follower) as address:
+        refused = httpx.post(f"{address}/predict", content=png(8, 8))
+        assert (refused.status_code, "log has the reason" in refused.json()["detail"]) == (500, True)
 
 
 def test_one_connection_too_many_is_turned_away(follower: Follower) -> None:
