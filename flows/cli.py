@@ -1,56 +1,26 @@
 """The command line `regraft ...`: each command is one call; an error becomes one sentence and an exit code."""
 
 import io
-import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Annotated, Concatenate, Literal, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from flows.finish import FRESH, Report, check_params, finish
 from flows.finish import status as status_of
 from flows.project import check_stages, enter, running, settle
-from steps.errors import RegraftError, RequestError, visible, without_passwords
-from steps.runtime import files
+from flows.terminal import Lines, say, show
+from steps.errors import RegraftError, RequestError, without_passwords
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 Labels = Literal["top", "leaf", "path"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-class Result(Protocol):
-    """The result of a command."""
-
-    def lines(self) -> Iterable[str]:
-        """Return text for a person."""
-
-    def plain(self) -> Any:
-        """Return JSON values."""
-
-
-def show(result: Result, as_json: bool = False, err: bool = False) -> None:
-    """Print a command's result as text, or as JSON with non-ASCII characters escaped."""
-    text = json.dumps(result.plain(), indent=2, default=files.plain) if as_json else "\n".join(result.lines())
-    say(text, err=err)
-
-
-def say(text: str, err: bool = False) -> None:
-    """Print a text; a name in it cannot drive the terminal."""
-    typer.echo(visible(text), err=err)
-
-
-class Lines(logging.Formatter):
-    """Log lines without control characters and passwords."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message, with the traceback if there is one."""
-        return visible(without_passwords(super().format(record)))
 
 
 def locked(
