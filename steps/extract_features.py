@@ -68,7 +68,7 @@ def _stores(
     key = {
         "backbone": card.sha256,
         "architecture": card.architecture,
-        "preprocessing": vars(spec),
+        "preprocessing": spec.to_dict(),
         "mode": {field.name: getattr(params, field.name) for field in fields(Mode)},
         "compute": vars(compute),
         "torch": torch.__version__,
@@ -85,7 +85,7 @@ def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) 
     """Yield batches of cropped uint8 images, decoded by threads while the caller computes on the batch before."""
     items: Sequence[tuple[str, str]] = list(zip(table["path"], table["id"], strict=True))
     pixels = decoding.parallel(
-        lambda item: centre_crop(resized(decoding.read_image(raw, *item), spec), spec),
+        lambda item: centre_crop(resized(decoding.read_image(raw, *item, spec.grey_bits), spec), spec),
         items,
         compute.threads,
         ahead=2 * compute.batch_size,

@@ -3,10 +3,10 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from annotated_types import Interval
 from steps.checks import duplicates, thumbnails
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
-from steps.images import decoding, layouts, listing, shards
+from steps.images import decoding, deep_grey, layouts, listing, shards
 from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
 from steps.images.layouts import BESIDE, CARVED, FILE, Listed, Tree
 from steps.images.manifest import LISTINGS, UNLABELLED, Rejected, Row
@@ -44,6 +44,18 @@ class SplitLimits(Minima, CopyLimits):
     PART_OF: ClassVar[str] = "validate"
 
 
+class Seen(NamedTuple):
+    """A row of the manifest, and the picture's largest value if it is deep grey without a declared range; else 0."""
+
+    row: Row
+    largest: int
+
+    @property
+    def path(self) -> str:
+        """Return the path of the file."""
+        return self.row.path
+
+
 def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path, quarantine: Path) -> None:
     """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
@@ -51,22 +63,11 @@ def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path,
     knows: split folders that hold class folders, or class folders, in any common spelling.
     Raises DataError if there is no such layout or no readable image.
     """
-    listed, read_file = find(raw), decoding.reader(raw)
-
-    rows: list[Row] = []
-    rejected: list[Rejected] = []
-    read = decoding.parallel(lambda item: _read(read_file, item), listed, _threads())
-    for outcome in track(read, len(listed), "reading images"):
-        if isinstance(outcome, Row):
-            rows.append(outcome)
-        else:
-            rejected.append(outcome)
-    if not rows:
+    table, rejected = _rows(find(raw), decoding.reader(raw))
+    if table.empty:
         raise DataError(_none_readable(rejected))
-
-    table = pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields)
     files.write_table(manifest, _split(table, params, limits, raw))
-    rejected = sorted(_second_forms(rejected, rows))
+    rejected = sorted(_second_forms(rejected, table["path"]))
     _log_rejected(rejected)
     files.write_text(quarantine, _csv(rejected))
 
@@ -101,6 +102,35 @@ def _tree(folder: Path) -> Tree:
     return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
 
 
+def _rows(
+    listed: Sequence[Listed | Rejected], read_file: Callable[[str], bytes]
+) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Return the manifest without its splits, sorted by path, and what cannot be used.
+
+    Deep grey whose range is not declared is read twice: once for the depth that all of it uses, then at that depth.
+    """
+    seen = _all(listed, read_file, None, "reading images")
+    largest = {item.path: item.largest for item in seen if isinstance(item, Seen) and item.largest}
+    if largest:
+        bits = deep_grey.bits_of(max(largest.values()))
+        log.info(deep_grey.in_words([*largest.values()]))
+        again = [item for item in listed if bits < deep_grey.FULL and item.path in largest]
+        anew = {item.path: item for item in _all(again, read_file, bits, "reading deep grey")}
+        seen = [anew.get(item.path, item) for item in seen]
+    rows = sorted((item.row for item in seen if isinstance(item, Seen)), key=lambda row: row.path)
+    table = pd.DataFrame(rows, columns=Row._fields)
+    if largest:
+        table[deep_grey.LARGEST] = [largest.get(path, 0) for path in table["path"]]
+    return table, [item for item in seen if isinstance(item, Rejected)]
+
+
+def _all(
+    items: Sequence[Listed | Rejected], read_file: Callable[[str], bytes], grey_bits: int | None, what: str
+) -> list[Seen | Rejected]:
+    read = decoding.parallel(lambda item: _read(read_file, item, grey_bits), items, _threads())
+    return list(track(read, len(items), what))
+
+
 def _threads() -> int:
     return min(READERS, processors())
 
@@ -121,19 +151,19 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
     return images.assign(split=every)
 
 
-def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
+def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, grey_bits: int | None) -> Seen | Rejected:
     if isinstance(item, Rejected):
         return _rejected(item.path, item.reason, item.exception) if item.reason == BESIDE else item
     data = b""
     try:
         data = read_file(item.path)
-        facts = decoding.inspect(data)
+        facts, decoded = decoding.examine(data, grey_bits)
     except UndecodableError as error:
         return _rejected(item.path, error.reason, error.exception, data, item.label)
     except OSError as error:
         return _rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}", label=item.label)
     identity = hashlib.sha256(data).hexdigest()
-    return Row(
+    row = Row(
         id=identity,
         path=item.path,
         label=item.label,
@@ -144,6 +174,7 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | R
         weight=item.weight,
         **facts._asdict(),
     )
+    return Seen(row, decoded.largest)
 
 
 def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: str = "") -> Rejected:
@@ -153,9 +184,9 @@ def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: 
     return Rejected(path, reason, exception, kind, known.name if known else "", label)
 
 
-def _second_forms(rejected: Iterable[Rejected], rows: Iterable[Row]) -> Iterator[Rejected]:
+def _second_forms(rejected: Iterable[Rejected], paths: Iterable[str]) -> Iterator[Rejected]:
     """Mark the pictures in formats that are not read if the same name stands beside them in one that is."""
-    readable = {PurePosixPath(row.path).with_suffix("") for row in rows}
+    readable = {PurePosixPath(path).with_suffix("") for path in paths}
     for item in rejected:
         twin = item.kind == OTHER_FORMAT and PurePosixPath(item.path).with_suffix("") in readable
         yield item._replace(kind=SECOND_FORM) if twin else item

@@ -23,6 +23,7 @@ from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, to
 from steps.checks.thumbnails import near_copies
 from steps.errors import ParamsError
 from steps.images.dataset import Images
+from steps.images.deep_grey import LARGEST, used_bits
 from steps.images.file_kinds import LOST
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
 from steps.images.preprocessing import Preprocessing
@@ -68,7 +69,7 @@ def validate(
     rejected = _quarantined(quarantine)
     configure(compute)
     report = Unsound(accepted=False, rules=(), quarantined=len(_missed(rejected)))
-    tables: dict[Table, pd.DataFrame] = {"images": images}
+    tables: dict[Table, pd.DataFrame] = {"images": _without_largest(images)}
     counted_files = dict[str, list[str]]()
     absent = frozenset[Table](get_args(Table))
     if sound(images):
@@ -85,17 +86,22 @@ def validate(
     if refused:
         raise refused
     files.write_table(accepted, images)
-    files.write_json(preprocessing, params.preprocessing.to_dict())
+    files.write_json(preprocessing, _applied(params, images).to_dict())
 
 
 def sound(images: pd.DataFrame) -> bool:
     """Return True if the table is a manifest; if not, the manifest's rules say why and no others can be checked."""
     return (
-        tuple(images.columns) == Row._fields
+        tuple(_without_largest(images).columns) == Row._fields
         and images["path"].is_unique
         and set(images["split"]) <= set(SPLITS)
         and bool(images["id"].str.fullmatch("[0-9a-f]{64}").all())
     )
+
+
+def _without_largest(images: pd.DataFrame) -> pd.DataFrame:
+    """Return a manifest without the column that only sets with deep grey have."""
+    return images.drop(columns=LARGEST, errors="ignore")
 
 
 def _examined(
@@ -179,6 +185,11 @@ def _copies(
     return duplicates.without(groups, dropped), dropped
 
 
+def _applied(params: ValidateParams, images: pd.DataFrame) -> Preprocessing:
+    """Return the preprocessing with the depth that the deep grey of these images uses."""
+    return replace(params.preprocessing, grey_bits=used_bits(images))
+
+
 def _check_prior(prior: Mapping[str, float], classes: list[str]) -> None:
     if prior and sorted(prior) != classes:
         raise ParamsError([f"validate.population_prior names {', '.join(prior)}; the classes are {', '.join(classes)}"])
@@ -192,7 +203,7 @@ def _observed(
     if not (labelled["split"] == TRAIN).any():
         return Nothing()
     classes = sorted(labelled["label"].unique())
-    loader = Images(raw, labelled, classes, params.preprocessing, compute)
+    loader = Images(raw, labelled, classes, _applied(params, images), compute)
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
@@ -210,7 +221,7 @@ def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) ->
     copies = {image.path: str(number) for number, group in enumerate(changed) for image in group}
     labelled = images.loc[images["split"] != UNLABELLED, ["path", "id", "label", "split", "group", "source"]]
     tables: dict[Table, pd.DataFrame] = {
-        "images": images,
+        "images": _without_largest(images),
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
         "totals": pd.DataFrame([totals(len(images), report.counts, report.quarantined)]),
         "labelled": labelled.assign(copy=[copies.get(path, "") for path in labelled["path"]]).reset_index(drop=True),

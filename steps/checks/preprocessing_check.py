@@ -27,7 +27,7 @@ SHOWN = 4  # pictures that a page shows as stored and as an account would have t
 def contract(pipeline: Preprocessing, backbone: Preprocessing) -> tuple[FieldAgreement, ...]:
     """Compare field by field what the pipeline will do with what the backbone expects."""
     ours, theirs = pipeline.to_dict(), backbone.to_dict()
-    return tuple(FieldAgreement(name, ours[name], theirs[name], ours[name] == theirs[name]) for name in theirs)
+    return tuple(FieldAgreement(name, ours[name], theirs[name], ours[name] == theirs[name]) for name in ours)
 
 
 def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> Observation:

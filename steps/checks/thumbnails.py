@@ -8,6 +8,7 @@ import pandas as pd
 
 from steps.checks.duplicates import FLAT, CopyLimits, Ints, correlation, near_by_hash
 from steps.images.decoding import parallel, read_image
+from steps.images.deep_grey import used_bits
 
 SIDE = 32
 
@@ -27,7 +28,8 @@ def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, thread
     ids, paths = images["id"].tolist(), images["path"].tolist()
     pairs_of_two = [pair for pair in pairs.tolist() if ids[pair[0]] != ids[pair[1]]]
     wanted = sorted({row for pair in pairs_of_two for row in pair})
-    made = parallel(lambda row: _thumbnail(raw, paths[row], ids[row]), wanted, threads)
+    bits = used_bits(images)
+    made = parallel(lambda row: _thumbnail(raw, paths[row], ids[row], bits), wanted, threads)
     thumbnails = dict(zip(wanted, made, strict=True))
     held = [
         ids[first] == ids[second] or correlation(thumbnails[first], thumbnails[second]) >= least
@@ -37,6 +39,6 @@ def confirmed(pairs: Ints, images: pd.DataFrame, raw: Path, least: float, thread
     return kept
 
 
-def _thumbnail(raw: Path, path: str, identity: str) -> npt.NDArray[np.uint8]:
-    grey = read_image(raw, path, identity).convert("L")
+def _thumbnail(raw: Path, path: str, identity: str, grey_bits: int | None) -> npt.NDArray[np.uint8]:
+    grey = read_image(raw, path, identity, grey_bits).convert("L")
     return np.asarray(grey.resize((SIDE, SIDE)), dtype=np.uint8)

@@ -51,7 +51,7 @@ class Bench:
         rows = [self.row(path) for path in sorted(self.trained.raw.rglob("*.png"))]
         files.write_table(self.trained.screened, pd.DataFrame(rows, columns=Row._fields))
         forward = Forward(models.load_backbone(self.trained.backbone)[1], [""], MODE, len(rows))
-        read = [decoding.read_image(self.trained.raw, row.path, row.id) for row in rows]
+        read = [decoding.read_image(self.trained.raw, row.path, row.id, None) for row in rows]
         features = forward(torch.stack([preprocess(picture, card.preprocessing) for picture in read]))
         write_features(self.trained.features, [row.id for row in rows], features)
 

@@ -121,13 +121,13 @@ def test_what_comes_over_a_network_names_no_files(saved: Saved, monkeypatch: pyt
 def test_the_decoders_bounds_hold_for_pixels(shape: tuple[int, ...], sentence: str) -> None:
     pixels = np.broadcast_to(np.uint8(0), shape)  # no memory behind it
     with pytest.raises(UndecodableError, match=sentence):
-        request_images.picture(pixels, paths=False)
+        request_images.picture(pixels, paths=False, grey_bits=None)
 
 
 def test_the_decoders_bounds_hold_for_base64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_BYTES", 100)
     with pytest.raises(UndecodableError, match="101 bytes; at most 100"):
-        request_images.picture(base64.b64encode(b"x" * 101).decode(), paths=False)
+        request_images.picture(base64.b64encode(b"x" * 101).decode(), paths=False, grey_bits=None)
 
 
 FRESH = """

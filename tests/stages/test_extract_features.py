@@ -79,7 +79,7 @@ def reference(bench: Bench, table: pd.DataFrame) -> np.ndarray[tuple[int, ...], 
     """Compute the features one image at a time, in order of id, with nothing but the network."""
     card, network, _ = models.load_backbone(bench.root / "backbone")
     rows = table.sort_values("id")
-    read = [decoding.read_image(bench.root / "raw", *item) for item in zip(rows["path"], rows["id"], strict=True)]
+    read = [decoding.read_image(bench.root / "raw", *item, None) for item in zip(rows["path"], rows["id"], strict=True)]
     return np.concatenate([network(preprocess(i, card.preprocessing)[None]).detach().numpy() for i in read])
 
 
