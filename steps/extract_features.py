@@ -14,9 +14,11 @@ from steps.backbones.feature_store import FOLDER, FeatureStore
 from steps.backbones.fingerprint import probe
 from steps.backbones.forward import Forward, Mode, cut_names
 from steps.images import decoding
+from steps.images.deep_grey import FULL
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.cuts import WHOLE
 from steps.runtime.feature_file import write_features
 from steps.runtime.progress import track
 
@@ -75,10 +77,24 @@ def _stores(
         "processor": torch.backends.cpu.get_cpu_capability(),
     }
     folder = files.project_root() / FOLDER
-    return {
-        cut: FeatureStore(folder, {**key, "cut": cut, "probe": digest}, width)
-        for cut, (digest, width) in probe(forward, spec).items()
-    }
+    keys = {cut: ({**key, "cut": cut, "probe": digest}, width) for cut, (digest, width) in probe(forward, spec).items()}
+    _log_new_depth(folder, keys[WHOLE][0])
+    return {cut: FeatureStore(folder, of_cut, width) for cut, (of_cut, width) in keys.items()}
+
+
+def _log_new_depth(folder: Path, key: dict[str, Any]) -> None:
+    """Log that all features are computed anew if the store has them at other depths of deep grey alone."""
+
+    def depth_and_rest(key: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        spec = dict(key["preprocessing"])
+        return spec.pop("grey_bits", FULL), {**key, "preprocessing": spec}
+
+    depth, rest = depth_and_rest(key)
+    known = [depth_and_rest(files.read_json(path)) for path in sorted(folder.glob("*/key.json"))]
+    depths = {of_other for of_other, other in known if other == rest}
+    if depths and depth not in depths:
+        before = " or ".join(f"{other}-bit" for other in sorted(depths))
+        log.warning("16-bit grey is read as %d-bit and was read as %s: all features are computed anew", depth, before)
 
 
 def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) -> Iterator[list[torch.Tensor]]:

@@ -121,7 +121,18 @@ def _rows(
     table = pd.DataFrame(rows, columns=Row._fields)
     if largest:
         table[deep_grey.LARGEST] = [largest.get(path, 0) for path in table["path"]]
+        _warn_of_shallow(deep_grey.shallow(table), len(largest))
     return table, [item for item in seen if isinstance(item, Rejected)]
+
+
+def _warn_of_shallow(paths: Sequence[str], deep: int) -> None:
+    """Name the deep grey pictures that the range of the others leaves nearly black: another camera's, perhaps."""
+    if paths:
+        log.warning(
+            "%d of %d pictures of 16 bits (%.0f %%) use less than an eighth of that range and become nearly black, the "
+            "first %s: where they are of another depth, scale them up to that of the others in the source",
+            *(len(paths), deep, 100 * len(paths) / deep, paths[0]),
+        )
 
 
 def _all(

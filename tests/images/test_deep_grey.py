@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from steps.images import deep_grey
+from steps.images import containers, deep_grey
 from steps.images.decoding import decode, examine
 from steps.images.deep_grey import LARGEST, bits_of, used_bits
 from steps.ingest import IngestParams, SplitLimits, ingest
@@ -121,7 +121,7 @@ def test_jpeg_2000_is_measured_if_it_declares_16_bits() -> None:
     assert examine(data, None)[1].largest == 4095
     place = data.find(b"\xff\x4f\xff\x51") + 42
     assert data[place] == 15
-    assert deep_grey.containers.jpeg2000_bits(data[:place] + b"\x0b" + data[place + 1 :]) == 12
+    assert containers.jpeg2000_bits(data[:place] + b"\x0b" + data[place + 1 :]) == 12
 
 
 def test_white_is_zero_is_respected_at_the_depth_of_the_set() -> None:
@@ -144,7 +144,8 @@ def radiograph(seed: int, most: int) -> Pixels:
     coarse = np.random.default_rng(seed).integers(0, most, (8, 8)).astype(np.float32)
     fine = np.asarray(Image.fromarray(coarse).resize((32, 32), Image.Resampling.BILINEAR)).copy()
     fine[0, 0] = most
-    return np.rint(fine)
+    rounded: Pixels = np.rint(fine)
+    return rounded
 
 
 def read(root: Path, pictures: dict[str, bytes]) -> pd.DataFrame:
@@ -185,10 +186,11 @@ def test_a_larger_picture_changes_the_range_of_all_and_no_id(tmp_path: Path) -> 
     assert (old["brightness"].to_numpy() < before["brightness"].to_numpy() / 3).all()
 
 
-def test_pictures_of_another_depth_are_named(tmp_path: Path) -> None:
+def test_pictures_of_another_depth_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = read(tmp_path, {**a_set(png, 4095), "b/full.png": png(radiograph(99, 65535))})
     assert used_bits(table) is None
     assert len(deep_grey.shallow(table)) == 12 and "b/full.png" not in deep_grey.shallow(table)
+    assert "12 of 13 pictures of 16 bits (92 %) use less than an eighth of that range" in caplog.text
 
 
 def test_a_set_without_deep_grey_has_no_column_for_it(tmp_path: Path) -> None:

@@ -116,6 +116,20 @@ def test_an_image_is_computed_once_and_new_ones_alone(bench: Bench) -> None:
     assert grown == afresh, "a row depends on the batch that it was computed in"
 
 
+def test_another_depth_of_deep_grey_computes_all_anew_and_says_so(bench: Bench) -> None:
+    spec = files.read_json(bench.root / "preprocessing.json")
+    assert bench.extract(bench.table())[0] == 27
+    for bits, says in (
+        (12, "read as 12-bit and was read as 16-bit"),
+        (14, "as 14-bit and was read as 12-bit or 16-bit"),
+    ):
+        files.write_json(bench.root / "preprocessing.json", {**spec, "grey_bits": bits})
+        assert bench.extract(bench.table())[0] == 27
+        assert says in bench.log.text
+    files.write_json(bench.root / "preprocessing.json", spec)
+    assert bench.extract(bench.table())[0] == 0 and "anew" not in bench.log.text
+
+
 def test_a_new_name_label_split_or_order_computes_nothing_and_changes_no_byte(bench: Bench) -> None:
     table = bench.table()
     _, before = bench.extract(table)
@@ -186,7 +200,7 @@ def test_a_decoder_that_reads_other_pixels_uses_no_row_of_the_first(
     bench.extract(table)
     true = decoding.decode
     for module in ("steps.images.decoding.decode", "steps.backbones.fingerprint.decode"):
-        monkeypatch.setattr(module, lambda data: true(data).point(lambda level: max(level - 1, 0)))
+        monkeypatch.setattr(module, lambda data, *bits: true(data, *bits).point(lambda level: max(level - 1, 0)))
     assert bench.extract(table)[0] == 27
 
 
