@@ -12,6 +12,7 @@ from annotated_types import Interval
 from steps.backbones import models
 from steps.backbones.feature_store import FOLDER, FeatureStore
 from steps.backbones.fingerprint import probe
+from steps.backbones.finite import refuse_infinite
 from steps.backbones.forward import Forward, Mode, cut_names
 from steps.images import decoding
 from steps.images.deep_grey import FULL
@@ -44,7 +45,7 @@ def extract_features(
     """Write float32 features [n, width] of each cut and ids of the accepted images, sorted by id; each image once.
 
     Only images that the store lacks are computed; the result depends on the arguments alone, and only takes longer
-    without a store. Raises RequestError if the machine lacks the device.
+    without a store. Raises RequestError if the machine lacks the device, or if features are not finite.
     """
     refuse_absent(params.device)
     spec = models.read_preprocessing(preprocessing)
@@ -60,7 +61,9 @@ def extract_features(
     _compute(forward, stores, _pixels(raw, missing, spec, compute), spec, missing["id"].tolist())
     log.info("extract_features: %d of %d images computed, the others known", len(missing), len(ids))
 
-    write_features(features, ids, {cut: store.rows(ids) for cut, store in stores.items()})
+    rows = {cut: store.rows(ids) for cut, store in stores.items()}
+    refuse_infinite(table["path"].tolist(), rows.values(), params.precision)
+    write_features(features, ids, rows)
 
 
 def _stores(

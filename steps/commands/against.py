@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from steps.backbones import models
+from steps.backbones.finite import refuse_infinite
 from steps.backbones.forward import Forward, Mode
 from steps.checks import expectations, shift
 from steps.checks.decision_files import write_weights
@@ -78,6 +79,7 @@ def against(
         if count < LEAST:
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
+    refuse_infinite(seen["path"].tolist(), [features], mode.precision)
     test = two_sample(known, features, derive(seed, "against") % 2**32)
     rng = numpy_generator(seed, "against")
     mine, theirs = np.split(test.odds, [len(training)])

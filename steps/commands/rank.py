@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from steps.backbones import models
+from steps.backbones.finite import refuse_infinite
 from steps.commands import origins
 from steps.errors import DataError, RequestError
 from steps.evaluation.comparison import balanced_difference
@@ -166,7 +167,9 @@ def _features(
         with torch.inference_mode():
             batches.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
         seconds.append((time.perf_counter() - began) / len(batch))
-    return np.concatenate(batches), 1000 * float(np.median(seconds[1:] or seconds))
+    features = np.concatenate(batches)
+    refuse_infinite(task.table["path"].tolist(), [features], "float32")
+    return features, 1000 * float(np.median(seconds[1:] or seconds))
 
 
 def _ranked(candidates: Sequence[Candidate], task: Divided, seed: int) -> list[Ranked]:

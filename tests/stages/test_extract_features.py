@@ -116,6 +116,20 @@ def test_an_image_is_computed_once_and_new_ones_alone(bench: Bench) -> None:
     assert grown == afresh, "a row depends on the batch that it was computed in"
 
 
+def test_features_that_are_not_finite_are_refused_and_not_written(bench: Bench) -> None:
+    state = files.read_tensors(bench.root / "backbone" / models.WEIGHTS)
+    spoilt = {name: tensor * 1e12 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    files.write_tensors(bench.root / "backbone" / models.WEIGHTS, spoilt)
+    card = replace(
+        models.read_card(bench.root / "backbone"), sha256=files.sha256_of(bench.root / "backbone" / models.WEIGHTS)
+    )
+    models.write_card(bench.root / "backbone", card)
+    for _ in range(2):  # what the store has kept is refused, too
+        with pytest.raises(RequestError, match=r"27 of 27 images are NaN, infinite .* \(0/000.png; 0/001.png"):
+            bench.extract(bench.table())
+    assert not (bench.root / "features").exists()
+
+
 def test_another_depth_of_deep_grey_computes_all_anew_and_says_so(bench: Bench) -> None:
     spec = files.read_json(bench.root / "preprocessing.json")
     assert bench.extract(bench.table())[0] == 27
