@@ -93,6 +93,24 @@ def test_forty_images_a_class_are_enough_however_many_classes_there_are(class_co
             assert min(found[name][str(label)] for label in range(class_count)) >= least
 
 
+BURSTS = {
+    "12 single images and 40 copies of one": [1] * 12 + [40],
+    "the same, two bursts": [1] * 12 + [40, 30],
+    "pairs and a burst": [2] * 7 + [25],
+    "as many singles as the minima need, and a burst for training": [1] * 7 + [20],
+    "three bursts alone": [20, 20, 20],
+}
+
+
+@pytest.mark.parametrize("name", BURSTS)
+def test_a_burst_of_copies_is_not_taken_for_a_minimum_that_single_images_meet(name: str) -> None:
+    """The shares are small here: the minima alone fill test and validation."""
+    for draw in range(200):
+        keys = {1000 * draw + number: Counter(a=size) for number, size in enumerate(BURSTS[name])}
+        found = counts(keys, split(keys, 0.01, 1e-9, DEFAULT))
+        assert found[TEST]["a"] >= 5 and found[VAL]["a"] >= 2 and found[TRAIN]["a"] >= 5
+
+
 def test_a_unit_has_the_highest_of_its_keys_and_counts_the_images_that_have_a_weight() -> None:
     images = pd.DataFrame({"key": list("abcd"), "label": ["x", "x", "y", "y"], "weight": [1.0, 0.0, 1.0, 1.0]})
     found = units_of(images, np.array([0, 0, 1, 0], dtype=np.int32))
