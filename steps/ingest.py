@@ -6,35 +6,31 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Interval
 
 from steps.checks import duplicates, thumbnails
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
-from steps.images import decoding, deep_grey, layouts, listing, shards
+from steps.images import decoding, deep_grey
 from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
-from steps.images.layouts import BESIDE, CARVED, FILE, Listed, Tree
-from steps.images.manifest import LISTINGS, UNLABELLED, Rejected, Row
-from steps.images.splitting import Minima, assign_splits, units_of
+from steps.images.layouts import BESIDE, CARVED, Listed
+from steps.images.listing import reading
+from steps.images.manifest import UNLABELLED, Rejected, Row
+from steps.images.splitting import Minima, Shares, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.compute import processors
 from steps.runtime.progress import track
 
-LINKED = "a linked folder; it may loop, so put the folder itself here"
 READERS = 8  # at most, whatever the machine: each may hold a picture of `images.MAX_PIXELS`
 log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestParams:
+class IngestParams(Shares):
     """Shares of the labelled images that are set aside, by fixed thresholds on the image id."""
-
-    validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
-    test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,24 +78,9 @@ def find(raw: Path) -> tuple[Listed | Rejected, ...]:
     return read.files
 
 
-def reading(raw: Path) -> layouts.Reading:
-    """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
-    listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
-    if listings:
-        return layouts.of_listing(listing.read(listings[0]), listings[0].name)
-    packed = shards.opened(raw)
-    return layouts.read(layouts.grown(packed.paths) if packed else _tree(raw), labels=None)
-
-
 def label_counts(raw: Path) -> Counter[str]:
     """Return how many files each class has by their paths, before any is read; raises as `find` does."""
     return Counter(item.label for item in find(raw) if isinstance(item, Listed) and item.label)
-
-
-def _tree(folder: Path) -> Tree:
-    """Return the contents of a folder sorted by name, without hidden files and those of the system."""
-    children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
-    return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
 
 
 def _rows(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.checks.duplicates import CopyLimits
+from steps.checks.expectations import MORE
 from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import MAY_BE_ABSENT, Table, refusal, some
@@ -25,8 +26,10 @@ from steps.errors import ParamsError
 from steps.images.dataset import Images
 from steps.images.deep_grey import LARGEST, used_bits
 from steps.images.file_kinds import LOST
+from steps.images.listing import splits_of_ours
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
 from steps.images.preprocessing import Preprocessing
+from steps.images.splitting import Shares, more_needed
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
@@ -45,8 +48,16 @@ class ValidateParams(DataLimits, CopyLimits):
     preprocessing: Preprocessing
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitShares(Shares):
+    """The shares by which `ingest` makes splits: how many images a refused class needs depends on them."""
+
+    PART_OF: ClassVar[str] = "ingest"
+
+
 def validate(
     params: ValidateParams,
+    shares: SplitShares,
     seed: int,
     compute: ComputeParams,
     manifest: Path,
@@ -75,6 +86,7 @@ def validate(
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
         tables, counted_files = _tables(images, report, rejected), _counted_files(images, report, rejected)
+        tables["classes"] = _with_needs(tables["classes"], params, shares, raw)
         absent = MAY_BE_ABSENT
     if lost := files.read_json(lost_classes):
         tables["lost"] = pd.DataFrame([{"label": label, "images": 0} for label in lost])
@@ -247,6 +259,21 @@ def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) ->
             effects = [(label, row.effect if row.significant else 0.0) for label, row in results]
             tables[name] = pd.DataFrame(effects, columns=["label", "effect"])
     return tables
+
+
+def _with_needs(classes: pd.DataFrame, params: ValidateParams, shares: SplitShares, raw: Path) -> pd.DataFrame:
+    """Add to each class that is below a minimum how many new images it needs, where regraft makes the splits.
+
+    Where the splits are given, each lacks what it lacks, and the rules say so.
+    """
+    least = {TRAIN: params.min_train_per_class, VAL: params.min_val_per_class, TEST: params.min_test_per_class}
+    if not any((classes[split] < least[split]).any() for split in least):
+        return classes
+    ours = splits_of_ours(raw)
+    lacking = sum(((least[split] - classes[split]).clip(lower=0) for split in ours), pd.Series(0, classes.index))
+    share = (1 - shares.validation_share) * (1 - shares.test_share if TEST in ours else 1)
+    more = [more_needed(int(count), share) for count in lacking]
+    return classes.assign(**{f"{split}{MORE}": more for split in ours})
 
 
 def _quarantined(quarantine: Path) -> pd.DataFrame:

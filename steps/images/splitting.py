@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from steps.images.manifest import TEST, TRAIN, VAL, uniform
+
+CERTAINTY = 0.999
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,14 @@ class Minima:
 
     min_val_per_class: Annotated[int, Ge(1)]
     min_test_per_class: Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Shares of the labelled images that are set aside: validation of what is not test, test of all."""
+
+    validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
+    test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
 class Unit(NamedTuple):
@@ -60,6 +70,18 @@ def assign_splits(units: Sequence[Unit], validation: float, test: float, minima:
     rest = [index for index in range(len(units)) if index not in of_test]
     of_val = set(_taken(units, rest, test + (1 - test) * validation, minima.min_val_per_class))
     return [TEST if index in of_test else VAL if index in of_val else TRAIN for index in range(len(units))]
+
+
+def more_needed(lacking: int, training_share: float) -> int:
+    """Return how many new images let a class meet its minima in splits of ours, whatever their hashes (but 1 in 1,000).
+
+    `lacking` is what the splits together have too little of. At least as many new images have to fall to training by
+    the shares: those that test and validation lack come out of them at worst, and no old image leaves training. It
+    holds for single images; copies and groups count as one.
+    """
+    from scipy.stats import binom  # 0.5 s, for refusals alone
+
+    return next(count for count in range(lacking, 10**6) if binom.sf(lacking - 1, count, training_share) >= CERTAINTY)
 
 
 def _taken(units: Sequence[Unit], among: Iterable[int], below: float, least: int) -> Iterator[int]:

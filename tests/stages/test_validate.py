@@ -23,7 +23,7 @@ from steps.images import decoding
 from steps.images.manifest import Row
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
-from steps.validate import ValidateParams, validate
+from steps.validate import SplitShares, ValidateParams, validate
 
 CARD, STATE = origins.embedded()
 SPEC = CARD.preprocessing
@@ -61,6 +61,7 @@ PARAMS = ValidateParams(
     ),
 )
 COMPUTE = ComputeParams(threads=1, batch_size=8)
+SHARES = SplitShares(validation_share=0.25, test_share=0.2)
 DIGITS = load_digits()
 COUNTS = {
     "train": {"ant": 5, "bee": 4},
@@ -140,6 +141,7 @@ class Gate:
     def run(self, params: ValidateParams = PARAMS) -> None:
         validate(
             params,
+            SHARES,
             0,
             COMPUTE,
             self.root / "manifest.parquet",
