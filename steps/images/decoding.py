@@ -137,10 +137,14 @@ def _whole(data: bytes, grey_bits: int | None) -> Decoded:
             stream.left += 4 * MAX_SLOW_PIXELS  # run lengths are read byte by byte
         stored = (image.width, image.height, image.mode, str(image.format))
         is_deep = image.mode[0] == "I" or image.mode == "F"
-        least = deep_grey.least_bits(image, data) if is_deep else None  # Pillow forgets a PGM's maximum as it loads
+        low = deep_grey.low_bytes(image, data)
+        # Before loading, which forgets a PGM's maximum
+        least = deep_grey.least_bits(image, data) if is_deep or low is not None else None
         image.load()
         _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
         pixels, largest = deep_grey.to_grey(image, least, grey_bits) if is_deep else (image, 0)
+        if low is not None:
+            pixels, largest = deep_grey.to_colour(image, low, least, grey_bits)
         return Decoded(*stored, _taken(image), largest, _upright(_rgb(pixels), image))
 
 

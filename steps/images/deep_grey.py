@@ -1,10 +1,11 @@
-"""Deep grey: more than 8 bits become 8-bit grey, by the range that the file declares or that its set of images uses.
+"""Deep grey and 16-bit colour become 8-bit, by the range that the file declares or that its set of images uses.
 
 Cameras of 10, 12 and 14 bits write files that declare 16, so the range does not show in a single picture; one guessed
 per picture would give a dark and a bright picture the same values. `ingest` therefore measures it over all of them.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ FULL, SIGNED, LEAST = 16, 15, 8  # bits: of a 16-bit file without and with a sig
 SHALLOW = 3  # bits less than the set uses: a picture that has 32 grey levels left
 BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, SMALLEST, LARGEST_SAMPLE = 258, 262, 281, 340, 341
 WHITE_IS_ZERO = 0
+GREY_ALPHA, ALPHA = "LA;16B", 3
+# Pillow's modes of unpacking 16-bit colour -> the mode that unpacks the other byte of each value.
+SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+OTHER_BYTE = {f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for order, other in SWAPPED.items()}
+OTHER_BYTE[GREY_ALPHA] = "RGBA"  # its four bytes per pixel as they are
 
 
 def least_bits(image: ImageFile.ImageFile, data: bytes) -> int | None:
@@ -54,6 +60,41 @@ def to_grey(image: Image.Image, least: int | None, used: int | None) -> tuple[Im
     ends = (high, low) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
     grey = light.to_bytes(values, *ends)
     return Image.fromarray(np.where(values == key, np.uint8(light.MATTE), grey) if is_key else grey), largest
+
+
+def low_bytes(image: ImageFile.ImageFile, data: bytes) -> light.Array | None:
+    """Decode the lower bytes of 16-bit colour, uint8 [h, w, channels], of which Pillow keeps the higher alone.
+
+    None for a file, opened but not loaded, that is something else. The second decoding unpacks the other byte.
+    """
+    modes = {tile.args[0] if isinstance(tile.args, tuple) else tile.args for tile in image.tile}
+    if "transparency" in image.info or not modes or not modes <= OTHER_BYTE.keys():
+        return None
+    with Image.open(containers.Stream(data), formats=[str(image.format)]) as again:
+        tiles = again.tile
+        for index, tile in enumerate(tiles):
+            mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+            other = OTHER_BYTE[mode]
+            tiles[index] = tile._replace(args=(other, *rest) if rest else other)
+        pixels = np.asarray(again)
+    return pixels[..., [1, 1, 1, 3]] if modes == {GREY_ALPHA} else pixels
+
+
+def to_colour(image: Image.Image, low: light.Array, least: int | None, used: int | None) -> tuple[Image.Image, int]:
+    """Return 16-bit colour as 8-bit colour, and the largest value that its set has to hold, as `to_grey` does.
+
+    At full depth the image, which holds the higher bytes, is returned as it is.
+    """
+    white, bands, largest = 2.0 ** (used or FULL) - 1, [], 2 ** (least or LEAST) - 1
+    for index, band in enumerate(image.split()):
+        values = np.asarray(band).astype(np.uint16) << 8 | low[..., index]
+        most = int(values.max())
+        is_alpha = index == ALPHA
+        largest = largest if is_alpha else max(largest, most)
+        if used is not None:
+            ends = 2.0**FULL - 1 if is_alpha and most > white else white
+            bands.append(Image.fromarray(light.to_bytes(values, 0.0, ends)))
+    return (Image.merge(image.mode, bands) if bands else image), largest
 
 
 def _range(mode: str, values: light.Array, tags: dict[int, Any]) -> tuple[tuple[float, float], bool]:

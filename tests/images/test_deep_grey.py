@@ -101,6 +101,64 @@ FILES = [
 ]
 
 
+def colour_png(values: Pixels) -> bytes:
+    """Return a PNG of 16-bit colour [h, w, 3 or 4] or grey with alpha [h, w, 2], for Pillow writes none."""
+    height, width, channels = values.shape
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def colour_tiff(values: Pixels, order: str, compressed: bool = False) -> bytes:
+    """Return a TIFF of 16-bit RGB, uncompressed or with deflate."""
+    height, width, _ = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if compressed else pixels
+    bits_at = 8 + len(pixels) + len(pixels) % 2
+    fields = {256: width, 257: height, 258: bits_at, 259: 8 if compressed else 1, 262: 2, 273: 8, 277: 3}
+    fields |= {278: height, 279: len(pixels)}
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, 3, value) if tag == 258 else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in fields.items()
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", bits_at + 6)
+    pixels += bytes(len(pixels) % 2)
+    return head + pixels + struct.pack(f"{order}HHHH", 16, 16, 16, len(fields)) + entries + bytes(4)
+
+
+COLOURS = np.stack([UP_TO_4095, UP_TO_4095[::-1], UP_TO_4095 // 2], axis=2)
+OPAQUE = np.full((9, 7, 1), 65535)
+COLOURED = {
+    "PNG": (colour_png(COLOURS), COLOURS),
+    "PNG with alpha": (colour_png(np.concatenate([COLOURS, OPAQUE], axis=2)), COLOURS),
+    "PNG with alpha of 12 bits": (colour_png(np.concatenate([COLOURS, OPAQUE // 16], axis=2)), COLOURS),
+    "PNG of grey with alpha": (
+        colour_png(np.concatenate([UP_TO_4095[..., None], OPAQUE], axis=2)),
+        UP_TO_4095[..., None],
+    ),
+    "TIFF": (colour_tiff(COLOURS, "<"), COLOURS),
+    "compressed TIFF": (colour_tiff(COLOURS, "<", compressed=True), COLOURS),
+    "big-endian compressed TIFF": (colour_tiff(COLOURS, ">", compressed=True), COLOURS),
+    "big-endian TIFF": (colour_tiff(COLOURS, ">"), COLOURS),
+}
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_colour_of_16_bits_is_measured_and_scaled_likewise(name: str) -> None:
+    data, values = COLOURED[name]
+    _, decoded = examine(data, 12)
+    assert decoded.largest == 4095
+    assert np.abs(np.asarray(decoded.image) - np.rint(values / 4095 * 255)).max() <= 1
+    with Image.open(io.BytesIO(data)) as image:
+        as_ever = image.convert("RGBA").convert("RGB") if "alpha" not in name else None
+    assert as_ever is None or np.array_equal(np.asarray(decode(data)), np.asarray(as_ever))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_file_is_scaled_by_its_declaration_or_the_sets_depth(file: File) -> None:
     _, decoded = examine(file.data, 12)
