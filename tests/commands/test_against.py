@@ -154,7 +154,12 @@ def test_too_few_images_are_refused_in_words(bench: Bench) -> None:
 def test_a_picture_of_the_reference_is_decoded_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = decoding._decode
-    monkeypatch.setattr(decoding, "_decode", lambda data: decoded.append(len(data)) or decode(data))  # type: ignore[func-returns-value]
+
+    def counted(data: bytes, grey_bits: int | None) -> decoding.Decoded:
+        decoded.append(len(data))
+        return decode(data, grey_bits)
+
+    monkeypatch.setattr(decoding, "_decode", counted)
     folder = bench.root / "same"
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))[:9]
     spec = models.read_preprocessing(bench.trained.preprocessing)
