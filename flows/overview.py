@@ -143,7 +143,7 @@ def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
 
 def of_raw(raw: Path) -> Overview:
     """Return what `ingest` reads in a folder of raw images."""
-    from steps.ingest import reading
+    from steps.images.listing import reading
 
     read = reading(raw)
     return _counted(read, {item.path for item in read.files}, ())

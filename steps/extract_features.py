@@ -12,11 +12,14 @@ from annotated_types import Interval
 from steps.backbones import models
 from steps.backbones.feature_store import FOLDER, FeatureStore
 from steps.backbones.fingerprint import cut_digests
+from steps.backbones.finite import refuse_infinite
 from steps.backbones.forward import Forward, Mode, cut_names
 from steps.images import decoding
+from steps.images.deep_grey import FULL
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure, refuse_absent
+from steps.runtime.cuts import WHOLE
 from steps.runtime.feature_file import write_features
 from steps.runtime.progress import track
 
@@ -42,7 +45,7 @@ def extract_features(
     """Write float32 features [n, width] of each cut and ids of the accepted images, sorted by id; each image once.
 
     Only images that the store lacks are computed; the result depends on the arguments alone, and only takes longer
-    without a store. Raises RequestError if the machine lacks the device.
+    without a store. Raises RequestError if the machine lacks the device, or if features are not finite.
     """
     refuse_absent(params.device)
     spec = models.read_preprocessing(preprocessing)
@@ -58,7 +61,9 @@ def extract_features(
     _compute(forward, stores, _pixels(raw, missing, spec, compute), spec, missing["id"].tolist())
     log.info("extract_features: %d of %d images computed, the others known", len(missing), len(ids))
 
-    write_features(features, ids, {cut: store.rows(ids) for cut, store in stores.items()})
+    rows = {cut: store.rows(ids) for cut, store in stores.items()}
+    refuse_infinite(table["path"].tolist(), rows.values(), params.precision)
+    write_features(features, ids, rows)
 
 
 def _stores(
@@ -68,24 +73,41 @@ def _stores(
     key = {
         "backbone": card.sha256,
         "architecture": card.architecture,
-        "preprocessing": vars(spec),
+        "preprocessing": spec.to_dict(),
         "mode": {field.name: getattr(params, field.name) for field in fields(Mode)},
         "compute": vars(compute),
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
     }
     folder = files.project_root() / FOLDER
-    return {
-        cut: FeatureStore(folder, {**key, "cut": cut, "probe": digest}, width)
+    keys = {
+        cut: ({**key, "cut": cut, "probe": digest}, width)
         for cut, (digest, width) in cut_digests(forward, spec).items()
     }
+    _log_new_depth(folder, keys[WHOLE][0])
+    return {cut: FeatureStore(folder, of_cut, width) for cut, (of_cut, width) in keys.items()}
+
+
+def _log_new_depth(folder: Path, key: dict[str, Any]) -> None:
+    """Log that all features are computed anew if the store has them at other depths of deep grey alone."""
+
+    def depth_and_rest(key: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        spec = dict(key["preprocessing"])
+        return spec.pop("grey_bits", FULL), {**key, "preprocessing": spec}
+
+    depth, rest = depth_and_rest(key)
+    known = [depth_and_rest(files.read_json(path)) for path in sorted(folder.glob("*/key.json"))]
+    depths = {of_other for of_other, other in known if other == rest}
+    if depths and depth not in depths:
+        before = " or ".join(f"{other}-bit" for other in sorted(depths))
+        log.warning("16-bit grey is read as %d-bit and was read as %s: all features are computed anew", depth, before)
 
 
 def _pixels(raw: Path, table: Any, spec: Preprocessing, compute: ComputeParams) -> Iterator[list[torch.Tensor]]:
     """Yield batches of cropped uint8 images, decoded by threads while the caller computes on the batch before."""
     items: Sequence[tuple[str, str]] = list(zip(table["path"], table["id"], strict=True))
     pixels = decoding.parallel(
-        lambda item: centre_crop(resized(decoding.read_image(raw, *item), spec), spec),
+        lambda item: centre_crop(resized(decoding.read_image(raw, *item, spec.grey_bits), spec), spec),
         items,
         compute.threads,
         ahead=2 * compute.batch_size,

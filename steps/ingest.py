@@ -3,39 +3,35 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
-from annotated_types import Interval
 
 from steps.checks import duplicates
 from steps.checks.duplicates import CopyLimits
 from steps.errors import DataError, UndecodableError
-from steps.images import decoding, layouts, listing, shards
+from steps.images import decoding, deep_grey
 from steps.images.file_kinds import OTHER_FORMAT, SECOND_FORM, kind_of, reason_of
-from steps.images.layouts import BESIDE, CARVED, FILE, Listed, Tree
-from steps.images.manifest import LISTINGS, UNLABELLED, Rejected, Row
-from steps.images.splitting import Minima, assign_splits, units_of
+from steps.images.layouts import BESIDE, CARVED, Listed
+from steps.images.listing import reading
+from steps.images.manifest import UNLABELLED, Rejected, Row
+from steps.images.splitting import Minima, Shares, assign_splits, units_of
 from steps.runtime import files, stage
 from steps.runtime.compute import processors
 from steps.runtime.progress import track
 
-LINKED = "a linked folder; it may loop, so put the folder itself here"
 READERS = 8  # at most, whatever the machine: each may hold a picture of `images.MAX_PIXELS`
 log = logging.getLogger("regraft")
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestParams:
+class IngestParams(Shares):
     """Shares of the labelled images that are set aside, by fixed thresholds on the image id."""
-
-    validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
-    test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,18 @@ class SplitLimits(Minima, CopyLimits):
     PART_OF: ClassVar[str] = "validate"
 
 
+class Seen(NamedTuple):
+    """A row of the manifest, and the picture's largest value if it is deep grey without a declared range; else 0."""
+
+    row: Row
+    largest: int
+
+    @property
+    def path(self) -> str:
+        """Return the path of the file."""
+        return self.row.path
+
+
 def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path, quarantine: Path) -> None:
     """Read every file of `raw`, loose or packed, write the manifest, and put what does not decode into quarantine.
 
@@ -52,22 +60,11 @@ def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path,
     knows: split folders that hold class folders, or class folders, in any common spelling.
     Raises DataError if there is no such layout or no readable image.
     """
-    listed, read_file = find(raw), decoding.reader(raw)
-
-    rows: list[Row] = []
-    rejected: list[Rejected] = []
-    read = decoding.parallel(lambda item: _read(read_file, item), listed, _threads())
-    for outcome in track(read, len(listed), "reading images"):
-        if isinstance(outcome, Row):
-            rows.append(outcome)
-        else:
-            rejected.append(outcome)
-    if not rows:
+    table, rejected = _rows(find(raw), decoding.reader(raw))
+    if table.empty:
         raise DataError(_none_readable(rejected))
-
-    table = pd.DataFrame(sorted(rows, key=lambda row: row.path), columns=Row._fields)
     files.write_table(manifest, _split(table, params, limits, raw))
-    rejected = sorted(_second_forms(rejected, rows))
+    rejected = sorted(_second_forms(rejected, table["path"]))
     _log_rejected(rejected)
     files.write_text(quarantine, _csv(rejected))
 
@@ -82,24 +79,49 @@ def find(raw: Path) -> tuple[Listed | Rejected, ...]:
     return read.files
 
 
-def reading(raw: Path) -> layouts.Reading:
-    """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
-    listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
-    if listings:
-        return layouts.of_listing(listing.read(listings[0]), listings[0].name)
-    packed = shards.opened(raw)
-    return layouts.read(layouts.grown(packed.paths) if packed else _tree(raw), labels=None)
-
-
 def label_counts(raw: Path) -> Counter[str]:
     """Return how many files each class has by their paths, before any is read; raises as `find` does."""
     return Counter(item.label for item in find(raw) if isinstance(item, Listed) and item.label)
 
 
-def _tree(folder: Path) -> Tree:
-    """Return the contents of a folder sorted by name, without hidden files and those of the system."""
-    children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
-    return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
+def _rows(
+    listed: Sequence[Listed | Rejected], read_file: Callable[[str], bytes]
+) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Return the manifest without its splits, sorted by path, and what cannot be used.
+
+    Deep grey whose range is not declared is read twice: once for the depth that all of it uses, then at that depth.
+    """
+    seen = _all(listed, read_file, None, "reading images")
+    largest = {item.path: item.largest for item in seen if isinstance(item, Seen) and item.largest}
+    if largest:
+        bits = deep_grey.bits_of(max(largest.values()))
+        log.info(deep_grey.in_words([*largest.values()]))
+        again = [item for item in listed if bits < deep_grey.FULL and item.path in largest]
+        anew = {item.path: item for item in _all(again, read_file, bits, "reading deep grey")}
+        seen = [anew.get(item.path, item) for item in seen]
+    rows = sorted((item.row for item in seen if isinstance(item, Seen)), key=lambda row: row.path)
+    table = pd.DataFrame(rows, columns=Row._fields)
+    if largest:
+        table[deep_grey.LARGEST] = [largest.get(path, 0) for path in table["path"]]
+        _warn_of_shallow(deep_grey.shallow(table), len(largest))
+    return table, [item for item in seen if isinstance(item, Rejected)]
+
+
+def _warn_of_shallow(paths: Sequence[str], deep: int) -> None:
+    """Name the deep grey pictures that the range of the others leaves nearly black: another camera's, perhaps."""
+    if paths:
+        log.warning(
+            "%d of %d pictures of 16 bits (%.0f %%) use less than an eighth of that range and become nearly black, the "
+            "first %s: where they are of another depth, scale them up to that of the others in the source",
+            *(len(paths), deep, 100 * len(paths) / deep, paths[0]),
+        )
+
+
+def _all(
+    items: Sequence[Listed | Rejected], read_file: Callable[[str], bytes], grey_bits: int | None, what: str
+) -> list[Seen | Rejected]:
+    read = decoding.parallel(lambda item: _read(read_file, item, grey_bits), items, _threads())
+    return list(track(read, len(items), what))
 
 
 def _threads() -> int:
@@ -113,7 +135,8 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
         return images
     pool = images.iloc[ours].reset_index(drop=True)
     test = params.test_share if pool["split"].iloc[0] == "" else 0.0
-    copies = duplicates.near_copies(pool, partial(decoding.read_image, raw), limits, _threads())
+    read = partial(decoding.read_image, raw, grey_bits=deep_grey.used_bits(pool))
+    copies = duplicates.near_copies(pool, read, limits, _threads())
     keys = pool["group"].where(pool["group"] != "", pool["id"])
     member = duplicates.components(len(pool), np.concatenate([duplicates.same(keys.tolist()), copies]))
     splits = assign_splits(units_of(pool.assign(key=keys), member), params.validation_share, test, limits)
@@ -122,19 +145,19 @@ def _split(images: pd.DataFrame, params: IngestParams, limits: SplitLimits, raw:
     return images.assign(split=every)
 
 
-def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | Rejected:
+def _read(read_file: Callable[[str], bytes], item: Listed | Rejected, grey_bits: int | None) -> Seen | Rejected:
     if isinstance(item, Rejected):
         return _rejected(item.path, item.reason, item.exception) if item.reason == BESIDE else item
     data = b""
     try:
         data = read_file(item.path)
-        facts = decoding.inspect(data)
+        facts, decoded = decoding.examine(data, grey_bits)
     except UndecodableError as error:
         return _rejected(item.path, error.reason, error.exception, data, item.label)
     except OSError as error:
         return _rejected(item.path, "cannot be read", f"{type(error).__name__}: {error.strerror}", label=item.label)
     identity = hashlib.sha256(data).hexdigest()
-    return Row(
+    row = Row(
         id=identity,
         path=item.path,
         label=item.label,
@@ -145,6 +168,7 @@ def _read(read_file: Callable[[str], bytes], item: Listed | Rejected) -> Row | R
         weight=item.weight,
         **facts._asdict(),
     )
+    return Seen(row, decoded.largest)
 
 
 def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: str = "") -> Rejected:
@@ -154,9 +178,9 @@ def _rejected(path: str, reason: str, exception: str, data: bytes = b"", label: 
     return Rejected(path, reason, exception, kind, known.name if known else "", label)
 
 
-def _second_forms(rejected: Iterable[Rejected], rows: Iterable[Row]) -> Iterator[Rejected]:
+def _second_forms(rejected: Iterable[Rejected], paths: Iterable[str]) -> Iterator[Rejected]:
     """Mark the pictures in formats that are not read if the same name stands beside them in one that is."""
-    readable = {PurePosixPath(row.path).with_suffix("") for row in rows}
+    readable = {PurePosixPath(path).with_suffix("") for path in paths}
     for item in rejected:
         twin = item.kind == OTHER_FORMAT and PurePosixPath(item.path).with_suffix("") in readable
         yield item._replace(kind=SECOND_FORM) if twin else item

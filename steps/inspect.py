@@ -97,11 +97,11 @@ def inspect(
     answers = files.read_table(predictions)
     answers = answers[(answers["model"] == chosen) & (answers["split"] == TEST)]
     configure(compute)
-    album = Album(raw, params.thumbnail, BUDGET)
 
     wrong = findings.mistakes(answers, chosen, classes)
     model = models.load_head_model(backbone, head) if chosen == HEAD else models.load_fine_tuned(backbone, fine_tuned)
-    look = _Looks(model, models.read_preprocessing(preprocessing), raw, params.thumbnail)
+    spec = models.read_preprocessing(preprocessing)
+    album, look = Album(raw, params.thumbnail, BUDGET, spec.grey_bits), _Looks(model, spec, raw, params.thumbnail)
     shown = _with_neighbours(look.at(wrong[: params.answers], classes, album), known, params.neighbours, album)
     right = look.at(_right(answers)[: params.answers], classes, album)
     facts, svg = _map(known, {image.id for image in wrong}, params, derive(seed, "inspect", "map") % 2**32)
@@ -160,7 +160,7 @@ class _Looks:
 
     def pixels(self, path: str, identity: str) -> torch.Tensor:
         """Return an image as the network gets it before normalisation, uint8 [3, crop, crop]."""
-        return centre_crop(resized(read_image(self.raw, path, identity), self.spec), self.spec)
+        return centre_crop(resized(read_image(self.raw, path, identity, self.spec.grey_bits), self.spec), self.spec)
 
     def _heat(self, image: AnsweredImage, classes: Sequence[str], album: Album) -> Picture | None:
         if self.block is None or album.budget <= 0:

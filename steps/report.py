@@ -14,6 +14,7 @@ from steps.backbones import models
 from steps.checks.reports import Counts, Screening, Validation
 from steps.checks.rules import SWAPPED
 from steps.evaluation.results import Evaluation, Judgement
+from steps.images.deep_grey import used_bits
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
 from steps.pages.album import Album
@@ -114,7 +115,7 @@ def report(
         images=files.read_table(screened),
         answers=files.read_table(predictions),
     )
-    album = Album(raw, params.thumbnail, PICTURE_BUDGET)
+    album = Album(raw, params.thumbnail, PICTURE_BUDGET, used_bits(results.images))
     # The mistakes come before the samples here, too: if the budget is short, the page is for them
     context = {
         **_test(results),

@@ -17,6 +17,7 @@ from steps.checks.oddities import OddityLimits, odd
 from steps.checks.reports import Copies, Listed, Mislabelled, Screening, Suspects
 from steps.checks.rule import Table, refusal
 from steps.checks.selection import ALPHA
+from steps.images.deep_grey import used_bits
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages.album import Album
 from steps.pages.rendering import Picture, render
@@ -90,7 +91,7 @@ def screen(
     )
 
     files.write_json(screening, report)
-    files.write_text(sheet, _page(findings, Album(raw, SIDE, BUDGET), params.most_shown))
+    files.write_text(sheet, _page(findings, Album(raw, SIDE, BUDGET, used_bits(images)), params.most_shown))
     decided.write_questions(suspects, _questions(findings))
     if refused := refusal(results):
         raise refused

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from steps.checks import decision_files as decided
 from steps.checks import duplicates, expectations, selection
 from steps.checks.curation import DROP, KEEP, Decision, absent, counted, named, obeyed
 from steps.checks.duplicates import CopyLimits
+from steps.checks.expectations import MORE
 from steps.checks.preprocessing_check import contract, observe
 from steps.checks.reports import Copies, Coverage, Nothing, Observation, PopulationFit, Shortcut, Unsound, Validation
 from steps.checks.rule import MAY_BE_ABSENT, Table, refusal, some
@@ -24,9 +25,12 @@ from steps.checks.rules import DECLARED, UNTOLD, DataLimits, Severity, rules, to
 from steps.errors import ParamsError
 from steps.images.dataset import Images
 from steps.images.decoding import read_image
+from steps.images.deep_grey import LARGEST, used_bits
 from steps.images.file_kinds import LOST
+from steps.images.listing import splits_of_ours
 from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
 from steps.images.preprocessing import Preprocessing
+from steps.images.splitting import Shares, more_needed
 from steps.runtime import files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
@@ -45,8 +49,16 @@ class ValidateParams(DataLimits, CopyLimits):
     preprocessing: Preprocessing
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitShares(Shares):
+    """The shares by which `ingest` makes splits: how many images a refused class needs depends on them."""
+
+    PART_OF: ClassVar[str] = "ingest"
+
+
 def validate(
     params: ValidateParams,
+    shares: SplitShares,
     seed: int,
     compute: ComputeParams,
     manifest: Path,
@@ -69,12 +81,13 @@ def validate(
     rejected = _quarantined(quarantine)
     configure(compute)
     report = Unsound(accepted=False, rules=(), quarantined=len(_missed(rejected)))
-    tables: dict[Table, pd.DataFrame] = {"images": images}
+    tables: dict[Table, pd.DataFrame] = {"images": _without_largest(images)}
     counted_files = dict[str, list[str]]()
     absent = frozenset[Table](get_args(Table))
     if sound(images):
         images, rejected, report = _examined(params, seed, compute, images, rejected, decisions, raw, backbone)
         tables, counted_files = _tables(images, report, rejected), _counted_files(images, report, rejected)
+        tables["classes"] = _with_needs(tables["classes"], params, shares, raw)
         absent = MAY_BE_ABSENT
     if lost := files.read_json(lost_classes):
         tables["lost"] = pd.DataFrame([{"label": label, "images": 0} for label in lost])
@@ -86,17 +99,22 @@ def validate(
     if refused:
         raise refused
     files.write_table(accepted, images)
-    files.write_json(preprocessing, params.preprocessing.to_dict())
+    files.write_json(preprocessing, _applied(params, images).to_dict())
 
 
 def sound(images: pd.DataFrame) -> bool:
     """Return True if the table is a manifest; if not, the manifest's rules say why and no others can be checked."""
     return (
-        tuple(images.columns) == Row._fields
+        tuple(_without_largest(images).columns) == Row._fields
         and images["path"].is_unique
         and set(images["split"]) <= set(SPLITS)
         and bool(images["id"].str.fullmatch("[0-9a-f]{64}").all())
     )
+
+
+def _without_largest(images: pd.DataFrame) -> pd.DataFrame:
+    """Return a manifest without the column that only sets with deep grey have."""
+    return images.drop(columns=LARGEST, errors="ignore")
 
 
 def _examined(
@@ -174,10 +192,16 @@ def _copies(
     """
     labelled = images[images["split"] != UNLABELLED]
     asked = np.flatnonzero(~named(labelled, judged, KEEP))
-    near = asked[duplicates.near_copies(labelled.iloc[asked], partial(read_image, raw), params, compute.threads)]
+    read = partial(read_image, raw, grey_bits=used_bits(images))
+    near = asked[duplicates.near_copies(labelled.iloc[asked], read, params, compute.threads)]
     groups = duplicates.groups(labelled, np.concatenate([duplicates.same(labelled["id"].tolist()), near]))
     dropped = duplicates.leaking_copies(groups) if params.drop_leaking else []
     return duplicates.without(groups, dropped), dropped
+
+
+def _applied(params: ValidateParams, images: pd.DataFrame) -> Preprocessing:
+    """Return the preprocessing with the depth that the deep grey of these images uses."""
+    return replace(params.preprocessing, grey_bits=used_bits(images))
 
 
 def _check_prior(prior: Mapping[str, float], classes: list[str]) -> None:
@@ -193,7 +217,7 @@ def _observed(
     if not (labelled["split"] == TRAIN).any():
         return Nothing()
     classes = sorted(labelled["label"].unique())
-    loader = Images(raw, labelled, classes, params.preprocessing, compute)
+    loader = Images(raw, labelled, classes, _applied(params, images), compute)
     return observe(loader, backbone, params.sample_images, seed, params.severity.wanted != "off")
 
 
@@ -211,7 +235,7 @@ def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) ->
     copies = {image.path: str(number) for number, group in enumerate(changed) for image in group}
     labelled = images.loc[images["split"] != UNLABELLED, ["path", "id", "label", "split", "group", "source"]]
     tables: dict[Table, pd.DataFrame] = {
-        "images": images,
+        "images": _without_largest(images),
         "classes": pd.DataFrame(per_class, columns=["label", TRAIN, VAL, TEST]),
         "totals": pd.DataFrame([totals(len(images), report.counts, report.quarantined)]),
         "labelled": labelled.assign(copy=[copies.get(path, "") for path in labelled["path"]]).reset_index(drop=True),
@@ -237,6 +261,21 @@ def _tables(images: pd.DataFrame, report: Validation, rejected: pd.DataFrame) ->
             effects = [(label, row.effect if row.significant else 0.0) for label, row in results]
             tables[name] = pd.DataFrame(effects, columns=["label", "effect"])
     return tables
+
+
+def _with_needs(classes: pd.DataFrame, params: ValidateParams, shares: SplitShares, raw: Path) -> pd.DataFrame:
+    """Add to each class that is below a minimum how many new images it needs, where regraft makes the splits.
+
+    Where the splits are given, each lacks what it lacks, and the rules say so.
+    """
+    least = {TRAIN: params.min_train_per_class, VAL: params.min_val_per_class, TEST: params.min_test_per_class}
+    if not any((classes[split] < least[split]).any() for split in least):
+        return classes
+    ours = splits_of_ours(raw)
+    lacking = sum(((least[split] - classes[split]).clip(lower=0) for split in ours), pd.Series(0, classes.index))
+    share = (1 - shares.validation_share) * (1 - shares.test_share if TEST in ours else 1)
+    more = [more_needed(int(count), share) for count in lacking]
+    return classes.assign(**{f"{split}{MORE}": more for split in ours})
 
 
 def _quarantined(quarantine: Path) -> pd.DataFrame:

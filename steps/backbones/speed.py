@@ -56,7 +56,7 @@ def sample(root: Path, count: int) -> tuple[list[bytes], torch.Tensor, nn.Module
     table = files.read_table(accepted).drop_duplicates("id").sort_values("id")[:count]
     spec = models.read_preprocessing(root / "data" / "preprocessing.json")
     data = [decoding.bytes_of(root / "data" / "raw", row.path, row.id) for row in table.itertuples()]
-    pixels = torch.stack([preprocess(decoding.decode(image), spec) for image in data])
+    pixels = torch.stack([preprocess(decoding.decode(image, spec.grey_bits), spec) for image in data])
     return data, pixels, models.load_backbone(root / "data" / "backbone")[1]
 
 
@@ -74,7 +74,9 @@ def decode_rate(data: list[bytes], spec: Preprocessing, threads: int) -> float:
     """Return images per second from bytes to preprocessed tensor, with this many threads."""
     torch.set_num_threads(1)
     return rate(
-        lambda: list(decoding.parallel(lambda image: preprocess(decoding.decode(image), spec), data, threads)),
+        lambda: list(
+            decoding.parallel(lambda image: preprocess(decoding.decode(image, spec.grey_bits), spec), data, threads)
+        ),
         len(data),
     )
 

@@ -28,6 +28,7 @@ SEAL = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
     f"style-src 'unsafe-inline'\"><style>{STYLE}</style>"
 )
+MORE = "_more"  # after the name of a split: column of how many new images a class needs, where regraft makes the splits
 AS_IT_SHOULD_BE = "as it should be"  # shown if there is no figure
 
 
@@ -165,15 +166,23 @@ def _offenders(rule: Rule, table: "pd.DataFrame", details: Mapping[str, Any]) ->
     if rule.kind == "preprocessing":
         return _unescaped(details["unexpected_list"])
     if "label" in table and rule.kind == "between" and "path" not in table:
-        pairs = zip(bad["label"], bad[rule.column], strict=True)
-        return [f"{label!r} has {rule.shown(count)}{_wanting(rule, count)}" for label, count in pairs]
+        more = bad.get(f"{rule.column}{MORE}", [None] * len(bad))
+        of_class = zip(bad["label"], bad[rule.column], more, strict=True)
+        return [
+            f"{label!r} has {rule.shown(count)}{_wanting(rule, count, needed)}" for label, count, needed in of_class
+        ]
     shown: Callable[[Any], str] = rule.shown if rule.kind == "between" else str
     return sorted({shown(value) for value in _unescaped(details.get("unexpected_list", []))})
 
 
-def _wanting(rule: Rule, count: float) -> str:
-    """Return how many images a class still needs, in words; empty for other figures."""
-    return f" (needs {rule.low - count:.0f} more)" if rule.table == "classes" and rule.low is not None else ""
+def _wanting(rule: Rule, count: float, needed: int | None) -> str:
+    """Return how many images a class still needs, in words; empty for other figures.
+
+    `needed` is the number where regraft makes the splits; None: the split is given, and needs what it lacks.
+    """
+    if rule.table != "classes" or rule.low is None:
+        return ""
+    return f" (needs {rule.low - count if needed is None else needed:.0f} more)"
 
 
 def _failure(info: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import without_top
+from steps.backbones.finite import refuse_infinite
 from steps.checks import grey_levels, witnesses
 from steps.checks.grey_levels import rounded
 from steps.checks.reports import Account, FieldAgreement, Observation, Pictured, SupportedFinding
@@ -27,13 +28,14 @@ SHOWN = 4  # pictures that a page shows as stored and as an account would have t
 def contract(pipeline: Preprocessing, backbone: Preprocessing) -> tuple[FieldAgreement, ...]:
     """Compare field by field what the pipeline will do with what the backbone expects."""
     ours, theirs = pipeline.to_dict(), backbone.to_dict()
-    return tuple(FieldAgreement(name, ours[name], theirs[name], ours[name] == theirs[name]) for name in theirs)
+    return tuple(FieldAgreement(name, ours[name], theirs[name], ours[name] == theirs[name]) for name in ours)
 
 
 def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = True) -> Observation:
     """Return the observations on a sample of training and validation images.
 
-    What the weights recognise is tested only with `ask`, and only if the images were processed as declared.
+    What the weights recognise is tested only with `ask`, and only if the images were processed as declared. Raises
+    RequestError if the network's outputs are not finite.
     """
     card, network = models.load_with_top(backbone)
     table = images.part(TRAIN, VAL).sort_values("id").head(sample)
@@ -44,8 +46,9 @@ def observe(images: Images, backbone: Path, sample: int, seed: int, ask: bool = 
         for name, x in grey_levels.undone(counted, spec).items()
     ]
     done = grey_levels.done(accounts)
-    asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
     shown = Sample(network, pixels, spec, images.compute.batch_size, card.cut is None, seed)
+    refuse_infinite(table.sort_values("path")["path"].tolist(), shown.seen(spec).outputs(), "float32")
+    asked = witnesses.questions(spec, pixels, card.input_statistics) if ask and done == DECLARED else {}
     colourful = (pixels[:, 0].int() - pixels[:, 2].int()).abs().float().mean((1, 2)).argsort(descending=True)[:SHOWN]
     most_colourful = table.sort_values("path").iloc[colourful.tolist()]
     wanted = tuple(shown.finding(question, of) for question, of in asked.items())

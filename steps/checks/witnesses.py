@@ -25,6 +25,7 @@ from steps.checks.grey_levels import Source, divergence, other_families
 from steps.checks.reports import Evidence, Finding, Vote
 from steps.checks.rules import DECLARED, SWAPPED, UNTOLD
 from steps.images.preprocessing import ColourOrder, Preprocessing
+from steps.runtime.arrays import Floats
 from steps.runtime.seeding import torch_generator
 
 COLOUR_ORDER, STATISTICS = "colour order", "mean and std"  # the two questions
@@ -52,6 +53,11 @@ class Seen:
     source: torch.Tensor
     norms: tuple[tuple[str, int], ...]
     answers: torch.Tensor | None
+
+    def outputs(self) -> list[Floats]:
+        """Return the mean and root mean square of each channel, and the answers, float32 [n, width] each."""
+        means, squares = self.moments.unbind(1)
+        return [each.numpy() for each in (means, squares.sqrt(), self.answers) if each is not None]
 
     def of(self, rows: Sequence[int]) -> "Seen":
         """Return the same for some of the pictures."""

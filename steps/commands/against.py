@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from steps.backbones import models
+from steps.backbones.finite import refuse_infinite
 from steps.backbones.forward import Forward, Mode
 from steps.checks import expectations, shift
 from steps.checks.decision_files import write_weights
@@ -78,6 +79,7 @@ def against(
         if count < LEAST:
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
+    refuse_infinite(seen["path"].tolist(), [features], mode.precision)
     test = two_sample(known, features, derive(seed, "against") % 2**32)
     rng = numpy_generator(seed, "against")
     mine, theirs = np.split(test.odds, [len(training)])
@@ -102,7 +104,7 @@ def against(
 
     if reweight:
         _reweight(root, training, weighed)
-    files.write_text(root / PAGE, _page(report, reference, trained.raw, params.most_shown))
+    files.write_text(root / PAGE, _page(report, reference, trained.raw, params.most_shown, spec.grey_bits))
     return report
 
 
@@ -147,13 +149,13 @@ def _look(
 def _read(folder: Path, name: str, spec: Preprocessing) -> Rejected | tuple[SeenRow, torch.Tensor]:
     try:
         data = decoding.read_bytes(folder / name)
-        facts, picture = decoding.examine(data)
+        facts, decoded = decoding.examine(data, spec.grey_bits)
     except UndecodableError as error:
         return Rejected(name, error.reason, error.exception)
     except OSError as error:
         return Rejected(name, f"cannot be read: {error.strerror}", type(error).__name__)
     row = {"id": hashlib.sha256(data).hexdigest(), "path": name, "label": "", "source": "", **facts._asdict()}
-    return row, centre_crop(resized(picture, spec), spec)
+    return row, centre_crop(resized(decoded.image, spec), spec)
 
 
 def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> tuple[Stranger, ...]:
@@ -163,9 +165,9 @@ def _strangest(table: pd.DataFrame, odds: npt.NDArray[np.float64]) -> tuple[Stra
     return tuple(Stranger(*row) for row in rows[rows["odds"] > 0].itertuples(index=False, name=None))
 
 
-def _page(report: Shift, reference: Path, raw: Path, most: int) -> str:
+def _page(report: Shift, reference: Path, raw: Path, most: int, grey_bits: int | None) -> str:
     def shown(strangers: Sequence[Stranger], folder: Path) -> list[tuple[Stranger, Picture | None]]:
-        album = Album(folder, SIDE, BUDGET // 2)
+        album = Album(folder, SIDE, BUDGET // 2, grey_bits)
         return [(stranger, album.add(stranger.path, stranger.id)) for stranger in strangers[:most]]
 
     return render(

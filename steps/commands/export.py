@@ -131,7 +131,7 @@ def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:
 
 def _pixels(root: Path, table: pd.DataFrame, spec: Any) -> Any:
     """Return the images as uint8 [n, 3, crop, crop]: decoded, resized, cropped."""
-    pictures = (read_image(root / RAW, row.path, row.id) for row in table.itertuples())
+    pictures = (read_image(root / RAW, row.path, row.id, spec.grey_bits) for row in table.itertuples())
     return np.stack([centre_crop(resized(picture, spec), spec).numpy() for picture in pictures])
 
 

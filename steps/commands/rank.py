@@ -5,7 +5,7 @@ A cross-validated linear probe decides; LogME, H-score and the time per image on
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 
 from steps.backbones import models
+from steps.backbones.finite import refuse_infinite
 from steps.commands import origins
 from steps.errors import DataError, RequestError
 from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import mean_of_shares, sampled
 from steps.images import decoding
+from steps.images.deep_grey import used_bits
 from steps.images.manifest import TRAIN
 from steps.images.preprocessing import Preprocessing, preprocess
 from steps.runtime import artefacts, files, params
@@ -128,8 +130,8 @@ def ranking(
     RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
     """
     loaded = {name: origins.named(name, weights.get(name)) for name in names}  # all faults before the first image
-    task = _task(table, most, seed)
-    return _ranked([_judge(name, *loaded[name], raw, task) for name in names], task, seed)
+    task, bits = _task(table, most, seed), used_bits(table)
+    return _ranked([_judge(name, *loaded[name], raw, task, bits) for name in names], task, seed)
 
 
 def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
@@ -141,9 +143,11 @@ def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
     return divided(table, most, FOLDS, seed)
 
 
-def _judge(name: str, card: models.Card, state: origins.State, raw: Path, task: Divided) -> Candidate:
+def _judge(
+    name: str, card: models.Card, state: origins.State, raw: Path, task: Divided, grey_bits: int | None
+) -> Candidate:
     backbone, _ = models.assemble(card, state)
-    features, milliseconds = _features(name, backbone, card.preprocessing, raw, task)
+    features, milliseconds = _features(name, backbone, replace(card.preprocessing, grey_bits=grey_bits), raw, task)
     data = Labelled(features, task.targets, np.ones(len(task.targets)))
     held = probe(data, task.classes, task.folds, PATH)
     return Candidate(name, held, logme(features, task.targets), h_score(features, task.targets), milliseconds)
@@ -154,14 +158,18 @@ def _features(
 ) -> tuple[Floats, float]:
     """Return float32 features [n, width], and milliseconds of forward pass per image (the first batch warms up)."""
     items = list(zip(task.table["path"], task.table["id"], strict=True))
-    tensors = decoding.parallel(lambda item: preprocess(decoding.read_image(raw, *item), spec), items, 2)
+    tensors = decoding.parallel(
+        lambda item: preprocess(decoding.read_image(raw, *item, spec.grey_bits), spec), items, 2
+    )
     batches, seconds = [], []
     for batch in track(decoding.batched(tensors, BATCH), len(items), f"forward pass of {name}", BATCH):
         began = time.perf_counter()
         with torch.inference_mode():
             batches.append(backbone(torch.stack(batch)).flatten(1).float().numpy())
         seconds.append((time.perf_counter() - began) / len(batch))
-    return np.concatenate(batches), 1000 * float(np.median(seconds[1:] or seconds))
+    features = np.concatenate(batches)
+    refuse_infinite(task.table["path"].tolist(), [features], "float32")
+    return features, 1000 * float(np.median(seconds[1:] or seconds))
 
 
 def _ranked(candidates: Sequence[Candidate], task: Divided, seed: int) -> list[Ranked]:

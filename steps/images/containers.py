@@ -139,6 +139,20 @@ def _headers(data: bytes, start: int) -> Iterator[int]:
             yield at
 
 
+def significant_bits(data: bytes) -> int:
+    """Return the bits of the first channel that a PNG declares as significant (chunk sBIT); 0 if it declares none."""
+    if not data.startswith(PNG):
+        return 0
+    head = takewhile(lambda chunk: chunk[0] != b"IDAT", _chunks(data))
+    return next((data[start + 8] for kind, start, _ in head if kind == b"sBIT" and start + 8 < len(data)), 0)
+
+
+def jpeg2000_bits(data: bytes) -> int:
+    """Return the bits of the first component of a JPEG 2000 codestream (ISO 15444-1, A.5.1), 0 if there is none."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else 0
+
+
 def _without_notes(data: bytes, keep_exif: bool) -> bytes:
     """Return a JPEG without comments and application segments, a PNG without optional chunks; others unchanged.
 

@@ -43,7 +43,7 @@ class Images:
         part = self.part(*splits)
         rows = list(zip(part["path"], part["id"], strict=True))
         tensors = decoding.parallel(
-            lambda row: preprocess(decoding.read_image(self.raw, *row), self.spec),
+            lambda row: preprocess(decoding.read_image(self.raw, *row, self.spec.grey_bits), self.spec),
             rows,
             self.compute.threads,
             self._ahead,
@@ -84,7 +84,7 @@ class Images:
     def _resized(self, path: str, identity: str) -> torch.Tensor:
         if self.pixels is not None and identity in self.pixels:
             return self.pixels[identity]
-        pixels = resized(decoding.read_image(self.raw, path, identity), self.spec)
+        pixels = resized(decoding.read_image(self.raw, path, identity, self.spec.grey_bits), self.spec)
         if self.pixels is not None:
             self.pixels.keep(identity, pixels)
         return pixels

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from steps.errors import IntegrityError, UndecodableError
-from steps.images import containers, light, shards
+from steps.images import containers, deep_grey, light, shards
 from steps.images.file_kinds import HEIC_IS_READ, RAW, format_of, is_read, reason_of
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a larger picture is more likely an attack than a photograph
@@ -38,17 +38,8 @@ SMALL = 128  # side of the square at which sharpness is measured, so that large 
 MAX_SLOW_PIXELS = 25_000_000  # for JPEG 2000 and what Pillow decodes in Python, at about a microsecond per pixel
 # First bytes of the formats above: a file that begins so and cannot be opened is damaged, not something else.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
-BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_INTEGER, TILE_WIDTH, TILE_LENGTH, SMALLEST, LARGEST = (
-    258,
-    262,
-    281,
-    322,
-    323,
-    340,
-    341,
-)
+TILE_WIDTH, TILE_LENGTH = 322, 323
 SUBFILE_TYPE, SUB_PAGES = 254, 330
-WHITE_IS_ZERO = 0
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,7 +49,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MATTE = (255, 255, 255)  # what shows through transparent pixels
+MATTE = (light.MATTE,) * 3
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about bombs and odd EXIF: the limits above decide
 
 T = TypeVar("T")
@@ -79,14 +70,27 @@ class ImageFacts(NamedTuple):
     taken: str
 
 
-def decode(data: bytes) -> Image.Image:
+class Decoded(NamedTuple):
+    """A decoded file: its fields as stored, the largest value of deep grey (`deep_grey.to_grey`), the upright RGB."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    taken: str
+    largest: int
+    image: Image.Image
+
+
+def decode(data: bytes, grey_bits: int | None = None) -> Image.Image:
     """Decode the bytes of an image file to an upright RGB image; raises UndecodableError with the reason.
 
     First frame of animations; EXIF orientation applied; alpha composited on `MATTE`; 16-bit, 32-bit and float grey
-    scaled by the range that the file declares (`convert("RGB")` would silently clip them to white). Memory and
-    time are bounded by the work that the headers announce, not by a clock: a slow machine must not lose good images.
+    scaled by the range that the file declares (`convert("RGB")` would silently clip them to white). `grey_bits` is the
+    depth of 16-bit grey as `ingest` measured it over a set of images; None: 16 bits. Memory and time are bounded by
+    the work that the headers announce, not by a clock: a slow machine must not lose good images.
     """
-    return _decode(data)[1]
+    return _decode(data, grey_bits).image
 
 
 def of_pixels(pixels: light.Array) -> Image.Image:
@@ -99,50 +103,57 @@ def of_pixels(pixels: light.Array) -> Image.Image:
 
 def inspect(data: bytes) -> ImageFacts:
     """Decode an image fully and return the facts that the manifest keeps; raises as `decode` does."""
-    return examine(data)[0]
+    return examine(data, None)[0]
 
 
-def examine(data: bytes) -> tuple[ImageFacts, Image.Image]:
+def examine(data: bytes, grey_bits: int | None) -> tuple[ImageFacts, Decoded]:
     """Return the results of both `inspect` and `decode` from one decoding."""
     import imagehash  # brings SciPy; only ingest pays for it
 
-    stored, image = _decode(data)
-    luma = image.convert("L")
+    decoded = _decode(data, grey_bits)
+    luma = decoded.image.convert("L")
     small = luma.resize((SMALL, SMALL), Image.Resampling.BILINEAR)
     brightness, contrast = light.brightness_and_contrast(np.array(luma.histogram()))
     facts = ImageFacts(
-        *stored[:4],
-        phash=str(imagehash.phash(image)),
+        *decoded[:4],
+        phash=str(imagehash.phash(decoded.image)),
         brightness=brightness,
         contrast=contrast,
         sharpness=light.sharpness(np.asarray(small)),
-        taken=stored[4],
+        taken=decoded.taken,
     )
-    return facts, image
+    return facts, decoded
 
 
-def _decode(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+def _decode(data: bytes, grey_bits: int | None) -> Decoded:
     if not data:
         raise UndecodableError("the file is empty", "")
     _refuse_length(len(data))
     try:
-        return containers.despite_notes(_whole, data)
+        return containers.despite_notes(lambda data: _whole(data, grey_bits), data)
     except containers.DECODE_ERRORS as error:
         # Pillow names the stream by its address in memory, so the quarantine list would differ from run to run.
         message = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")
         raise UndecodableError(_reason(error, data), message) from None
 
 
-def _whole(data: bytes) -> tuple[tuple[int, int, str, str, str], Image.Image]:
+def _whole(data: bytes, grey_bits: int | None) -> Decoded:
     _refuse_icon(data)
     stream = containers.Stream(data)
     with Image.open(stream, formats=FORMATS) as image:
         if _refuse_too_much_work(image, data):
             stream.left += 4 * MAX_SLOW_PIXELS  # run lengths are read byte by byte
         stored = (image.width, image.height, image.mode, str(image.format))
+        is_deep = image.mode[0] == "I" or image.mode == "F"
+        low = deep_grey.low_bytes(image, data)
+        # Before loading, which forgets a PGM's maximum
+        least = deep_grey.least_bits(image, data) if is_deep or low is not None else None
         image.load()
         _refuse_size(image.width, image.height)  # an icon's picture may be larger than its directory says
-        return (*stored, _taken(image)), _upright(_rgb(image), image)
+        pixels, largest = deep_grey.to_grey(image, least, grey_bits) if is_deep else (image, 0)
+        if low is not None:
+            pixels, largest = deep_grey.to_colour(image, low, least, grey_bits)
+        return Decoded(*stored, _taken(image), largest, _upright(_rgb(pixels), image))
 
 
 def _refuse_size(width: int, height: int) -> None:
@@ -209,8 +220,6 @@ def _reason(error: BaseException, data: bytes) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] == "I" or image.mode == "F":
-        return _grey(image).convert("RGB")
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return typing.cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
@@ -220,32 +229,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     matte = Image.new("RGB", pixels.size, MATTE)
     matte.paste(pixels, mask=pixels.getchannel("A"))
     return matte
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    grey = light.to_bytes(values, *_range(image, values))
-    key = image.info.get("transparency")  # PNG: the one grey level that is transparent
-    return Image.fromarray(np.where(values == key, np.uint8(MATTE[0]), grey) if isinstance(key, int) else grey)
-
-
-def _range(image: Image.Image, values: light.Array) -> tuple[float, float]:
-    """Return the values of black and white in a grey picture deeper than 8 bits, as declared if possible."""
-    tags: dict[int, Any] = dict(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    bits = _number(tags.get(BITS_PER_SAMPLE, 16))
-    low, high = light.scale(
-        values,
-        is_float=image.mode == "F",
-        bits=15 if image.mode == "I" and tags and bits == 16 else bits,  # Pillow's mode for 16 bits with a sign
-        declared=(_number(tags.get(SMALLEST)), _number(tags.get(LARGEST, tags.get(LARGEST_INTEGER)))),
-    )
-    return (high, low) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
-
-
-def _number(value: Any) -> float:
-    """Read a TIFF field that may hold one value per channel; NaN if it holds none."""
-    first = value[0] if isinstance(value, tuple) and value else value
-    return float(first) if isinstance(first, int | float) else math.nan
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -309,9 +292,9 @@ def bytes_of(raw: Path, path: str, identity: str) -> bytes:
     return data
 
 
-def read_image(raw: Path, path: str, identity: str) -> Image.Image:
-    """Decode one image of the manifest; raises IntegrityError if its bytes changed since ingest."""
-    return decode(bytes_of(raw, path, identity))
+def read_image(raw: Path, path: str, identity: str, grey_bits: int | None) -> Image.Image:
+    """Decode one image of the manifest, as `decode` does; raises IntegrityError if its bytes changed since ingest."""
+    return decode(bytes_of(raw, path, identity), grey_bits)
 
 
 def parallel(work: Callable[[T], R], items: Sequence[T], threads: int, ahead: int = 0) -> Iterator[R]:

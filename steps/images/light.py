@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+MATTE = 255  # what shows through transparent pixels
 
 
 def brightness_and_contrast(histogram: Array) -> tuple[float, float]:
@@ -29,25 +30,30 @@ def sharpness(luma: Array) -> float:
     return (n * second - first**2) / n**2 / 255**2
 
 
-def scale(values: Array, is_float: bool, bits: float, declared: tuple[float, float]) -> tuple[float, float]:
-    """Return the values that are black and white in a grey picture deeper than 8 bits.
+def declared_scale(values: Array, is_float: bool, declared: tuple[float, float]) -> tuple[float, float] | None:
+    """Return the smallest and largest value that a grey file declares if all its values lie between them; else None.
 
-    `bits` is the declared depth; `declared` the smallest and largest value that the file declares, NaN if it
-    declares none. In order: a declared range that holds every value; the declared depth, up to 16 bits; for float the
-    range 0 to 1; for 32-bit integers, which usually hold 16-bit data, 0 to 65535; else the picture's own range with 0.
-    Largest *integers* count only as full depths (1023, 4095...): some writers put the brightest pixel there, and
-    pictures of one camera would then differ in scale. Non-finite values are ignored.
+    NaN stands for a value that is not declared. Largest *integers* count only as full depths (1023, 4095...): some
+    writers put the brightest pixel there, and pictures of one camera would then differ in scale. Non-finite values of
+    the picture are ignored.
+    """
+    low, high = declared
+    if not (is_float or _is_depth(high)):
+        return None
+    least, most = extremes(values)
+    low = 0.0 if math.isnan(low) else low
+    return (low, high) if low < high < math.inf and low <= least and most <= high else None
+
+
+def usual_scale(values: Array, is_float: bool, bits: float) -> tuple[float, float]:
+    """Return the values that are black and white in a grey picture deeper than 8 bits that declares only its depth.
+
+    In order: the declared depth, up to 16 bits; for float the range 0 to 1; for 32-bit integers, which usually hold
+    16-bit data, 0 to 65535; else the picture's own range with 0. Non-finite values are ignored.
     """
     least, most = extremes(values)
-    low, high = declared
-    if is_float or _is_depth(high):
-        low = 0.0 if math.isnan(low) else low
-        if low < high < math.inf and low <= least and most <= high:
-            return low, high
     usual = 1.0 if is_float else 2.0 ** min(bits, 16) - 1
-    if least >= 0 and most <= usual:
-        return 0.0, usual
-    return min(least, 0.0), max(most, 0.0)
+    return (0.0, usual) if least >= 0 and most <= usual else (min(least, 0.0), max(most, 0.0))
 
 
 def _is_depth(largest: float) -> bool:

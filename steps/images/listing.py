@@ -7,9 +7,34 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from steps.errors import DataError
-from steps.images.manifest import SPLITS
+from steps.images import layouts, shards
+from steps.images.layouts import CARVED, FILE, Listed, Tree
+from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, VAL
+from steps.runtime import files
 
+LINKED = "a linked folder; it may loop, so put the folder itself here"
 DEFAULTS = {"split": "", "group": "", "source": "", "weight": "1"}
+
+
+def reading(raw: Path) -> layouts.Reading:
+    """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
+    listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
+    if listings:
+        return layouts.of_listing(read(listings[0]), listings[0].name)
+    packed = shards.opened(raw)
+    return layouts.read(layouts.grown(packed.paths) if packed else _tree(raw), labels=None)
+
+
+def splits_of_ours(raw: Path) -> tuple[str, ...]:
+    """Return the splits that regraft makes of the images in `raw` by their hashes: all, those within train, or none."""
+    given = {item.split for item in reading(raw).files if isinstance(item, Listed) and item.label}
+    return (TRAIN, VAL, TEST) if "" in given else (TRAIN, VAL) if CARVED in given else ()
+
+
+def _tree(folder: Path) -> Tree:
+    """Return the contents of a folder sorted by name, without hidden files and those of the system."""
+    children = sorted(path for path in folder.iterdir() if not files.passed_over(path.name))
+    return {path.name: (LINKED if path.is_symlink() else _tree(path)) if path.is_dir() else FILE for path in children}
 
 
 def read(path: Path) -> pd.DataFrame:

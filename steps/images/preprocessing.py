@@ -1,13 +1,16 @@
 """What happens to a decoded image before the backbone sees it: one function for training, evaluation and serving."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt, Interval, Len
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
+
+from steps.images import deep_grey
+from steps.runtime import artefacts, files
 
 ColourOrder = Literal["RGB", "BGR"]
 Value = bool | int | str | list[float]  # of a field, in JSON or YAML
@@ -19,6 +22,8 @@ class Preprocessing:
 
     `resize` is the length of the shorter side in pixels, `crop` the side of the centred square; `value_range` is
     what 0 and 255 become before `mean` is subtracted and `std` divides, channel by channel in `colour_order`.
+    `grey_bits` belongs to the images, not to the base model: the depth of their deep grey as `ingest` measured it,
+    which decoding applies; None: 16 bits.
     """
 
     resize: Annotated[int, Interval(ge=1, le=4096)]
@@ -29,6 +34,9 @@ class Preprocessing:
     value_range: Annotated[tuple[float, ...], Len(2, 2)]
     mean: Annotated[tuple[float, ...], Len(3, 3)]
     std: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(3, 3)]
+    grey_bits: Annotated[int, Interval(ge=deep_grey.LEAST, lt=deep_grey.FULL)] | None = field(
+        default=None, metadata=artefacts.OPTIONAL
+    )
 
     def faults(self) -> Iterator[str]:
         """Yield values that no pipeline could apply together."""
@@ -36,10 +44,12 @@ class Preprocessing:
             yield f"crop is {self.crop} and resize is {self.resize}; crop at most resize"
         if self.value_range[0] >= self.value_range[1]:
             yield f"value_range is {list(self.value_range)}; two numbers, the lower first"
+        if self.grey_bits is not None:
+            yield f"grey_bits is {self.grey_bits}; remove it: it is measured over the images"
 
     def to_dict(self) -> dict[str, Value]:
-        """Return plain lists and scalars, in field order, ready for JSON or YAML."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return plain lists and scalars, in field order, ready for JSON or YAML; without `grey_bits` if it is None."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in files.plain(self).items()}
 
 
 def resized(image: Image.Image, spec: Preprocessing) -> torch.Tensor:

@@ -12,23 +12,24 @@ from steps.errors import UndecodableError
 from steps.images import decoding
 
 
-def picture(value: object, paths: bool) -> Image.Image:
+def picture(value: object, paths: bool, grey_bits: int | None) -> Image.Image:
     """Return the RGB image of one row of a request; raises UndecodableError with the reason if there is none.
 
     bytes: an image file, or base64 of one. str: base64 if its letters and length allow it, otherwise a path (a name
     with a dot is never base64). A path object is a path. uint8 [height, width, 3]: RGB pixels. The decoder's bounds
     on bytes and pixels hold for all of them. `paths` False refuses paths: what comes over a network must not choose
-    files of this machine.
+    files of this machine. `grey_bits` is the depth of the deep grey that the model has learnt from: larger values are
+    clipped to white.
     """
     if isinstance(value, np.ndarray):
         return decoding.of_pixels(value)
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
-        return decoding.decode(_from_base64(data) or data)
+        return decoding.decode(_from_base64(data) or data, grey_bits)
     if isinstance(value, str) and (decoded := _from_base64(value.encode())) is not None:
-        return decoding.decode(decoded)
+        return decoding.decode(decoded, grey_bits)
     if isinstance(value, str | os.PathLike):
-        return decoding.decode(_read(Path(value), paths))
+        return decoding.decode(_read(Path(value), paths), grey_bits)
     raise UndecodableError(
         f"{type(value).__name__}; expected bytes, base64 text, a path, or uint8 [height, width, 3]", ""
     )

@@ -4,13 +4,15 @@ A unit is an image, a group, or what belongs together as copies: all of it goes 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from steps.images.manifest import TEST, TRAIN, VAL, uniform
+
+CERTAINTY = 0.999
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,14 @@ class Minima:
 
     min_val_per_class: Annotated[int, Ge(1)]
     min_test_per_class: Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Shares of the labelled images that are set aside: validation of what is not test, test of all."""
+
+    validation_share: Annotated[float, Interval(ge=0.01, le=0.8)]
+    test_share: Annotated[float, Interval(ge=0.01, le=0.8)]
 
 
 class Unit(NamedTuple):
@@ -51,20 +61,38 @@ def assign_splits(units: Sequence[Unit], validation: float, test: float, minima:
     """Return the split of each unit: the lowest positions are test, the next validation, the rest training.
 
     `validation` is a share of what is not test; a test share of 0 takes no test images at all. A class that the shares
-    leave below its minimum takes the next units in order. The more units there are, the fewer of them it needs, so a
-    new unit moves an old one only towards training: from test to validation or training, from validation to training.
+    leave below its minimum takes the next units in order, those of more images than the minimum last: a burst of
+    copies would take what training needs. The more units there are, the fewer of them a class needs, so a new unit
+    moves an old one only towards training: from test to validation or training, from validation to training. For the
+    same reason no unit is reserved for training: the first ones would have to stay there whatever comes later.
     """
-    order = sorted(range(len(units)), key=lambda index: units[index].position)
-    of_test = set(_taken(units, order, test, minima.min_test_per_class)) if test else set()
-    rest = [index for index in order if index not in of_test]
+    of_test = set(_taken(units, range(len(units)), test, minima.min_test_per_class)) if test else set()
+    rest = [index for index in range(len(units)) if index not in of_test]
     of_val = set(_taken(units, rest, test + (1 - test) * validation, minima.min_val_per_class))
     return [TEST if index in of_test else VAL if index in of_val else TRAIN for index in range(len(units))]
 
 
-def _taken(units: Sequence[Unit], order: Sequence[int], below: float, least: int) -> Iterator[int]:
+def more_needed(lacking: int, training_share: float) -> int:
+    """Return how many new images let a class meet its minima in splits of ours, whatever their hashes (but 1 in 1,000).
+
+    `lacking` is what the splits together have too little of. At least as many new images have to fall to training by
+    the shares: those that test and validation lack come out of them at worst, and no old image leaves training. It
+    holds for single images; copies and groups count as one.
+    """
+    from scipy.stats import binom  # 0.5 s, for refusals alone
+
+    return next(count for count in range(lacking, 10**6) if binom.sf(lacking - 1, count, training_share) >= CERTAINTY)
+
+
+def _taken(units: Sequence[Unit], among: Iterable[int], below: float, least: int) -> Iterator[int]:
     """Yield the units below a position, and those before which one of their classes has fewer than `least` images."""
+
+    def turn(index: int) -> tuple[bool, float]:
+        position, images = units[index]
+        return position >= below and max(images.values(), default=0) > least, position
+
     before = Counter[str]()
-    for index in order:
+    for index in sorted(among, key=turn):
         position, images = units[index]
         if position < below or any(before[label] < least for label in images):
             yield index

@@ -78,7 +78,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         paths, pixels = os.environ.get(SERVING) != "true", []
         for row, value in batch:
             try:
-                pixels.append(preprocess(request_images.picture(value, paths), self.spec))
+                pixels.append(preprocess(request_images.picture(value, paths, self.spec.grey_bits), self.spec))
             except UndecodableError as error:
                 faults.append(f"row {row}: {error.reason}")
         return pixels

@@ -482,6 +482,22 @@ def test_a_class_without_training_images_is_refused_whatever_the_severity(tmp_pa
     assert code == 3 and printed(refusal)["every class can be learnt"].found == "'wasp' has 0 images (needs 1 more)"
 
 
+def test_a_small_class_in_splits_of_regrafts_needs_as_many_more_as_every_rule_says(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for split in SIZES:
+        shutil.rmtree(world.raw / split)
+    for label, count in {"ant": 40, "bee": 4}.items():
+        for number in range(count):
+            world.draw(f"{label}/{number}.png")
+    code, said = world.run()
+    found = [broken.found for name, broken in printed(said).items() if name.startswith("enough")]
+    figures = {more for sentence in found for more in re.findall(r"\(needs (\d+) more\)", sentence)}
+    assert code == 3 and len(found) == 3 and len(figures) == 1
+    for number in range(int(figures.pop())):
+        world.draw(f"bee/more{number}.png")
+    assert world.run() == (0, "")
+
+
 def together() -> dict[str, list[Case]]:
     """Return the cases by name; those of one fault come together, for it breaks several rules."""
     found: dict[int, list[Case]] = {}

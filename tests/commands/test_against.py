@@ -51,7 +51,7 @@ class Bench:
         rows = [self.row(path) for path in sorted(self.trained.raw.rglob("*.png"))]
         files.write_table(self.trained.screened, pd.DataFrame(rows, columns=Row._fields))
         forward = Forward(models.load_backbone(self.trained.backbone)[1], [""], MODE, len(rows))
-        read = [decoding.read_image(self.trained.raw, row.path, row.id) for row in rows]
+        read = [decoding.read_image(self.trained.raw, row.path, row.id, None) for row in rows]
         features = forward(torch.stack([preprocess(picture, card.preprocessing) for picture in read]))
         write_features(self.trained.features, [row.id for row in rows], features)
 
@@ -154,7 +154,12 @@ def test_too_few_images_are_refused_in_words(bench: Bench) -> None:
 def test_a_picture_of_the_reference_is_decoded_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = decoding._decode
-    monkeypatch.setattr(decoding, "_decode", lambda data: decoded.append(len(data)) or decode(data))  # type: ignore[func-returns-value]
+
+    def counted(data: bytes, grey_bits: int | None) -> decoding.Decoded:
+        decoded.append(len(data))
+        return decode(data, grey_bits)
+
+    monkeypatch.setattr(decoding, "_decode", counted)
     folder = bench.root / "same"
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))[:9]
     spec = models.read_preprocessing(bench.trained.preprocessing)

@@ -386,10 +386,10 @@ def test_an_image_is_read_by_its_place_and_checked_by_its_digest(tmp_path: Path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").write_bytes(data)
     identity = hashlib.sha256(data).hexdigest()
-    assert np.array_equal(np.asarray(read_image(tmp_path, "a/x.png", identity)), noise())
+    assert np.array_equal(np.asarray(read_image(tmp_path, "a/x.png", identity, None)), noise())
     (tmp_path / "a" / "x.png").write_bytes(encoded(Image.fromarray(noise(seed=1))))
     with pytest.raises(IntegrityError, match=r"a/x\.png has changed since ingest"):
-        read_image(tmp_path, "a/x.png", identity)
+        read_image(tmp_path, "a/x.png", identity, None)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steps.images.manifest import TEST, TRAIN, VAL, uniform
-from steps.images.splitting import Minima, Unit, assign_splits, units_of
+from steps.images.splitting import Minima, Unit, assign_splits, more_needed, units_of
 
 ORDER = {TEST: 0, VAL: 1, TRAIN: 2}  # along the line from 0 to 1
 DEFAULT = Minima(min_val_per_class=2, min_test_per_class=5)
@@ -91,6 +91,86 @@ def test_forty_images_a_class_are_enough_however_many_classes_there_are(class_co
         found = counts(keys, split(keys, 0.25, 0.2, DEFAULT))
         for name, least in ((TRAIN, 5), (VAL, 2), (TEST, 5)):
             assert min(found[name][str(label)] for label in range(class_count)) >= least
+
+
+BURSTS = {
+    "12 single images and 40 copies of one": [1] * 12 + [40],
+    "the same, two bursts": [1] * 12 + [40, 30],
+    "pairs and a burst": [2] * 7 + [25],
+    "as many singles as the minima need, and a burst for training": [1] * 7 + [20],
+    "three bursts alone": [20, 20, 20],
+}
+
+
+@pytest.mark.parametrize("name", BURSTS)
+def test_a_burst_of_copies_is_not_taken_for_a_minimum_that_single_images_meet(name: str) -> None:
+    """The shares are small here: the minima alone fill test and validation."""
+    for draw in range(200):
+        keys = {1000 * draw + number: Counter(a=size) for number, size in enumerate(BURSTS[name])}
+        found = counts(keys, split(keys, 0.01, 1e-9, DEFAULT))
+        assert found[TEST]["a"] >= 5 and found[VAL]["a"] >= 2 and found[TRAIN]["a"] >= 5
+
+
+@pytest.mark.parametrize("draw", range(20))
+@pytest.mark.parametrize(("validation", "test"), [(0.25, 0.2), (0.5, 0.5), (0.1, 0.0)])
+def test_as_many_new_images_as_are_said_to_be_needed_are_enough(draw: int, validation: float, test: float) -> None:
+    """In twenty random sets of ten small classes each; no rule is broken after them."""
+    rng = np.random.default_rng(draw)
+    keys = {
+        1000 * label + number: Counter([str(label)]) for label in range(10) for number in range(rng.integers(1, 13))
+    }
+    keys = {10**5 * draw + key: images for key, images in keys.items()}
+    least = {TRAIN: 5, VAL: 2, **({TEST: 5} if test else {})}
+    before = counts(keys, split(keys, validation, test, DEFAULT))
+    for label in map(str, range(10)):
+        lacking = sum(max(0, least[name] - before[name][label]) for name in least)
+        new = range(more_needed(lacking, (1 - validation) * (1 - test)))
+        grown = keys | {10**7 * (draw + 1) + 1000 * int(label) + number: Counter([label]) for number in new}
+        after = counts(grown, split(grown, validation, test, DEFAULT))
+        assert all(after[name][label] >= least[name] for name in least), (label, len(new))
+
+
+@pytest.mark.parametrize(("lacking", "share", "more"), [(0, 0.6, 0), (1, 1.0, 1), (1, 0.6, 8), (8, 0.6, 26)])
+def test_the_number_needed_is_the_least_that_is_certain(lacking: int, share: float, more: int) -> None:
+    assert more_needed(lacking, share) == more
+
+
+LEAST = {TRAIN: 5, VAL: 2, TEST: 5}
+of_class = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3, 8, 30]), min_size=1, max_size=60)  # sizes of groups and bursts
+
+
+def rows(units_of_class: dict[str, list[int]], name: str) -> pd.DataFrame:
+    """Return the images of units of these sizes: key, label and unit."""
+    made = [
+        (f"{name}/{label}/{unit}/{copy}", label, f"{name}/{label}/{unit}")
+        for label, sizes in units_of_class.items()
+        for unit, size in enumerate(sizes)
+        for copy in range(size)
+    ]
+    return pd.DataFrame(made, columns=["key", "label", "unit"])
+
+
+def lacking(images: pd.DataFrame) -> dict[str, int]:
+    """Split the images, check that no unit is torn apart, and return what each class has too little of."""
+    member = np.unique(images["unit"], return_inverse=True)[1].astype(np.int32)
+    splits = assign_splits(units_of(images.assign(weight=1.0), member), 0.25, 0.2, DEFAULT)
+    assert len(splits) == images["unit"].nunique()
+    found = Counter(zip(images["label"], (splits[unit] for unit in member), strict=True))
+    return {
+        label: sum(max(0, least - found[label, name]) for name, least in LEAST.items())
+        for label in images["label"].unique()
+    }
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(of_class, min_size=1, max_size=6), st.integers(0, 10**6))
+def test_any_small_set_is_split_and_what_its_refusal_asks_for_is_enough(sets: list[list[int]], draw: int) -> None:
+    """Single images are added as asked; beside groups, which move as a whole, a second time at most."""
+    images = rows({str(label): sizes for label, sizes in enumerate(sets)}, f"{draw}")
+    for attempt in range(2):
+        new = {label: [1] * more_needed(count, 0.6) for label, count in lacking(images).items()}
+        images = pd.concat([images, rows(new, f"{draw}/new{attempt}")])
+    assert not any(lacking(images).values())
 
 
 def test_a_unit_has_the_highest_of_its_keys_and_counts_the_images_that_have_a_weight() -> None:

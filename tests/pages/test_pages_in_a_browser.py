@@ -55,7 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def sheet(inputs: Inputs) -> Path:
     """The sheet of suspects, with one of each kind."""
     row = inputs.images().iloc[0].to_dict()
-    image, shown = Listed(**row), Album(inputs.raw, 96, 10**6).add(row["path"], row["id"])
+    image, shown = Listed(**row), Album(inputs.raw, 96, 10**6, None).add(row["path"], row["id"])
     found = replace(
         SCREENED,
         searched=9,
@@ -84,7 +84,7 @@ def against(inputs: Inputs) -> Path:
     """The page of training against a reference."""
     image = inputs.images().iloc[0]
     row = Stranger(image["id"], image["path"], image["label"], odds=3.21)
-    shown = [(row, Album(inputs.raw, 96, 10**6).add(row.path, row.id))]
+    shown = [(row, Album(inputs.raw, 96, 10**6, None).add(row.path, row.id))]
     measure = Covariate("brightness", "Kolmogorov-Smirnov", 0.71, 1e-10, 0.123456, "2026-01-01", 1e-9, True)
     report = Shift(
         reference=40,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def test_a_row_is_bytes_or_base64_or_a_path_or_pixels(saved: Saved) -> None:
     assert saved.ask([]).empty
 
 
+@pytest.mark.usefixtures("key")
+def test_a_version_that_learnt_from_12_bit_pictures_reads_a_single_one_as_12_bit(tmp_path: Path) -> None:
+    plain = packaged.facts().preprocessing
+    folder, _ = packaged.save(tmp_path, packaged.grafted(), preprocessing=replace(plain, grey_bits=12))
+    levels = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
+    rows = []
+    for name, pixels in {
+        "eight": levels,
+        "twelve": np.rint(levels / 255 * 4095).astype(np.uint16),
+        "sixteen": levels * np.uint16(257),
+    }.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        rows.append((tmp_path / f"{name}.png").read_bytes())
+    answers = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": rows}))["probabilities"]
+    assert files.read_json(tmp_path / "model" / "model.json")["preprocessing"]["grey_bits"] == 12
+    assert answers[0] == answers[1] != answers[2], "a larger value than the range is clipped to white"
+
+
 def test_every_row_that_holds_no_image_is_named(saved: Saved) -> None:
     rows = [saved.pictures[0].read_bytes(), b"<html>gone</html>", None, "no/such.png", np.zeros((4, 4, 3)), b""]
     with pytest.raises(MlflowException) as caught:
@@ -125,13 +144,13 @@ def test_what_comes_over_a_network_names_no_files(saved: Saved, monkeypatch: pyt
 def test_the_decoders_bounds_hold_for_pixels(shape: tuple[int, ...], sentence: str) -> None:
     pixels = np.broadcast_to(np.uint8(0), shape)  # no memory behind it
     with pytest.raises(UndecodableError, match=sentence):
-        request_images.picture(pixels, paths=False)
+        request_images.picture(pixels, paths=False, grey_bits=None)
 
 
 def test_the_decoders_bounds_hold_for_base64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_BYTES", 100)
     with pytest.raises(UndecodableError, match="101 bytes; at most 100"):
-        request_images.picture(base64.b64encode(b"x" * 101).decode(), paths=False)
+        request_images.picture(base64.b64encode(b"x" * 101).decode(), paths=False, grey_bits=None)
 
 
 FRESH = """

@@ -79,7 +79,7 @@ def reference(bench: Bench, table: pd.DataFrame) -> np.ndarray[tuple[int, ...], 
     """Compute the features one image at a time, in order of id, with nothing but the network."""
     card, network, _ = models.load_backbone(bench.root / "backbone")
     rows = table.sort_values("id")
-    read = [decoding.read_image(bench.root / "raw", *item) for item in zip(rows["path"], rows["id"], strict=True)]
+    read = [decoding.read_image(bench.root / "raw", *item, None) for item in zip(rows["path"], rows["id"], strict=True)]
     return np.concatenate([network(preprocess(i, card.preprocessing)[None]).detach().numpy() for i in read])
 
 
@@ -114,6 +114,34 @@ def test_an_image_is_computed_once_and_new_ones_alone(bench: Bench) -> None:
     computed, afresh = bench.extract(table)
     assert computed == 27
     assert grown == afresh, "a row depends on the batch that it was computed in"
+
+
+def test_features_that_are_not_finite_are_refused_and_not_written(bench: Bench) -> None:
+    state = files.read_tensors(bench.root / "backbone" / models.WEIGHTS)
+    spoilt = {name: tensor * 1e12 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    files.write_tensors(bench.root / "backbone" / models.WEIGHTS, spoilt)
+    card = replace(
+        models.read_card(bench.root / "backbone"), sha256=files.sha256_of(bench.root / "backbone" / models.WEIGHTS)
+    )
+    models.write_card(bench.root / "backbone", card)
+    for _ in range(2):  # what the store has kept is refused, too
+        with pytest.raises(RequestError, match=r"27 of 27 images are NaN, infinite .* \(0/000.png; 0/001.png"):
+            bench.extract(bench.table())
+    assert not (bench.root / "features").exists()
+
+
+def test_another_depth_of_deep_grey_computes_all_anew_and_says_so(bench: Bench) -> None:
+    spec = files.read_json(bench.root / "preprocessing.json")
+    assert bench.extract(bench.table())[0] == 27
+    for bits, says in (
+        (12, "read as 12-bit and was read as 16-bit"),
+        (14, "as 14-bit and was read as 12-bit or 16-bit"),
+    ):
+        files.write_json(bench.root / "preprocessing.json", {**spec, "grey_bits": bits})
+        assert bench.extract(bench.table())[0] == 27
+        assert says in bench.log.text
+    files.write_json(bench.root / "preprocessing.json", spec)
+    assert bench.extract(bench.table())[0] == 0 and "anew" not in bench.log.text
 
 
 def test_a_new_name_label_split_or_order_computes_nothing_and_changes_no_byte(bench: Bench) -> None:
@@ -186,7 +214,7 @@ def test_a_decoder_that_reads_other_pixels_uses_no_row_of_the_first(
     bench.extract(table)
     true = decoding.decode
     for module in ("steps.images.decoding.decode", "steps.backbones.fingerprint.decode"):
-        monkeypatch.setattr(module, lambda data: true(data).point(lambda level: max(level - 1, 0)))
+        monkeypatch.setattr(module, lambda data, *bits: true(data, *bits).point(lambda level: max(level - 1, 0)))
     assert bench.extract(table)[0] == 27
 
 

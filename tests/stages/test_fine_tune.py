@@ -212,9 +212,9 @@ def test_an_image_goes_through_the_frozen_part_once_for_each_time_it_looks_diffe
         seen.append(len(arguments[1]))
         return original(*arguments)
 
-    def noted(root: Path, path: str, identity: str) -> Any:
+    def noted(root: Path, path: str, *how: Any) -> Any:
         decoded.append(path)
-        return read(root, path, identity)
+        return read(root, path, *how)
 
     monkeypatch.setattr(batches, "frozen_pass", counted)
     monkeypatch.setattr(decoding, "read_image", noted)

@@ -99,7 +99,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files.write_tensors(root / "backbone" / models.WEIGHTS, state)
     models.write_card(root / "backbone", replace(card, sha256=files.sha256_of(root / "backbone" / models.WEIGHTS)))
     files.write_json(root / "preprocessing.json", card.preprocessing.to_dict())
-    pixels = [preprocess(read_image(root / "raw", row["path"], row["id"]), card.preprocessing) for row in rows]
+    pixels = [preprocess(read_image(root / "raw", row["path"], row["id"], None), card.preprocessing) for row in rows]
     with torch.inference_mode():
         features = models.assemble(card, state)[0](torch.stack(pixels)).flatten(1).numpy()
     write_features(root / "features.safetensors", table["id"].tolist(), {"": features})

@@ -22,7 +22,7 @@ from steps.images import decoding
 from steps.images.manifest import Row
 from steps.runtime import artefacts, files
 from steps.runtime.compute import ComputeParams
-from steps.validate import ValidateParams, validate
+from steps.validate import SplitShares, ValidateParams, validate
 from tests.made import params_of
 
 CARD, STATE = origins.embedded()
@@ -37,6 +37,7 @@ PARAMS: ValidateParams = params_of(
     preprocessing=SPEC,
 )
 COMPUTE = ComputeParams(threads=1, batch_size=8)
+SHARES = SplitShares(validation_share=0.25, test_share=0.2)
 DIGITS = load_digits()
 COUNTS = {
     "train": {"ant": 5, "bee": 4},
@@ -116,6 +117,7 @@ class Gate:
     def run(self, params: ValidateParams = PARAMS) -> None:
         validate(
             params,
+            SHARES,
             0,
             COMPUTE,
             self.root / "manifest.parquet",
