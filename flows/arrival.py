@@ -12,6 +12,7 @@ from steps.runtime import files
 # Both are on the file system of what they replace, and laid out like the project. The first is discarded after a
 # kill; the second is complete, and the next `use` or run continues to put it in place.
 INCOMING, ARRIVED = "data/.incoming", "data/.arrived"
+SWEPT = ("", "data", ".regraft")  # folders of the project in which a killed `use` may leave a temporary file
 PIECES = ("data/raw", "params.yaml", "data/backbone", "data/source.json", "data/lost_classes.json")
 
 
@@ -34,6 +35,8 @@ def incoming(root: Path) -> Iterator[Path]:
 
 def put_in_place(root: Path) -> None:
     """Put a complete arrival in place, if there is one; RequestError if that fails, with the old state restored."""
+    for folder in SWEPT:
+        files.sweep(root / folder)
     arrived = root / ARRIVED
     if not arrived.is_dir():
         return

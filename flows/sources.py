@@ -63,6 +63,8 @@ def _forget_others(store: Path, source: "Source | None") -> None:
         for path in store.iterdir():
             if source is None or path != source.home:
                 shutil.rmtree(path)
+            else:
+                files.sweep(path)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ LITTER = frozenset(
         "__pycache__",
     )
 )
+TEMPORARY = re.compile(r"\.(\d+)-\w{8}")  # what `replacing` writes, with the number of its process
 COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under /tmp, with a name others can take first
 
 
@@ -48,8 +50,8 @@ COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under 
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it at the end: a kill leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name is hidden, and short: beside a name of 255 bytes no longer one is possible.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    # The name is hidden, and short: beside a name of 255 bytes no longer one is possible. `sweep` asks for its process.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{os.getpid()}-")
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -58,6 +60,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `replacing` has left in a folder because its process was killed; call it before writing anything."""
+    for path in folder.glob(".*-*"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _at_work(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _at_work(process: int) -> bool:
+    """Return True if another process has this number; our own may be that of one killed in an earlier container."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def _umask() -> int:
