@@ -1,8 +1,7 @@
-"""Six kinds of public data sets, from folder to verdict, with at most one remedy, done exactly as it is printed."""
+"""Six kinds of public data sets, from folder to the gate, with at most one remedy, done exactly as it is printed."""
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +9,9 @@ import pytest
 import yaml
 
 from flows.overview import of_source
-from flows.project import editing_params
 from flows.sources import Source, mirror
 from steps.runtime import params
 from tests.checks.world import PROJECT, World
-from tests.conftest import Project
 from tests.flows.test_layouts import written
 from tests.public_sets import SETS, SPELLINGS, split_folders
 
@@ -87,25 +84,3 @@ def test_the_other_reading_of_nested_classes_is_the_one_printed(tmp_path: Path) 
     for source, over in ((chosen, 161), (listed, 0)):
         expected = f"cross 40 disc 40 ring 40 square 40 | hash 160 | 0 | {over}"
         assert written(of_source(PROJECT, source)).startswith(expected.rsplit(" | ", 1)[0])
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("name", SETS)
-def test_a_public_set_goes_from_folder_to_champion(
-    new_project: Callable[[Path], Project], tmp_path: Path, name: str
-) -> None:
-    project, images = new_project(tmp_path / "project"), SETS[name](tmp_path / "set")
-    shown = project.must("regraft", "use", str(images), "--backbone", "glyphnet")
-    for option in re.findall(r"--labels \w+", shown):
-        project.must("regraft", "use", str(images), "--backbone", "glyphnet", *option.split())
-    with editing_params(project.root) as document:  # a minute less
-        document["fine_tune"]["epochs"] = document["baselines"]["epochs"] = 2
-    done = project.run("regraft", "run")
-    if done.returncode == 3:
-        key, value = setting(done.stderr).split(": ")
-        section, field = key.split(".")
-        with editing_params(project.root) as document:
-            document[section][field] = yaml.safe_load(value)
-        done = project.run("regraft", "run")
-    assert done.returncode == 0, done.stderr
-    assert "is the new champion" in done.stdout or "is refused" in done.stdout, done.stdout
