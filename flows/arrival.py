@@ -34,6 +34,8 @@ def incoming(root: Path) -> Iterator[Path]:
 
 def put_in_place(root: Path) -> None:
     """Put a complete arrival in place, if there is one; RequestError if that fails, with the old state restored."""
+    for folder in _written_to(root):
+        files.sweep(folder)
     arrived = root / ARRIVED
     if not arrived.is_dir():
         return
@@ -91,3 +93,9 @@ def _put_back(new: Path, target: Path) -> None:
         old.rename(target)
     elif not new.exists():
         target.unlink()
+
+
+def _written_to(root: Path) -> Iterator[Path]:
+    """Yield the folders in which a killed run may have left a temporary file; data/raw is mirrored, not written to."""
+    yield from (root, root / "data", root / ".regraft")
+    yield from (path for path in (root / "data").glob("*/") if path.name != "raw")

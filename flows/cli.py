@@ -67,11 +67,8 @@ def use(
     ] = None,
 ) -> None:
     """Point the project at your images and at a backbone."""
-    from flows.overview import look
-
-    locked(look, images, labels, follow_links)  # before torch is imported: a wrong folder is refused at once
     from flows.use import use as set_inputs
-    from steps.commands.origins import Wishes
+    from steps.commands.wishes import Wishes
 
     wishes = Wishes(preprocessing, weights_part)
     show(locked(set_inputs, images, backbone, weights, accept_new_weights, packed, wishes, labels, follow_links))
@@ -357,13 +354,18 @@ def rank(
         list[str], typer.Argument(metavar="BACKBONE...", help="Classification models of torchvision's or timm's.")
     ],
     weights: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a local file for one of them.")] = None,
+    preprocessing: Annotated[
+        list[str] | None, typer.Option(help="NAME=ENTRY or NAME=FILE: as in `use`, for one of them.")
+    ] = None,
+    weights_part: Annotated[list[str] | None, typer.Option(help="NAME=PART: as in `use`, for one of them.")] = None,
     images: Annotated[int, typer.Option(min=10, help="Training images to use, at most.")] = 2000,
     as_json: Json = False,
 ) -> None:
     """Rank backbones on your training images by a cross-validated probe; says which cannot be told apart."""
     from steps.commands.rank import rank as rank_backbones
 
-    show(rank_backbones(enter(Path.cwd()), names, weights or [], images), as_json)
+    stated = (preprocessing or [], weights_part or [])
+    show(rank_backbones(enter(Path.cwd()), names, weights or [], images, *stated), as_json)
 
 
 @app.command()

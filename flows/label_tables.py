@@ -168,8 +168,7 @@ def _frame(path: Path, header: int | None = 0) -> tuple[pd.DataFrame, list[str]]
         text, encoding = _decoded(path)
         notes = [] if encoding == "utf-8-sig" else [f"the table's encoding is read as {encoding}"]
         if suffix == ".jsonl":
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-            table = pd.DataFrame(records, dtype=object)
+            table = pd.DataFrame(_records(text), dtype=object)
             return table.where(table.notna(), "").map(str), notes
         if text.startswith("sep="):
             text = text.split("\n", 1)[-1]
@@ -179,7 +178,21 @@ def _frame(path: Path, header: int | None = 0) -> tuple[pd.DataFrame, list[str]]
         notes += [] if delimiter == "," else [f"the table's columns are separated by {delimiter!r}"]
         return pd.read_csv(io.StringIO(text), sep=delimiter, header=header, dtype=str, keep_default_na=False), notes
     except (ValueError, OSError, TypeError, AttributeError) as error:  # the parsers' own errors are ValueErrors
-        raise DataError(f"{path.name} cannot be read: {error}") from None
+        raise DataError(f"{path.name} cannot be read: {listing.in_words(error)}") from None
+
+
+def _records(text: str) -> list[dict[str, object]]:
+    """Return the objects of JSON lines; ValueError for a line that is none."""
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            record = None
+            with suppress(ValueError):
+                record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f'line {number} is no JSON object such as {{"path": "cats/1.jpg", "label": "cat"}}')
+            records.append(record)
+    return records
 
 
 def _decoded(path: Path) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import annotations
 from flows.sources import STORE, TABLES, Source, Survey, read_source, survey
 from flows.unpacking import ARCHIVES, OTHERS
 from steps.errors import DataError, RequestError, UndecodableError
@@ -58,10 +59,23 @@ class Overview:
         return ", ".join([*known, *([f"train, val and test {HASH}: {free:,} in all"] if free else [])])
 
 
-def look(root: Path, images: str, labels: str | None, follow_links: bool | None) -> None:
-    """Refuse images that cannot be used, as `of_source` does, without loading torch."""
-    if images != DIGITS:
-        of_source(root, source_of(root, images, None, labels, follow_links))
+@dataclass(frozen=True)
+class Look:
+    """Images that can be used: their source, its files, and what was understood of them."""
+
+    source: Source
+    seen: Survey
+    overview: Overview
+
+
+def look(root: Path, images: str, packed: bool | None, labels: str | None, follow_links: bool | None) -> Look:
+    """Look at images once, without loading torch. RequestError if they cannot be used, whatever the reason."""
+    source = source_of(root, images, packed, labels, follow_links)
+    try:
+        seen = survey(source)
+        return Look(source, seen, of_source(root, source, seen))
+    except DataError as error:  # nothing has been accepted yet: to `use`, it is the request that does not fit
+        raise RequestError(str(error)) from None
 
 
 def source_of(
@@ -98,16 +112,16 @@ def _other(path: Path) -> str:
     )
 
 
-def of_source(root: Path, source: Source) -> Overview:
-    """Return what `ingest` will read in the mirror of a source.
+def of_source(root: Path, source: Source, seen: Survey | None = None) -> Overview:
+    """Return what `ingest` will read in the mirror of a source; `seen` is its survey, if there is one already.
 
     Raises RequestError if no file can be decoded, or if more of a listing's rows than `validate.quarantine_limit` name
     no file; DataError where no honest reading exists.
     """
-    seen = survey(source)
+    seen = seen or survey(source)
     _refuse_without_pictures(source.path, seen.files)
     own = next((name for name in LISTINGS if name in seen.files), None)
-    read = layouts.of_listing(listing.read(seen.files[own]), own) if own else _read_folders(seen)
+    read = layouts.of_listing(listing.read(seen.files[own]), own) if own else _read_folders(source.path, seen)
     if own:
         _refuse_missing(source, seen, len(read.files), params.read(root)["validate"]["quarantine_limit"])
     overview = _counted(read, seen.files, seen.notes)
@@ -116,12 +130,20 @@ def of_source(root: Path, source: Source) -> Overview:
     return overview
 
 
-def _read_folders(seen: Survey) -> Reading:
-    """Return the reading of folders; a refusal says as well what `seen` has noted, e.g. why metadata is not used."""
+def _read_folders(path: Path, seen: Survey) -> Reading:
+    """Return the reading of folders; a refusal says as well what `seen` has noted, e.g. why metadata is not used.
+
+    RequestError if annotations of objects lie in them and no two folders name a class.
+    """
     try:
-        return layouts.read(layouts.grown(seen.files), labels=None)
+        read = layouts.read(layouts.grown(seen.files), labels=None)
     except DataError as error:
+        annotations.refuse(path, seen.files)
         raise DataError("; ".join([str(error), *seen.notes])) from None
+    labels = {item.label for item in read.files if isinstance(item, Listed) and not layouts.is_note(item.path)}
+    if sum(not layouts.names_no_class(label) for label in labels) < 2:
+        annotations.refuse(path, seen.files)
+    return read
 
 
 def _refuse_without_pictures(path: Path, paths: Mapping[str, Path]) -> None:
@@ -173,7 +195,8 @@ def _refuse_missing(source: Source, seen: Survey, rows: int, limit: float) -> No
 
     count = len(seen.missing)
     if count > limit * rows:
+        where = source.shown(lost(seen.folder, seen.missing))
         raise RequestError(
-            f"{source.path}: {count:,} of {rows:,} rows name no file; {lost(seen.folder, seen.missing)}. Mend the "
+            f"{source.path}: {count:,} of {rows:,} rows name no file; {where}. Mend the "
             f"paths, or remove the rows; up to {limit:.0%} may be missing (validate.quarantine_limit)"
         )

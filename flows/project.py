@@ -152,6 +152,4 @@ def running(root: Path, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise GraphError("another run holds this project; wait for it to end, then run again") from None
-        if (root / "data").is_dir():
-            files.remove_left_over(root / "data", besides="raw")
         yield

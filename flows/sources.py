@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,12 @@ def refresh(root: Path) -> Graph:
     source = read_source(root)
     if source is not None:
         mirror(source, root / RAW, root / MEMORY)
-        _forget_others(source)
+    return tracked(root, source)
+
+
+def tracked(root: Path, source: "Source | None") -> Graph:
+    """Return the graph once DVC reflects images and backbone; RequestError if there are no images."""
+    _forget_others(root / STORE, source)
     if not (root / RAW).is_dir():
         remedy = "`dvc pull` fetches them" if (root / f"{RAW}.dvc").exists() else "`regraft use IMAGES` sets them"
         raise RequestError(f"there are no images in {RAW}; {remedy} (`regraft use digits`: the embedded example)")
@@ -52,11 +58,13 @@ def refresh(root: Path) -> Graph:
     return graph
 
 
-def _forget_others(source: "Source") -> None:
-    if source.store.is_dir():
-        for path in source.store.iterdir():
-            if path != source.home:
+def _forget_others(store: Path, source: "Source | None") -> None:
+    if store.is_dir():
+        for path in store.iterdir():
+            if source is None or path != source.home:
                 shutil.rmtree(path)
+            else:
+                files.sweep(path)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,10 @@ class Source:
     def home(self) -> Path:
         """Return the folder of the store that belongs to this source."""
         return self.store / hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+
+    def shown(self, text: str) -> str:
+        """Return a text that names the source itself instead of the folders into which it was unpacked."""
+        return re.sub(rf"{re.escape(str(self.home))}(/[0-9a-f]{{16}})*", lambda _: str(self.path), text)
 
 
 def write_source(root: Path, source: Source | None, state: Mapping[str, object] = MappingProxyType({})) -> None:
@@ -112,14 +124,15 @@ def read_source(root: Path) -> Source | None:
     return Source(Path(path), packed, labels, follow, root / STORE)
 
 
-def mirror(source: Source, raw: Path, memory: Path) -> tuple[int, int]:
+def mirror(source: Source, raw: Path, memory: Path, seen: "Survey | None" = None) -> tuple[int, int]:
     """Make `raw` match the source; return how many files (or shards) were written and how many removed.
 
-    The source is never changed. Files of the same size and time count as equal, as in rsync; packing keeps both in
-    `memory`. Stale files are removed last: if a file cannot be read or written, the old images are still there.
+    `seen` is the source's survey, if there is one already. The source is never changed. Files of the same size and
+    time count as equal, as in rsync; packing keeps both in `memory`. Stale files are removed last: if a file cannot be
+    read or written, the old images are still there.
     Raises RequestError then, DataError for a wrong listing.
     """
-    wanted = contents(source)
+    wanted = seen.files if seen else contents(source)
     try:
         packed = _worthwhile(wanted.values()) if source.packed is None else source.packed
         loose = {name: origin for name, origin in wanted.items() if not packed or name in LISTINGS}
@@ -179,13 +192,21 @@ def survey(source: Source) -> Survey:
     or if a folder cannot be read: its images would count as removed. Raises DataError for a wrong listing.
     """
     try:
-        if source.path.is_dir():
-            return _in_folder(source, unpacking.LEVELS)
-        if unpacking.holds_pictures(source.path):
-            return _unpacked(source, source.path.parent, [source.path], unpacking.LEVELS)
-        return _in_table(source)
+        seen = _surveyed(source)
     except OSError as error:
-        raise RequestError(f"{error.filename or source.path} cannot be read: {error.strerror or error}") from None
+        wrong = f"{error.filename or source.path} cannot be read: {error.strerror or error}"
+        raise RequestError(source.shown(wrong)) from None
+    except (RequestError, DataError) as error:
+        raise type(error)(source.shown(str(error))) from None
+    return replace(seen, notes=tuple(map(source.shown, seen.notes)))
+
+
+def _surveyed(source: Source) -> Survey:
+    if source.path.is_dir():
+        return _in_folder(source, unpacking.LEVELS)
+    if unpacking.holds_pictures(source.path):
+        return _unpacked(source, source.path.parent, [source.path], unpacking.LEVELS)
+    return _in_table(source)
 
 
 def _in_table(source: Source) -> Survey:

@@ -29,6 +29,14 @@ SAVE = "save each picture as FOLDER/CLASS/NUMBER.png (e.g. `PIL.Image.fromarray(
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVES = (".zip", ".parquet", *TARS)
 MAX_BYTES = 256 * 2**20  # of one file: `images.decoding` reads no larger ones
+MAX_HEADER = 2**20  # bytes of a tar's extended header: names and attributes of one file
+EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 LEVELS = 2  # archives in an archive, as Kaggle packs splits; no deeper: an archive may hold itself
 BLOCK = 4096  # what a file takes on a disk, however small it is
 PART = re.compile(r"-\d+-of-\d+.*")  # what Hugging Face appends to the name of a split
@@ -133,7 +141,8 @@ class Unpacking:
             try:
                 self._unpack(path, below, split)
             except FAULTS as error:
-                raise RequestError(f"{path} cannot be unpacked: {error}") from None
+                why = str(error).split("\n")[0].rstrip(":")  # tarfile adds a line for each way that it has tried
+                raise RequestError(f"{path} cannot be unpacked: {why}") from None
         if self.rows and not any((self.root / name).exists() for name in LISTINGS):
             import pandas as pd
 
@@ -160,9 +169,10 @@ class Unpacking:
                     self._add(path, below, member.filename, member.file_size, partial(archive.open, member))
 
     def _tar(self, path: Path, below: str) -> None:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Member) as archive:
             regular: dict[str, tarfile.TarInfo] = {}
             for member in archive:
+                member.pax_headers = {}  # read, and kept for every member otherwise
                 if member.isreg():
                     regular[member.name] = member
                     self._add(path, below, member.name, member.size, partial(archive.extractfile, member))
@@ -200,6 +210,16 @@ class Unpacking:
     @staticmethod
     def _too_large(path: Path) -> str:
         return f"{path} would take more than half of the free disk; unpack it elsewhere and `regraft use` the folder"
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are bounded: tarfile reads them whole, whatever size they claim."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # tarfile's own point of extension
+        known = sum(map(len, archive.pax_headers.values())) if self.type == tarfile.XGLTYPE else 0
+        if self.type in EXTENDED and self.size + known > MAX_HEADER:
+            raise ValueError(f"a header of {self.size + known:,} bytes; at most {MAX_HEADER:,} are read")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
 
 def _refuse_cut_off(archive: tarfile.TarFile) -> None:

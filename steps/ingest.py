@@ -71,8 +71,6 @@ def ingest(params: IngestParams, limits: SplitLimits, raw: Path, manifest: Path,
 
 def find(raw: Path) -> tuple[Listed | Rejected, ...]:
     """Return every file with the label and split that its folder or the listing gives it, or why it has none."""
-    if not raw.is_dir():
-        raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
     read = reading(raw)
     for note in read.notes:
         log.warning(note)
@@ -81,7 +79,7 @@ def find(raw: Path) -> tuple[Listed | Rejected, ...]:
 
 def label_counts(raw: Path) -> Counter[str]:
     """Return how many files each class has by their paths, before any is read; raises as `find` does."""
-    return Counter(item.label for item in find(raw) if isinstance(item, Listed) and item.label)
+    return Counter(item.label for item in reading(raw).files if isinstance(item, Listed) and item.label)
 
 
 def _rows(

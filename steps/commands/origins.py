@@ -5,7 +5,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from steps.backbones import models, timm_networks
 from steps.backbones.backbone import OWN, architectures
 from steps.backbones.models import Basis, Card, ModelFacts, Reading
 from steps.commands import published, state_dicts, timm_catalogue, weight_files
+from steps.commands.wishes import AS_IT_IS, Wishes
 from steps.errors import GraphError, RegraftError, RequestError
 from steps.images.preprocessing import Preprocessing
 from steps.registry import ledger, package_loading, signing
@@ -25,15 +26,6 @@ State = dict[str, torch.Tensor]
 Loaded = tuple[Card, State]
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What a user says about a file of weights: its preprocessing (an entry or a file), and which part of it to use."""
-
-    preprocessing: str | None
-    part: str | None
-
-
-AS_IT_IS = Wishes(None, None)
 REGISTRY = "models:"
 MODEL = "artifacts/model"  # inside a package
 EMBEDDED = Path(__file__).parents[1] / "embedded"

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from steps.errors import visible
+from steps.errors import RequestError, visible
 from steps.images import named_pictures
 from steps.serving import answer_files
 from steps.serving.bulk_answers import Answer, load
@@ -45,13 +45,17 @@ class Answered:
 def predict(
     root: Path, paths: Sequence[str], output: Path | None, version: str | None, probabilities: bool, as_json: bool
 ) -> Answered:
-    """Write the answers to `output` or print them as they come; return their counts."""
+    """Write the answers to `output` or print them as they come; return their counts.
+
+    RequestError, once they are written, if there is an answer to no file.
+    """
     if output is not None:
         answer_files.check(output)
     files = named_pictures.find(paths, besides=output)
     served = load(root, version)
     counts: Counter[str] = Counter()
-    answers = _counted(predict_rows(root, served, files), counts)
+    first: list[str] = []
+    answers = _counted(predict_rows(root, served, files), counts, first)
     columns = [*TOLD, *(f"probability_{name}" for name in served.classes if probabilities)]
     values = (_values(answer, len(columns) - len(TOLD)) for answer in answers)
     if output is not None:
@@ -62,12 +66,17 @@ def predict(
         _print_table(columns, values)
     else:
         answer_files.write_csv(sys.stdout, columns, values)
+    if counts["errors"] == counts["files"]:
+        raise RequestError(f"not one of {counts['files']:,} files could be answered; the first, {first[0]}")
     where = str(output) if output else None
     return Answered(served.number, counts["files"], counts["abstained"], counts["errors"], where)
 
 
-def _counted(answers: Iterable[Answer], counts: "Counter[str]") -> Iterator[Answer]:
+def _counted(answers: Iterable[Answer], counts: "Counter[str]", faults: list[str]) -> Iterator[Answer]:
+    """Count answers as they pass; `faults` receives the first file without one, and why."""
     for answer in answers:
+        if answer.error and not faults:
+            faults.append(f"{answer.path}: {answer.error}")
         counts["files"] += 1
         counts["errors"] += answer.error is not None
         counts["abstained"] += bool(answer.abstain)

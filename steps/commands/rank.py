@@ -4,9 +4,10 @@ A cross-validated linear probe decides; LogME, H-score and the time per image on
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from steps.backbones import models
 from steps.backbones.finite import refuse_infinite
 from steps.commands import origins
+from steps.commands.wishes import AS_IT_IS, Wishes
 from steps.errors import DataError, RequestError
 from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import mean_of_shares, sampled
@@ -97,39 +99,62 @@ class Ranking:
         return captured.get().splitlines()
 
 
-def rank(root: Path, names: Sequence[str], weights: Sequence[str], most: int) -> Ranking:
+def rank(
+    root: Path,
+    names: Sequence[str],
+    weights: Sequence[str],
+    most: int,
+    preprocessing: Sequence[str] = (),
+    parts: Sequence[str] = (),
+) -> Ranking:
     """Return the ranking; RequestError if the request is wrong.
 
-    The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE.
+    The images are those that `choose_strategy` sees. `weights` holds texts NAME=FILE; `preprocessing` and `parts`,
+    likewise, what `use` takes as --preprocessing and --weights-part.
     """
     files_of = _weights(weights, names)
+    spec_of = _weights(preprocessing, names, "--preprocessing", "ENTRY or NAME=FILE")
+    part_of = _weights(parts, names, "--weights-part", "PART")
+    wishes = {name: Wishes(spec_of.get(name), part_of.get(name)) for name in names}
     screened = artefacts.paths(root, "choose_strategy")["screened"]
     if not screened.exists():
         raise RequestError(f"{screened.relative_to(root)} does not exist yet; `regraft run choose_strategy` makes it")
     raw, seed = artefacts.paths(root, "extract_features")["raw"], params.read(root)["seed"]
-    rows = ranking(raw, files.read_table(screened), names, files_of, most, seed)
+    rows = ranking(raw, files.read_table(screened), names, files_of, most, seed, wishes)
     return Ranking(rows, verdict(rows))
 
 
-def _weights(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def _weights(
+    given: Sequence[str], names: Sequence[str], option: str = "--weights", value: str = "FILE"
+) -> dict[str, str]:
+    """Return the values of an option that is given for one backbone at a time, as NAME=VALUE."""
     if len(set(names)) < len(names):
         raise RequestError(f"a backbone is named twice: {', '.join(names)}")
     pairs = dict(item.partition("=")[::2] for item in given)
     for name, file in pairs.items():
         if name not in names or not file:
-            raise RequestError(f"--weights {name}={file}: expected NAME=FILE, NAME one of {', '.join(names)}")
+            raise RequestError(f"{option} {name}={file}: expected NAME={value}, NAME one of {', '.join(names)}")
     return pairs
 
 
 def ranking(
-    raw: Path, table: pd.DataFrame, names: Sequence[str], weights: dict[str, str], most: int, seed: int
+    raw: Path,
+    table: pd.DataFrame,
+    names: Sequence[str],
+    weights: dict[str, str],
+    most: int,
+    seed: int,
+    wishes: Mapping[str, Wishes] = MappingProxyType({}),
 ) -> list[Ranked]:
     """Return one row per backbone, the best first.
 
-    `table` has id, path, label, split, group; `weights` maps a name to a file; at most `most` images are used. Raises
-    RequestError for a backbone that does not exist or a file that does not fit, DataError for too few images.
+    `table` has id, path, label, split, group; `weights` maps a name to a file, `wishes` to what is said about the file;
+    at most `most` images are used. Raises RequestError for a backbone that does not exist or a file that does not fit,
+    DataError for too few images.
     """
-    loaded = {name: origins.named(name, weights.get(name)) for name in names}  # all faults before the first image
+    loaded = {
+        name: origins.named(name, weights.get(name), wishes.get(name, AS_IT_IS)) for name in names
+    }  # all faults before the first image
     task, bits = _task(table, most, seed), used_bits(table)
     return _ranked([_judge(name, *loaded[name], raw, task, bits) for name in names], task, seed)
 

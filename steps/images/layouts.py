@@ -3,6 +3,7 @@
 `regraft use` shows this reading and `ingest` follows it, so both always agree.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,17 @@ def split_named(name: str, affix: frozenset[str] = frozenset()) -> str:
     return splits.pop() if len(splits) == 1 and affix.issuperset(other) else ""
 
 
+def nearest_split(name: str) -> str:
+    """Return the split whose usual names are nearest to a misspelt one (`vaild`, `Trian_set`), "" if none is near."""
+    word = "".join(word for word in _words(name) if word not in FILLERS)
+    return next((WORDS[near] for near in difflib.get_close_matches(word, WORDS, n=1, cutoff=0.7)), "")
+
+
+def names_no_class(name: str) -> bool:
+    """Return True if a folder's name is a split, or says only that there are pictures in it."""
+    return bool(split_named(name)) or all(word in FILLERS for word in _words(name))
+
+
 def _words(name: str) -> list[str]:
     words = [word.casefold() for word in re.findall(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+|\d+", name)]
     parts = ((word, next((s for s in FILLERS if word.endswith(s) and word[: -len(s)] in WORDS), "")) for word in words)
@@ -114,7 +126,24 @@ def read(tree: Tree, labels: str | None) -> Reading:
             _refuse_same_classes(folders)
         reading = _class_folders(inner, above, naming, noted=labels is None)
     wrapped = f" below {above}" if above else ""
-    return Reading(reading.layout + wrapped, (*outer, *reading.files), reading.notes)
+    return Reading(reading.layout + wrapped, (*outer, *reading.files), (*reading.notes, *_merged(_named(reading))))
+
+
+def _named(reading: Reading) -> Iterator[str]:
+    """Yield the names of the folders from which labels come."""
+    for item in reading.files:
+        if isinstance(item, Listed) and item.label:
+            parts = {*item.label.split("/")}
+            yield from (name for name in item.path.split("/")[:-1] if normal(name) in parts)
+
+
+def _merged(names: Iterable[str]) -> Iterator[str]:
+    """Yield a note on each label that is written in several Unicode forms."""
+    forms: dict[str, set[str]] = {}
+    for name in names:
+        forms.setdefault(normal(name), set()).add(name)
+    for label in sorted(label for label, written in forms.items() if len(written) > 1):
+        yield f"{label!r} is written in {len(forms[label])} Unicode forms, which are read as one class"
 
 
 def of_listing(table: "pd.DataFrame", name: str) -> Reading:
@@ -135,7 +164,7 @@ def of_listing(table: "pd.DataFrame", name: str) -> Reading:
         )
         for row in rows
     )
-    return Reading(f"a listing, {name}", tuple(listed))
+    return Reading(f"a listing, {name}", tuple(listed), tuple(_merged(table["label"].unique())))
 
 
 def _folders(tree: Tree) -> dict[str, Tree]:
@@ -147,17 +176,24 @@ def _pictures(tree: Tree) -> bool:
     return any(not isinstance(node, dict) and not is_note(name) for name, node in tree.items())
 
 
+def _shows(tree: Tree) -> bool:
+    """Return True if files that may be pictures lie in a folder or below it."""
+    return _pictures(tree) or any(map(_shows, _folders(tree).values()))
+
+
 def is_note(name: str) -> bool:
     """Return True if a file is by its name a text or a table, and no picture."""
     return name.lower().endswith(NOTES)
 
 
 def _unwrapped(tree: Tree) -> tuple[list[Listed | Rejected], str, Tree]:
-    """Enter folders that hold nothing but one folder of folders, as archives do; return also what lies beside them."""
+    """Enter a folder of folders beside which no other holds pictures, as in archives; return also what lies beside."""
     outer: list[Listed | Rejected] = []
     above, inner = "", tree
     while True:
-        folders = {name: node for name, node in _folders(inner).items() if split_named(name) != UNLABELLED and node}
+        folders = {
+            name: node for name, node in _folders(inner).items() if split_named(name) != UNLABELLED and _shows(node)
+        }
         name, below = next(iter(folders.items()), ("", {}))
         if len(folders) != 1 or split_named(name) == TRAIN or _pictures(below) or not _folders(below):
             return outer, above, inner
@@ -213,11 +249,13 @@ def _to_predict(name: str, folders: Mapping[str, tuple[str, Tree]]) -> bool:
 def _refuse_unknown(folders: Iterable[str], splits: Mapping[str, str]) -> None:
     """Refuse folders beside a training split that are no split, or the same split twice."""
     train = next(name for name, split in splits.items() if split == TRAIN)
-    extra = min(set(folders) - set(splits), default="")
+    extra = sorted(set(folders) - set(splits))
     if extra:  # otherwise both would silently become classes
+        names = ", ".join(f"{name}/" for name in extra[:3])
+        be, them = ("is not a split", "it") if len(extra) == 1 else ("are no splits", "them")
         raise DataError(
-            f"{train}/ holds class folders, but {extra}/ beside it is not a split; rename it to one of "
-            f"{', '.join(SPLITS)}, or move it out of the folder of images"
+            f"{train}/ holds class folders, but {names} beside it {be}{_did_you_mean(extra)}; "
+            f"rename {them} to one of {', '.join(SPLITS)}, or move {them} out of the folder of images"
         )
     for split in (TRAIN, VAL, TEST):
         same = sorted(name for name in splits if splits[name] == split)
@@ -226,6 +264,12 @@ def _refuse_unknown(folders: Iterable[str], splits: Mapping[str, str]) -> None:
                 f"{same[0]}/ and {same[1]}/ both stand for the split {split}; put their class folders into one folder, "
                 f"or rename one of them ({', '.join(SPLITS)})"
             )
+
+
+def _did_you_mean(names: Iterable[str]) -> str:
+    """Return a question about names that may be misspelt splits, as a part of a sentence; "" if none may be."""
+    near = [f"{split}/ for {name}/" for name in sorted(names) if (split := nearest_split(name)) and split != name]
+    return f" (did you mean {', '.join(near)}?)" if near else ""
 
 
 def _no_training(tree: Tree, splits: Mapping[str, str]) -> str:
@@ -290,7 +334,8 @@ def _refuse_same_classes(folders: Mapping[str, Tree]) -> None:
         return
     names, shared = " and ".join(f"{name}/" for name in sorted(tops)[:2]), ", ".join(sorted(classes)[:3])
     raise DataError(
-        f"{names} hold the same folders ({shared}): if they are splits, rename them to {', '.join(SPLITS[:3])}; "
+        f"{names} hold the same folders ({shared}): if they are splits, rename them to {', '.join(SPLITS[:3])}"
+        f"{_did_you_mean(name for name in tops if not split_named(name))}; "
         f"otherwise `regraft use` the folder with --labels leaf (the classes are {shared}), --labels top (the classes "
         f"are {', '.join(sorted(tops)[:2])}) or --labels path (both)"
     )

@@ -1,6 +1,7 @@
 """A listing: a CSV or Parquet file with the label, split, group, source and weight of each image."""
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -8,16 +9,26 @@ import pandas as pd
 
 from steps.errors import DataError
 from steps.images import layouts, shards
-from steps.images.layouts import CARVED, FILE, Listed, Tree
+from steps.images.layouts import CARVED, FILE, Listed, Tree, nearest_split
 from steps.images.manifest import LISTINGS, SPLITS, TEST, TRAIN, VAL
 from steps.runtime import files
 
 LINKED = "a linked folder; it may loop, so put the folder itself here"
+PARSERS = {  # what pandas and pyarrow say of a text, a Parquet file: what it means
+    r"Expected (\d+) fields in line (\d+), saw (\d+)": "line {1} has {2} columns, and the lines above it have {0}; a "
+    "value that holds the separator needs quotation marks",
+    r"EOF inside string starting at row (\d+)": "a quotation mark is opened and never closed, from row {0} on",
+    r"No columns to parse": "it is empty; expected a line path,label and a row per image",
+    r"codec can't decode byte .* in position (\d+)": "it is no text in UTF-8 (byte {0})",
+    r"(?i)parquet|thrift|arrow": "it is no Parquet file, or it is cut off",
+}
 DEFAULTS = {"split": "", "group": "", "source": "", "weight": "1"}
 
 
 def reading(raw: Path) -> layouts.Reading:
     """Return what a listing in `raw` or its layout says; raises DataError where no honest reading exists."""
+    if not raw.is_dir():
+        raise DataError(f"there is no folder of images at {raw}; `regraft use FOLDER` sets one")
     listings = [raw / name for name in LISTINGS if (raw / name).is_file()]
     if listings:
         return layouts.of_listing(read(listings[0]), listings[0].name)
@@ -57,7 +68,9 @@ def checked(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
     table = table.where(table.notna(), "").map(str)
     bad = sorted(set(table["split"]) - {"", *SPLITS})
     if bad:
-        raise DataError(f"{name}: unknown split {bad[0]!r}; one of {', '.join(SPLITS)} or empty")
+        near = nearest_split(bad[0])
+        meant = f" (did you mean {near}?)" if near else ""
+        raise DataError(f"{name}: unknown split {bad[0]!r}; one of {', '.join(SPLITS)} or empty{meant}")
     return table.assign(
         path=[_inside(folder, value, name) for value in table["path"]], weight=_weights(name, table)
     ).sort_values("path", ignore_index=True)
@@ -77,7 +90,15 @@ def _table(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path, dtype_backend="numpy_nullable")  # else a gap turns the label 1 into "1.0"
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # the parsers' own errors are ValueErrors, pyarrow's included
-        raise DataError(f"{path.name} cannot be read: {error}") from None
+        raise DataError(f"{path.name} cannot be read: {in_words(error)}") from None
+
+
+def in_words(error: Exception) -> str:
+    """Return what a parser's error means to the owner of a table."""
+    for pattern, meaning in PARSERS.items():
+        if match := re.search(pattern, str(error)):
+            return meaning.format(*match.groups())
+    return str(error)
 
 
 def _inside(folder: Path, value: str, listing: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,19 +42,19 @@ LITTER = frozenset(
         "__pycache__",
     )
 )
+TEMPORARY = re.compile(r"\.(\d+)-\w{8}")  # what `replacing` writes, with the number of its process
 COMPILED = Path(".regraft/compiled")  # torch's compiled code: by default under /tmp, with a name others can take first
-UNFINISHED = ".regraft-"  # how the names of files begin that are being written
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it at the end: a kill or a power cut leaves the old or the new.
 
-    What a kill leaves of the temporary file, `remove_left_over` removes.
+    What a kill leaves of the temporary file, `sweep` removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name is hidden, and short: beside a name of 255 bytes no longer one is possible.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+    # The name is hidden, and short: beside a name of 255 bytes no longer one is possible. `sweep` asks for its process.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{os.getpid()}-")
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -75,14 +76,23 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_left_over(folder: Path, besides: str) -> None:
-    """Remove from a folder, and those right in it, what a killed process left of its unfinished files.
-
-    The folder `besides` is not looked through: it may hold a million files.
-    """
-    for inner in (folder, *(path for path in folder.iterdir() if path.is_dir() and path.name != besides)):
-        for path in inner.glob(f"{UNFINISHED}*"):
+def sweep(folder: Path) -> None:
+    """Remove what `replacing` has left in a folder because its process was killed; call it before writing anything."""
+    for path in folder.glob(".*-*"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and not _at_work(int(match[1])):
             path.unlink(missing_ok=True)
+
+
+def _at_work(process: int) -> bool:
+    """Return True if another process has this number; our own may be that of one killed in an earlier container."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def _umask() -> int:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
 
-from steps.commands.rank import Ranked, _weights, ranking, verdict
+from steps.commands.rank import Ranked, _weights, rank, ranking, verdict
+from steps.commands.wishes import Wishes
 from steps.errors import DataError, RequestError
 from steps.runtime import files
 from steps.runtime.figure import Figure
@@ -90,6 +91,23 @@ def test_what_cannot_be_ranked_is_refused_before_an_image_is_read(raw: Path) -> 
         ranking(raw, table(raw).head(3), ["glyphnet"], {}, most=100, seed=0)
     with pytest.raises(RequestError, match="did you mean 'resnet18'"):
         ranking(Path("nowhere"), table(raw), ["glyphnet", "resnet_18"], {}, most=100, seed=0)
+
+
+def test_what_is_said_about_a_file_of_weights_reaches_it(raw: Path, random_weights: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("resize: 64\ncrop: 48\n")
+    name, given = "squeezenet1_1", {"squeezenet1_1": random_weights}
+    said = {name: Wishes(str(tmp_path / "own.yaml"), None)}
+    small, usual = (ranking(raw, table(raw), [name], given, 100, 0, wishes)[0] for wishes in (said, {}))
+    assert small.log_loss != usual.log_loss
+    with pytest.raises(RequestError, match="teacher"):
+        ranking(raw, table(raw), [name], given, 100, 0, {name: Wishes(None, "teacher")})
+
+
+@pytest.mark.parametrize(("option", "value"), [("--preprocessing", "ENTRY or NAME=FILE"), ("--weights-part", "PART")])
+def test_an_option_about_weights_names_its_backbone(tmp_path: Path, option: str, value: str) -> None:
+    given = {"--preprocessing": (["own.yaml"], []), "--weights-part": ([], ["teacher"])}[option]
+    with pytest.raises(RequestError, match=rf"^{option} \w.*: expected NAME={value}, NAME one of glyphnet"):
+        rank(tmp_path, ["glyphnet", "resnet18"], [], 100, *given)
 
 
 @pytest.mark.parametrize("given", ["resnet50=file", "glyphnet", "glyphnet="])

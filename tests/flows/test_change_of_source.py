@@ -43,7 +43,7 @@ def root(tmp_path: Path, isolated: dict[str, str], monkeypatch: pytest.MonkeyPat
     class Closed:
         def close(self) -> None: ...
 
-    monkeypatch.setattr(use, "refresh", lambda _: Closed())
+    monkeypatch.setattr(use, "tracked", lambda *_: Closed())
     (made / STATE).mkdir()
     write_old(made / "data/backbone", {"card.json": b"{}"})
     write_old(tmp_path / "first", FIRST)

@@ -63,6 +63,7 @@ FOLDERS = {
     f"archive/{TWO}": "cat 3 dog 3 | hash 6 | 0 | 0",
     f"archive/{{Training,Testing}}/{TWO} LICENSE.txt": "cat 6 dog 6 | test 6 train* 6 | 0 | 1",
     f"brain/brain/{{train,test}}/{TWO} __MACOSX/brain/._x": "cat 6 dog 6 | test 6 train* 6 | 0 | 0",
+    f"archive/{TWO} papers/{{de,en}}/{{1,2}}.pdf": "cat 3 dog 3 | hash 6 | 0 | 4",
     f"archive/{TWO} unlabelled/{FLAT}": "cat 3 dog 3 | hash 6 | 4 | 0",
     # no honest reading
     f"train/{FLAT}": "refused: train/ holds no class folders; expected train/CLASS",
@@ -71,6 +72,9 @@ FOLDERS = {
     FLAT: "refused: no class folders, 4 loose files",
     f"{FLAT} labels.csv": "refused: no class folders; if labels.csv says the labels",
     f"{{train,extra}}/{TWO}": "refused: extra/ beside it is not a split; train, val, test, unlabelled",
+    f"{{train,vaild}}/{TWO}": "refused: vaild/ beside it is not a split (did you mean val/ for vaild/?)",
+    f"{{Train,tset,Validaton}}/{TWO}": "refused: Validaton/, tset/ beside it are no splits; test/ for tset/",
+    f"{{trian_set,val}}/{TWO}": "refused: hold the same folders; (did you mean train/ for trian_set/?)",
     f"{{train,val,valid}}/{TWO}": "refused: val/ and valid/ both stand for the split val",
     f"{{val,test}}/{TWO}": "refused: test/, val/ are splits; none is train/",
     f"{{siteA,siteB}}/{TWO}": "refused: siteA/ and siteB/ hold the same folders (cat, dog); --labels leaf",
@@ -115,6 +119,7 @@ def written(seen: Overview) -> str:
 def understood(source: Source) -> Overview:
     """Return what `use` shows; what `ingest` reads in the mirror has to be the same."""
     seen = of_source(REPOSITORY, source)  # the limits of the repository's params.yaml
+    assert str(source.store) not in " ".join(seen.notes)
     raw = source.store.parent / "raw"
     mirror(source, raw, source.store.parent / "memory")
     assert written(of_raw(raw)) == written(seen) or "(in the listing, and not there)" in seen.passed_over
@@ -131,6 +136,7 @@ def verdict(source: Source) -> str:
 
 def assert_reads(source: Source, expected: str) -> None:
     read = verdict(source)
+    assert str(source.store) not in read, "a user never saw the folders of the store"
     if expected.startswith("refused: "):
         assert read.startswith("refused: ")
         for part in expected.removeprefix("refused: ").split("; "):
@@ -242,6 +248,16 @@ LISTINGS = {
     ),
     "no label": ("path,remark\ncats/1.png,x\n", "refused: lacks the column(s) label; it has ['path', 'remark']"),
     "outside": ("path,label\n../secret.png,cat\n", "refused: '../secret.png' points outside"),
+    "a misspelt split": (
+        "path,label,split\ncats/1.png,cat,trian\n",
+        "refused: unknown split 'trian'; (did you mean train?)",
+    ),
+    "a row too long": (table(after="cats/1.png,cat,1,2\n"), "refused: line 6 has 4 columns; the lines above it have 2"),
+    "an open quotation mark": (
+        table(after='"cats/1.png,cat\n'),
+        "refused: a quotation mark is opened and never closed",
+    ),
+    "nothing": ("", "refused: it is empty; expected a line path,label"),
     "no text": (b"\x00\x81\x8d\x00" * 9, "refused: cannot be read"),
 }
 
@@ -288,6 +304,17 @@ def test_a_path_is_the_same_in_every_unicode_form(tmp_path: Path) -> None:
     rows = "".join(f"café/{i}.png,café\ntea/{i}.png,tea\n" for i in (1, 2))
     (folder / "labels.csv").write_text("path,label\n" + rows, encoding="utf-8")
     assert verdict(Source(folder / "labels.csv", store=tmp_path / "store")) == "café 2 tea 2 | hash 4 | 0 | 0"
+
+
+def test_a_class_that_is_written_in_two_unicode_forms_is_said_to_be_one(tmp_path: Path) -> None:
+    two = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    folder = lay_out(tmp_path / "photos", f"{{{two[0]},{two[1]},tea}}/{{1,2}}.png")
+    seen = understood(Source(folder, store=tmp_path / "store"))
+    assert written(seen) == "café 4 tea 2 | hash 6 | 0 | 0"
+    (folder / "labels.csv").write_text("path,label\n" + "".join(f"{form}/1.png,{form}\n" for form in (*two, "tea")))
+    listed = understood(Source(folder / "labels.csv", store=tmp_path / "store"))
+    for notes in (seen.notes, listed.notes):
+        assert "'café' is written in 2 Unicode forms, which are read as one class" in notes
 
 
 def test_a_few_missing_files_are_shown_and_left_to_the_quarantine(tmp_path: Path) -> None:

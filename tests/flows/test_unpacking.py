@@ -233,7 +233,18 @@ CONTAINERS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ],
         "refused: b.tbz2 cannot be unpacked; no end mark",
     ),
-    "no pictures inside": (lambda at: zipped(at / "a.zip", {".hidden": b""}), "refused: holds no files"),
+    "no pictures inside": (lambda at: zipped(at / "a.zip", {".hidden": b""}), "refused: a.zip holds no files"),
+    "nothing inside": (lambda at: tarred(at / "a.tar", {}), "refused: a.tar holds no files"),
+    "a listing of other files": (
+        lambda at: zipped(
+            at / "a.zip", {**pictures("p/{1,2}.png"), "p/listing.csv": b"path,label\n7.png,x\n8.png,y\n"}
+        ),
+        "refused: 2 of 2 rows name no file; looked in; a.zip/p for 7.png",
+    ),
+    "an archive inside that is damaged": (
+        lambda at: zipped(at / "a.zip", {"train.zip": b"no", "test.zip": b"no"}),
+        "refused: a.zip/; cannot be unpacked",
+    ),
 }
 
 
@@ -278,6 +289,26 @@ def test_an_archive_may_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     for path in (zipped(tmp_path / "a.zip", pictures(TWO)), tarred(tmp_path / "a.tar", pictures(TWO))):
         with pytest.raises(RequestError, match="would take more than half of the free disk"):
             sources.contents(Source(path, store=tmp_path / "store"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_extended_header_is_bounded_and_no_memory_is_taken_for_it(tmp_path: Path, kind: bytes) -> None:
+    head = tarfile.TarInfo("x")
+    head.type, head.size = kind, 2**32
+    (tmp_path / "a.tar").write_bytes(head.tobuf() + tarred(tmp_path / "b.tar", pictures(TWO)).read_bytes())
+    expected = "refused: a.tar cannot be unpacked: a header of 4,294,967,296 bytes; at most 1,048,576"
+    assert_reads(Source(tmp_path / "a.tar", store=tmp_path / "store"), expected)
+
+
+def test_long_names_and_attributes_of_a_tar_are_read(tmp_path: Path) -> None:
+    name = f"{'deep/' * 40}1.png"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form, pax_headers={"comment": "x" * 10_000}) as archive:
+            for label in ("cat", "dog"):
+                member = tarfile.TarInfo(f"{label}/{name}")
+                member.size, member.pax_headers = len(PNG), {"SCHILY.xattr.user.note": "y" * 10_000}
+                archive.addfile(member, io.BytesIO(PNG))
+        assert_reads(Source(tmp_path / "a.tar", store=tmp_path / "store"), "cat 1 dog 1 | hash 2 | 0 | 0")
 
 
 def test_a_kill_while_an_archive_is_unpacked_leaves_what_the_next_look_mends(tmp_path: Path) -> None:

@@ -20,6 +20,13 @@ def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
     return new_project(tmp_path / "project")
 
 
+LOADED = """import sys; sys.argv = ['regraft', *{}]
+from flows.cli import main
+try: main()
+except SystemExit as end: print(end.code, sorted(set({}) & set(sys.modules)))
+"""
+
+
 def fails(project: Project, code: int, sentence: str, *command: str) -> None:
     done = project.run("regraft", *command)
     assert done.returncode == code, done.stderr
@@ -38,6 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(root / "sites/a", 1)
     write_images(root / "sites/b", 1)
     (root / "nested.rar").write_bytes(b"Rar!")
+    (root / "listing.csv").write_text("path,label\nimages/0/000.png,a\nimages/0/000.png,b\n")
     (root / "empty/cats").mkdir(parents=True)
     for label in ("a", "b"):
         (root / "texts" / label).mkdir(parents=True)
@@ -63,6 +71,7 @@ def test_a_refusal_is_a_sentence_and_an_exit_code(untouched: Project, folders: P
         ("images", None, "which backbone?"),
         ("texts", "glyphnet", NO_PICTURE),
         ("nested.rar", "glyphnet", "is a RAR archive; unpack it"),
+        ("listing.csv", "glyphnet", "000.png has two labels"),
         ("sites", "glyphnet", "a/ and b/ hold the same folders (0, 1, 2): if they are splits, rename them"),
     ],
 )
@@ -72,8 +81,15 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
     with pytest.raises(RegraftError) as refusal:
         use(untouched.root, str(folders / images), backbone, weights=None, accept=False)
     assert sentence in str(refusal.value)
-    assert refusal.value.exit_code == (3 if images == "sites" else 2), "a fault of the data, or of the request"
+    assert refusal.value.exit_code == 2
     assert not (untouched / "data/backbone").exists() and not (untouched / "data/raw").exists()
+
+
+@pytest.mark.parametrize("images", ["sites", "empty", "texts", "listing.csv", "images"])
+def test_images_are_refused_before_torch_is_loaded(untouched: Project, folders: Path, images: str) -> None:
+    backbone = [] if images == "images" else ["--backbone", "glyphnet"]
+    done = untouched.run("python", "-c", LOADED.format(["use", str(folders / images), *backbone], ["torch", "dvc"]))
+    assert done.stdout == "2 []\n", done.stderr
 
 
 def test_a_run_without_images(untouched: Project) -> None:
@@ -87,13 +103,8 @@ def test_one_class_only(project: Project, tmp_path: Path) -> None:
 
 
 def test_a_misspelt_stage_is_refused_before_anything_heavy_is_loaded(untouched: Project) -> None:
-    code = (
-        "import sys; sys.argv = ['regraft', 'run', 'fine_tun']\n"
-        "from flows.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as end: print(end.code, sorted({'torch', 'prefect', 'mlflow', 'dvc'} & set(sys.modules)))"
-    )
-    done = untouched.run("python", "-c", code)
+    heavy = ["torch", "prefect", "mlflow", "dvc"]
+    done = untouched.run("python", "-c", LOADED.format(["run", "fine_tun"], heavy))
     assert done.stdout == "2 []\n"
     assert "no stage 'fine_tun' in dvc.yaml; did you mean 'fine_tune'? (stages: ingest, " in done.stderr
 
@@ -112,6 +123,15 @@ def test_the_source_is_never_touched_and_the_mirror_follows_it(project: Project,
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in images.rglob("*.png")} == before
     assert "glyphnet" in (project / "data/backbone/card.json").read_text()
     assert (project / "data/raw.dvc").exists() and (project / "data/backbone.dvc").exists()
+
+
+def test_images_are_looked_at_once_and_a_warning_is_given_once(project: Project, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 2)
+    (images / "0/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (images / "@eaDir").mkdir()
+    done = project.run("regraft", "use", str(images), "--backbone", "glyphnet")
+    for part in ("gone.png -> ", "left by the system", "horizontal_flip"):
+        assert (done.stdout + done.stderr).count(part) == (2 if part == "horizontal_flip" else 1), part
 
 
 def test_use_shows_its_reading_and_ingest_follows_it(project: Project, tmp_path: Path) -> None:
@@ -181,6 +201,7 @@ def test_a_checkpoint_is_read_and_what_was_done_to_it_is_printed(project: Projec
     said = project.must("regraft", *command, "--preprocessing", str(own))
     assert "weights   read from the part 'state_dict.model' of the file" in said
     assert "its own top, for 3 classes, is cut off" in said and "preprocessing of own.yaml (chosen)" in said
+    assert "horizontal_flip are true; false where a mirrored image means another thing" in said
     card, params = files.read_json(project / "data/backbone/card.json"), files.read_yaml(project / "params.yaml")
     assert card["reading"]["preprocessing"] == "chosen" and card["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
     assert params["validate"]["preprocessing"]["std"] == [0.25, 0.25, 0.25]

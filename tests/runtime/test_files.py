@@ -42,18 +42,16 @@ def test_a_failure_before_there_was_a_file_leaves_none(tmp_path: Path) -> None:
     assert listing(tmp_path / "deep" / "er") == []
 
 
-def test_what_a_kill_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    kept = ["report.json", ".regraft", "models/.hidden", "raw/.regraft-of-the-user.png"]
+def test_what_a_kill_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".1-abcdefgh", ".hidden-file", ".regraft", "report.json"]  # process 1 is at work
     for name in kept:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    for name in ("report.json", "models/head.json"):
-        code = "import os; from steps.runtime.files import Path, replacing\n"
-        code += f"with replacing(Path({name!r})): os.kill(os.getpid(), 9)"
-        subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, env=PATHED)
-    assert len([*tmp_path.rglob(".regraft-????????")]) == 2
-    files.remove_left_over(tmp_path, besides="raw")
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+    code = "import os; from steps.runtime.files import Path, replacing\n"
+    code += "with replacing(Path('report.json')): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, env=PATHED)
+    assert len(listing(tmp_path)) == 5
+    files.sweep(tmp_path)
+    assert listing(tmp_path) == kept
 
 
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -56,6 +56,21 @@ def test_each_picture_gets_the_probabilities_of_evaluation(project: Registered, 
         assert row.abstain is (max(expected) < ABSTAIN_BELOW)
 
 
+@pytest.mark.parametrize("output", ["answers.csv", None])
+def test_a_request_with_no_answer_at_all_fails_with_the_first_reason(
+    project: Registered, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str | None
+) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    target = tmp_path / output if output else None
+    for paths, count in (("a.jpg",), 1), (("a.jpg", "b.jpg"), 2):
+        expected = rf"not one of {count} files could be answered; the first, .*a.jpg: not an image format$"
+        with pytest.raises(RequestError, match=expected):
+            command(project.root, [str(tmp_path / path) for path in paths], target, None, False, as_json=True)
+        written = target.read_text() if target else capsys.readouterr().out
+        assert written.count(".jpg") == count
+
+
 def odd_folder(folder: Path) -> Path:
     """Write one good picture among all that a folder may hold."""
     (folder / "deep/er").mkdir(parents=True)

@@ -162,7 +162,7 @@ def test_a_listing_may_not_point_outside_its_folder(raw: Path, path: str) -> Non
         ("path,label,weight\na.png,x,nan\n", "listing.csv: a weight is no number"),
         ("path,label,weight\na.png,x,inf\n", "listing.csv: the weight of a.png is inf; a number of at least 0"),
         ("path,label,weight\na.png,x,-1\n", "listing.csv: the weight of a.png is -1.0; a number of at least 0"),
-        ("", "listing.csv cannot be read: No columns to parse from file"),
+        ("", "listing.csv cannot be read: it is empty; expected"),
         ('path,label\n"a.png,x\n', "listing.csv cannot be read: "),
         (b"path,label\n\xff\xfe,x\n", "listing.csv cannot be read: "),
         ("path,label\n", "the class folders (or the listing) hold no files"),
