@@ -18,6 +18,7 @@ ALIKE_REMEDY = (
     "Where they are one class, rename the folders of one (or its labels in the listing) to the other. Where they are "
     "two, set `validate.severity.alike_labels: off` in params.yaml."
 )
+PASSES = "`screen.severity.domain_shift: warn` in params.yaml"
 INTO = "into data/decisions.csv (first line `image,decision,label,note`)"
 
 
@@ -43,7 +44,7 @@ class Severity:
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenSeverity:
-    """The same for the rules on features; `domain_shift` belongs to `regraft validate --against`."""
+    """The same for the rules on features; `domain_shift` governs the splits and `regraft validate --against`."""
 
     label_errors: Level
     like_images: Level
@@ -408,24 +409,32 @@ def _of_screen(max_label_errors: float) -> Sequence[Rule]:
 
 def shift_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
     """Return the rules on a comparison with a reference."""
-    rule = Rule(
-        "training looks like the reference",
-        "shift",
-        "between",
-        "auc",
-        "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
-        "Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, "
-        "or mend what differs (camera, crop, light) on either side. Until then `screen.severity.domain_shift: warn` in "
-        "params.yaml lets the comparison pass.",
-        high=max_auc,
-        key="domain_shift",
+    what = "how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)"
+    remedy = (
+        "Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, or mend "
+        f"what differs (camera, crop, light) on either side. Until then {PASSES} lets the comparison pass."
     )
-    return _governed([rule], severity)
+    name = "training looks like the reference"
+    return _governed([Rule(name, "shift", "between", "auc", what, remedy, high=max_auc, key="domain_shift")], severity)
+
+
+def split_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
+    """Return the rules on the project's own splits, compared with training by their features."""
+    return _governed([_splits(max_auc)], severity)
+
+
+def _splits(max_auc: float) -> Rule:
+    what = "how well a classifier tells validation or test features from training (AUC; 0.5 where chance explains it)"
+    remedy = (
+        "`splits` in data/reports/screen.json names what differs. Make the splits anew from all images (a listing "
+        f"without a column split, one folder per class), or train on such images too. If it is meant so: {PASSES}."
+    )
+    return Rule("splits look alike", "splits", "between", "auc", what, remedy, high=max_auc, key="domain_shift")
 
 
 def _keys() -> dict[str, str]:
     limits = DataLimits(**dict.fromkeys(DataLimits.__dataclass_fields__, 0))
-    return {rule.name: rule.key for rule in (*_of_validate(limits), *_of_screen(0))}
+    return {rule.name: rule.key for rule in (*_of_validate(limits), *_of_screen(0), _splits(0.5))}
 
 
 KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" if it cannot be switched off

@@ -182,8 +182,9 @@ def _settle(model: Grafted, network: nn.Module, train: Loader, epoch: int) -> No
 def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     """Return all groups that will ever learn, so that their number is the same after a resume.
 
-    Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
-    biases are not decayed: pulling a scale to zero only fights the layer after it.
+    Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Only weights of
+    linear layers and convolutions are decayed: pulling a scale to zero fights the layer after it, and a position table
+    or a class token at zero is no simpler function (Swin: Liu et al. 2021, `no_weight_decay`).
     """
     parameters = dict(model.backbone.named_parameters())
     groups = [(schedule.head_rate, dict(model.head.named_parameters()))]
@@ -193,11 +194,16 @@ def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     param_groups: list[dict[str, object]] = []
     for rate, named in groups:
         for decays in (True, False):
-            members = [p for p in named.values() if (p.dim() > 1) is decays]
+            members = [p for name, p in named.items() if _decays(name, p) is decays]
             if members:
                 decay = schedule.weight_decay if decays else 0.0
                 param_groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
     return param_groups
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Return True for weights; False for norms, biases, scales, position tables and class tokens."""
+    return parameter.dim() > 1 and name.endswith("weight")
 
 
 def check_optimiser(model: Grafted, optimiser: torch.optim.Optimizer) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from steps.checks import expectations
 from steps.checks.custom_expectations import torn
 from steps.checks.rule import Rule, RuleResult, Table, refusal
-from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules, split_rules
 from steps.images.manifest import SPLITS
 
 
@@ -222,6 +222,7 @@ BREAKING = {
         [{"question": "colour order", "account": "colour order swapped", "wants": {"colour_order": "BGR"}}]
     ),
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
+    "splits": pd.DataFrame({"label": ["test"], "auc": [0.9]}),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }
 LIMITS = DataLimits(
@@ -244,6 +245,7 @@ SCREEN = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fa
 EVERY = [
     *rules(LIMITS, Severity(**dict.fromkeys(Severity.__dataclass_fields__, "fail"))),
     *screen_rules(0.03, SCREEN),
+    *split_rules(0.7, SCREEN),
     *shift_rules(0.7, SCREEN),
 ]
 

@@ -3,7 +3,7 @@
 import re
 
 from steps.checks.rule import Rule
-from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules
+from steps.checks.rules import DataLimits, ScreenSeverity, Severity, rules, screen_rules, shift_rules, split_rules
 from steps.runtime import params, stage
 from steps.validate import validate
 from tests.checks.test_remedies import CASES, OBSERVED
@@ -21,7 +21,7 @@ def limits() -> DataLimits:
 def every_rule() -> list[Rule]:
     gate = rules(limits(), Severity(**EVERYTHING_FAILS))
     severity = ScreenSeverity(**dict.fromkeys(ScreenSeverity.__dataclass_fields__, "fail"))
-    return [*gate, *screen_rules(0.02, severity), *shift_rules(0.7, severity)]
+    return [*gate, *screen_rules(0.02, severity), *split_rules(0.7, severity), *shift_rules(0.7, severity)]
 
 
 def table() -> str:
