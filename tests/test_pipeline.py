@@ -37,6 +37,7 @@ def built(new_project: Callable[[Path], Project], tmp_path_factory: pytest.TempP
     for command in (["add", "--all"], [*who, "commit", "--quiet", "--message", "a project"]):
         subprocess.run(["git", *command], cwd=project.root, env=dict(project.environment), check=True)
     project.edit("params.yaml", "epochs: 20 ", "epochs: 2 ")
+    project.edit("params.yaml", "least_steps: 100 ", "least_steps: 0 ")
     project.edit("params.yaml", "epochs: 12 ", "epochs: 2 ")  # a run of a dirty tree
     project.must("regraft", "run")
     return project
