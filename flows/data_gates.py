@@ -120,7 +120,7 @@ def _differences(report: Shift) -> list[str]:
         f"  told apart with an AUC of {auc.known:.3f}{sure}, p {report.p:.2g}",
         *(f"  {row.measure} differs: {row.first} against {row.second} (effect {row.effect:.2f})" for row in moved),
         f"  training holds about {report.covered:.0%} of what the reference shows; reweighted (--reweight) "
-        f"its images would be worth {report.effective:.0f}",
+        f"its images would be worth {report.effective:.0f}; validation, test and the gate would not be reweighted",
         f"  page: {report.page}",
     ]
 

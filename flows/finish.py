@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
+from steps.checks.reports import Screening
 from steps.errors import GraphError, without_passwords
 from steps.evaluation.results import Evaluation
-from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
+from steps.promotion.doubts import doubts
+from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SCREENING, SECTIONS, Promotion, confirming
 from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
 from steps.registry.model_registry import Registry
@@ -32,12 +34,13 @@ class Report:
     promotion: Promotion | None = None
     page: str | None = None
     summary: str | None = None  # the outcome in Markdown
+    doubts: tuple[str, ...] = ()  # about the test split: they come before the verdict
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
         made = self.promotion
         promotion = vars(made) | {"headline": headline(made)} if made else None
-        return {"stages": self.stages, "promotion": promotion, "report": self.page}
+        return {"stages": self.stages, "promotion": promotion, "doubts": self.doubts, "report": self.page}
 
     def lines(self) -> list[str]:
         """Return text for a person."""
@@ -50,6 +53,7 @@ class Report:
         return [
             *_table(self.stages),
             "",
+            *(f"doubt: {doubt}" for doubt in self.doubts),
             headline(made),
             *(f"  {reason}" for reason in made.reasons),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
@@ -143,7 +147,7 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
     result = outcome(root, promotion, looks)
     write_outcome(root / REPORT, root / PAGE, result)
-    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result))
+    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result), doubts=result.doubts)
 
 
 def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
@@ -208,8 +212,15 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
         confidence=artefacts.read(Evaluation, root / EVALUATION).confidence,
         comparison=promotion.comparison,
         looks=looks,
+        doubts=_doubts(root),
         links=tuple(_links(root, promotion.run_id)),
     )
+
+
+def _doubts(root: Path) -> tuple[str, ...]:
+    screening = root / SCREENING
+    screened = artefacts.read(Screening, screening) if screening.is_file() else None
+    return doubts(screened, artefacts.read(Evaluation, root / EVALUATION))
 
 
 def _verdict(promotion: Promotion) -> str:

@@ -4,6 +4,7 @@ Nothing here depends on the backbone's weights or the head: only new data, or a 
 All of them learn from the training split alone; validation is used to choose, never to fit.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +17,14 @@ from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted
+from steps.backbones.cost import block_flops
 from steps.backbones.inference import predict_probabilities
 from steps.images.dataset import Images
 from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
 from steps.runtime import files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
+from steps.runtime.cuts import WHOLE
 from steps.runtime.progress import track
 from steps.runtime.scratch import Scratch
 from steps.runtime.seeding import derive
@@ -32,8 +35,9 @@ from steps.training.fine_tuning import fine_tune_model
 from steps.training.histories import BaselinesHistory, FromScratch, Majority, Pixels, ScratchRun
 from steps.training.linear_probe import Labelled, Strengths, fit_probe
 from steps.training.metrics import scores
-from steps.training.rivals import bounded, class_shares, schedule, small_pixels
+from steps.training.rivals import Duration, bounded, class_shares, lengthened, schedule, small_pixels
 
+STEP = 3  # forward and backward pass, in forward passes
 MAJORITY, PIXELS, SCRATCH = "majority", "pixels", "scratch"
 
 
@@ -48,6 +52,8 @@ class BaselinesParams:
     rates: Annotated[tuple[Annotated[float, Interval(gt=0, lt=1)], ...], MinLen(1)]
     epochs: Annotated[int, Interval(ge=1, le=1000)]
     patience: Annotated[int, Interval(ge=1, le=1000)]
+    least_steps: Annotated[int, Interval(ge=0, le=1_000_000)]
+    budget_flops: Annotated[float, Interval(gt=0)]
     draws: Annotated[int, Interval(ge=1, le=20)]
     small_set: Annotated[int, Interval(ge=0, le=1_000_000)]
     least_area: LeastArea
@@ -177,6 +183,20 @@ class _Training:
     seed: int
     kept: Scratch  # of validation pictures: the same for all trainings
 
+    def duration(self) -> Duration:
+        """Return how long one training takes at most: more epochs than params say where they are few steps."""
+        params, images, card = self.params, len(self.images.part(TRAIN)), self.card
+        forward = sum(
+            block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE)).values()
+        )
+        return lengthened(
+            Duration(params.epochs, params.patience),
+            math.ceil(images / self.images.compute.batch_size),
+            STEP * forward * images,
+            params.least_steps,
+            params.budget_flops,
+        )
+
     def network(self) -> Grafted:
         """Return the network to train, with random weights of its own."""
         model = models.from_scratch(self.card, len(self.images.classes), derive(self.seed, "weights"))
@@ -199,15 +219,16 @@ class _Training:
 
 
 def _train(training: _Training, attempt: _Attempt, lineage: Lineage) -> tuple[Grafted, ScratchRun]:
-    params, mine, rate = training.params, attempt.lineage(lineage), training.params.rates[attempt.place]
+    mine, rate = attempt.lineage(lineage), training.params.rates[attempt.place]
     boundary, what = training.boundary(), f"from scratch, draw {attempt.draw}, rate {rate:g}"
+    duration = training.duration()
     with torch.random.fork_rng(devices=[]):
         model = training.network()
         outcome = fine_tune_model(
             model,
             train=lambda epoch: tracked(boundary.train(epoch), training.images, model, f"{what}, epoch {epoch}"),
             val=boundary.val,
-            schedule=schedule(rate, params.epochs, params.patience),
+            schedule=schedule(rate, duration.epochs, duration.patience),
             resume=checkpoints.load(mine),
             on_epoch=lambda progress: checkpoints.save(mine, progress),
         )

@@ -13,11 +13,20 @@ from steps.backbones.inference import predict_logits
 from steps.errors import ParamsError
 from steps.evaluation import calibration
 from steps.evaluation.comparison import compare, transfer
-from steps.evaluation.intervals import Sample, groups_of, sampled
+from steps.evaluation.intervals import Sample, groups_of, sampled, share
 from steps.evaluation.judgement import BINS, judge
 from steps.evaluation.protocol import EvaluateParams
-from steps.evaluation.results import CalibrationReport, Comparison, Evaluation, Judgement, SliceJudgement, Transfer
+from steps.evaluation.results import (
+    CalibrationReport,
+    Comparison,
+    Evaluation,
+    Judgement,
+    SliceJudgement,
+    SplitGap,
+    Transfer,
+)
 from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
+from steps.evaluation.split_gap import split_gap
 from steps.images.dataset import Images
 from steps.images.manifest import TEST, UNLABELLED, VAL
 from steps.registry import look_ledger
@@ -97,6 +106,7 @@ def evaluate(
             unjudged=unjudged(part, _columns(params), params.slice_least, params.slice_limits),
             comparisons=(judged.comparison,),
             transfer=_transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images)),
+            split_gap=_split_gap(params, images, unseen[choice.chosen], judged.test[choice.chosen]),
         ),
     )
     files.write_table(predictions, _rows(images, judged.probabilities))
@@ -172,6 +182,13 @@ def _judge_all(
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
     comparison = compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator)
     return _Judged(test, reports, slices, comparison, probabilities)
+
+
+def _split_gap(params: EvaluateParams, images: Images, unseen: Floats, judged: Judgement) -> SplitGap:
+    part = images.part(VAL)
+    targets = images.targets(part).numpy()
+    cluster = sampled(targets, groups_of(part)).cluster
+    return split_gap(share(unseen.argmax(axis=1) == targets, cluster, params.confidence), judged.accuracy)
 
 
 def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray[np.int64]]]:

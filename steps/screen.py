@@ -10,11 +10,11 @@ import pandas as pd
 from annotated_types import Interval
 
 from steps.checks import decision_files as decided
-from steps.checks import duplicates, expectations, label_errors
+from steps.checks import duplicates, expectations, label_errors, shift
 from steps.checks.curation import KEEP, named
-from steps.checks.feature_rules import ScreenSeverity, screen_rules
+from steps.checks.feature_rules import ScreenSeverity, screen_rules, split_rules
 from steps.checks.oddities import OddityLimits, odd
-from steps.checks.reports import Copies, Listed, Mislabelled, Screening, Suspects
+from steps.checks.reports import Copies, Listed, Mislabelled, Screening, SplitShift, Suspects
 from steps.checks.rule import Table, refusal
 from steps.checks.selection import ALPHA
 from steps.images.deep_grey import used_bits
@@ -26,7 +26,7 @@ from steps.runtime.arrays import Bools, Floats
 from steps.runtime.binding import Because, Share
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.feature_file import read_features
-from steps.runtime.seeding import derive
+from steps.runtime.seeding import derive, numpy_generator
 from steps.training.linear_probe import Labelled
 
 BUDGET = 3_000_000  # characters for all pictures of the sheet
@@ -79,8 +79,13 @@ def screen(
     findings = _suspects(images, vectors, kept, derive(seed, "screen") % 2**32, params)
     dropped = _dropped(findings, params)
     left = _left(findings, dropped)
-    rules = screen_rules(params.max_label_errors, params.severity)
-    tables: dict[Table, pd.DataFrame] = {"features": pd.DataFrame([_figures(left)])}
+    rng, split_seed = numpy_generator(seed, "screen", "splits"), derive(seed, "screen", "splits") % 2**32
+    splits = shift.between_splits(images, vectors, params.max_shift_auc, split_seed, rng)
+    rules = (
+        *screen_rules(params.max_label_errors, params.severity),
+        *split_rules(params.max_shift_auc, params.severity),
+    )
+    tables: dict[Table, pd.DataFrame] = {"features": pd.DataFrame([_figures(left)]), "splits": _excess(splits)}
     results = expectations.check(tables, rules, docs, _counted_files(left)) if rules else ()
     report = Screening(
         **vars(findings),
@@ -88,6 +93,7 @@ def screen(
         kept=int(kept.sum()),
         dropped=tuple(dropped),
         reweighted=int((factors != 1).sum()),
+        splits=splits,
     )
 
     files.write_json(screening, report)
@@ -97,6 +103,12 @@ def screen(
         raise refused
     weight = (images["weight"] * factors).where(~images["path"].isin(dropped), 0.0)
     files.write_table(screened, images.assign(weight=weight))
+
+
+def _excess(splits: Sequence[SplitShift]) -> pd.DataFrame:
+    """Return the AUC of each split beside training, 0.5 where chance explains it."""
+    rows = [(row.split, row.auc.known if row.significant else 0.5) for row in splits]
+    return pd.DataFrame(rows, columns=["label", "auc"]).astype({"auc": float})
 
 
 def _suspects(

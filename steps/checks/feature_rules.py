@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from steps.checks.rule import INTO, SHARE, Level, Rule, governed
 
+PASSES = "`screen.severity.domain_shift: warn` in params.yaml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenSeverity:
-    """What a broken rule on features does, by its key; `domain_shift` belongs to `regraft validate --against`."""
+    """What a broken rule on features does; `domain_shift` governs the splits and `regraft validate --against`."""
 
     label_errors: Level
     like_images: Level
@@ -73,9 +75,29 @@ def shift_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
         column="auc",
         what="how well a classifier of features tells the two apart (AUC; 0.5 where chance explains it)",
         remedy="Look at data/outcome/against.html: label images of the kind that training lacks and add them to it, "
-        "or mend what differs (camera, crop, light) on either side. Until then `screen.severity.domain_shift: warn` in "
-        "params.yaml lets the comparison pass.",
+        f"or mend what differs (camera, crop, light) on either side. Until then {PASSES} lets the comparison pass.",
         high=max_auc,
         key="domain_shift",
     )
     return governed([rule], severity)
+
+
+def split_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
+    """Return the rules on the project's own splits, compared with training by their features."""
+    return governed([of_splits(max_auc)], severity)
+
+
+def of_splits(max_auc: float) -> Rule:
+    """Return the rule on the splits, whatever its severity."""
+    return Rule(
+        "splits look alike",
+        table="splits",
+        kind="between",
+        column="auc",
+        what="how well a classifier tells validation or test features from training (AUC; 0.5 where chance explains it)",
+        remedy="`splits` in data/reports/screen.json names what differs. Make the splits anew from all images (a "
+        "listing without a column split, one folder per class), or train on such images too. If it is meant so: "
+        f"{PASSES}.",
+        high=max_auc,
+        key="domain_shift",
+    )

@@ -261,16 +261,6 @@ class Suspects:
     odd: tuple[Oddity, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Screening(Suspects):
-    """The report of `screen`; `dropped` are the paths whose weight the remedies set to 0."""
-
-    rules: tuple[RuleResult, ...]
-    kept: int
-    dropped: tuple[str, ...]
-    reweighted: int
-
-
 @dataclass(frozen=True)
 class Unreadable:
     """A file of the reference that is no image, and the reason."""
@@ -292,6 +282,35 @@ class Covariate:
     second: int | float | str
     adjusted: float
     significant: bool
+
+
+@dataclass(frozen=True)
+class SplitShift:
+    """Training against another split of the project: how separable the two are.
+
+    `images` counts the split's images that were compared: one per group. Where they differ beyond chance and the limit,
+    `kind` says of what kind the shift probably is, and `measures` by what; both are empty elsewhere.
+    """
+
+    split: str
+    images: int
+    auc: Figure
+    p: float
+    measures: tuple[Covariate, ...]
+    kind: str
+    adjusted: float
+    significant: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screening(Suspects):
+    """The report of `screen`; `dropped` are the paths whose weight the remedies set to 0."""
+
+    rules: tuple[RuleResult, ...]
+    kept: int
+    dropped: tuple[str, ...]
+    reweighted: int
+    splits: tuple[SplitShift, ...] = ()  # absent in older reports
 
 
 @dataclass(frozen=True)

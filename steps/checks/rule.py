@@ -21,6 +21,7 @@ Table = Literal[  # a row is
     "observed",  # the whole sample that was observed
     "wanted",  # a question that the weights were asked
     "features",  # the whole set, as the features show it
+    "splits",  # validation or test, compared with training
     "shift",  # the whole comparison with production
 ]
 MAY_BE_ABSENT: frozenset[Table] = frozenset(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Interval
 
-from steps.checks.feature_rules import of_screen
+from steps.checks.feature_rules import of_screen, of_splits
 from steps.checks.rule import INTO, NATS, POINTS, SHARE, TIMES, Level, Rule, governed
 from steps.images.manifest import SPLITS, TEST, TRAIN, VAL, Row
 from steps.images.splitting import Minima
@@ -382,7 +382,7 @@ def _preprocessing(limits: DataLimits) -> Sequence[Rule]:
 
 def _keys() -> dict[str, str]:
     limits = DataLimits(**dict.fromkeys(DataLimits.__dataclass_fields__, 0))
-    return {rule.name: rule.key for rule in (*_of_validate(limits), *of_screen(0))}
+    return {rule.name: rule.key for rule in (*_of_validate(limits), *of_screen(0), of_splits(0.5))}
 
 
 KEY_OF = _keys()  # rule of the two gates -> the field of its severity; "" if it cannot be switched off

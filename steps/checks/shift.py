@@ -4,7 +4,8 @@ The classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv 1610.06545) on f
 test of each measure of the manifest, corrected by Holm's method.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
-from steps.checks.reports import Covariate
+from steps.checks.reports import Covariate, SplitShift
 from steps.checks.selection import PERMUTATIONS, with_holm
+from steps.images.manifest import TEST, TRAIN, VAL, in_hash_order
 from steps.runtime.arrays import Floats
 from steps.runtime.figure import Figure
 from steps.training.linear_probe import Labelled, fit
@@ -31,7 +33,20 @@ DIRECTIONS = 64  # principal components; with all of them, a classifier would ne
 LEAST = 10  # images per side
 MEASURES = ("width", "height", "brightness", "contrast", "sharpness")
 NAMES = ("format", "source")
-TAKEN = "taken"
+TAKEN, LABEL = "taken", "label"
+MOST = 5000  # images per split: more would give the same result in more time
+KINDS = {  # measure -> what a shift of it usually is
+    LABEL: "another mix of classes",
+    "brightness": "another exposure",
+    "contrast": "another kind of picture",
+    "sharpness": "another kind of picture",
+    "width": "another size of file",
+    "height": "another size of file",
+    "format": "another file format",
+    "source": "another source",
+    TAKEN: "another time",
+}
+NO_MEASURE = "another look, which no simple measure shows"
 
 
 @dataclass(frozen=True)
@@ -115,19 +130,57 @@ def _chance(data: Labelled, seed: int) -> float:
     return float(mannwhitneyu(answers[side == 1], answers[side == 0], alternative="greater").pvalue)
 
 
-def covariates(first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator) -> tuple[Covariate, ...]:
+def between_splits(
+    images: pd.DataFrame, features: Floats, max_auc: float, seed: int, generator: np.random.Generator
+) -> tuple[SplitShift, ...]:
+    """Compare validation and test images with training images; p is corrected over the two by Holm's method.
+
+    `images` are rows of the manifest with their `features` [n, d]. One image per group is compared, because images of
+    one group are alike whatever split they are in; a split with fewer than `LEAST` is left out.
+    """
+    compared = {split: _independent(images[images["split"] == split]) for split in (TRAIN, VAL, TEST)}
+    training, tests = compared.pop(TRAIN), []
+    for split, of_split in compared.items():
+        if min(len(training), len(of_split)) >= LEAST:
+            first, second = (features[images.index.get_indexer(part.index)] for part in (training, of_split))
+            test = two_sample(first, second, seed)
+            tests.append(partial(SplitShift, split, len(of_split), test.auc, p=test.p, measures=(), kind=""))
+    return tuple(
+        _explained(row, covariates(training, compared[row.split], generator, (*NAMES, LABEL)))
+        if row.significant and row.auc.known > max_auc
+        else row
+        for row in with_holm(tests)
+    )
+
+
+def _independent(images: pd.DataFrame) -> pd.DataFrame:
+    """Return one image per group and per content, at most `MOST`, picked by their hash."""
+    ordered = in_hash_order(images).drop_duplicates("id")
+    unit = ordered["group"].where(ordered["group"] != "", ordered["id"])
+    return ordered[~unit.duplicated()].head(MOST)
+
+
+def _explained(row: SplitShift, measures: tuple[Covariate, ...]) -> SplitShift:
+    moved = sorted((measure for measure in measures if measure.significant), key=lambda measure: -measure.effect)
+    kinds = dict.fromkeys(KINDS[measure.measure] for measure in moved if measure.effect > moved[0].effect / 2)
+    return replace(row, measures=measures, kind=" or ".join(kinds) or NO_MEASURE)
+
+
+def covariates(
+    first: pd.DataFrame, second: pd.DataFrame, generator: np.random.Generator, names: Sequence[str] = NAMES
+) -> tuple[Covariate, ...]:
     """Test each measure (column of the manifest) that both tables give for at least `LEAST` images.
 
     Numbers and dates: the Kolmogorov-Smirnov test (effect: its D); names: chi-square against permutations (effect:
     Cramer's V).
     """
     rows = []
-    for name in (*MEASURES, TAKEN, *NAMES):
+    for name in (*MEASURES, TAKEN, *names):
         first_values, second_values = (table[name][table[name] != ""] for table in (first, second))
         if min(len(first_values), len(second_values)) >= LEAST:
             rows.append(
                 _names(name, first_values, second_values, generator)
-                if name in NAMES
+                if name in names
                 else _numbers(name, first_values, second_values)
             )
     return with_holm(rows)

@@ -215,6 +215,15 @@ class Transfer(TransferVerdict):
     labels_of: int
 
 
+@dataclass(frozen=True)
+class SplitGap:
+    """The chosen model's accuracy on validation images that it has not seen and on test images; their difference."""
+
+    validation: Figure
+    test: Figure
+    difference: Figure
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """evaluation.json, mappings keyed by model (head, fine_tuned); `weights` also names the head of `same_labels`."""
@@ -232,6 +241,7 @@ class Evaluation:
     unjudged: tuple[UnjudgedSlice, ...]
     comparisons: tuple[Comparison, ...]
     transfer: Transfer
+    split_gap: SplitGap | None = field(default=None, metadata=OPTIONAL)  # absent in older files
 
     @property
     def judgement(self) -> Judgement:

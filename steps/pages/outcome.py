@@ -19,7 +19,7 @@ class Outcome:
 
     `judged` is the challenger; `comparison` is the challenger minus the champion on the same test images, None if
     nothing was compared. `looks` says how often the test images were evaluated (sentence; state: within budget, over
-    budget, exhausted). `links` are pairs of text and address.
+    budget, exhausted). `links` are pairs of text and address. `doubts` about the test split come before the verdict.
     """
 
     verdict: str
@@ -34,6 +34,7 @@ class Outcome:
     comparison: PairedComparison | None
     looks: Mapping[str, str] | None
     links: tuple[tuple[str, str], ...]
+    doubts: tuple[str, ...] = ()
 
 
 def write_outcome(report: Path, page: Path, outcome: Outcome) -> None:

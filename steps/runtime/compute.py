@@ -63,6 +63,8 @@ def configure(compute: ComputeParams) -> None:
     threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is True: convolutions of float32 would keep 10 bits
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def refuse_absent(device: str) -> None:

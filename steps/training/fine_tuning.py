@@ -16,6 +16,7 @@ from steps.backbones.backbone import Grafted
 from steps.backbones.inference import predict_probabilities
 from steps.errors import IntegrityError
 from steps.images.dataset import Batch
+from steps.training import norm_statistics
 from steps.training.histories import Epoch, Epochs, Scores
 from steps.training.metrics import scores
 
@@ -101,6 +102,7 @@ def fine_tune_model(
     or an answer is not finite ends the training; IntegrityError if the initial model's answers are not.
     Weights (of class and image) scale each image's loss. The loader seeds torch's global generator in each epoch,
     so that resuming from the `Progress` of any epoch gives the same weights as an uninterrupted run.
+    An epoch is validated with BatchNorm statistics of its own weights: those that learnt are estimated anew after it.
     `network` maps the loaders' inputs to logits: the second of `model.halves()`, or the model itself.
     """
     network = network or model
@@ -114,7 +116,7 @@ def fine_tune_model(
             raise IntegrityError("the model that training starts from gives answers that are no finite numbers")
         epochs, best_epoch = [initial], 0
         if model.bn_policy == "adapt":
-            _adapt_statistics(model, network, train(1))
+            norm_statistics.estimate(model.batch_norms(), model, network, train(1))
             average = _copied(moving if schedule.ema else {})
     else:
         epochs, best_epoch = list(resume.epochs), resume.best
@@ -128,6 +130,7 @@ def fine_tune_model(
         model.train()
         loss = _one_epoch(network, train(epoch), optimiser, schedule, learning, moving, origin, average)
         with _averaged(moving, average):
+            _settle(model, network, train, epoch)
             reached = _validated(epoch, loss, network, val)
             if reached is None:
                 diverged = epoch
@@ -169,11 +172,19 @@ def _one_epoch(
     return total / seen
 
 
+def _settle(model: Grafted, network: nn.Module, train: Loader, epoch: int) -> None:
+    """Estimate the statistics of the BatchNorms that learnt in this epoch for the weights that it ended with."""
+    learnt = [norm for norm in model.batch_norms() if norm.training]
+    if learnt:
+        norm_statistics.estimate(learnt, model, network, norm_statistics.enough(train(epoch)))
+
+
 def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     """Return all groups that will ever learn, so that their number is the same after a resume.
 
-    Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Norms and
-    biases are not decayed: pulling a scale to zero only fights the layer after it.
+    Blocks further from the output learn at rates lower by `block_decay` each (Howard and Ruder 2018). Only weights of
+    linear layers and convolutions are decayed: pulling a scale to zero fights the layer after it, and a position table
+    or a class token at zero is no simpler function (Swin: Liu et al. 2021, `no_weight_decay`).
     """
     parameters = dict(model.backbone.named_parameters())
     groups = [(schedule.head_rate, dict(model.head.named_parameters()))]
@@ -183,11 +194,16 @@ def _groups(model: Grafted, schedule: Recipe) -> list[dict[str, object]]:
     param_groups: list[dict[str, object]] = []
     for rate, named in groups:
         for decays in (True, False):
-            members = [p for p in named.values() if (p.dim() > 1) is decays]
+            members = [p for name, p in named.items() if _decays(name, p) is decays]
             if members:
                 decay = schedule.weight_decay if decays else 0.0
                 param_groups.append({"params": members, "lr": rate, "peak": rate, "weight_decay": decay})
     return param_groups
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Return True for weights; False for norms, biases, scales, position tables and class tokens."""
+    return parameter.dim() > 1 and name.endswith("weight")
 
 
 def check_optimiser(model: Grafted, optimiser: torch.optim.Optimizer) -> None:
@@ -235,24 +251,6 @@ def _pull_back(parameters: dict[str, nn.Parameter], origin: State, strength: flo
     for name, parameter in parameters.items():
         if strength and name.startswith("backbone.") and parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - origin[name], alpha=strength)
-
-
-def _adapt_statistics(model: Grafted, network: nn.Module, batches: Iterable[Batch]) -> None:
-    """Replace the statistics of the trainable BatchNorms by those of the training images, in one pass."""
-    norms: list[Any] = model.batch_norms()
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over all batches
-        norm.train()
-    with torch.no_grad():
-        for inputs, _, _ in batches:
-            if len(inputs) > 1:  # one image has no variance between images
-                network(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
 
 
 def _copied(state: State) -> State:

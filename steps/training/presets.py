@@ -16,7 +16,8 @@ def bit_hyperrule(images: int, batch_size: int) -> dict[str, Any]:
 
     SGD with momentum 0.9 from 0.003, a tenth of it after 30, 60 and 90 % of the steps; steps and MixUp depend on the
     size of the set; no weight decay. The rate is for a batch of 512 and scales with the batch (Goyal et al. 2017,
-    section 2.1); steps are rounded up to whole epochs, because validation follows each.
+    section 2.1); steps are rounded up to whole epochs, because validation follows each. Steps are not multiplied: at a
+    batch of 32, rate times steps is a sixteenth of the paper's, and only `compute.batch_size: 512` is its schedule.
     """
     steps = next(steps for fewer, steps in STEPS if images < fewer)
     epochs, rate = math.ceil(steps / math.ceil(images / batch_size)), RATE * batch_size / BATCH

@@ -4,6 +4,9 @@ They are fitted like the head (class-weighted, chosen on validation), on the tra
 are compared with has the same labels, so that a difference is due to the features and not to the care.
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
@@ -40,6 +43,27 @@ def bounded(table: pd.DataFrame, most: int) -> pd.DataFrame:
     order = np.argsort(train["id"].map(uniform).to_numpy(), kind="stable")
     kept = first_share(np.unique(train["label"], return_inverse=True)[1], order, most / len(train))
     return pd.concat([table[~training], train.iloc[np.sort(kept)]])
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Epochs at most, and epochs without a lower validation loss before training stops."""
+
+    epochs: int
+    patience: int
+
+
+def lengthened(
+    usual: Duration, epoch_steps: int, epoch_flops: float, least_steps: int, budget_flops: float
+) -> Duration:
+    """Return a duration of at least `least_steps` steps, as far as the budget allows; never less than the usual one.
+
+    A network learns by steps: 20 epochs of 50 images in batches of 32 are 40 of them, too few for random weights.
+    Patience grows in proportion.
+    """
+    wanted, affordable = math.ceil(least_steps / epoch_steps), int(budget_flops / epoch_flops)
+    epochs = max(usual.epochs, min(wanted, affordable))
+    return Duration(epochs, math.ceil(usual.patience * epochs / usual.epochs))
 
 
 def schedule(rate: float, epochs: int, patience: int) -> Recipe:

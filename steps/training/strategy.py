@@ -170,7 +170,12 @@ def _similarity(evidence: Evidence) -> tuple[str | None, str]:
     difference = f"the best earlier cut, {best}, differs from the whole backbone by {_points(against)}"
     if against.above(0):
         return best, f"the task is different from the source: {difference}, so the last blocks lose what it needs"
-    return None, f"the task is similar to the source: {difference}, so the last blocks serve it"
+    if against.below(0):
+        return None, f"the task is similar to the source: {difference}, so the last blocks serve it"
+    return None, (
+        f"the task is not shown to be different from the source: {difference}; "
+        "the whole backbone is then the default, as for a similar task"
+    )
 
 
 def _worth(evidence: Evidence, large: bool) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steps.checks import expectations
 from steps.checks.custom_expectations import torn
-from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
+from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules, split_rules
 from steps.checks.rule import Rule, RuleResult, Table, refusal
 from steps.checks.rules import Severity, rules
 from steps.images.manifest import SPLITS
@@ -226,6 +226,7 @@ BREAKING = {
         [{"question": "colour order", "account": "colour order swapped", "wants": {"colour_order": "BGR"}}]
     ),
     "features": pd.DataFrame([{"wrong_share": 0.9, "leaking": 3, "conflicting": 3}]),
+    "splits": pd.DataFrame({"label": ["test"], "auc": [0.9]}),
     "shift": pd.DataFrame([{"auc": 0.99}]),
 }
 LIMITS = limits(
@@ -237,7 +238,12 @@ PLAIN = {  # what is found is a name
     "the weights know such inputs": "colour order swapped (colour_order BGR)",
 }
 SCREEN = every_key(ScreenSeverity, "fail")
-EVERY = [*rules(LIMITS, every_key(Severity, "fail")), *screen_rules(0.03, SCREEN), *shift_rules(0.7, SCREEN)]
+EVERY = [
+    *rules(LIMITS, every_key(Severity, "fail")),
+    *screen_rules(0.03, SCREEN),
+    *split_rules(0.7, SCREEN),
+    *shift_rules(0.7, SCREEN),
+]
 
 
 def test_every_broken_rule_says_what_where_the_limit_and_the_remedy_in_words_and_in_json(tmp_path: Path) -> None:

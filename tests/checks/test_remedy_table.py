@@ -2,7 +2,7 @@
 
 import re
 
-from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules
+from steps.checks.feature_rules import ScreenSeverity, screen_rules, shift_rules, split_rules
 from steps.checks.rule import Rule
 from steps.checks.rules import Severity, rules
 from tests.checks.test_remedies import CASES, OBSERVED
@@ -15,7 +15,7 @@ PAGE = PROJECT / "docs/validation.md"
 
 def every_rule() -> list[Rule]:
     gate, severity = rules(limits(), every_key(Severity, "fail")), every_key(ScreenSeverity, "fail")
-    return [*gate, *screen_rules(0.02, severity), *shift_rules(0.7, severity)]
+    return [*gate, *screen_rules(0.02, severity), *split_rules(0.7, severity), *shift_rules(0.7, severity)]
 
 
 def table() -> str:

@@ -292,7 +292,8 @@ def test_rules_that_are_none_are_faults(rules: dict[str, Any], fault: str) -> No
         ("no copy in two splits", "the sentence of a rule; its key is 'leakage'"),
         ("no like image in two splits", "the sentence of a rule; its key is 'like_images'"),
         ("two classes or more", "the sentence of a rule; it has no severity, and never warns"),
-        ("domain_shift", "not the key of a check"),
+        ("domain_shift", None),
+        ("splits look alike", "the sentence of a rule; its key is 'domain_shift'"),
     ],
 )
 def test_blocking_warnings_are_keys_and_a_sentence_is_answered_with_its_key(word: str, fault: str | None) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
-from steps.runtime.compute import processors
+from steps.runtime.compute import ComputeParams, configure, processors
 from tests.conftest import write
 
 V2 = "0::/slice/run\n"
@@ -45,3 +46,13 @@ def test_affinity_counts_where_there_is_no_cgroup(tmp_path: Path) -> None:
         assert processors(tmp_path, tmp_path / "none") == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_float32_keeps_all_of_its_bits_on_a_graphics_card() -> None:
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        configure(ComputeParams(threads=1, batch_size=2))
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)

@@ -29,7 +29,7 @@ from tests.conftest import REPOSITORY, write_images
 from tests.test_graph import GRAPH, split_deps
 
 LINEAGE = Lineage(stage="baselines", digest="ab" * 32, code="", params={}, inputs={})
-SHORT = {"epochs": 3, "draws": 2, "rates": [1e-3, 1e-2], "most_images": 100}
+SHORT = {"epochs": 3, "least_steps": 0, "draws": 2, "rates": [1e-3, 1e-2], "most_images": 100}
 
 
 def params(**changes: Any) -> BaselinesParams:
@@ -185,6 +185,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     assert world.bytes_of("resumed") == wanted
     assert len(epochs) == 3 * 3, "each epoch once: none before the stop is trained again"
     assert not list((world.root / ".regraft/checkpoints").iterdir())
+
+
+def test_few_images_are_trained_for_more_epochs_within_the_budget(world: World) -> None:
+    few = {"most_images": 30, "rates": [1e-3], "draws": 1, "epochs": 2, "patience": 9}  # 4 batches
+    for changes, most in (({"least_steps": 11}, 3), ({"least_steps": 11, "budget_flops": 1.0}, 2)):
+        _, history = world.run(to="longer", **{**few, **changes})
+        assert history.scratch is not None and history.scratch.draws[0].epochs == most
 
 
 def test_from_scratch_can_be_left_out(world: World, found: Any) -> None:

@@ -137,6 +137,7 @@ def test_each_planted_fault_is_found_and_nothing_else(project: Screened) -> None
         "labels are credible": True,
         "no like image in two splits": False,
         "like images, one label": True,
+        "splits look alike": True,
     }
     accepted = pd.read_parquet(project.root / "accepted.parquet")
     assert pd.read_parquet(project.root / "screened.parquet").equals(accepted), "nothing changes unless it is asked for"

@@ -14,10 +14,10 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from steps.backbones.backbone import Grafted, digest
+from steps.backbones.backbone import Grafted, architectures, blocks, digest, skeleton, without_top
 from steps.errors import IntegrityError
 from steps.images.dataset import Batch
-from steps.training.fine_tuning import Progress, Recipe, fine_tune_model, validation_scores
+from steps.training.fine_tuning import Progress, Recipe, _groups, fine_tune_model, validation_scores
 from steps.training.histories import Epoch, Epochs
 
 SCHEDULE = Recipe(
@@ -162,6 +162,22 @@ def test_rates_start_at_their_peaks_and_follow_half_a_cosine() -> None:
     assert len(seen) == 24
     np.testing.assert_allclose(seen, [[0.05 * f, 0.05 * f, 0.02 * f, 0.02 * f] for f in factors], rtol=1e-12)
     assert seen[0] == [0.05, 0.05, 0.02, 0.02]
+
+
+def test_in_every_architecture_weight_decay_applies_to_weights_of_layers_alone() -> None:
+    """Not to norms, biases, position tables, class tokens, layer_scale and logit_scale."""
+    kept_away: set[str] = set()
+    for architecture in architectures():
+        backbone, _ = without_top(skeleton(architecture, 2))
+        model = Grafted(backbone, nn.Linear(2, 2), blocks(backbone), "train")
+        decayed = {id(p) for group in _groups(model, SCHEDULE) if group["weight_decay"] for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            owner, _, own = name.rpartition(".")
+            layer = isinstance(model.get_submodule(owner), nn.Linear | nn.Conv2d | nn.Conv3d | nn.MultiheadAttention)
+            assert (id(parameter) in decayed) is (layer and own.endswith("weight")), (architecture, name)
+            kept_away |= {own} if id(parameter) not in decayed and parameter.dim() > 1 else set()
+    tables = {"class_token", "layer_scale", "logit_scale", "pos_embedding", "relative_position_bias_table"}
+    assert kept_away == tables
 
 
 def test_the_same_run_gives_the_same_bytes() -> None:

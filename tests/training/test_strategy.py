@@ -67,6 +67,22 @@ def test_the_reasons_say_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
+    ("better", "words"),
+    [
+        (-0.05, "the task is similar to the source"),
+        (0.05, "the task is different from the source"),
+        (0.005, "the task is not shown to be different from the source"),
+        (-0.005, "the task is not shown to be different from the source"),
+        (0.0, "the task is not shown to be different from the source"),
+    ],
+)
+def test_similar_is_said_only_where_it_is_shown(better: float, words: str) -> None:
+    plan = choose(evidence(better=better), RULES)
+    assert plan.reasons[1].startswith(words)
+    assert ("is then the default" in plan.reasons[1]) is ("not shown" in words)
+
+
+@pytest.mark.parametrize(
     ("measured", "wanted", "advised"),
     [
         (evidence(worth=-0.05), "worth nothing here", False),
