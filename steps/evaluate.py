@@ -28,17 +28,16 @@ from steps.evaluation.results import (
 from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.evaluation.split_gap import split_gap
 from steps.images.dataset import Images
-from steps.images.manifest import TEST, UNLABELLED, VAL
+from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
 from steps.registry import look_ledger
 from steps.runtime import artefacts, files, stage
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
 from steps.training.choice import FINE_TUNED, HEAD, choose
 from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory, TrainedFacts
 from steps.training.same_labels import Cached, Learnt, same_labels, stand_in
-
-Floats = npt.NDArray[np.float64]
 
 
 def evaluate(
@@ -86,8 +85,9 @@ def evaluate(
     weights |= {"same_labels": digest(alike)} if alike else {}
     look_ledger.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
-    judged = _judge_all(params, seed, images, unseen, _logits(networks, images, TEST))
-    learnt = same_labels(alike, judged.probabilities[FINE_TUNED], cached, rivals)
+    logits = _logits(networks, images, TEST)
+    judged = _judge_all(params, seed, images, unseen, logits, _shifts(images, tuned))
+    learnt = same_labels(alike, logits[FINE_TUNED], cached, rivals)  # answers for equal class shares, like the rivals'
     part = images.part(TEST)
 
     files.write_json(
@@ -109,7 +109,7 @@ def evaluate(
             split_gap=_split_gap(params, images, unseen[choice.chosen], judged.test[choice.chosen]),
         ),
     )
-    files.write_table(predictions, _rows(images, judged.probabilities))
+    files.write_table(predictions, _rows(images, judged.probabilities, judged.predicted))
 
 
 def _columns(params: EvaluateParams) -> tuple[str, ...]:
@@ -139,19 +139,41 @@ def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[st
     return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 
+def _shifts(images: Images, tuned: FineTuneHistory) -> dict[str, Floats]:
+    """Return what restores the class shares of training and validation in each model's logits, [classes].
+
+    Every head is fitted for equal shares, the network too unless it was trained on with `fine_tune.balance: none`.
+    """
+    seen = images.part(TRAIN, VAL)
+    shift = calibration.prior_shift(
+        images.targets(seen).numpy(), seen["weight"].to_numpy(np.float64), len(images.classes)
+    )
+    as_seen = tuned.balance.by == "none" and tuned.best_epoch > 0
+    return {HEAD: shift, FINE_TUNED: np.zeros(len(shift)) if as_seen else shift}
+
+
 @dataclass(frozen=True)
 class _Judged:
-    """The results of both models on the test split, by name; `probabilities` [n, classes] are calibrated."""
+    """The results of both models on the test split, by name.
+
+    `probabilities` [n, classes] are calibrated, `predicted` [n] are the answers.
+    """
 
     test: dict[str, Judgement]
     calibration: dict[str, CalibrationReport]
     slices: dict[str, tuple[SliceJudgement, ...]]
     comparison: Comparison
     probabilities: dict[str, Floats]
+    predicted: dict[str, Ints]
 
 
 def _judge_all(
-    params: EvaluateParams, seed: int, images: Images, unseen: dict[str, Floats], logits: dict[str, Floats]
+    params: EvaluateParams,
+    seed: int,
+    images: Images,
+    unseen: dict[str, Floats],
+    logits: dict[str, Floats],
+    shifts: dict[str, Floats],
 ) -> _Judged:
     """Calibrate each model on its logits of unseen validation images, and judge it by those of the test images."""
     part, targets = images.part(TEST), images.targets(images.part(TEST)).numpy()
@@ -162,16 +184,27 @@ def _judge_all(
     test: dict[str, Judgement] = {}
     slices: dict[str, tuple[SliceJudgement, ...]] = {}
     probabilities: dict[str, Floats] = {}
+    predicted: dict[str, Ints] = {}
     for name, of_test in logits.items():
         generator = numpy_generator(seed, "evaluate", name)
-        reports[name] = _calibrated(params, unseen[name], validated, of_test, targets, sample, generator)
-        probabilities[name] = answers = calibration.tempered(of_test, reports[name].temperature)
+        scale = calibration.fit_scale(
+            unseen[name], validated, shifts[name], params.temperature_spread, params.answers == "balanced"
+        )
+        reports[name] = _calibrated(params, scale, unseen[name], validated, of_test, targets, sample, generator)
+        probabilities[name], predicted[name] = scale.probabilities(of_test), scale.answered(of_test)
         test[name] = judge(
-            targets, answers, images.classes, params.confidence, params.bootstrap_draws, generator, groups
+            targets,
+            probabilities[name],
+            images.classes,
+            params.confidence,
+            params.bootstrap_draws,
+            generator,
+            groups,
+            predicted[name],
         )
         slices[name] = judge_slices(
             part,
-            answers.argmax(axis=1) == targets,
+            predicted[name] == targets,
             sample.cluster,
             _columns(params),
             params.slice_least,
@@ -180,8 +213,9 @@ def _judge_all(
         )
     generator = numpy_generator(seed, "evaluate", "comparison")
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
-    comparison = compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator)
-    return _Judged(test, reports, slices, comparison, probabilities)
+    answered = predicted[FINE_TUNED], predicted[HEAD]
+    comparison = compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator, answered)
+    return _Judged(test, reports, slices, comparison, probabilities, predicted)
 
 
 def _split_gap(params: EvaluateParams, images: Images, unseen: Floats, judged: Judgement) -> SplitGap:
@@ -223,6 +257,7 @@ def _transfer(
 
 def _calibrated(
     params: EvaluateParams,
+    scale: calibration.Scale,
     unseen: Floats,
     validated: npt.NDArray[np.int64],
     logits: Floats,
@@ -230,20 +265,19 @@ def _calibrated(
     sample: Sample,
     generator: np.random.Generator,
 ) -> CalibrationReport:
-    temperature = calibration.fit_temperature(unseen, validated, params.temperature_spread)
-    threshold = calibration.abstention(calibration.tempered(unseen, temperature), validated, params.target_accuracy)
+    threshold = calibration.abstention(
+        scale.probabilities(unseen), validated, params.target_accuracy, scale.answered(unseen)
+    )
     return calibration.verified(
-        logits, targets, temperature, threshold, BINS, sample, params.confidence, params.bootstrap_draws, generator
+        logits, targets, scale, threshold, BINS, sample, params.confidence, params.bootstrap_draws, generator
     )
 
 
-def _rows(images: Images, by_model: dict[str, Floats]) -> pd.DataFrame:
+def _rows(images: Images, by_model: dict[str, Floats], predicted: dict[str, Ints]) -> pd.DataFrame:
     part = images.part(TEST)[["id", "path", "split", "label"]]
     tables = [
         part.assign(
-            model=name,
-            predicted=[images.classes[i] for i in probabilities.argmax(axis=1)],
-            probabilities=list(probabilities),
+            model=name, predicted=[images.classes[i] for i in predicted[name]], probabilities=list(probabilities)
         )
         for name, probabilities in by_model.items()
     ]

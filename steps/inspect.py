@@ -103,7 +103,7 @@ def inspect(
     spec = models.read_preprocessing(preprocessing)
     album, look = Album(raw, params.thumbnail, BUDGET, spec.grey_bits), _Looks(model, spec, raw, params.thumbnail)
     shown = _with_neighbours(look.at(wrong[: params.answers], classes, album), known, params.neighbours, album)
-    right = look.at(_right(answers)[: params.answers], classes, album)
+    right = look.at(_right(answers, classes)[: params.answers], classes, album)
     facts, svg = _map(known, {image.id for image in wrong}, params, derive(seed, "inspect", "map") % 2**32)
     if chosen == HEAD:  # the refitted one has seen the validation images
         model = Grafted(model.backbone, models.load_head(head, refitted=False)).eval()
@@ -132,12 +132,12 @@ def inspect(
     files.write_text(label_next, str(listed.to_csv(index=False, lineterminator="\n")))
 
 
-def _right(answers: pd.DataFrame) -> list[AnsweredImage]:
+def _right(answers: pd.DataFrame, classes: Sequence[str]) -> list[AnsweredImage]:
     """Return the right answers in the order of their images' hashes, so that nobody chooses."""
     right = answers[answers["label"] == answers["predicted"]]
     rows = right.assign(order=right["id"].map(uniform)).sort_values("order")
     return [
-        AnsweredImage(identity, path, label, predicted=label, of_predicted=float(max(chances)))
+        AnsweredImage(identity, path, label, predicted=label, of_predicted=float(chances[classes.index(label)]))
         for identity, path, label, chances in zip(
             rows["id"], rows["path"], rows["label"], rows["probabilities"], strict=True
         )

@@ -143,6 +143,8 @@ def _candidate(
         code=made.lineage.code,
         data_sha256=files.sha256_of(screened),
         temperature=judged.calibration[kind].temperature,
+        prior_shift=judged.calibration[kind].prior_shift,
+        answer_weights=judged.calibration[kind].answer_weights,
         abstain_below=judged.calibration[kind].abstain_below,
         preprocessing=models.read_preprocessing(preprocessing),
         extras=_extras(card.architecture, screened),

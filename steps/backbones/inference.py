@@ -1,5 +1,6 @@
 """From a preprocessed batch to probabilities: one implementation for early stopping, evaluation and serving."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +36,9 @@ def predict_logits(model: nn.Module, images: torch.Tensor) -> np.ndarray[Any, np
 
 
 def predict_probabilities(
-    model: nn.Module, images: torch.Tensor, temperature: float = 1.0
+    model: nn.Module, images: torch.Tensor, temperature: float = 1.0, shift: Sequence[float] | None = None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes]: the softmax of logits / temperature."""
-    return torch.softmax(torch.from_numpy(predict_logits(model, images)) / temperature, dim=1).numpy()
+    """Map float32 [n, 3, h, w] to float64 probabilities [n, classes]: softmax((logits + shift) / temperature)."""
+    logits = torch.from_numpy(predict_logits(model, images))
+    shifted = logits if shift is None else logits + torch.tensor(shift, dtype=torch.float64)
+    return torch.softmax(shifted / temperature, dim=1).numpy()

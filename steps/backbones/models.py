@@ -69,9 +69,16 @@ class ModelFacts:
     code: str | None = None
     data_sha256: str | None = None
     temperature: float
+    prior_shift: tuple[float, ...] | None = field(default=None, metadata=artefacts.OPTIONAL)  # added to the logits
+    answer_weights: tuple[float, ...] | None = field(default=None, metadata=artefacts.OPTIONAL)  # times probabilities
     abstain_below: float
     preprocessing: Preprocessing
     extras: tuple[str, ...] | None = field(default=None, metadata=artefacts.OPTIONAL)  # packages that only some need
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Return what each class's probability is multiplied by to find the answer; older versions have ones."""
+        return self.answer_weights or (1.0,) * len(self.classes)
 
 
 def read_card(folder: Path) -> Card:

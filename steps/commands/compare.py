@@ -18,7 +18,7 @@ from steps.promotion.terms import RAW, SCREENED
 from steps.registry import ledger, look_ledger, package_loading
 from steps.registry.model_registry import Registry
 from steps.runtime import files, params
-from steps.runtime.arrays import Floats
+from steps.runtime.arrays import Floats, Ints
 from steps.runtime.seeding import numpy_generator
 
 
@@ -90,14 +90,15 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
 
     classes = sorted(images["label"].unique())
     a, b = (_probabilities(package, root, images, classes) for package in loaded)
+    answered = _answered(loaded[0], a, classes), _answered(loaded[1], b, classes)
     targets = np.searchsorted(classes, images["label"].tolist())
-    right_a, right_b = (answers.argmax(axis=1) == targets for answers in (a, b))
+    right_a, right_b = (answers == targets for answers in answered)
     sample, rng = sampled(targets, groups_of(images)), numpy_generator(document["seed"], "compare", one, other)
     return VersionComparison(
         registry.name,
-        paired((one, other), targets, a, b, sample, rules, rng),
+        paired((one, other), targets, a, b, sample, rules, rng, answered),
         per_class(targets, right_a, right_b, classes),
-        _differing(images, classes, a, b),
+        _differing(images, classes, (a, b), answered),
     )
 
 
@@ -116,9 +117,18 @@ def _probabilities(package: package_loading.Package, root: Path, images: pd.Data
     return np.stack([*columns, np.where(unread, 1.0, scores[:, gone].max(axis=1, initial=0.0))], axis=1)
 
 
-def _differing(images: pd.DataFrame, classes: list[str], a: Floats, b: Floats) -> list[Disagreement]:
-    names = [*classes, "another class"]
-    picked = zip(images["path"], images["label"], a.argmax(axis=1), b.argmax(axis=1), strict=True)
+def _answered(package: package_loading.Package, probabilities: Floats, classes: list[str]) -> Ints:
+    """Return the columns of `_probabilities` that a version answers, [n], by its own weights of the classes."""
+    of = dict(zip(package.facts.classes, package.facts.weights, strict=True))
+    other = max((weight for label, weight in of.items() if label not in classes), default=1.0)
+    return np.asarray((probabilities * [*(of.get(label, 1.0) for label in classes), other]).argmax(axis=1))
+
+
+def _differing(
+    images: pd.DataFrame, classes: list[str], chances: tuple[Floats, Floats], answered: tuple[Ints, Ints]
+) -> list[Disagreement]:
+    names, (a, b) = [*classes, "another class"], chances
+    picked = zip(images["path"], images["label"], *answered, strict=True)
     return [
         Disagreement(path, label, names[of_a], names[of_b], float(a[i, of_a]), float(b[i, of_b]))
         for i, (path, label, of_a, of_b) in enumerate(picked)

@@ -98,7 +98,8 @@ def _made(root: Path, package: package_loading.Package, kind: str, folder: Path)
     configure(compute)
     held = package.folder / MODEL
     facts, table = models.read_facts(held), files.read_table(root / SCREENED)
-    module = Exported(package.model.unwrap_python_model().model, facts.preprocessing, facts.temperature)
+    shift = facts.prior_shift or (0.0,) * len(facts.classes)
+    module = Exported(package.model.unwrap_python_model().model, facts.preprocessing, facts.temperature, shift)
     test = _some(table, "test", rules.most_images)
 
     eager = _eager(root, package, test)

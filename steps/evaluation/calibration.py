@@ -1,4 +1,4 @@
-"""Calibration: one temperature for the probabilities, and a threshold below which the model abstains."""
+"""Calibration: class shares and one temperature for the probabilities, and a threshold of abstention."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from steps.evaluation.intervals import Sample, mean_of_losses, share, share_of, smoothed
 from steps.evaluation.results import Calibration, CalibrationChange, CalibrationReport, CoverageRisk, ReliabilityBin
-from steps.runtime.arrays import Floats, Ints
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 
 TRIANGLE = "triangle bound"
@@ -18,9 +18,48 @@ MOST = (-float(np.log(np.finfo(np.float64).tiny)), 2.0)  # the largest log-loss 
 POINTS = 20  # of the coverage-risk curve, at most
 
 
-def tempered(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """Map logits [n, classes] to probabilities: softmax(logits / temperature)."""
-    return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1))
+def tempered(logits: Floats, temperature: float, shift: Floats | float = 0.0) -> npt.NDArray[np.float64]:
+    """Map logits [n, classes] to probabilities: softmax((logits + shift) / temperature)."""
+    return np.asarray(softmax((logits.astype(np.float64) + shift) / temperature, axis=1))
+
+
+def prior_shift(targets: Ints, weights: Floats, classes: int) -> Floats:
+    """Return log(share seen / share fitted for) of each class, [classes]: added to logits, it restores the prior.
+
+    `targets` [n] with sample weights [n] are the images seen; a loss with balanced weights was fitted for equal shares.
+    A temperature multiplies log-odds and cannot move an intercept (King and Zeng 2001, Political Analysis 9:137;
+    Alexandari et al. 2020, arXiv 1901.06852). A class of less than half an image counts as half.
+    """
+    seen = np.maximum(np.bincount(targets, weights, minlength=classes), 0.5)
+    return np.asarray(np.log(classes * seen / seen.sum()))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From logits to answers: softmax((logits + shift) / temperature); the answer is the class of largest p x weight.
+
+    `shift` and `weights` have one value per class. Weights of exp(-shift / temperature) undo the shift: the answers
+    are those for equal class shares. Weights of 1 answer the most probable class.
+    """
+
+    temperature: float
+    shift: Floats
+    weights: Floats
+
+    def probabilities(self, logits: Floats) -> Floats:
+        """Map logits [n, classes] to calibrated probabilities."""
+        return tempered(logits, self.temperature, self.shift)
+
+    def answered(self, logits: Floats) -> Ints:
+        """Map logits [n, classes] to the classes that are answered, [n]."""
+        return np.asarray((self.probabilities(logits) * self.weights).argmax(axis=1))
+
+
+def fit_scale(logits: Floats, targets: Ints, shift: Floats, spread: float, balanced: bool) -> Scale:
+    """Return the scale with the best temperature after the shift (`fit_temperature`), from validation images."""
+    temperature = fit_temperature(logits + shift, targets, spread)
+    weights = np.exp(-shift / temperature) if balanced else np.ones(len(shift))
+    return Scale(temperature, shift, weights)
 
 
 def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
@@ -56,49 +95,82 @@ def binned(confidence: Floats, bins: int) -> Bins:
     return Bins(index, count)
 
 
-def calibration_error(probabilities: Floats, targets: Ints, bins: int, sample: Sample, confidence: float) -> Figure:
+def calibration_error(
+    probabilities: Floats, targets: Ints, bins: int, sample: Sample, confidence: float, predicted: Ints | None = None
+) -> Figure:
     """Return the expected calibration error over bins of equal number, with an interval that covers the truth.
 
     The plain estimate is above zero even for perfect probabilities, and a bootstrap of it is worse; but it is never
     further from the truth than the sum of the bins' own errors (triangle inequality). The quantile of that sum under
     the normal distribution gives a conservative interval. Bins: Nixon et al. 2019 (arXiv 1904.01685).
     """
-    parts = binned(probabilities.max(axis=1), bins)
-    gaps, spread = _gaps(probabilities, targets, parts, sample)
-    value = float(np.abs(gaps).sum() / len(targets))
+    value, reach = _error(*stated(probabilities, targets, predicted), bins, sample, confidence)
+    return Figure(value, max(0.0, value - reach), min(1.0, value + reach), TRIANGLE)
+
+
+def classwise_error(probabilities: Floats, targets: Ints, bins: int, sample: Sample, confidence: float) -> Figure:
+    """Return half the sum over the classes of the error of each class's own probability, with its interval.
+
+    The error of the answers' confidence cannot see wrong class shares: errors of either side cancel within a bin. The
+    static calibration error (Nixon et al. 2019, arXiv 1904.01685, section 3) looks at every class. Their mean over
+    the classes shrinks with the number of classes; half the sum is on the scale of `calibration_error`, and equals
+    their mean for two classes.
+    """
+    errors = [
+        _error(probabilities[:, k], targets == k, bins, sample, confidence) for k in range(probabilities.shape[1])
+    ]
+    value, reach = (float(ends) for ends in np.sum(errors, axis=0) / 2)
+    return Figure(value, max(0.0, value - reach), min(1.0, value + reach), TRIANGLE)
+
+
+def stated(probabilities: Floats, targets: Ints, predicted: Ints | None) -> tuple[Floats, Bools]:
+    """Return the probability of each answer [n], and whether it is right; no `predicted`: the likeliest class."""
+    answer = probabilities.argmax(axis=1) if predicted is None else predicted
+    return np.asarray(probabilities[np.arange(len(targets)), answer]), np.asarray(answer == targets)
+
+
+def _error(chance: Floats, happened: Bools, bins: int, sample: Sample, confidence: float) -> tuple[float, float]:
+    """Return the mean gap between chances [n] and what happened [n] over bins of equal number, and its reach."""
+    gaps, spread = _gaps(chance, happened, binned(chance, bins), sample)
     reach = np.sqrt(2 / np.pi) * spread.sum() + norm.ppf(confidence) * np.sqrt((1 - 2 / np.pi) * (spread**2).sum())
-    low, high = value - float(reach) / len(targets), value + float(reach) / len(targets)
-    return Figure(value, max(0.0, low), min(1.0, high), TRIANGLE)
+    return float(np.abs(gaps).sum() / len(chance)), float(reach) / len(chance)
 
 
-def _gaps(probabilities: Floats, targets: Ints, parts: Bins, sample: Sample) -> tuple[Floats, Floats]:
-    """Return for each bin the sum of (right - confidence) over its images, and that sum's standard error.
+def _gaps(chance: Floats, happened: Bools, parts: Bins, sample: Sample) -> tuple[Floats, Floats]:
+    """Return for each bin the sum of (happened - chance) over its images, and that sum's standard error.
 
     The standard error is the larger of the observed one and the one that the probabilities imply: a bin without a
     mistake shows no spread, but is not certain.
     """
-    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    gap = correct - top
+    gap = happened - chance
     sizes = np.bincount(parts.index, minlength=parts.count)
     sums: Floats = np.bincount(parts.index, gap, minlength=parts.count).astype(np.float64)
-    claimed = np.bincount(parts.index, top * (1 - top), minlength=parts.count)
+    claimed = np.bincount(parts.index, chance * (1 - chance), minlength=parts.count)
     seen = np.zeros((sample.clusters, parts.count))
     np.add.at(seen, (sample.cluster, parts.index), gap - (sums / sizes)[parts.index])
     return sums, np.asarray(np.sqrt(np.maximum(claimed, (seen**2).sum(axis=0))))
 
 
 def change_of_error(
-    before: Floats, after: Floats, targets: Ints, bins: int, sample: Sample, confidence: float
+    before: Floats,
+    after: Floats,
+    targets: Ints,
+    bins: int,
+    sample: Sample,
+    confidence: float,
+    predicted: Ints | None = None,
 ) -> Figure:
     """Return the change of the calibration error on the same images (below 0: better), with its interval.
 
     Both errors use the bins of the answers before. There the change depends on one unknown, the bin's true gap, and
     is monotonic in it: its extremes over all gaps that the images allow (jointly: Sidak 1967) end the interval.
     """
-    parts = binned(before.max(axis=1), bins)
-    gaps, spread = _gaps(before, targets, parts, sample)
-    widest = np.maximum(spread, _gaps(after, targets, parts, sample)[1])
-    moved = np.bincount(parts.index, before.max(axis=1) - after.max(axis=1), minlength=parts.count)
+    predicted = after.argmax(axis=1) if predicted is None else predicted
+    (of_before, right), (of_after, _) = (stated(answers, targets, predicted) for answers in (before, after))
+    parts = binned(of_before, bins)
+    gaps, spread = _gaps(of_before, right, parts, sample)
+    widest = np.maximum(spread, _gaps(of_after, right, parts, sample)[1])
+    moved = np.bincount(parts.index, of_before - of_after, minlength=parts.count)
     reach = norm.ppf(0.5 + 0.5 * confidence ** (1 / parts.count)) * widest
     at = {end: np.abs(gaps + end * reach + moved) - np.abs(gaps + end * reach) for end in (-1, 0, 1)}
     low, value, high = (
@@ -108,10 +180,10 @@ def change_of_error(
 
 
 def reliability(
-    probabilities: Floats, targets: Ints, bins: int, cluster: Ints, confidence: float
+    probabilities: Floats, targets: Ints, bins: int, cluster: Ints, confidence: float, predicted: Ints | None = None
 ) -> tuple[ReliabilityBin, ...]:
     """Return the bins of a reliability diagram: mean confidence, accuracy with its interval, and n."""
-    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    top, correct = stated(probabilities, targets, predicted)
     parts = binned(top, bins)
     members = [parts.index == number for number in range(parts.count)]
     return tuple(
@@ -128,12 +200,12 @@ class Abstention:
     reached: bool
 
 
-def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstention:
+def abstention(probabilities: Floats, targets: Ints, target: float, predicted: Ints | None = None) -> Abstention:
     """Return the lowest threshold above which the answers to the validation images reach the target accuracy.
 
     If no threshold reaches it, return the one with the highest accuracy, and of equal ones the one that answers most.
     """
-    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    top, correct = stated(probabilities, targets, predicted)
     order = np.argsort(-top, kind="stable")
     last = np.append(np.diff(top[order]) != 0, True)  # images of one probability are answered all or none
     accuracy = (np.cumsum(correct[order]) / np.arange(1, len(top) + 1))[last]
@@ -145,12 +217,15 @@ def abstention(probabilities: Floats, targets: Ints, target: float) -> Abstentio
     return Abstention(float(thresholds[index]), bool(len(enough)))
 
 
-def coverage_risk(probabilities: Floats, targets: Ints, cluster: Ints, confidence: float) -> tuple[CoverageRisk, ...]:
+def coverage_risk(
+    probabilities: Floats, targets: Ints, cluster: Ints, confidence: float, predicted: Ints | None = None
+) -> tuple[CoverageRisk, ...]:
     """Return the error rate if only the most confident share of the images is answered, for several shares.
 
     El-Yaniv and Wiener 2010, JMLR 11:1605.
     """
-    top, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != targets
+    top, right = stated(probabilities, targets, predicted)
+    wrong = ~right
     order = np.argsort(-top, kind="stable")
     steps = np.unique(np.ceil(np.linspace(1 / POINTS, 1, POINTS) * len(top)).astype(int))
     return tuple(
@@ -189,7 +264,7 @@ def scored(probabilities: Floats, targets: Ints, sample: Sample, confidence: flo
 def verified(
     logits: Floats,
     targets: Ints,
-    temperature: float,
+    scale: Scale,
     threshold: Abstention,
     bins: int,
     sample: Sample,
@@ -197,20 +272,23 @@ def verified(
     draws: int,
     generator: np.random.Generator,
 ) -> CalibrationReport:
-    """Verify a temperature and a threshold on test logits [n, classes]: figures before, after, and paired."""
-    before, after = tempered(logits, 1.0), tempered(logits, temperature)
-    answered, right = after.max(axis=1) >= threshold.below, after.argmax(axis=1) == targets
+    """Verify a scale and a threshold on test logits [n, classes]: figures before, after, and paired."""
+    before, after, predicted = tempered(logits, 1.0), scale.probabilities(logits), scale.answered(logits)
+    top, right = stated(after, targets, predicted)
+    answered = top >= threshold.below
     change = (losses(after, targets) - losses(before, targets))[:, 0]
 
     def calibrated(probabilities: Floats) -> Calibration:
         return Calibration(
             log_loss=scored(probabilities, targets, sample, confidence)[0],
-            calibration_error=calibration_error(probabilities, targets, bins, sample, confidence),
-            reliability=reliability(probabilities, targets, bins, sample.cluster, confidence),
+            calibration_error=calibration_error(probabilities, targets, bins, sample, confidence, predicted),
+            reliability=reliability(probabilities, targets, bins, sample.cluster, confidence, predicted),
         )
 
     return CalibrationReport(
-        temperature=temperature,
+        temperature=scale.temperature,
+        prior_shift=tuple(map(float, scale.shift)),
+        answer_weights=tuple(map(float, scale.weights)),
         abstain_below=threshold.below,
         target_reached=threshold.reached,
         coverage=share(answered, sample.cluster, confidence),
@@ -219,7 +297,7 @@ def verified(
         after=calibrated(after),
         change=CalibrationChange(
             log_loss=smoothed(change, sample, confidence, draws, generator, unit=float(np.abs(change).mean())),
-            calibration_error=change_of_error(before, after, targets, bins, sample, confidence),
+            calibration_error=change_of_error(before, after, targets, bins, sample, confidence, predicted),
         ),
-        curve=coverage_risk(after, targets, sample.cluster, confidence),
+        curve=coverage_risk(after, targets, sample.cluster, confidence, predicted),
     )

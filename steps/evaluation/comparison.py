@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Interval
 from scipy.stats import binomtest, norm
 
-from steps.evaluation.calibration import losses
+from steps.evaluation.calibration import losses, stated
 from steps.evaluation.intervals import Sample, design_effect, smoothed
 from steps.evaluation.results import AnswerComparison, BaselineComparison, ClassComparison, Comparison, TransferVerdict
 from steps.runtime.arrays import Bools, Floats, Ints
@@ -33,6 +33,25 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def sign_test(gain: Floats, weights: Floats) -> float:
+    """Return the two-sided p-value of a weighted sum of the images' gains [n] (-1, 0, 1): each sign is a fair coin.
+
+    McNemar's exact test if all weights [n] are alike; otherwise the normal score test with its continuity correction.
+    """
+    if np.ptp(weights) == 0:
+        return mcnemar(int((gain > 0).sum()), int((gain < 0).sum()))
+    steps = weights[gain != 0]
+    beyond = abs(float((gain * weights).sum())) - (float(steps.min()) if len(steps) else 0.0)
+    return float(min(1.0, 2 * norm.sf(max(beyond, 0.0) / np.sqrt((steps**2).sum())))) if len(steps) else 1.0
+
+
+def _design(gain: Floats, weights: Floats, sample: Sample) -> float:
+    """Return the factor by which clusters and unequal weights of images [n] inflate the variance of a mean gain."""
+    total = float((weights * np.abs(gain)).sum())
+    unequal = float((weights**2 * np.abs(gain)).sum()) / total if total else 1.0
+    return unequal * design_effect(gain * weights, sample.cluster)
+
+
 def needed(only_a: float, only_b: float, n: int, rules: VerdictRules, design: float = 1.0) -> int | None:
     """Return how many images would show this difference with the rules' power; None if there is no difference.
 
@@ -55,9 +74,15 @@ def compare(
     sample: Sample,
     rules: VerdictRules,
     generator: np.random.Generator,
+    answered: tuple[Ints, Ints] | None = None,
 ) -> Comparison:
-    """Compare model a with model b by their probabilities [n, classes] on the same images."""
-    right_a, right_b = (p.argmax(axis=1) == targets for p in (a, b))
+    """Compare model a with model b by their probabilities [n, classes] on the same images.
+
+    `answered` holds the answers [n] of each; the likeliest classes if it is not given.
+    """
+    right_a, right_b = (
+        stated(p, targets, of_model)[1] for p, of_model in zip((a, b), answered or (None, None), strict=True)
+    )
     change = losses(a, targets)[:, 0] - losses(b, targets)[:, 0]
     unit = float(np.abs(change).mean())
     return Comparison(
@@ -158,20 +183,20 @@ def transfer(
 ) -> TransferVerdict:
     """Return whether transfer helped: the model against each baseline, averaged over the baseline's draws.
 
-    `baselines` maps majority, pixels, scratch to class indices [n], one array per draw. The verdict is against
-    scratch, or against the strongest of the others if scratch was left out. An image's difference is the mean over
-    the draws; McNemar's test and the number of images still needed apply to one draw only, and take the least
-    favourable one.
+    `baselines` maps majority, pixels, scratch to class indices [n], one array per draw. The verdict is on balanced
+    accuracy, for which all of them are fitted, against scratch, or against the strongest of the others if scratch was
+    left out. An image's difference is the mean over the draws; the test and the number of images still needed apply
+    to one draw only, and take the least favourable one.
     """
     right = model.argmax(axis=1) == targets
     rows = tuple(
-        _against(name, right, [answers == targets for answers in draws], sample, rules, rng)
+        _against(name, right, [answers == targets for answers in draws], targets, sample, rules, rng)
         for name, draws in baselines.items()
     )
     if not rows:
         nothing = "not asked: no baseline was trained"
         return TransferVerdict(verdict=None, sentence=nothing, against=None, baselines=())
-    decisive = next((row for row in rows if row.against == "scratch"), max(rows, key=lambda row: row.accuracy))
+    decisive = next((row for row in rows if row.against == "scratch"), max(rows, key=lambda row: -row.difference))
     words = {BETTER: HELPS, WORSE: HURTS, NO_EVIDENCE: NO_EVIDENCE}
     return TransferVerdict(
         verdict=words[decisive.verdict], sentence=decisive.sentence, against=decisive.against, baselines=rows
@@ -179,13 +204,19 @@ def transfer(
 
 
 def _against(
-    name: str, right: Bools, draws: list[Bools], sample: Sample, rules: VerdictRules, generator: np.random.Generator
+    name: str,
+    right: Bools,
+    draws: list[Bools],
+    targets: Ints,
+    sample: Sample,
+    rules: VerdictRules,
+    generator: np.random.Generator,
 ) -> BaselineComparison:
-    mean = np.mean(draws, axis=0)
-    difference = _difference(right - mean, sample, rules, generator)
-    tables = [(int((right & ~baseline).sum()), int((baseline & ~right).sum())) for baseline in draws]
-    p = max(mcnemar(*table) for table in tables)
-    sign, design = np.sign(difference.known), design_effect(right - mean, sample.cluster)
+    mean, weights = np.mean(draws, axis=0), _per_class(targets)
+    difference = balanced_difference(right - mean, targets, sample, rules.confidence, rules.bootstrap_draws, generator)
+    tables = [(float(weights[right & ~baseline].sum()), float(weights[baseline & ~right].sum())) for baseline in draws]
+    p = max(sign_test(right.astype(float) - baseline, weights) for baseline in draws)
+    sign, design = np.sign(difference.known), _design(right - mean, weights, sample)
     asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
     wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
     verdict, (low, high) = verdict_of(difference, p, rules.confidence), difference.ends

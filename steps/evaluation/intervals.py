@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
+GROUPED = "t over groups"
 CELLS = 20_000_000  # of a matrix of draws held in memory at a time
 LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # the least number of images that a class counts for
 ROUNDING = np.finfo(np.float64).eps  # a variance below this share of the squares is zero
@@ -49,27 +50,46 @@ def share_of(right: Bools, part: Bools, cluster: Ints, confidence: float) -> Fig
 
 def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
     """Return the effective number of independent images: their number over the design effect of clusters."""
-    n, clusters, value = len(right), len(np.unique(cluster)), float(right.mean())
-    if n == clusters:
+    n, value = len(right), float(right.mean())
+    sizes = np.unique(cluster, return_counts=True)[1]
+    if n == len(sizes):
         return n
-    if clusters == 1:
+    if len(sizes) == 1:
         return 1.0  # one patient, however often photographed
-    plain = value * (1 - value) / n
+    plain, least = value * (1 - value) / n, _as_one(sizes)
     if not plain:
-        return float(clusters)
+        return least
     design = clustered_variance((right - value) / n, cluster) / plain
-    return _told(n, clusters, design, _telling(right, cluster) - 1, confidence)
+    degrees = min(_telling(right, cluster), effective_clusters(sizes)) - 1
+    return _told(n, least, design, degrees, confidence)
 
 
-def _told(n: int, clusters: int, design: float, degrees: float, confidence: float) -> float:
+def _as_one(weights: Floats | Ints) -> float:
+    """Return the effective number of images if those of a cluster are all alike: (sum of weights)^2 / sum of squares.
+
+    `weights` [clusters] are their sizes or shares. Clusters of one size each count as one image (Kish 1965).
+    """
+    return float(weights.sum() ** 2 / (weights**2.0).sum())
+
+
+def effective_clusters(sizes: Floats | Ints) -> float:
+    """Return how many clusters of one size would show as much of the spread as clusters of these sizes.
+
+    The number over 1 + the squared coefficient of variation of what each adds to the variance, which is its size
+    squared if its images are all alike (Carter, Schnepel and Steigerwald 2017, Rev. Econ. Stat. 99:698).
+    """
+    return _as_one(sizes**2.0)
+
+
+def _told(n: int, least: float, design: float, degrees: float, confidence: float) -> float:
     """Return n images over their design effect, and fewer if it was estimated from few clusters.
 
     The ratio of t quantiles is Korn and Graubard's correction for an uncertain spread. Their degrees of freedom are
-    the clusters; if one answer in fifty is wrong, only the clusters with a wrong answer are informative. At worst a
-    cluster counts as one image.
+    the clusters, effective ones if sizes differ; if one answer in fifty is wrong, only the clusters with a wrong
+    answer are informative. At worst, all images of a cluster are alike: the number is `least`.
     """
     effective = n / max(1.0, design)
-    return max(min(effective, clusters), effective / _unsure(n, degrees, confidence))
+    return max(min(effective, least), effective / _unsure(n, degrees, confidence))
 
 
 def _telling(right: Bools, cluster: Ints) -> int:
@@ -78,9 +98,19 @@ def _telling(right: Bools, cluster: Ints) -> int:
 
 
 def clustered_variance(influence: Floats, cluster: Ints) -> float:
-    """Return the variance of a sum of influences [n], which add up to 0, if each cluster is drawn as one."""
-    sums = np.bincount(np.unique(cluster, return_inverse=True)[1], influence)
-    return float((sums**2).sum()) * len(sums) / max(len(sums) - 1, 1)
+    """Return the variance of a sum of influences [n], which add up to 0, if each cluster is drawn as one.
+
+    A large cluster draws the mean to itself; its square is divided by what that leaves, 1 - its share of the images
+    (CR2: Bell and McCaffrey 2002, Survey Methodology 28:169).
+    """
+    index = np.unique(cluster, return_inverse=True)[1]
+    sums, sizes = np.bincount(index, influence), np.bincount(index)
+    return float((sums**2 / _left(sizes, len(index))).sum())
+
+
+def _left(sizes: Ints, whole: "Ints | int") -> Floats:
+    """Return 1 - the share of each cluster in its class, or in all images; 1 for a cluster that is all of it."""
+    return np.asarray(np.where(sizes < whole, 1 - sizes / whole, 1.0))
 
 
 def _unsure(n: int, degrees: float, confidence: float) -> float:
@@ -110,17 +140,19 @@ def _clusters_of(targets: Ints, cluster: Ints, classes: int = 0) -> Ints:
 def _spread(influence: Floats, targets: Ints, cluster: Ints) -> tuple[float, float]:
     """Return the variance of a sum of influences [n] with fixed class sizes, and its degrees of freedom.
 
-    After Welch and Satterthwaite, with clusters in place of images: a class of c clusters has c - 1 degrees of
-    freedom, because its mean is estimated, and a class of one cluster shows no spread. A cluster of several classes
+    After Welch and Satterthwaite, with clusters in place of images: a class of c effective clusters has c - 1 degrees
+    of freedom, because its mean is estimated, and a class of one cluster shows no spread. A cluster of several classes
     counts towards the one with the fewest clusters.
     """
     many = _clusters_of(targets, cluster)
     order = np.lexsort((targets, many[targets]))
     _, first, index = np.unique(cluster[order], return_index=True, return_inverse=True)
+    counted, classes = targets[order][first], len(many)
+    sizes = np.bincount(index, targets[order] == counted[index])
     squares = np.bincount(index, _within(influence, targets)[order]) ** 2
-    counted = targets[order][first]
-    each = np.bincount(counted, squares, minlength=len(many)) * many / np.maximum(many - 1, 1)
-    free = np.maximum(np.bincount(counted, minlength=len(many)) - 1, 1)
+    each = np.bincount(counted, squares / _left(sizes, np.bincount(targets)[counted]), minlength=classes)
+    second, fourth = (np.bincount(counted, sizes**power, minlength=classes) for power in (2, 4))
+    free = np.maximum(second**2 / np.maximum(fourth, 1) - 1, 1)
     return float(each.sum()), float(each.sum() ** 2 / max((each**2 / free).sum(), TINY))
 
 
@@ -156,15 +188,16 @@ def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluste
     """
     many = _clusters_of(targets, cluster, len(sizes))
     shown = (many >= 2)[targets]
-    n, clusters = int(shown.sum()), len(np.unique(cluster[shown]))
+    n = int(shown.sum())
     if len(np.unique(cluster)) == len(targets):
         return np.ones(len(sizes))
     if not n:
         return np.asarray(1 / np.maximum(sizes, 1))
     influence, right, targets, cluster = influence[shown], right[shown], targets[shown], cluster[shown]
+    least = _as_one(np.bincount(np.unique(cluster, return_inverse=True)[1], 1 / sizes[targets]))
     plain, (variance, degrees) = _spread(influence, targets, np.arange(n))[0], _spread(influence, targets, cluster)
-    design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / clusters
-    effective = _told(n, clusters, design, min(degrees, _telling(right, cluster) - 1), confidence)
+    design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / least
+    effective = _told(n, least, design, min(degrees, _telling(right, cluster) - 1), confidence)
     return np.asarray(np.where(many >= 2, effective / n, 1 / np.maximum(sizes, 1)))
 
 
@@ -215,26 +248,33 @@ def mean_of_losses(values: Floats, wrong: float, most: float, sample: Sample, co
     n, mean = len(values), float(values.mean())
     if np.ptp(values) == 0 or sample.clusters < 2:
         return Figure(mean, None, None, LOG_T)
-    parts = _summed((values - mean)[:, None] / n, sample)[:, 0]
-    apart = np.concatenate(
-        [
-            (parts[stratum] - parts[stratum].mean()) * np.sqrt(len(stratum) / (len(stratum) - 1))
-            for stratum in sample.strata
-        ]
-    )
-    variance, reach = (
-        float((apart**2).sum()),
-        float(stdtrit(_degrees(apart, len(sample.strata)), 0.5 + confidence / 2)),
-    )
+    apart, free = _apart(values / n, sample)
+    variance, reach = float((apart**2).sum()), float(stdtrit(_degrees(apart, free), 0.5 + confidence / 2))
     more, added_variance = mean + wrong / n, (wrong / n) ** 2
     low, rise = mean * np.exp(-reach * variance**0.5 / mean), reach * (variance + added_variance) ** 0.5 / more
     high = float(more * np.exp(rise)) if np.log(more) + rise < np.log(most) else None
     return Figure(mean, float(low), high, LOG_T)
 
 
-def _degrees(apart: Floats, means: int) -> float:
-    """Return the degrees of freedom of squared deviations [c] from `means` means: 1 if one deviation is all of it."""
-    second, fourth, free = float((apart**2).sum()), float((apart**4).sum()), len(apart) - means
+def _apart(values: Floats, sample: Sample) -> tuple[Floats, float]:
+    """Return by how much the sum of each cluster's values [n] differs from what its size explains, [clusters].
+
+    The squares add up to the variance of the sum of values with fixed strata (CR2, as in `clustered_variance`). The
+    second value are its degrees of freedom: the effective clusters of each stratum less one for its mean.
+    """
+    sums, sizes = np.bincount(sample.cluster, values), np.bincount(sample.cluster)
+    apart, free = np.zeros(len(sums)), 0.0
+    for stratum in sample.strata:
+        size, whole = sizes[stratum], int(sizes[stratum].sum())
+        mean = sums[stratum].sum() / whole
+        apart[stratum] = (sums[stratum] - size * mean) / np.sqrt(_left(size, whole))
+        free += effective_clusters(size) - 1
+    return apart, max(1.0, free)
+
+
+def _degrees(apart: Floats, free: float) -> float:
+    """Return the degrees of freedom of squared deviations [c], at most `free`: 1 if one deviation is all of it."""
+    second, fourth = float((apart**2).sum()), float((apart**4).sum())
     spread = fourth - second**2 / len(apart)
     return max(1.0, min(free, 2 * second**2 / spread * free / len(apart))) if spread > 0 else free
 
@@ -245,12 +285,30 @@ def smoothed(
     """Return the mean of per-image differences [n] with its percentile bootstrap interval, two pseudo-images added.
 
     They are +`unit` and -`unit`: without them, four images that all favour one side reject at 5 % where McNemar's
-    test gives p = 0.125. The bootstrap's form of Bonett and Price 2012, J. Educ. Behav. Stat. 37:479.
+    test gives p = 0.125. The bootstrap's form of Bonett and Price 2012, J. Educ. Behav. Stat. 37:479. If images come
+    in clusters, the interval is Student's over the clusters (`_grouped`).
     """
+    if 1 < sample.clusters < len(differences):
+        return _grouped(differences, sample, confidence, unit)
     shift = resampled_sums(differences[:, None] / len(differences), sample, draws, generator)[:, 0]
     shift += unit / sample.clusters * (generator.poisson(1, draws) - generator.poisson(1, draws))
     low, high = np.quantile(shift, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Figure(float(differences.mean()), float(low), float(high), SMOOTHED)
+
+
+def _grouped(differences: Floats, sample: Sample, confidence: float, unit: float) -> Figure:
+    """Return the mean of differences [n] with Student's interval over clusters, two pseudo-images added.
+
+    Degrees of freedom are the effective clusters, at most those that show a difference: four groups that all favour
+    one side are no more evidence than four images. Too few of those for the bootstrap of clusters, which is too narrow
+    with twenty and, with a pseudo-image as heavy as a group, found a gain of 10 points in 9 % of the sets.
+    """
+    n, differing = len(differences), len(np.unique(sample.cluster[differences != 0]))
+    apart, free = _apart(differences / n, sample)
+    degrees = max(1.0, min(free, differing - 1))
+    half = stdtrit(degrees, 0.5 + confidence / 2) * np.sqrt((apart**2).sum() + 2 * (unit / n) ** 2)
+    value = float(differences.mean())
+    return Figure(value, value - float(half), value + float(half), GROUPED)
 
 
 def resampled_sums(values: Floats, sample: Sample, draws: int, generator: np.random.Generator) -> Floats:

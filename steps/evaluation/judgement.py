@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import confusion_matrix
 
-from steps.evaluation.calibration import calibration_error, scored
+from steps.evaluation.calibration import calibration_error, classwise_error, scored
 from steps.evaluation.intervals import area, macro_f1, mean_of_shares, sampled, share, share_of
 from steps.evaluation.results import ClassJudgement, Judgement
 from steps.runtime.arrays import Floats, Ints
@@ -24,12 +24,14 @@ def judge(
     draws: int,
     generator: np.random.Generator,
     groups: npt.NDArray[Any] | None = None,
+    predicted: Ints | None = None,
 ) -> Judgement:
     """Judge one model on one split: figures with intervals, per class, and the confusion matrix (rows = truth).
 
     `groups` [n] names the group of each image (one patient, one film), which is drawn and counted as one.
+    `predicted` [n] are the answers; the likeliest classes if it is not given.
     """
-    predicted = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1) if predicted is None else predicted
     matrix = confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
     sample, right = sampled(targets, groups), predicted == targets
     per_class = [
@@ -51,7 +53,8 @@ def judge(
         auroc=area(targets, probabilities, sample.cluster, confidence),
         log_loss=nats,
         brier=brier,
-        calibration_error=calibration_error(probabilities, targets, BINS, sample, confidence),
+        calibration_error=calibration_error(probabilities, targets, BINS, sample, confidence, predicted),
+        classwise_error=classwise_error(probabilities, targets, BINS, sample, confidence),
         per_class=tuple(per_class),
         confusion=tuple(map(tuple, matrix.tolist())),
     )

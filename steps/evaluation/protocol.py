@@ -1,7 +1,7 @@
 """The evaluation's protocol: confidence of intervals and verdicts, and which slices are evaluated."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
@@ -14,6 +14,7 @@ class EvaluateParams(VerdictRules):
     """Confidence of intervals and verdicts; how probabilities are calibrated; which slices are evaluated."""
 
     temperature_spread: Annotated[float, Interval(ge=0.01, le=10)]
+    answers: Literal["balanced", "likely"]
     target_accuracy: Annotated[float, Interval(gt=0, le=1)]
     slice_columns: tuple[str, ...]
     slice_least: Annotated[int, Ge(1)]

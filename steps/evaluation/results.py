@@ -34,6 +34,7 @@ class Judgement:
     log_loss: Figure
     brier: Figure
     calibration_error: Figure
+    classwise_error: Figure | None = field(default=None, metadata=OPTIONAL)
     per_class: tuple[ClassJudgement, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -80,9 +81,15 @@ class CalibrationChange:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationReport:
-    """One model's temperature and threshold, both from validation images, and their effect on the test images."""
+    """One model's temperature and threshold, both from validation images, and their effect on the test images.
+
+    Probabilities are softmax((logits + `prior_shift`) / `temperature`); the answer is the class with the largest
+    product of probability and `answer_weights`. Older releases had neither: zeros and ones, one per class.
+    """
 
     temperature: float
+    prior_shift: tuple[float, ...] | None = field(default=None, metadata=OPTIONAL)
+    answer_weights: tuple[float, ...] | None = field(default=None, metadata=OPTIONAL)
     abstain_below: float
     target_reached: bool
     coverage: Figure

@@ -194,7 +194,7 @@ def _calibration(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     limit, error = rules.max_calibration_error, facts.calibration_error
     if limit is None or error is None or not error.above(limit):  # its value exceeds zero by chance alone
         return
-    yield f"expected calibration error {_figure(error)}, at most {_share(limit)} (promote.max_calibration_error)"
+    yield f"classwise calibration error {_figure(error)}, at most {_share(limit)} (promote.max_calibration_error)"
 
 
 def _latency(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:

@@ -44,10 +44,12 @@ def smaller(
     classes = sorted({*learnt, *part["label"]})  # today's; a class that the version never learnt gets probability 0
     targets, groups = np.searchsorted(classes, part["label"].tolist()), groups_of(part)
     original, made = (_widened(answers, learnt, classes) for answers in told)
-    right = made.argmax(axis=1) == targets
+    wide = _widened(np.array([package.facts.weights]), learnt, classes)
+    answered, before_it = ((answers * wide).argmax(axis=1) for answers in (made, original))
+    right = answered == targets
     rng = numpy_generator(document["seed"], "export", package.digest)
-    judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
-    compared = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
+    judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups, answered)
+    compared = paired(document, part, right, before_it == targets, ("export", package.digest))
     facts = ChallengerFacts(
         challenger=judged,
         opponent=f"version {package.version}",
@@ -56,7 +58,7 @@ def smaller(
         slice_changes=compared.slices,
         slices=_slices(evaluate, part, right),
         size=file.stat().st_size,
-        calibration_error=judged.calibration_error,
+        calibration_error=judged.classwise_error,
         looks=_exhausted(before, judged, asked),
     )
     return decide(facts, asked), compared.comparison

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.backbones import models
 from steps.errors import RegistryError
 from steps.registry import signing
 from steps.registry.model_registry import Registry
@@ -14,6 +15,7 @@ from steps.registry.tracking import answering
 from steps.registry.unpacked import Unpacked
 
 DIGEST = "regraft.digest"  # in MLmodel's metadata, covered by the signature
+MODEL = "artifacts/model"  # inside a package
 CODE = "code"  # the folder that MLflow puts on Python's path
 
 
@@ -26,6 +28,11 @@ class Package:
     digest: str
     folder: Path
     files: Unpacked
+
+    @property
+    def facts(self) -> models.ModelFacts:
+        """Return the facts of the version, which may be of another release."""
+        return models.read_facts(self.folder / MODEL)
 
 
 def load(registry: Registry, version: str, decided: str | None = None) -> Package:

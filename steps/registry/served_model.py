@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
@@ -53,6 +54,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         facts = models.read_facts(folder)
         self.classes, self.spec = list(facts.classes), facts.preprocessing
         self.temperature, self.abstain_below = facts.temperature, facts.abstain_below
+        self.shift, self.weights = facts.prior_shift, facts.weights
         state = files.read_tensors(folder / models.WEIGHTS)
         self.model = models.rebuild(facts.architecture, facts.num_classes, self.spec.crop, state, facts.cut)
 
@@ -68,7 +70,8 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         for batch in decoding.batched(enumerate(model_input[IMAGE].tolist()), BATCH):
             pixels = self._pixels(batch, faults)
             if not faults:
-                probabilities += predict_probabilities(self.model, torch.stack(pixels), self.temperature).tolist()
+                stacked = torch.stack(pixels)
+                probabilities += predict_probabilities(self.model, stacked, self.temperature, self.shift).tolist()
         if faults:
             text = "\n  ".join([f"{len(faults)} of {len(model_input)} rows hold no image (counted from 0):", *faults])
             raise MlflowException(text, error_code=INVALID_PARAMETER_VALUE)
@@ -84,7 +87,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pixels
 
     def _answers(self, probabilities: list[list[float]]) -> pd.DataFrame:
-        best = [max(range(len(row)), key=row.__getitem__) for row in probabilities]
+        best = [int(row.argmax()) for row in np.array(probabilities).reshape(-1, len(self.classes)) * self.weights]
         probability = [row[i] for row, i in zip(probabilities, best, strict=True)]
         return pd.DataFrame(
             {

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from steps.backbones import models
 from steps.backbones.heads import State
 from steps.images.manifest import TEST, TRAIN, VAL
 from steps.runtime import files
+from steps.runtime.arrays import Floats
 from steps.runtime.feature_file import read_features
 from steps.runtime.seeding import derive
 from steps.training.choice import FINE_TUNED, HEAD
@@ -23,12 +23,10 @@ from steps.training.histories import BaselinesHistory, HeadHistory
 from steps.training.linear_probe import Labelled
 from steps.training.rivals import bounded
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Learnt:
-    """A model's answers [n, classes] to the test images, sorted by path, and how many labels it learned from."""
+    """A model's scores [n, classes] of the test images, sorted by path, and how many labels it learned from."""
 
     model: str
     answers: Floats

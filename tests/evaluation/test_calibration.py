@@ -87,7 +87,17 @@ def test_the_threshold_answers_as_much_as_the_target_allows() -> None:
 def test_a_test_set_is_told_before_after_and_in_words_of_coverage() -> None:
     logits, targets = drawn(300, 3.0)
     threshold, rng = calibration.Abstention(0.8, True), np.random.default_rng(0)
-    told = calibration.verified(logits, targets, 3.0, threshold, 10, sampled(targets), 0.95, 500, rng)
+    told = calibration.verified(
+        logits,
+        targets,
+        calibration.Scale(3.0, np.zeros(3), np.ones(3)),
+        threshold,
+        10,
+        sampled(targets),
+        0.95,
+        500,
+        rng,
+    )
     answers = calibration.tempered(logits, 3.0)
     assert told.after.log_loss.value == pytest.approx(log_loss(targets, answers))
     assert told.change.log_loss.high < 0

@@ -83,6 +83,7 @@ class World:
         odds = np.exp(np.array(bias))
         probabilities = np.tile(odds / odds.sum(), (len(targets), 1))
         judged = judge(targets, probabilities, CLASSES, 0.95, 200, numpy_generator(0))
+        judged = replace(judged, classwise_error=None)  # a model of one answer is not calibrated: no test's subject
         calibration, slices = {"head": honest(CLASSES)["calibration"]["fine_tuned"]}, dict[str, Any](head=())
         found = replace(evaluated({"head": judged}, CLASSES, "head"), calibration=calibration, slices=slices)
         files.write_json(self.root / EVALUATION, found)

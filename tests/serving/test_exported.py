@@ -14,7 +14,8 @@ def test_an_exported_model_normalises_and_calibrates() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))
     pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    shift = (0.5, -0.5, 0.0, 1.0)
     with torch.no_grad():
-        logits, probabilities = Exported(network, SPEC, 2.5)(pixels)
-        wanted = network(normalise(pixels, SPEC)) / 2.5
+        logits, probabilities = Exported(network, SPEC, 2.5, shift)(pixels)
+        wanted = (network(normalise(pixels, SPEC)) + torch.tensor(shift)) / 2.5
     assert torch.allclose(logits, wanted) and torch.allclose(probabilities, wanted.softmax(dim=1))
