@@ -94,7 +94,8 @@ def of_splits(max_auc: float) -> Rule:
         table="splits",
         kind="between",
         column="auc",
-        what="how well a classifier tells validation or test features from training (AUC; 0.5 where chance explains it)",
+        what="how well a classifier tells validation or test features from training "
+        "(AUC; 0.5 where chance explains it)",
         remedy="`splits` in data/reports/screen.json names what differs. Make the splits anew from all images (a "
         "listing without a column split, one folder per class), or train on such images too. If it is meant so: "
         f"{PASSES}.",

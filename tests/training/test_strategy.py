@@ -77,7 +77,7 @@ def test_the_reasons_say_what_was_measured() -> None:
     ],
 )
 def test_similar_is_said_only_where_it_is_shown(better: float, words: str) -> None:
-    plan = choose(evidence(better=better), RULES)
+    plan = plan_training(evidence(better=better), RULES)
     assert plan.reasons[1].startswith(words)
     assert ("is then the default" in plan.reasons[1]) is ("not shown" in words)
 
