@@ -50,8 +50,9 @@ class Report:
         return [
             *_table(self.stages),
             "",
+            *made.notes,
             headline(made),
-            *(f"  {reason}" for reason in made.reasons),
+            *(f"  {reason}" for reason in made.reasons if reason not in made.notes),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
             f"  outcome: {PAGE}",
         ]

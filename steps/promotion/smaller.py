@@ -47,7 +47,9 @@ def smaller(
     right = made.argmax(axis=1) == targets
     rng = numpy_generator(document["seed"], "export", package.digest)
     judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups)
-    compared = paired(document, part, right, original.argmax(axis=1) == targets, ("export", package.digest))
+    compared = paired(
+        document, part, right, original.argmax(axis=1) == targets, ("export", package.digest), asked.least
+    )
     facts = ChallengerFacts(
         challenger=judged,
         opponent=f"version {package.version}",

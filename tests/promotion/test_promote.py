@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from mlflow.tracking._tracking_service import utils
 from torch import nn
 
+from flows.finish import Report, headline
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands.compare import compare
 from steps.errors import IntegrityError, RegistryError, RequestError
@@ -46,15 +47,15 @@ class World:
     root: Path
     table: pd.DataFrame
 
-    def register(self, bias: list[float], label: str) -> str:
-        """Register a model that always answers by `bias`; return its digest."""
+    def register(self, bias: list[float], label: str, learnt: Sequence[str] | None = ()) -> str:
+        """Register a model that always answers by `bias` and learnt from these ids; return its digest."""
         torch.manual_seed(0)
         backbone, width = without_top(build("glyphnet", 10))
         head = nn.Linear(width, len(bias))
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
         saved, digest = packaged.save(
-            self.root / f"scratch-{label}", Grafted(backbone, head), num_classes=10, preprocessing=spec(32)
+            self.root / f"scratch-{label}", Grafted(backbone, head), learnt, num_classes=10, preprocessing=spec(32)
         )
         packaged.register(self.registry, digest, saved)
         return digest
@@ -160,7 +161,7 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
     assert len(done.reasons) == 3, "a refusal lists all its reasons"
     assert done.reasons[1].startswith("as good as the champion (interval ")
-    assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
+    assert "on the same 12 test images, 3 won and 6 lost (exact sign-flip test, one-sided p = 0.59)" in done.reasons[1]
     assert done.reasons[2].startswith("class 0: recall falls by 100.0 points against the champion, of 6 images 6 lost")
     assert world.registry.alias(CHALLENGER) == "2"
 
@@ -181,7 +182,7 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
     assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
 
 
-def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it_is_compared_by(world: World) -> None:
+def test_a_challenger_without_a_class_of_the_champions_waits_for_a_person(world: World) -> None:
     world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
     world.promote()
     world.receive(world.register([2.0, 0.0, 0.0], "b"), [2.0, 0.0, 0.0])
@@ -189,12 +190,48 @@ def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it
     files.write_json(world.root / EVALUATION, replace(evaluation, classes=("0", "1")))
     off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
     done = world.promote(**off)
-    assert (done.champion, world.alias()) == ("1", "1")
-    assert done.reasons == (
-        "the champion knows '2', this version does not: bring the images back, or let the class go with "
-        "promote.keep_classes: false in params.yaml (promote.keep_classes)",
+    assert (done.verdict, done.champion, world.alias()) == ("propose", "1", "1")
+    sentence = (
+        "the classes differ from those of version 1, the champion: '2' dropped; the two are compared on the 2 classes "
+        "in common (a person approves if promote.keep_classes is true)"
     )
+    assert done.notes == (sentence,) == done.reasons[1:2]
+    assert done.comparison is not None and done.comparison.n == 9
+    assert Report({"a": "Ran"}, done).lines()[2:4] == [sentence, headline(done)], "before any verdict"
     assert world.promote(**off, keep_classes=False).champion == "2"
+
+
+def test_another_task_is_refused_before_any_figure(world: World) -> None:
+    world.receive(world.register([0.0, 2.0, 0.0], "a"), [0.0, 2.0, 0.0])
+    world.promote()
+    world.table["label"] = "fox " + world.table["label"]
+    files.write_table(world.root / SCREENED, world.table)
+    digest = world.register([2.0, 0.0, 0.0], "b")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(globals(), "CLASSES", ["fox 0", "fox 1", "fox 2"])
+        world.receive(digest, [2.0, 0.0, 0.0])
+    evaluation = artefacts.read(Evaluation, world.root / EVALUATION)
+    files.write_json(world.root / EVALUATION, replace(evaluation, classes=("fox 0", "fox 1", "fox 2")))
+    done = world.promote()
+    assert (done.champion, done.comparison) == ("1", None)
+    assert done.reasons == (
+        "another task: version 1, the champion, knows '0', '1', '2'; these images have 'fox 0', 'fox 1', 'fox 2', and "
+        "none of them in common; another task needs another model name: set register.model_name in params.yaml, then "
+        "`regraft run`",
+    )
+
+
+def test_test_images_that_the_champion_learnt_from_are_left_out_and_too_few_decide_nothing(world: World) -> None:
+    seen = list(world.table.groupby("label")["id"].first())
+    world.receive(world.register([2.0, 0.0, 0.0], "a", seen), [2.0, 0.0, 0.0])
+    world.promote()
+    world.receive(world.register([0.0, 2.0, 0.0], "b"), [0.0, 2.0, 0.0])
+    note = "3 of 12 test images are left out: version 1, the champion, learnt from them"
+    done = world.promote()
+    assert done.champion == "1" and done.comparison is None
+    assert f"{note}; too few are left of '1' 2, '2' 2: at least 5 per class are needed." in done.reasons[1]
+    done = world.promote(min_unseen_per_class=2)
+    assert done.notes == (note,) and done.comparison is not None and done.comparison.n == 9
 
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
@@ -208,7 +245,8 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons == (
         "balanced accuracy 100.0 % (52.1 to 100.0) clears the floor of 0 %; 100.0 points better than the champion "
-        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
+        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (exact sign-flip test, one-sided "
+        "p = 0.016)",
     )
 
 
