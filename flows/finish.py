@@ -53,9 +53,10 @@ class Report:
         return [
             *_table(self.stages),
             "",
+            *made.notes,
             *(f"doubt: {doubt}" for doubt in self.doubts),
             headline(made),
-            *(f"  {reason}" for reason in made.reasons),
+            *(f"  {reason}" for reason in made.reasons if reason not in made.notes),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
             f"  outcome: {PAGE}",
         ]

@@ -24,6 +24,7 @@ from steps.runtime.binding import Because
 from steps.runtime.stage import Lineage, digest_of
 from steps.training.choice import FINE_TUNED, HEAD
 from steps.training.histories import Epoch, FineTuneHistory, HeadHistory, LinearTrial, TrainedFacts, Trial
+from steps.training.learnt_from import FILE, learnt_from, packed
 
 # What both MLflow and its filter language accept.
 Name = Annotated[
@@ -51,6 +52,7 @@ class Candidate:
     facts: models.ModelFacts
     steps: Sequence[Mapping[str, float | None]]  # the metrics of each epoch, or of each strength that was tried
     artifacts: tuple[Path, ...]
+    learnt: bytes  # which images it learnt from
 
 
 def register(
@@ -149,7 +151,8 @@ def _candidate(
         preprocessing=models.read_preprocessing(preprocessing),
         extras=_extras(card.architecture, screened),
     )
-    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,))
+    learnt = packed(learnt_from(files.read_table(screened), kind))
+    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,), learnt)
 
 
 def _register(
@@ -176,7 +179,8 @@ def _register(
             around,
         )
         if registry.find(digest) is None:
-            package_writing.save(Path(scratch) / "saved", model, digest, around.beside(run, older))
+            beside = {**around.beside(run, older), f"{circumstances.FOLDER}/{FILE}": candidate.learnt}
+            package_writing.save(Path(scratch) / "saved", model, digest, beside)
             registry.create(
                 digest,
                 run,

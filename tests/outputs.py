@@ -505,7 +505,15 @@ JUDGED = replace(
     balanced_accuracy=Figure(0.934, 0.891, 0.969, "bootstrap"),
 )
 COMPARISON = PairedComparison(
-    n=153, only_a=4, only_b=1, mcnemar_p=0.25, confidence=0.95, difference=0.0196, low=-0.0065, high=0.0458
+    n=153,
+    only_a=4,
+    only_b=1,
+    p=0.19,
+    test="exact sign-flip test",
+    confidence=0.95,
+    difference=0.0196,
+    low=-0.0065,
+    high=0.0458,
 )
 FIRST = Outcome(
     verdict=PROMOTED,

@@ -2,6 +2,7 @@
 
 import subprocess
 import venv
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch import nn
 from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands import origins
+from steps.promotion.unseen import KEPT
 from steps.registry import ledger, package_writing
 from steps.registry.chain import PROMOTE, Chain
 from steps.registry.model_registry import Registry
 from steps.runtime.stage import Lineage
+from steps.training.learnt_from import packed
 
 CLASSES = ["0", "1", "2"]
 OURS = ("steps", "flows")
@@ -63,10 +66,14 @@ def facts(**changes: Any) -> models.ModelFacts:
     return replace(made, **changes)
 
 
-def save(folder: Path, network: Grafted, **changes: Any) -> tuple[Path, str]:
-    """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT."""
+def save(folder: Path, network: Grafted, learnt: Sequence[str] | None = (), **changes: Any) -> tuple[Path, str]:
+    """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT.
+
+    `learnt`: the ids of the images that it learnt from; None as older versions, which keep no list.
+    """
     digest = package_writing.write_model(folder / "model", network.state_dict(), facts(**changes))
-    package_writing.save(folder / "saved", folder / "model", digest)
+    beside = {} if learnt is None else {KEPT: packed(learnt)}
+    package_writing.save(folder / "saved", folder / "model", digest, beside)
     return folder / "saved", digest
 
 

@@ -14,7 +14,8 @@ from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.results import ClassComparison, Comparison
 from steps.images.manifest import TEST
 from steps.promotion.rematch import answers, weights_of
-from steps.promotion.terms import RAW, SCREENED
+from steps.promotion.terms import RAW, SCREENED, PromoteParams
+from steps.promotion.unseen import learnt_by, unseen
 from steps.registry import ledger, look_ledger, package_loading
 from steps.registry.model_registry import Registry
 from steps.runtime import files, params
@@ -42,15 +43,23 @@ class VersionComparison:
     overall: Comparison
     per_class: list[ClassComparison]
     differ: list[Disagreement]
+    notes: list[str]  # which test images were left out, and what is not known
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
-        return {"model": self.model, **vars(self.overall), "per_class": self.per_class, "differ": self.differ}
+        return {
+            "model": self.model,
+            **vars(self.overall),
+            "per_class": self.per_class,
+            "differ": self.differ,
+            "notes": self.notes,
+        }
 
     def lines(self) -> list[str]:
         """Return lines of text."""
         result, a, b = self.overall, self.overall.a, self.overall.b
         text = [
+            *self.notes,
             f"version {a} against version {b} on {result.n:,} test images: {result.sentence}",
             f"  accuracy {100 * result.difference:+.1f} points ({100 * result.low:+.1f} to {100 * result.high:+.1f}, "
             f"{result.method} {result.confidence:.0%}); McNemar's exact p = {result.mcnemar_p:.3g}",
@@ -71,9 +80,9 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     """Return the paired comparison of two versions, per class, and the images on which they differ.
 
     Both answer the raw bytes of today's test images, and each is recorded as a look. A class that a version never
-    learnt gets probability 0, an image that it cannot read counts as wrong. Raises RequestError if there is no such
-    version, RegistryError if it is not what was signed or decided on, IntegrityError if a test image has changed since
-    ingest.
+    learnt gets probability 0, an image that it cannot read counts as wrong, an image that either learnt from is left
+    out. Raises RequestError if there is no such version or too few images are left, RegistryError if it is not what was
+    signed or decided on, IntegrityError if a test image has changed since ingest.
     """
     document, registry = params.read(root), Registry(root)
     for version in (one, other):
@@ -86,6 +95,11 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     images = table[table["split"] == TEST].sort_values("path")
     chain = ledger.whole(ledger.read(registry))
     loaded = [package_loading.load(registry, version, chain.package_of(version)) for version in (one, other)]
+    seen = unseen(images["id"], {f"version {package.version}": learnt_by(root, package) for package in loaded})
+    least = params.bind(PromoteParams, document.get("promote"), "promote").min_unseen_per_class
+    if shortage := seen.shortage(images["label"], sorted(images["label"].unique()), least):
+        raise RequestError(shortage)
+    images = images[seen.mask]
     look_ledger.record([weights_of(package) for package in loaded], images["id"])
 
     classes = sorted(images["label"].unique())
@@ -99,6 +113,7 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
         paired((one, other), targets, a, b, sample, rules, rng, answered),
         per_class(targets, right_a, right_b, classes),
         _differing(images, classes, (a, b), answered),
+        seen.notes,
     )
 
 

@@ -172,17 +172,24 @@ class ClassComparison:
 class PairedComparison:
     """The decisive comparison of a challenger (a) with its opponent (b): the difference of the balanced accuracies.
 
-    `only_a` and `only_b` count the images that only one gets right; `low` and `high` are None without an interval.
+    `only_a` and `only_b` count the images that only one gets right; `low` and `high` are None without an interval. `p`
+    is one-sided: the probability of such a difference if the true one is at most the limit of `test`.
     """
 
     n: int
     only_a: int
     only_b: int
-    mcnemar_p: float
+    p: float
+    test: str
     confidence: float
     difference: float
     low: float | None
     high: float | None
+
+    @property
+    def level(self) -> float:
+        """Return the limit of `p`: the share that the two-sided interval of this confidence leaves on one side."""
+        return (1 - self.confidence) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

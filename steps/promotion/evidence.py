@@ -30,6 +30,7 @@ class SignedFacts:
     kind: str | None = None
     lineage: str | None = None
     backbone_sha256: str | None = None
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ class GateRules:
     look_budget: Annotated[int, Ge(1)]
     look_limit: int | None
     blocking_warnings: tuple[str, ...]
+    min_unseen_per_class: Annotated[int, Ge(1)] | None
+
+    @property
+    def least(self) -> float:
+        """Return the difference that has to be exceeded: the margin, below 0 if as good is enough; 0 without a rule."""
+        return {SUPERIOR: self.margin, NON_INFERIOR: -self.margin}.get(self.comparison or "", 0.0)
 
     def faults(self) -> Iterator[str]:
         """Yield rules that contradict one another."""
@@ -67,8 +73,9 @@ class ChallengerFacts:
     """Everything that the rules check; what was not measured is None or empty, and no rule checks it.
 
     `comparison` is the challenger (a) minus its opponent (b) on the same images. `recalls` and `slice_changes` are the
-    changes of classes and slices from the opponent to the challenger, `lost_classes` are those that only the opponent
-    knows, `size` is in bytes. `looks` is the reason why these test images may no longer decide anything, if so.
+    changes of classes and slices from the opponent to the challenger, `size` is in bytes. `changed_classes` is True if
+    the two do not know the same classes. `another_task`, `shortage` and `looks` are the reasons, if there are any, why
+    nothing can be compared, why too few images are left to compare on, and why these decide nothing any more.
     `checks` are the rules of the data gates as listed in their reports.
     """
 
@@ -77,7 +84,9 @@ class ChallengerFacts:
     opponent: str = "the champion"
     recalls: "Sequence[Change]" = ()
     slice_changes: "Sequence[Change]" = ()
-    lost_classes: Sequence[str] = ()
+    changed_classes: bool = False
+    another_task: str | None = None
+    shortage: str | None = None
     slices: Sequence[SliceJudgement] = ()
     calibration_error: Figure | None = None
     latency_ratio: float | None = None
@@ -88,16 +97,22 @@ class ChallengerFacts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger becomes champion; a refusal lists every reason, not only the first."""
+    """Whether the challenger becomes champion; a refusal lists every reason, not only the first.
+
+    `asks` is True if a person has to approve, whatever `promote.approval` says.
+    """
 
     promote: bool
     reasons: tuple[str, ...]
+    asks: bool = False
 
 
 def decide(facts: ChallengerFacts, rules: GateRules) -> Verdict:
     """Promote a challenger that breaks no rule."""
     refusals = [reason for rule in RULES for reason in rule(facts, rules)]
-    return Verdict(False, tuple(refusals)) if refusals else Verdict(True, (_earned(facts, rules),))
+    if refusals:
+        return Verdict(False, tuple(refusals))
+    return Verdict(True, (_earned(facts, rules),), asks=rules.keep_classes and facts.changed_classes)
 
 
 def _earned(facts: ChallengerFacts, rules: GateRules) -> str:
@@ -121,37 +136,26 @@ def _floor(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 
 def _comparison(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
     comparison = facts.comparison
-    if comparison is None or rules.comparison is None or _holds(comparison, rules):
+    if comparison is None or rules.comparison is None or comparison.p < comparison.level:
         return
     wanted = f"better by more than {_points(rules.margin)}"
     if rules.comparison == NON_INFERIOR:
         wanted = f"at most {_points(rules.margin)} worse"
     yield (
-        f"{_difference(comparison, facts.opponent)}: that it is {wanted} is not shown "
-        "(promote.comparison, promote.margin)"
+        f"{_difference(comparison, facts.opponent)}: that it is {wanted} is not shown, "
+        f"p would have to be below {comparison.level:.3g} (promote.comparison, promote.margin)"
     )
 
 
-def _holds(comparison: PairedComparison, rules: GateRules) -> bool:
-    """Return whether the interval of the difference meets the rule; "better" also requires McNemar's exact test.
-
-    If images come in groups, the interval accounts for them and the test does not. If the two models differ alike on
-    every image, or on none, there may be no interval; then the test and the figure decide.
-    """
-    least = comparison.difference if comparison.low is None else comparison.low
-    if rules.comparison == NON_INFERIOR:
-        return least > -rules.margin
-    return least > rules.margin and comparison.mcnemar_p < 1 - comparison.confidence
+def _task(facts: ChallengerFacts, _rules: GateRules) -> Iterator[str]:
+    """No rule switches this off: a test on images that only one of the two can name shows nothing."""
+    if facts.another_task:
+        yield facts.another_task
 
 
-def _classes(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    """A class that is gone has no test images, so no comparison could miss it."""
-    if rules.keep_classes and facts.lost_classes:
-        lost = ", ".join(repr(label) for label in facts.lost_classes)
-        yield (
-            f"{facts.opponent} knows {lost}, this version does not: bring the images back, or let the class go with "
-            "promote.keep_classes: false in params.yaml (promote.keep_classes)"
-        )
+def _shortage(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
+    if rules.min_unseen_per_class is not None and facts.shortage:
+        yield facts.shortage
 
 
 def _recalls(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
@@ -229,7 +233,8 @@ def _warnings(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
 RULES = (
     _floor,
     _comparison,
-    _classes,
+    _task,
+    _shortage,
     _recalls,
     _slice_changes,
     _slices,
@@ -249,8 +254,16 @@ def _difference(comparison: PairedComparison, opponent: str) -> str:
         interval = f" (interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
     return (
         f"{how} {opponent}{interval} on the same {comparison.n:,} test images, {comparison.only_a:,} won and "
-        f"{comparison.only_b:,} lost (McNemar p = {comparison.mcnemar_p:.2g})"
+        f"{comparison.only_b:,} lost ({comparison.test}, one-sided p = {comparison.p:.2g}){_opposed(comparison)}"
     )
+
+
+def _opposed(comparison: PairedComparison) -> str:
+    """Say if plain accuracy points the other way: with unequal classes it can."""
+    plain = (comparison.only_a - comparison.only_b) / comparison.n
+    if plain * comparison.difference >= 0:
+        return ""
+    return f"; plain accuracy {'rises' if plain > 0 else 'falls'} by {100 * abs(plain):.1f} points"
 
 
 def _figure(figure: Figure) -> str:

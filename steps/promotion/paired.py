@@ -12,6 +12,7 @@ from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.results import PairedComparison
 from steps.evaluation.slices import COLUMNS, slices_of
+from steps.evaluation.superiority import balanced
 from steps.runtime import params
 from steps.runtime.arrays import Bools
 from steps.runtime.seeding import numpy_generator
@@ -26,15 +27,19 @@ class Paired:
     slices: list[Change]
 
 
-def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng: tuple[str, str]) -> Paired:
+def paired(
+    document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng: tuple[str, str], least: float
+) -> Paired:
     """Compare two models on the images of `part` (the manifest's columns), given whether each was right [n].
 
     `document` is params.yaml, whose section `evaluate` sets the confidence and the slices; `rng` names the generator.
+    `least` is the difference in balanced accuracy that the test has to exceed.
     """
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     classes, targets = np.unique(part["label"].tolist(), return_inverse=True)
     sample, generator = sampled(targets, groups_of(part)), numpy_generator(document["seed"], *rng)
     comparison = compare_answers(targets, a, b, sample, rules, generator)
+    tested = balanced(a.astype(float) - b, targets, sample.cluster, least)
     candidates = slices_of(part, (*COLUMNS, *rules.slice_columns))
     slices = [
         (f"slice {candidate.column} = {candidate.shown}", candidate.members)
@@ -46,7 +51,8 @@ def paired(document: dict[str, Any], part: pd.DataFrame, a: Bools, b: Bools, rng
             n=comparison.n,
             only_a=comparison.only_a,
             only_b=comparison.only_b,
-            mcnemar_p=comparison.mcnemar_p,
+            p=tested.p,
+            test=tested.test,
             confidence=comparison.confidence,
             difference=comparison.balanced_accuracy.known,
             low=comparison.balanced_accuracy.low,

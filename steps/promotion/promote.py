@@ -1,6 +1,5 @@
 """Promote: called by the flow and not a stage, because its answer depends on what the registry holds *now*."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,8 @@ from steps.checks.rule import RuleResult
 from steps.errors import RegistryError
 from steps.evaluation.results import Evaluation, PairedComparison
 from steps.promotion.gate import ChallengerFacts, Verdict, decide
-from steps.promotion.rematch import rematch
+from steps.promotion.rematch import Rematch, rematch
+from steps.promotion.task import another_task
 from steps.promotion.terms import (
     EVALUATION,
     LOOKED_AT,
@@ -70,6 +70,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         judged=case.evaluation.test[case.kind],
         verdict=answer.kind,
         comparison=answer.comparison,
+        notes=tuple(answer.notes),
     )
 
 
@@ -127,6 +128,7 @@ class Answer:
     new: bool
     comparison: PairedComparison | None = None
     package: str | None = None  # digest of the challenger's package, as it was verified
+    notes: Sequence[str] = ()  # those of the reasons that say what was compared
 
 
 def _answer(case: Case, chain: Chain) -> Answer:
@@ -147,14 +149,16 @@ def _answer(case: Case, chain: Chain) -> Answer:
         compared = comparisons.recall(case.registry, challenger, question)
         return Answer(earlier.kind, before, before, reasons, question, new=False, comparison=compared)
     package = package_loading.verify(case.registry, challenger, chain.package_of(challenger))
-    verdict, lost, compared = _decided(case, chain)
-    kind, champion, reasons = REFUSE, before, (*lost, *verdict.reasons)
-    if verdict.promote and case.rules.approval == REQUIRED:
+    verdict, notes, compared = _decided(case, chain)
+    kind, champion, reasons = REFUSE, before, (*notes, *verdict.reasons)
+    if verdict.promote and (verdict.asks or case.rules.approval == REQUIRED):
         wait = f"it may be promoted, once a person says so: regraft approve {challenger} --reason TEXT"
         kind, reasons = PROPOSE, (wait, *reasons)
     elif verdict.promote:
         kind, champion = PROMOTE, challenger
-    return Answer(kind, champion, before, reasons, question, new=True, comparison=compared, package=package)
+    return Answer(
+        kind, champion, before, reasons, question, new=True, comparison=compared, package=package, notes=notes
+    )
 
 
 def _refuse_renumbered(registry: Registry, version: str, chain: Chain) -> None:
@@ -201,43 +205,54 @@ def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str,
 
 
 def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
-    """Decide. Without the champion's files there is no comparison: a person may decide, or the challenger is its twin.
+    """Return the verdict, what it is about, and the comparison behind it."""
+    match, notes = _match(case, chain)
+    compared = match.paired if match else None
+    evaluation, judged = case.evaluation, case.evaluation.test[case.kind]
+    facts = ChallengerFacts(
+        challenger=judged,
+        comparison=compared.comparison if compared else None,
+        changed_classes=match is not None and not match.task.same,
+        another_task=_other_task(match, chain.champion),
+        shortage=match.shortage if match else None,
+        recalls=compared.recalls if compared else (),
+        slice_changes=compared.slices if compared else (),
+        slices=evaluation.slices[case.kind],
+        calibration_error=judged.classwise_error or evaluation.calibration[case.kind].after.calibration_error,
+        latency_ratio=match.latency_ratio if match else None,
+        size=case.registry.size(case.challenger) if case.rules.max_bytes is not None else None,
+        looks=case.looks,
+        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
+    )
+    return decide(facts, case.rules), notes, facts.comparison
 
-    Raises RegistryError if no person is asked, if only some files are gone, if they are not what was signed or decided
-    on, or if they are unavailable now: otherwise whoever damages the champion would promote its challenger.
+
+def _other_task(match: Rematch | None, champion: str | None) -> str | None:
+    if match is None or not match.task.another:
+        return None
+    return another_task(match.task, f"version {champion}, the champion,")
+
+
+def _match(case: Case, chain: Chain) -> tuple[Rematch | None, list[str]]:
+    """Hold the challenger against the champion; return that and the sentences that come before the verdict.
+
+    Without the champion's files there is no comparison: a person may decide, or the challenger is its twin. Raises
+    RegistryError if no person is asked, if only some files are gone, if they are not what was signed or decided on, or
+    if they are unavailable now: otherwise whoever damages the champion would promote its challenger.
     """
-    champion, rules, lost, match = chain.champion, case.rules, list[str](), None
+    champion, rules = chain.champion, case.rules
     if gone := production.lost(case.registry, chain):
         twin = chain.package_of(champion) == case.registry.digest(case.challenger)
         if not twin and rules.approval != REQUIRED:
             raise RegistryError(gone)
-        lost = [f"it is version {champion}, the champion, registered again: its files were gone" if twin else gone]
-    elif champion:
-        timed = rules.max_latency_ratio is not None
-        opponent = package_loading.load(case.registry, champion, chain.package_of(champion))
-        match = rematch(case.registry, case.kind, case.challenger, opponent, timed)
-        lost = match.unanswered
-    evaluation, judged = case.evaluation, case.evaluation.test[case.kind]
-    facts = ChallengerFacts(
-        challenger=judged,
-        comparison=match.paired.comparison if match else None,
-        lost_classes=_lost(match.classes, evaluation.classes) if match else (),
-        recalls=match.paired.recalls if match else (),
-        slice_changes=match.paired.slices if match else (),
-        slices=evaluation.slices[case.kind],
-        calibration_error=judged.classwise_error or evaluation.calibration[case.kind].after.calibration_error,
-        latency_ratio=match.latency_ratio if match else None,
-        size=case.registry.size(case.challenger) if rules.max_bytes is not None else None,
-        looks=case.looks,
-        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
-    )
-    return decide(facts, rules), lost, facts.comparison
-
-
-def _lost(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Return the classes that only `before` has; an old version may spell a class in another form of Unicode."""
-    kept = {unicodedata.normalize("NFC", label) for label in after}
-    return [label for label in before if unicodedata.normalize("NFC", label) not in kept]
+        return None, [
+            f"it is version {champion}, the champion, registered again: its files were gone" if twin else gone
+        ]
+    if champion is None:
+        return None, []
+    opponent = package_loading.load(case.registry, champion, chain.package_of(champion))
+    match = rematch(case.registry, case.kind, case.challenger, opponent, rules, case.evaluation.classes)
+    return match, match.notes
 
 
 def _checks(kind: type[Validation] | type[Screening], report: Path) -> tuple[RuleResult, ...]:

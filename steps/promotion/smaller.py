@@ -49,7 +49,7 @@ def smaller(
     right = answered == targets
     rng = numpy_generator(document["seed"], "export", package.digest)
     judged = judge(targets, made, classes, evaluate.confidence, evaluate.bootstrap_draws, rng, groups, answered)
-    compared = paired(document, part, right, before_it == targets, ("export", package.digest))
+    compared = paired(document, part, right, before_it == targets, ("export", package.digest), asked.least)
     facts = ChallengerFacts(
         challenger=judged,
         opponent=f"version {package.version}",

@@ -59,6 +59,7 @@ class Promotion:
     judged: Judgement  # the challenger's test figures
     verdict: str  # promote | refuse | propose
     comparison: PairedComparison | None  # if the decision used one
+    notes: tuple[str, ...] = ()  # those of the reasons that say what was compared: a reader needs them first
 
 
 def confirmed(version: str, reasons: Sequence[str]) -> tuple[str, ...]:
@@ -72,4 +73,4 @@ def confirming(promotion: Promotion) -> Promotion:
     if not promotion.changed:
         return promotion
     reasons = confirmed(promotion.challenger, promotion.reasons)
-    return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None)
+    return replace(promotion, previous=promotion.champion, changed=False, reasons=reasons, comparison=None, notes=())

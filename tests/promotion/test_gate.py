@@ -31,6 +31,7 @@ OFF = GateRules(
     look_budget=1,
     look_limit=None,
     blocking_warnings=(),
+    min_unseen_per_class=None,
 )
 
 
@@ -39,7 +40,7 @@ def judged(value: float, low: float | None = None, high: float | None = None) ->
 
 
 def against(value: float, low: float | None = None, high: float | None = None, p: float = 0.01) -> PairedComparison:
-    return replace(COMPARISON, n=60, only_a=9, only_b=3, mcnemar_p=p, difference=value, low=low, high=high)
+    return replace(COMPARISON, n=60, only_a=9, only_b=3, p=p, difference=value, low=low, high=high)
 
 
 def slice_of(breached: bool) -> SliceJudgement:
@@ -73,22 +74,24 @@ CASES = [
     (GOOD, {"comparison": "superior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.1, 0.02, 0.2)), {"comparison": "superior"}, None),
     (
-        replace(GOOD, comparison=against(0.1, 0.02, 0.2)),
+        replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.03)),
         {"comparison": "superior", "margin": 0.02},
         "10.0 points better than the champion (interval +2.0 to +20.0) on the same 60 test images, 9 won and 3 lost "
-        "(McNemar p = 0.01): that it is better by more than 2 points is not shown",
+        "(exact sign-flip test, one-sided p = 0.03): that it is better by more than 2 points is not shown, p would "
+        "have to be below 0.025 (promote.comparison, promote.margin)",
     ),
-    (replace(GOOD, comparison=against(0.1, -0.01, 0.2)), {"comparison": "superior"}, "is not shown"),
-    (replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.06)), {"comparison": "superior"}, "is not shown"),
+    (replace(GOOD, comparison=against(0.1, -0.01, 0.2)), {"comparison": "superior"}, None),
+    (replace(GOOD, comparison=against(0.1, 0.02, 0.2, p=0.026)), {"comparison": "superior"}, "is not shown"),
     (
-        replace(GOOD, comparison=against(-0.1, -0.2, 0.0)),
+        replace(GOOD, comparison=against(-0.1, -0.2, 0.0, p=0.5)),
         {"comparison": "non_inferior", "margin": 0.1},
         "10.0 points worse than the champion (interval -20.0 to +0.0) on the same 60 test images, 9 won and 3 lost "
-        "(McNemar p = 0.01): that it is at most 10 points worse is not shown",
+        "(exact sign-flip test, one-sided p = 0.5); plain accuracy rises by 10.0 points: that it is at most 10 points "
+        "worse is not shown",
     ),
     (replace(GOOD, comparison=against(-0.01, -0.05, 0.1)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "superior"}, "as good as the champion on the same"),
-    (replace(GOOD, comparison=against(0.0, p=1.0)), {"comparison": "non_inferior", "margin": 0.1}, None),
+    (replace(GOOD, comparison=against(0.0, p=0.001)), {"comparison": "non_inferior", "margin": 0.1}, None),
     (replace(GOOD, comparison=against(1.0, p=0.01)), {"comparison": "superior"}, None),
     (
         replace(GOOD, comparison=against(1.0, p=0.2)),
@@ -155,7 +158,7 @@ def test_a_refusal_lists_every_reason() -> None:
     facts = replace(
         GOOD,
         recalls=[FELL],
-        lost_classes=["dogs"],
+        shortage="too few images are left (promote.min_unseen_per_class)",
         slice_changes=[DIMMED],
         size=11,
         calibration_error=error(0.2),
@@ -163,7 +166,7 @@ def test_a_refusal_lists_every_reason() -> None:
         looks="too often (promote.look_limit)",
         slices=[slice_of(True)],
         checks=[WARNED],
-        comparison=against(-0.1, -0.2, 0.0),
+        comparison=against(-0.1, -0.2, 0.0, p=1.0),
     )
     rules = GateRules(
         floor=0.95,
@@ -180,11 +183,12 @@ def test_a_refusal_lists_every_reason() -> None:
         look_budget=1,
         look_limit=1,
         blocking_warnings=("all",),
+        min_unseen_per_class=1,
     )
     named = [
         "floor",
         "comparison",
-        "keep_classes",
+        "min_unseen_per_class",
         "max_recall_drop",
         "max_slice_drop",
         "max_breached_slices",
@@ -212,8 +216,30 @@ def test_what_earned_promotion_is_said_with_its_figures() -> None:
     better = replace(GOOD, comparison=against(0.1, 0.02, 0.2))
     assert decide(better, replace(OFF, comparison="superior")).reasons == (
         "balanced accuracy 90.0 % (80.0 to 95.0); 10.0 points better than the champion (interval +2.0 to +20.0) on the "
-        "same 60 test images, 9 won and 3 lost (McNemar p = 0.01)",
+        "same 60 test images, 9 won and 3 lost (exact sign-flip test, one-sided p = 0.01)",
     )
+
+
+def test_p_decides_and_not_the_interval_and_one_night_in_forty_promotes_by_chance() -> None:
+    rules = replace(OFF, comparison="superior")
+    for p, promoted in ((0.024, True), (0.026, False), (0.5, False), (1.0, False)):
+        assert decide(replace(GOOD, comparison=against(0.1, p=p)), rules).promote == promoted
+
+
+def test_what_happens_to_plain_accuracy_is_said_where_it_goes_the_other_way() -> None:
+    worse = replace(GOOD, comparison=replace(against(0.067, p=0.001), n=1000, only_a=20, only_b=60))
+    assert (
+        decide(worse, replace(OFF, comparison="superior"))
+        .reasons[0]
+        .endswith("20 won and 60 lost (exact sign-flip test, one-sided p = 0.001); plain accuracy falls by 4.0 points")
+    )
+
+
+def test_other_classes_ask_a_person_and_another_task_is_refused_by_no_rule() -> None:
+    changed = replace(RIVAL, changed_classes=True)
+    assert [decide(changed, replace(OFF, keep_classes=kept)).asks for kept in (True, False)] == [True, False]
+    assert not decide(RIVAL, replace(OFF, keep_classes=True)).asks
+    assert decide(replace(GOOD, another_task="another task"), OFF).reasons == ("another task",)
 
 
 shares = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])
@@ -227,7 +253,9 @@ facts_of = st.builds(
     ),
     recalls=st.sampled_from([(), (FELL,)]),
     slice_changes=st.sampled_from([(), (DIMMED,)]),
-    lost_classes=st.sampled_from([(), ("dogs",)]),
+    changed_classes=st.booleans(),
+    shortage=st.sampled_from([None, "too few images"]),
+    another_task=st.sampled_from([None, "another task"]),
     slices=st.sampled_from([(), (slice_of(True),), (slice_of(False),)]),
     calibration_error=st.none() | st.builds(error, shares),
     latency_ratio=st.none() | st.sampled_from([0.5, 2.0]),
@@ -238,6 +266,7 @@ facts_of = st.builds(
 limits = {
     "floor": shares,
     "keep_classes": st.just(True),
+    "min_unseen_per_class": st.integers(1, 9),
     "comparison": st.sampled_from(["superior", "non_inferior"]),
     "max_recall_drop": shares,
     "max_slice_drop": shares,

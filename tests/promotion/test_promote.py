@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from mlflow.tracking._tracking_service import utils
 from torch import nn
 
+from flows.finish import Report, headline
 from steps.backbones.backbone import Grafted, build, without_top
 from steps.commands.compare import compare
 from steps.errors import IntegrityError, RegistryError, RequestError
@@ -49,14 +50,15 @@ class World:
     table: pd.DataFrame
     packages: Path  # those of every test: a package takes seconds, and the same answers make the same
 
-    def register(self, bias: list[float]) -> str:
-        """Register a model that always answers by `bias`; return its digest."""
-        saved, digest = self._package(bias)
+    def register(self, bias: list[float], learnt: Sequence[str] | None = ()) -> str:
+        """Register a model that always answers by `bias` and learnt from these ids; return its digest."""
+        saved, digest = self._package(bias, learnt)
         packaged.register(self.registry, digest, saved)
         return digest
 
-    def _package(self, bias: list[float]) -> tuple[Path, str]:
-        folder = self.packages / "-".join(map(str, bias))
+    def _package(self, bias: list[float], learnt: Sequence[str] | None) -> tuple[Path, str]:
+        from_which = hashlib.sha256(repr(learnt).encode()).hexdigest()[:8]
+        folder = self.packages / "-".join([*map(str, bias), from_which])
         if (folder / "digest").exists():
             return folder / "saved", (folder / "digest").read_text()
         torch.manual_seed(0)
@@ -64,7 +66,7 @@ class World:
         head = nn.Linear(width, len(bias))
         nn.init.zeros_(head.weight)
         head.bias.data = torch.tensor(bias)
-        saved, digest = packaged.save(folder, Grafted(backbone, head), num_classes=10, preprocessing=spec(32))
+        saved, digest = packaged.save(folder, Grafted(backbone, head), learnt, num_classes=10, preprocessing=spec(32))
         (folder / "digest").write_text(digest)
         return saved, digest
 
@@ -188,7 +190,7 @@ def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> Non
     assert (done.champion, done.challenger, world.alias()) == ("1", "2", "1")
     assert len(done.reasons) == 3, "a refusal lists all its reasons"
     assert done.reasons[1].startswith("as good as the champion (interval ")
-    assert "on the same 12 test images, 3 won and 6 lost (McNemar p = 0.51)" in done.reasons[1]
+    assert "on the same 12 test images, 3 won and 6 lost (exact sign-flip test, one-sided p = 0.59)" in done.reasons[1]
     assert done.reasons[2].startswith("class 0: recall falls by 100.0 points against the champion, of 6 images 6 lost")
     assert world.registry.alias(CHALLENGER) == "2"
 
@@ -209,7 +211,7 @@ def test_a_slice_that_the_champion_answers_better_refuses(world: World) -> None:
     assert world.promote(comparison=None, max_recall_drop=None, max_slice_drop=None).champion == "2"
 
 
-def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it_is_compared_by(world: World) -> None:
+def test_a_challenger_without_a_class_of_the_champions_waits_for_a_person(world: World) -> None:
     world.challenge(ALWAYS_1)
     world.promote()
     world.challenge(ALWAYS_0)
@@ -217,12 +219,48 @@ def test_a_challenger_that_lacks_a_class_of_the_champions_is_refused_whatever_it
     files.write_json(world.root / EVALUATION, replace(evaluation, classes=("0", "1")))
     off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
     done = world.promote(**off)
-    assert (done.champion, world.alias()) == ("1", "1")
-    assert done.reasons == (
-        "the champion knows '2', this version does not: bring the images back, or let the class go with "
-        "promote.keep_classes: false in params.yaml (promote.keep_classes)",
+    assert (done.verdict, done.champion, world.alias()) == ("propose", "1", "1")
+    sentence = (
+        "the classes differ from those of version 1, the champion: '2' dropped; the two are compared on the 2 classes "
+        "in common (a person approves if promote.keep_classes is true)"
     )
+    assert done.notes == (sentence,) == done.reasons[1:2]
+    assert done.comparison is not None and done.comparison.n == 9
+    assert Report({"a": "Ran"}, done).lines()[2:4] == [sentence, headline(done)], "before any verdict"
     assert world.promote(**off, keep_classes=False).champion == "2"
+
+
+def test_another_task_is_refused_before_any_figure(world: World) -> None:
+    world.challenge(ALWAYS_1)
+    world.promote()
+    world.table["label"] = "fox " + world.table["label"]
+    files.write_table(world.root / SCREENED, world.table)
+    digest = world.register(ALWAYS_0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(globals(), "CLASSES", ["fox 0", "fox 1", "fox 2"])
+        world.receive(digest, ALWAYS_0)
+    evaluation = artefacts.read(Evaluation, world.root / EVALUATION)
+    files.write_json(world.root / EVALUATION, replace(evaluation, classes=("fox 0", "fox 1", "fox 2")))
+    done = world.promote()
+    assert (done.champion, done.comparison) == ("1", None)
+    assert done.reasons == (
+        "another task: version 1, the champion, knows '0', '1', '2'; these images have 'fox 0', 'fox 1', 'fox 2', and "
+        "none of them in common; another task needs another model name: set register.model_name in params.yaml, then "
+        "`regraft run`",
+    )
+
+
+def test_test_images_that_the_champion_learnt_from_are_left_out_and_too_few_decide_nothing(world: World) -> None:
+    seen = list(world.table.groupby("label")["id"].first())
+    world.receive(world.register(ALWAYS_0, seen), ALWAYS_0)
+    world.promote()
+    world.challenge(ALWAYS_1)
+    note = "3 of 12 test images are left out: version 1, the champion, learnt from them"
+    done = world.promote()
+    assert done.champion == "1" and done.comparison is None
+    assert f"{note}; too few are left of '1' 2, '2' 2: at least 5 per class are needed." in done.reasons[1]
+    done = world.promote(min_unseen_per_class=2)
+    assert done.notes == (note,) and done.comparison is not None and done.comparison.n == 9
 
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
@@ -236,7 +274,8 @@ def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     assert (done.champion, done.previous) == ("2", "1")
     assert done.reasons == (
         "balanced accuracy 100.0 % (52.1 to 100.0) clears the floor of 0 %; 100.0 points better than the champion "
-        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (McNemar p = 0.031)",
+        "(interval +50.0 to +100.0) on the same 6 test images, 6 won and 0 lost (exact sign-flip test, one-sided "
+        "p = 0.016)",
     )
 
 

@@ -1,0 +1,120 @@
+"""A one-sided test of the paired difference in balanced accuracy: the figure that decides about promotion.
+
+The difference is a sum over images: an image of class k that only model a gets right adds 1 / (K n_k), one that only
+model b gets right takes as much away (K classes occur, n_k images of class k).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from steps.evaluation.intervals import design_effect
+from steps.runtime.arrays import Floats, Ints
+
+SIGN_FLIPS, SCORE = "exact sign-flip test", "score test"
+CELLS = 2**16  # of the grid on which the distribution of the sum is computed
+REACH = 9.0  # standard deviations that the grid holds; Hoeffding: beyond them lies less than 1e-17
+NOISE = 1e-15  # rounding of the Fourier transform: no smaller p is known
+HALVINGS = 60  # of a bisection
+RARE = 1e-9  # images added to each cell of a table: the likeliest shares are then inside, never at an end
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The one-sided p-value of the hypothesis that the difference is at most a limit, and the name of the test."""
+
+    p: float
+    test: str
+
+
+def balanced(gain: Floats, targets: Ints, cluster: Ints, least: float) -> PairedTest:
+    """Test whether model a is better than b by more than `least` in balanced accuracy; below 0: not as much worse.
+
+    `gain` [n] is 1 where only a is right, -1 where only b is, otherwise 0; `targets` [n] are the classes and `cluster`
+    [n] the groups, whose images are judged as one. Without a limit the signs of images or groups are flipped. With
+    one the score test decides; above 0 both have to agree, because the score test is overconfident on a few images.
+    """
+    weights = _weights(targets)
+    flipped = PairedTest(sign_flips(np.bincount(cluster, gain * weights).astype(np.float64)), SIGN_FLIPS)
+    if least == 0:
+        return flipped
+    scored = PairedTest(score(gain, targets, cluster, least), SCORE)
+    return max(scored, flipped, key=lambda tested: tested.p) if least > 0 else scored
+
+
+def _weights(targets: Ints) -> Floats:
+    """Return the weight of each image [n] in a mean over the classes; they add up to 1."""
+    _, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    return np.asarray(1 / (len(sizes) * sizes[index]))
+
+
+def sign_flips(parts: Floats) -> float:
+    """Return the probability that `parts` [m] with random signs add up to their sum or more; 1 if all are 0.
+
+    If neither model is better, each image (or group) favours either with the same probability: the test is exact for
+    that (Fisher 1935, The Design of Experiments, section 21), and for equal images of one class it is McNemar's. If
+    one model is better at one class and worse at another, the signs vary more than the difference does, and the test
+    errs on the safe side. The distribution is the inverse Fourier transform of the product of the parts'
+    characteristic functions. Parts are rounded to the grid, the observed sum with them: the test stays exact.
+    """
+    parts = parts[parts != 0]
+    if not len(parts):
+        return 1.0
+    reach = min(float(np.abs(parts).sum()), REACH * float(np.sqrt((parts**2).sum())))
+    steps = np.rint(parts / reach * 0.95 * CELLS / 2).astype(np.int64)
+    lengths, counts = np.unique(np.abs(steps), return_counts=True)
+    angle = 2 * np.pi / CELLS * np.arange(CELLS // 2 + 1)
+    transform = np.ones(len(angle))
+    for length, count in zip(lengths, counts, strict=True):
+        transform *= np.cos(angle * length) ** int(count)
+    density, observed = np.fft.irfft(transform, CELLS), int(steps.sum())
+    if observed > 0:
+        return float(max(density[observed : CELLS // 2 + 1].sum(), NOISE))
+    return float(1 - density[1 - observed : CELLS // 2 + 1].sum())
+
+
+def score(gain: Floats, targets: Ints, cluster: Ints, least: float) -> float:
+    """Return the p-value of a difference of at most `least`, by its variance if the difference is exactly that.
+
+    Tango's test of a paired difference (1998, Stat. Med. 17:891), stratified by class. Groups widen it by their
+    design effect, and their number gives the degrees of freedom of Student's t.
+    """
+    _, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    won, lost = (np.bincount(index, gain * sign > 0, len(sizes)).astype(np.float64) for sign in (1, -1))
+    up, down = likeliest(won, lost, sizes, least)
+    variance = float(((up + down - (up - down) ** 2) / sizes).sum()) / len(sizes) ** 2
+    weights, clusters = _weights(targets), len(np.unique(cluster))
+    grouped = clusters < len(gain)
+    design = design_effect(gain * weights * len(gain), cluster) if grouped else 1.0
+    distance = (float((gain * weights).sum()) - least) / np.sqrt(variance * design)
+    return float(student.sf(distance, max(clusters - 1, 1) if grouped else np.inf))
+
+
+def likeliest(won: Floats, lost: Floats, sizes: Ints, difference: float) -> tuple[Floats, Floats]:
+    """Return the likeliest shares of images won and lost in each class [K] if their mean difference is this one.
+
+    Lagrange's multiplier x of the condition gives won / (y + x), lost / (y - x) and rest / y, where y makes the three
+    shares of a class add up to 1.
+    """
+    rest = sizes - won - lost + RARE
+    won, lost = won + RARE, lost + RARE
+    high = 2 * float(sizes.sum()) / (1 - abs(difference))
+    low = -high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        up, down = _shares(won, lost, rest, middle)
+        low, high = (middle, high) if (up - down).mean() > difference else (low, middle)
+    return up, down
+
+
+def _shares(won: Floats, lost: Floats, rest: Floats, x: float) -> tuple[Floats, Floats]:
+    """Return the shares won and lost for a multiplier; bisects the distance of y from the pole at |x|."""
+    low, high = np.zeros(len(won)), won + lost + rest
+    for _ in range(HALVINGS):
+        y = (low + high) / 2
+        near, far = (won, lost) if x < 0 else (lost, won)  # the share whose divisor is the distance itself
+        total = near / y + far / (y + 2 * abs(x)) + rest / (y + abs(x))
+        low, high = np.where(total > 1, y, low), np.where(total > 1, high, y)
+    near, far = near / y, far / (y + 2 * abs(x))
+    return (near, far) if x < 0 else (far, near)

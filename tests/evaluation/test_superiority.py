@@ -1,0 +1,31 @@
+"""The test that decides about promotion agrees with brute force, with McNemar's, and points in one direction."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from steps.evaluation.superiority import balanced, sign_flips
+from tests.studies.promotions import LEVEL, LEVELS, promoted
+
+
+def test_it_is_the_share_of_all_signs() -> None:
+    parts = np.random.default_rng(0).normal(size=10)
+    sums = np.array(list(product([1, -1], repeat=10))) @ np.abs(parts)
+    assert sign_flips(parts) == pytest.approx((sums >= parts.sum() - 1e-9).mean())
+    assert sign_flips(np.r_[np.ones(30), -np.ones(12)]) == pytest.approx(
+        binomtest(30, 42, alternative="greater").pvalue
+    )
+    assert (sign_flips(np.zeros(3)), sign_flips(np.ones(1))) == (1.0, pytest.approx(0.5))
+
+
+def test_what_is_worse_has_no_small_p() -> None:
+    targets, gain = np.repeat([0, 1], [900, 100]), np.zeros(1000)
+    gain[:60] = -1
+    assert balanced(gain, targets, np.arange(1000), 0.0).p > 0.99
+
+
+@pytest.mark.parametrize("bout", LEVELS[1:6:4], ids=lambda bout: bout.name)
+def test_equal_models_are_promoted_at_most_at_the_stated_rate(bout) -> None:  # type: ignore[no-untyped-def]
+    assert promoted(bout, 100)[0] <= LEVEL + 3 * np.sqrt(LEVEL / 100)
