@@ -251,7 +251,7 @@ def _match(case: Case, chain: Chain) -> tuple[Rematch | None, list[str]]:
     if champion is None:
         return None, []
     opponent = package_loading.load(case.registry, champion, chain.package_of(champion))
-    match = rematch(case.registry, case.kind, case.challenger, opponent, rules, case.evaluation.classes)
+    match = rematch(case.registry, case.kind, case.challenger, opponent, rules, case.evaluation)
     return match, match.notes
 
 

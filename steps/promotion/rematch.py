@@ -11,6 +11,7 @@ import pandas as pd
 
 from steps.backbones.backbone import digest
 from steps.errors import RegistryError
+from steps.evaluation.results import Evaluation
 from steps.images.decoding import batched, bytes_of
 from steps.images.manifest import TEST, normal
 from steps.promotion.gate import GateRules
@@ -45,7 +46,11 @@ class Rematch:
 
 @dataclass(frozen=True)
 class _Answered:
-    """The test images [n] that neither has learnt from, the challenger's probabilities, and the champion's or None."""
+    """The test images [n] that neither has learnt from, and what each version's answers are the largest of.
+
+    That is probabilities times the version's own weights of its classes; None for an image that the champion cannot
+    read.
+    """
 
     images: pd.DataFrame
     ours: list[Any]
@@ -53,15 +58,15 @@ class _Answered:
 
 
 def rematch(
-    registry: Registry, kind: str, challenger: str, champion: Package, rules: GateRules, classes: Sequence[str]
+    registry: Registry, kind: str, challenger: str, champion: Package, rules: GateRules, evaluation: Evaluation
 ) -> Rematch:
     """Compare two versions on today's test images that neither has learnt from, by the classes that both know.
 
-    The challenger's answers are those that `evaluate` wrote; `classes` are in the order of its probabilities. Latency
-    is measured if there is a rule for it, on images that both answer. Raises RegistryError if the champion answers none
-    of the images or the challenger's package is gone or not what was signed, IntegrityError if a test image has changed
-    since ingest.
+    The challenger's answers are those that `evaluate` wrote, with `evaluation`. Latency is measured if there is a rule
+    for it, on images that both answer. Raises RegistryError if the champion answers none of the images or the
+    challenger's package is gone or not what was signed, IntegrityError if a test image has changed since ingest.
     """
+    classes = evaluation.classes
     root, opponent = registry.root, f"version {champion.version}, the champion,"
     known = [normal(label) for label in champion.model.unwrap_python_model().classes]
     table, mine = files.read_table(root / SCREENED), _answers_of(root, kind)
@@ -70,7 +75,7 @@ def rematch(
     task, notes = task_of(known, classes), seen.notes
     if shortage := seen.shortage(mine["label"], [*task.common], rules.min_unseen_per_class):
         return Rematch(task, notes, shortage=shortage)
-    held = _held(root, champion, mine[seen.mask])
+    held = _held(root, champion, mine[seen.mask], evaluation.calibration[kind].answer_weights or (1.0,) * len(classes))
     if not task.same:
         task = with_names(task, held.images["label"], _best(held.theirs, known), table, learnt)
         if task.another:
@@ -97,13 +102,18 @@ def _answers_of(root: Path, kind: str) -> pd.DataFrame:
     return predictions[(predictions["model"] == kind) & (predictions["split"] == TEST)].sort_values("path")
 
 
-def _held(root: Path, champion: Package, mine: pd.DataFrame) -> _Answered:
+def _held(root: Path, champion: Package, mine: pd.DataFrame, weights: Sequence[float]) -> _Answered:
     """Let the champion answer these images, and record the look."""
     look_ledger.record([weights_of(champion)], mine["id"])
     theirs = answers(champion, root / RAW, _pairs(mine), "probabilities")
     if all(answer is None for answer in theirs):
         raise RegistryError(f"version {champion.version}, the champion, answers none of {len(mine)} test images here")
-    return _Answered(mine, list(mine["probabilities"]), theirs)
+    of_champion = np.array(champion.facts.weights)
+    return _Answered(
+        mine,
+        [np.asarray(row) * weights for row in mine["probabilities"]],
+        [None if row is None else np.asarray(row) * of_champion for row in theirs],
+    )
 
 
 def _pairs(images: pd.DataFrame) -> list[tuple[str, str]]:
