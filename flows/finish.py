@@ -31,13 +31,14 @@ class Report:
     stages: dict[str, str] = field(default_factory=dict)
     promotion: Promotion | None = None
     page: str | None = None
+    checks: str | None = None  # the page of broken rules of the data, if there are any
     summary: str | None = None  # the outcome in Markdown
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
         made = self.promotion
         promotion = vars(made) | {"headline": headline(made)} if made else None
-        return {"stages": self.stages, "promotion": promotion, "report": self.page}
+        return {"stages": self.stages, "promotion": promotion, "report": self.page, "checks": self.checks}
 
     def lines(self) -> list[str]:
         """Return text for a person."""

@@ -7,20 +7,24 @@ from typing import Any
 
 import pytest
 
-from steps.checks.reports import Copies, Covariate, Listed, Mislabelled, Oddity, Shift, Stranger, Unreadable
+from steps.checks.reports import Copies, Covariate, Listed, Mislabelled, Oddity, Shift, Stranger, Unreadable, Validation
 from steps.checks.rule import RuleResult
+from steps.pages import gate_page
 from steps.pages.album import Album
 from steps.pages.outcome import REMAINS, write_outcome
 from steps.pages.rendering import render
+from steps.runtime import artefacts
 from steps.runtime.figure import Figure
 from tests.browser import HEIGHTS, Tab, browser
+from tests.checks import test_remedies as planted
+from tests.checks.world import World
 from tests.conftest import NEEDS
 from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, SCREENED, Inputs, honest, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
 ODD = [*HOSTILE, "\u202eright to left", "نحلة " * 9, "蜜蜂" * 30, "w" * 120, "a\nb"]
-PAGES = ("report", "outcome", "first", "sheet", "against", "many", "odd", "one", "none")
+PAGES = ("report", "outcome", "first", "sheet", "against", "gate", "many", "odd", "one", "none")
 each_page = pytest.mark.parametrize("name", PAGES)
 each_width = pytest.mark.parametrize("width", HEIGHTS)
 each_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -40,6 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain = inputs("plain")
     plain.change("evaluation", **honest(CLASSES))
     found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
+    found["gate"] = gate(tmp_path_factory.mktemp("gate"))
     remains = replace(FIRST, verdict=REMAINS, looks=REFUSAL.looks, headline="version 4 of garden remains the champion")
     for name, outcome in (("outcome", REFUSAL), ("first", FIRST), ("remains", remains)):
         found[name] = plain.root / f"{name}.html"
@@ -105,6 +110,21 @@ def against(inputs: Inputs) -> Path:
     page.write_text(
         render("against.html", strange=shown, unseen=shown, confidence=0.95, found=report), encoding="utf-8"
     )
+    return page
+
+
+def gate(root: Path) -> Path:
+    """The page of broken rules, with pictures, tables, hostile names and lines to paste."""
+    world = World(root)
+    planted.chain(world)
+    planted.capitals(world)
+    planted.failed_downloads(world)
+    planted.copied(world, "test/ant/2.png", f"train/ant/{'w' * 120}, <b>.png")
+    world.lose("beetle", *ODD)
+    assert world.run()[0] == 3
+    page = root / "checks.html"
+    checks = artefacts.read(Validation, root / "validation.json")
+    gate_page.write_page(page, root / "checks.csv", world.paths, checks, None)
     return page
 
 
