@@ -1,7 +1,7 @@
 """After the graph: promotion, which depends on the registry's present state, and the page with the outcome."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flows.graph import Graph
 from steps.errors import GraphError, without_passwords
 from steps.evaluation.results import Evaluation
+from steps.pages.caveats import Caveat
 from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
 from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # its templates load when a page is written
 FRESH, STALE, RAN = "Fresh", "Stale", "Ran"
 REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
 ANSWER = Path(".regraft/promotion.json")
+SAID = 3  # warnings in a run's last lines; the page has all
 Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 
@@ -51,10 +53,24 @@ class Report:
         return [
             *_table(self.stages),
             "",
+            *self._caveats(made.caveats),
             headline(made),
             *(f"  {reason}" for reason in made.reasons),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
             f"  outcome: {PAGE}",
+        ]
+
+    def _caveats(self, caveats: Sequence[Caveat]) -> list[str]:
+        """Return what a reader has to know before the verdict."""
+        if not caveats:
+            return []
+        more = [f"  and {len(caveats) - SAID} more"] if len(caveats) > SAID else []
+        pictures = [f"  warnings in pictures: {self.checks}"] if self.checks else []
+        return [
+            "what could overturn this, the gravest first:",
+            *(f"  ! {caveat.sentence}" for caveat in caveats[:SAID]),
+            *more,
+            *pictures,
         ]
 
 
@@ -208,6 +224,7 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
         judged=promotion.judged,
         confidence=artefacts.read(Evaluation, root / EVALUATION).confidence,
         comparison=promotion.comparison,
+        caveats=promotion.caveats,
         looks=looks,
         links=tuple(_links(root, promotion.run_id)),
     )

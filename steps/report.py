@@ -16,6 +16,7 @@ from steps.evaluation.results import Evaluation, Judgement
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
 from steps.pages.album import Album, exchanged
+from steps.pages.caveats import caveats
 from steps.pages.findings import NAMES
 from steps.pages.inspection import Inspection
 from steps.pages.rendering import Picture, inline_svg, percent, render
@@ -120,6 +121,7 @@ def report(
         **_wrong_answers(results, album, params),
         **_data(results, album, params),
         "accounts_shown": _accounts_shown(results, album),
+        "caveats": caveats((*results.checks.rules, *results.screened.rules), results.judged),
     }
     svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(results)}
 

@@ -11,6 +11,7 @@ from steps.checks.reports import Screening, Validation
 from steps.checks.rule import RuleResult
 from steps.errors import RegistryError
 from steps.evaluation.results import Evaluation, PairedComparison
+from steps.pages.caveats import Caveat, caveats
 from steps.promotion.gate import ChallengerFacts, Verdict, decide
 from steps.promotion.rematch import rematch
 from steps.promotion.terms import (
@@ -70,6 +71,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         judged=case.evaluation.test[case.kind],
         verdict=answer.kind,
         comparison=answer.comparison,
+        caveats=case.caveats,
     )
 
 
@@ -91,6 +93,16 @@ class Case:
     def evaluation(self) -> Evaluation:
         """Return the output of `evaluate`."""
         return artefacts.read(Evaluation, self.root / EVALUATION)
+
+    @cached_property
+    def checks(self) -> tuple[RuleResult, ...]:
+        """Return the rules of the data gates, as they reported them."""
+        return (*_checks(Validation, self.root / VALIDATION), *_checks(Screening, self.root / SCREENING))
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """Return what could overturn the result."""
+        return caveats(self.checks, self.evaluation)
 
     def question(self, champion: str | None) -> str:
         """Return the digest of all that the answer depends on; no clock: measured time is evidence, not question."""
@@ -179,6 +191,7 @@ def _project(case: Case, answer: Answer) -> None:
         comparisons.keep(registry, challenger, answer.question, answer.comparison)
     if answer.new:
         registry.tag_verdict(challenger, answer.kind, answer.reasons, answer.previous)
+    registry.tag_warnings(challenger, [caveat.sentence for caveat in case.caveats])
 
 
 def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str, Any]) -> str:
@@ -229,7 +242,7 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
         latency_ratio=match.latency_ratio if match else None,
         size=case.registry.size(case.challenger) if rules.max_bytes is not None else None,
         looks=case.looks,
-        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
+        checks=case.checks,
     )
     return decide(facts, rules), lost, facts.comparison
 
