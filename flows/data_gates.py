@@ -88,8 +88,13 @@ def write_page(root: Path, names: Collection[str]) -> str | None:
 
     screened = artefacts.read(Screening, root / GATES["screen"]) if "screen" in names else None
     inputs = artefacts.paths(root, "validate")
-    broken = gate_page.write_page(root / PAGE, root / LINES, inputs, _checks(root), screened)
-    return PAGE if broken else None
+    gate_page.write_page(root / PAGE, root / LINES, inputs, _checks(root), screened)
+    return written_page(root)
+
+
+def written_page(root: Path) -> str | None:
+    """Return the path of the page of broken rules that the last run wrote, if it wrote one."""
+    return PAGE if (root / PAGE).is_file() else None
 
 
 def _checks(root: Path) -> Unsound:

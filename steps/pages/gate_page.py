@@ -21,8 +21,10 @@ MOST_LINES = 24  # to paste; more are easier taken from the CSV
 Shown = tuple[Listed, list[Picture]]
 
 
-def write_page(page: Path, lines: Path, inputs: Mapping[str, Path], checks: Unsound, screened: Screening | None) -> int:
-    """Write the page and the CSV if a rule is broken, else remove them; return the number of broken rules.
+def write_page(
+    page: Path, lines: Path, inputs: Mapping[str, Path], checks: Unsound, screened: Screening | None
+) -> None:
+    """Write the page and the CSV if a rule is broken, else remove them.
 
     `inputs` are the paths of `validate` by argument (raw, manifest, quarantine, decisions, lost_classes). `screened` is
     None if `screen` was not reached.
@@ -31,7 +33,7 @@ def write_page(page: Path, lines: Path, inputs: Mapping[str, Path], checks: Unso
     if not broken:
         page.unlink(missing_ok=True)
         lines.unlink(missing_ok=True)
-        return 0
+        return
     shown = sections(broken, _evidence(inputs, checks, screened))
     album = Album(inputs["raw"], SIDE, BUDGET)
 
@@ -48,7 +50,6 @@ def write_page(page: Path, lines: Path, inputs: Mapping[str, Path], checks: Unso
         ),
     )
     decision_files.write(lines, _decisions(shown))
-    return len(broken)
 
 
 def _decisions(shown: Sequence[Section]) -> Iterable[Decision]:
