@@ -95,6 +95,7 @@ def run(
 
 def _nothing_to_do(root: Path) -> Report | None:
     """Return the report if every stage is fresh, without importing Prefect or torch; None if a stage is stale."""
+    from flows.data_gates import written_page
     from flows.sources import refresh
 
     with running(root):
@@ -107,7 +108,7 @@ def _nothing_to_do(root: Path) -> Report | None:
                 check_params(graph)
                 preflight.check(root)
             return None
-        return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH)))
+        return finish(graph, Report(stages=dict.fromkeys(graph.stages, FRESH), checks=written_page(root)))
 
 
 @app.command()

@@ -1,25 +1,31 @@
 """`regraft validate`: the gates alone. Their reports are returned even if they refuse."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from flows.graph import Graph
 from flows.sources import files_below
 from steps.checks.reports import Report, Screening, Shift, Unsound, Validation
-from steps.checks.rule import refusal
+from steps.checks.rule import refusal, some
 from steps.errors import DataError, RequestError
 from steps.runtime import artefacts, files, params, stage
 
 GATES = {"validate": "data/reports/validation.json", "screen": "data/reports/screen.json"}
+SHEET, PAGE, LINES = "data/reports/screen.html", "data/outcome/checks.html", "data/outcome/checks.csv"
 
 
 @dataclass(frozen=True)
 class GateReports:
-    """The report of each gate that ran; the comparison with production, if requested; the refusal, if any."""
+    """The report of each gate that ran; the comparison with production, if requested; the refusal, if any.
+
+    `page` shows the broken rules if they only warn; a refusal names it itself.
+    """
 
     gates: dict[str, Report]
     against: Shift | None
     refusal: DataError | None
+    page: str | None
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
@@ -28,7 +34,10 @@ class GateReports:
         return {"accepted": self.refusal is None, "refusal": refusal, **self.gates, **against}
 
     def lines(self) -> list[str]:
-        """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure."""
+        """Return one line per rule: its outcome, its name, the value observed, and the limit if it is a figure.
+
+        A warning has its files and its remedy beside it, as a refusal has; the last lines name the pages.
+        """
         from steps.checks.expectations import AS_IT_SHOULD_BE
 
         reports = [*self.gates.values(), *([self.against] if self.against else [])]
@@ -37,39 +46,65 @@ class GateReports:
             outcome = "pass" if rule.passed else rule.severity
             limit = "" if rule.observed == AS_IT_SHOULD_BE else f" (limit: {rule.limit})"
             lines.append(f"  {outcome:<4}  {rule.name}: {rule.observed}{limit}")
-        return [*lines, *(_differences(self.against) if self.against else [])]
+            if not (rule.passed or rule.refuses):
+                lines += [f"        where   {some(rule.where)}"] if rule.where else []
+                lines += [f"        remedy  {rule.remedy}"]
+        return [*lines, *(_differences(self.against) if self.against else []), *self._pages()]
+
+    def _pages(self) -> list[str]:
+        suspects = [f"  images to review: {SHEET}"] if "screen" in self.gates else []
+        return [*suspects, *([f"  warnings in pictures: {self.page}"] if self.page else [])]
 
 
 def validate(root: Path, reference: Path | None, reweight: bool) -> GateReports:
     """Bring the gates up to date; if they accept, compare the training images with those of `reference`."""
-    gates, refusal = _gates(root)
+    gates, page, refusal = _gates(root)
     shift = None
     if reference and refusal is None:
         shift, refusal = _against(root, reference, reweight)
-    return GateReports(gates, shift, refusal)
+    return GateReports(gates, shift, refusal, page)
 
 
-def _gates(root: Path) -> tuple[dict[str, Report], DataError | None]:
-    """Bring the gates up to date; return gate -> its report, and the refusal if there is one.
+def _gates(root: Path) -> tuple[dict[str, Report], str | None, DataError | None]:
+    """Bring the gates up to date; return gate -> its report, the page of warnings, and the refusal, if there are any.
 
     A gate that was not reached has no report here: one that an earlier run left on disk would be about other data.
     """
     from flows.retrain import retrain_now
 
     try:
-        retrain_now(root, [*GATES], force=False)
+        report = retrain_now(root, [*GATES], force=False)
     except DataError as error:
         graph = Graph(root)
-        reached = {name: path for name, path in GATES.items() if _spoke(graph, name)}
-        return {name: _read(root / path) for name, path in reached.items()}, error
-    return {name: _read(root / path) for name, path in GATES.items()}, None
+        return {name: _read(root, name) for name in GATES if _spoke(graph, name)}, None, error
+    return {name: _read(root, name) for name in GATES}, report.checks, None
 
 
-def _read(path: Path) -> Report:
-    if path.name == "screen.json":
-        return artefacts.read(Screening, path)
+def write_page(root: Path, names: Collection[str]) -> str | None:
+    """Show what breaks the rules of the gates `names` on a page; return its path, None if no rule is broken."""
+    if "validate" not in names:
+        return None
+    from steps.pages import gate_page  # pandas and PIL
+
+    screened = artefacts.read(Screening, root / GATES["screen"]) if "screen" in names else None
+    inputs = artefacts.paths(root, "validate")
+    gate_page.write_page(root / PAGE, root / LINES, inputs, _checks(root), screened)
+    return written_page(root)
+
+
+def written_page(root: Path) -> str | None:
+    """Return the path of the page of broken rules that the last run wrote, if it wrote one."""
+    return PAGE if (root / PAGE).is_file() else None
+
+
+def _checks(root: Path) -> Unsound:
+    path = root / GATES["validate"]
     sound = "decisions" in files.read_json(path)
     return artefacts.read(Validation if sound else Unsound, path)
+
+
+def _read(root: Path, name: str) -> Report:
+    return artefacts.read(Screening, root / GATES[name]) if name == "screen" else _checks(root)
 
 
 def checked(reference: Path) -> Path:

@@ -1,17 +1,16 @@
 """After the graph: promotion, which depends on the registry's present state, and the page with the outcome."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.graph import Graph
-from steps.checks.reports import Screening
 from steps.errors import GraphError, without_passwords
 from steps.evaluation.results import Evaluation
-from steps.promotion.doubts import doubts
-from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SCREENING, SECTIONS, Promotion, confirming
+from steps.pages.caveats import Caveat
+from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
 from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
 from steps.registry.model_registry import Registry
@@ -23,6 +22,7 @@ if TYPE_CHECKING:  # its templates load when a page is written
 FRESH, STALE, RAN = "Fresh", "Stale", "Ran"
 REPORT, PAGE = Path("data/reports/report.html"), Path("data/outcome/index.html")
 ANSWER = Path(".regraft/promotion.json")
+SAID = 3  # warnings in a run's last lines; the page has all
 Looks = dict[str, str]  # sentence; state: within budget, over budget, exhausted
 
 
@@ -33,14 +33,14 @@ class Report:
     stages: dict[str, str] = field(default_factory=dict)
     promotion: Promotion | None = None
     page: str | None = None
+    checks: str | None = None  # the page of broken rules of the data, if there are any
     summary: str | None = None  # the outcome in Markdown
-    doubts: tuple[str, ...] = ()  # about the test split: they come before the verdict
 
     def plain(self) -> dict[str, object]:
         """Return JSON values."""
         made = self.promotion
         promotion = vars(made) | {"headline": headline(made)} if made else None
-        return {"stages": self.stages, "promotion": promotion, "doubts": self.doubts, "report": self.page}
+        return {"stages": self.stages, "promotion": promotion, "report": self.page, "checks": self.checks}
 
     def lines(self) -> list[str]:
         """Return text for a person."""
@@ -54,11 +54,24 @@ class Report:
             *_table(self.stages),
             "",
             *made.notes,
-            *(f"doubt: {doubt}" for doubt in self.doubts),
+            *self._caveats(made.caveats),
             headline(made),
             *(f"  {reason}" for reason in made.reasons if reason not in made.notes),
             f"  accuracy {100 * accuracy.known:.1f} % ({interval}) on {made.judged.n:,} test images",
             f"  outcome: {PAGE}",
+        ]
+
+    def _caveats(self, caveats: Sequence[Caveat]) -> list[str]:
+        """Return what a reader has to know before the verdict."""
+        if not caveats:
+            return []
+        more = [f"  and {len(caveats) - SAID} more"] if len(caveats) > SAID else []
+        pictures = [f"  warnings in pictures: {self.checks}"] if self.checks else []
+        return [
+            "what could overturn this, the gravest first:",
+            *(f"  ! {caveat.sentence}" for caveat in caveats[:SAID]),
+            *more,
+            *pictures,
         ]
 
 
@@ -148,7 +161,7 @@ def _told(root: Path, report: Report, promotion: Promotion, looks: Looks) -> Rep
     files.write_json(root / ANSWER, _Answer(_state(root), promotion, looks))
     result = outcome(root, promotion, looks)
     write_outcome(root / REPORT, root / PAGE, result)
-    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result), doubts=result.doubts)
+    return replace(report, promotion=promotion, page=str(root / PAGE), summary=markdown(result))
 
 
 def _recalled(root: Path) -> tuple[Promotion, Looks] | None:
@@ -212,16 +225,10 @@ def outcome(root: Path, promotion: Promotion, looks: Looks) -> "Outcome":
         judged=promotion.judged,
         confidence=artefacts.read(Evaluation, root / EVALUATION).confidence,
         comparison=promotion.comparison,
+        caveats=promotion.caveats,
         looks=looks,
-        doubts=_doubts(root),
         links=tuple(_links(root, promotion.run_id)),
     )
-
-
-def _doubts(root: Path) -> tuple[str, ...]:
-    screening = root / SCREENING
-    screened = artefacts.read(Screening, screening) if screening.is_file() else None
-    return doubts(screened, artefacts.read(Evaluation, root / EVALUATION))
 
 
 def _verdict(promotion: Promotion) -> str:

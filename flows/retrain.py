@@ -21,14 +21,22 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import orchestration, preflight
+from flows import data_gates, orchestration, preflight
 from flows.approval import tell, wait_for_answer
 from flows.finish import FRESH, RAN, Report, check_params, finish
 from flows.graph import Graph, Stage
 from flows.project import enter, running
 from flows.sources import refresh
 from flows.stopping import bind_to_us, ending_when_told
-from steps.errors import DataError, GraphError, ParamsError, RegraftError, RequestError, without_passwords
+from steps.errors import (
+    DataError,
+    GraphError,
+    ParamsError,
+    RegraftError,
+    RejectedError,
+    RequestError,
+    without_passwords,
+)
 
 log = logging.getLogger("regraft")
 
@@ -94,7 +102,8 @@ def retrain(root: str = ".", targets: Sequence[str] = (), force: bool = False) -
             wait_for = [futures[name] for name in stage.upstream]
             futures[stage.name] = task.submit(graph, stage, force, wait_for=wait_for)  # type: ignore[call-overload]
         wait(list(futures.values()))  # all of them: the project's lock must outlive the last stage that still runs
-        report = Report({name: _settled(name, future) for name, future in futures.items()})
+        states = {name: _settled(home, name, future) for name, future in futures.items()}
+        report = Report(states, checks=data_gates.write_page(home, states))
         if targets:
             return report
         with no_secrets():
@@ -151,10 +160,16 @@ def retrain_now(root: Path, targets: Sequence[str], force: bool) -> Report:
         ) from None
 
 
-def _settled(name: str, future: PrefectFuture[Any]) -> str:
-    """Return the name of a stage's final state; raise the stage's own error if it failed."""
+def _settled(root: Path, name: str, future: PrefectFuture[Any]) -> str:
+    """Return the name of a stage's final state; raise the stage's own error if it failed, with the page that shows it.
+
+    The page of a gate's refusal holds what the gates up to this one have reported.
+    """
     try:
         future.state.result(raise_on_failure=True)
     except TimeoutError:
         raise GraphError(f"{name} took longer than its timeout_minutes in dvc.yaml") from None
+    except RejectedError as error:
+        page = data_gates.write_page(root, {"validate", name})
+        raise RejectedError(f"{error}\n  in pictures, with the lines to paste: {page}") from None
     return str(future.state.name)

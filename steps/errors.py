@@ -67,6 +67,10 @@ class DataError(RegraftError):
     exit_code = 3
 
 
+class RejectedError(DataError):
+    """The rules of a gate reject the data; the gate's report holds them with what they observed."""
+
+
 class UndecodableError(DataError):
     """The bytes are not an image that can be decoded within the limits."""
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import pandas as pd
 from annotated_types import Ge, Interval
 from matplotlib.figure import Figure
-from PIL import Image
 
 from steps.backbones import models
 from steps.checks.reports import Counts, Screening, Validation
@@ -17,7 +16,8 @@ from steps.evaluation.results import Evaluation, Judgement
 from steps.images.deep_grey import used_bits
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
-from steps.pages.album import Album
+from steps.pages.album import Album, exchanged
+from steps.pages.caveats import caveats
 from steps.pages.findings import NAMES
 from steps.pages.inspection import Inspection
 from steps.pages.rendering import Picture, inline_svg, percent, render
@@ -122,6 +122,7 @@ def report(
         **_wrong_answers(results, album, params),
         **_data(results, album, params),
         "accounts_shown": _accounts_shown(results, album),
+        "caveats": caveats((*results.checks.rules, *results.screened.rules), results.screened.splits, results.judged),
     }
     svg = {name: inline_svg(figure, name, words) for name, figure, words in _drawings(results)}
 
@@ -180,7 +181,7 @@ def _accounts_shown(results: Found, album: Album) -> list[tuple[str, list[tuple[
     seen = results.checks.observed
     if not seen or all(finding.account != SWAPPED for finding in seen.wanted):
         return []
-    changes = {"as in the file": None, "red and blue exchanged": _exchanged}
+    changes = {"as in the file": None, "red and blue exchanged": exchanged}
     pairs = [
         (
             row.path,
@@ -189,10 +190,6 @@ def _accounts_shown(results: Found, album: Album) -> list[tuple[str, list[tuple[
         for row in seen.shown
     ]
     return [(path, pair) for path, pair in pairs if len(pair) == len(changes)]
-
-
-def _exchanged(image: Image.Image) -> Image.Image:
-    return Image.merge("RGB", image.split()[::-1])
 
 
 def _pictured(rows: Sequence[dict[str, Any]], album: Album, alt: str) -> list[tuple[dict[str, Any], Picture, str]]:

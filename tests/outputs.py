@@ -527,6 +527,7 @@ FIRST = Outcome(
     confidence=0.95,
     comparison=None,
     looks=None,
+    caveats=(),
     links=(("Data Docs", "data_docs/index.html"), ("MLflow run", "http://localhost:5000/#/runs/1?a=1&b=2")),
 )
 REFUSAL = replace(

@@ -6,6 +6,7 @@ a date. If a file has only its header, all weights are 1.
 """
 
 import csv
+import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,20 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def write_questions(path: Path, questions: Iterable[tuple[str, str]]) -> None:
     """Write (image, reason) pairs in the columns of data/decisions.csv; a person fills in and copies the lines."""
-    rows = [Decision(image, "", "", reason) for image, reason in questions]
-    table = pd.DataFrame(rows, columns=Decision._fields)
+    write(path, (Decision(image, "", "", reason) for image, reason in questions))
+
+
+def write(path: Path, decisions: Iterable[Decision]) -> None:
+    """Write decisions in the columns of data/decisions.csv."""
+    table = pd.DataFrame(list(decisions), columns=Decision._fields)
     files.write_text(path, str(table.to_csv(index=False, lineterminator="\n")))
+
+
+def line(decision: Decision) -> str:
+    """Return a decision as one line of data/decisions.csv, with quotes where CSV asks for them."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(decision)
+    return buffer.getvalue()
 
 
 def read_weights(path: Path, images: pd.DataFrame) -> "pd.Series[Any]":

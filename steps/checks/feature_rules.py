@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from steps.checks.rule import INTO, SHARE, Level, Rule, governed
 
+LIKE_SPLITS = "splits look alike"
 PASSES = "`screen.severity.domain_shift: warn` in params.yaml"
 
 
@@ -90,7 +91,7 @@ def split_rules(max_auc: float, severity: ScreenSeverity) -> Sequence[Rule]:
 def of_splits(max_auc: float) -> Rule:
     """Return the rule on the splits, whatever its severity."""
     return Rule(
-        "splits look alike",
+        LIKE_SPLITS,
         table="splits",
         kind="between",
         column="auc",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
-from steps.errors import DataError
+from steps.errors import RejectedError
 
 Table = Literal[  # a row is
     "images",  # an image of the manifest, with its columns
@@ -149,7 +149,7 @@ class RuleResult:
         return not self.passed and self.severity == FAIL
 
 
-def refusal(results: Sequence[RuleResult]) -> DataError | None:
+def refusal(results: Sequence[RuleResult]) -> RejectedError | None:
     """Return an error that describes each rule that rejects the data; None if none does."""
     broken = [result for result in results if result.refuses]
     if not broken:
@@ -163,7 +163,7 @@ def refusal(results: Sequence[RuleResult]) -> DataError | None:
             f"      limit   {rule.limit}",
             f"      remedy  {rule.remedy}",
         ]
-    return DataError("\n".join(lines))
+    return RejectedError("\n".join(lines))
 
 
 def some(items: Sequence[str]) -> str:

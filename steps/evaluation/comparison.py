@@ -10,13 +10,20 @@ from scipy.stats import binomtest, norm
 
 from steps.evaluation.calibration import losses, stated
 from steps.evaluation.intervals import Sample, design_effect, smoothed
-from steps.evaluation.results import AnswerComparison, BaselineComparison, ClassComparison, Comparison, TransferVerdict
+from steps.evaluation.results import (
+    HELPS,
+    HURTS,
+    AnswerComparison,
+    BaselineComparison,
+    ClassComparison,
+    Comparison,
+    TransferVerdict,
+)
 from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 
 Confidence = Annotated[float, Interval(ge=0.5, le=0.999)]
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
-HELPS, HURTS = "helps", "hurts"
 
 
 @dataclass(frozen=True)

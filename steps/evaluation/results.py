@@ -6,6 +6,8 @@ from steps.runtime.artefacts import OPTIONAL
 from steps.runtime.figure import Figure
 from steps.training.histories import Scores
 
+HELPS, HURTS = "helps", "hurts"  # verdicts on transfer; the third is that there is no evidence
+
 
 @dataclass(frozen=True)
 class ClassJudgement:

@@ -75,11 +75,16 @@ def normal(label: str) -> str:
 
 
 def look_alikes(counts: Mapping[str, int]) -> list[str]:
-    """Name the labels, given with their numbers of images, that differ only in case, spaces, separators or forms."""
-    alike: dict[str, list[str]] = {}
-    for label in sorted(counts):
-        alike.setdefault(_folded(label), []).append(f"{label!r} ({counts[label]:,})")
-    return [" and ".join(labels) for labels in alike.values() if len(labels) > 1]
+    """Name the labels, given with their numbers of images, that `alike` puts into one group."""
+    return [" and ".join(f"{label!r} ({counts[label]:,})" for label in labels) for labels in alike(counts)]
+
+
+def alike(labels: Iterable[str]) -> list[list[str]]:
+    """Return the groups of labels that differ only in case, spaces, separators or forms of Unicode, sorted."""
+    by_form: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        by_form.setdefault(_folded(label), []).append(label)
+    return [labels for labels in by_form.values() if len(labels) > 1]
 
 
 def _folded(label: str) -> str:

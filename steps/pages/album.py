@@ -28,3 +28,8 @@ class Album:
         shown = picture(change(image) if change else image, self.side)
         self.budget -= len(shown.uri)
         return shown if self.budget >= 0 else None
+
+
+def exchanged(image: Image.Image) -> Image.Image:
+    """Return an RGB image with red and blue exchanged."""
+    return Image.merge("RGB", image.split()[::-1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from steps.errors import DataError
 from steps.evaluation.results import Judgement, PairedComparison
+from steps.pages.caveats import Caveat
 from steps.pages.rendering import render
 from steps.runtime import files
 
@@ -19,7 +20,7 @@ class Outcome:
 
     `judged` is the challenger; `comparison` is the challenger minus the champion on the same test images, None if
     nothing was compared. `looks` says how often the test images were evaluated (sentence; state: within budget, over
-    budget, exhausted). `links` are pairs of text and address. `doubts` about the test split come before the verdict.
+    budget, exhausted). `links` are pairs of text and address. `caveats` could overturn the result, the gravest first.
     """
 
     verdict: str
@@ -34,7 +35,7 @@ class Outcome:
     comparison: PairedComparison | None
     looks: Mapping[str, str] | None
     links: tuple[tuple[str, str], ...]
-    doubts: tuple[str, ...] = ()
+    caveats: tuple[Caveat, ...]
 
 
 def write_outcome(report: Path, page: Path, outcome: Outcome) -> None:

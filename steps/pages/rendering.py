@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from steps.errors import visible
 
@@ -179,6 +179,11 @@ def markdown(text: str) -> Markup:
     return Markup(re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split())))  # noqa: S704  # escaped right here
 
 
+def coded(text: str) -> Markup:
+    """Escape a text for HTML and set what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # escaped right here
+
+
 def plain(value: object) -> str:
     """Format any JSON value for a reader: 4 significant digits, yes or no, lists and mappings with commas.
 
@@ -227,6 +232,7 @@ def _environment() -> Environment:
         chance=chance,
         sentence=sentence,
         markdown=markdown,
+        coded=coded,
         plain=plain,
         few=few,
         counted=counted,

@@ -10,6 +10,7 @@ from steps.checks.reports import Screening, Validation
 from steps.checks.rule import RuleResult
 from steps.errors import RegistryError
 from steps.evaluation.results import Evaluation, PairedComparison
+from steps.pages.caveats import Caveat, caveats
 from steps.promotion.gate import ChallengerFacts, Verdict, decide
 from steps.promotion.rematch import Rematch, rematch
 from steps.promotion.task import another_task
@@ -70,6 +71,7 @@ def promote(root: Path, register_cmd: str) -> Promotion:
         judged=case.evaluation.test[case.kind],
         verdict=answer.kind,
         comparison=answer.comparison,
+        caveats=case.caveats,
         notes=tuple(answer.notes),
     )
 
@@ -92,6 +94,23 @@ class Case:
     def evaluation(self) -> Evaluation:
         """Return the output of `evaluate`."""
         return artefacts.read(Evaluation, self.root / EVALUATION)
+
+    @cached_property
+    def screened(self) -> Screening | None:
+        """Return the report of `screen`, if there is one."""
+        path = self.root / SCREENING
+        return artefacts.read(Screening, path) if path.is_file() else None
+
+    @cached_property
+    def checks(self) -> tuple[RuleResult, ...]:
+        """Return the rules of the data gates, as they reported them."""
+        path, screened = self.root / VALIDATION, self.screened.rules if self.screened else ()
+        return (*(artefacts.read(Validation, path).rules if path.is_file() else ()), *screened)
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """Return what could overturn the result."""
+        return caveats(self.checks, self.screened.splits if self.screened else (), self.evaluation)
 
     def question(self, champion: str | None) -> str:
         """Return the digest of all that the answer depends on; no clock: measured time is evidence, not question."""
@@ -183,6 +202,7 @@ def _project(case: Case, answer: Answer) -> None:
         comparisons.keep(registry, challenger, answer.question, answer.comparison)
     if answer.new:
         registry.tag_verdict(challenger, answer.kind, answer.reasons, answer.previous)
+    registry.tag_warnings(challenger, [caveat.sentence for caveat in case.caveats])
 
 
 def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str, Any]) -> str:
@@ -222,7 +242,7 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
         latency_ratio=match.latency_ratio if match else None,
         size=case.registry.size(case.challenger) if case.rules.max_bytes is not None else None,
         looks=case.looks,
-        checks=[*_checks(Validation, case.root / VALIDATION), *_checks(Screening, case.root / SCREENING)],
+        checks=case.checks,
     )
     return decide(facts, case.rules), notes, facts.comparison
 
@@ -253,10 +273,6 @@ def _match(case: Case, chain: Chain) -> tuple[Rematch | None, list[str]]:
     opponent = package_loading.load(case.registry, champion, chain.package_of(champion))
     match = rematch(case.registry, case.kind, case.challenger, opponent, rules, case.evaluation)
     return match, match.notes
-
-
-def _checks(kind: type[Validation] | type[Screening], report: Path) -> tuple[RuleResult, ...]:
-    return artefacts.read(kind, report).rules if report.is_file() else ()
 
 
 def _digest(path: Path) -> str | None:

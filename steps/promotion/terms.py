@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from steps.evaluation.results import Judgement, PairedComparison
+from steps.pages.caveats import Caveat
 from steps.promotion.gate import GateRules
 
 RAW, SCREENED = "data/raw", "data/screened.parquet"
@@ -59,6 +60,7 @@ class Promotion:
     judged: Judgement  # the challenger's test figures
     verdict: str  # promote | refuse | propose
     comparison: PairedComparison | None  # if the decision used one
+    caveats: tuple[Caveat, ...]  # what could overturn the result, the gravest first
     notes: tuple[str, ...] = ()  # those of the reasons that say what was compared: a reader needs them first
 
 

@@ -12,6 +12,8 @@ from steps.registry.tracking import DENIED, LINEAGE, Runs, answering, unless_abs
 from steps.runtime import params
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+WARNINGS = "regraft.warnings"
+MOST_OF_TAG = 5000  # characters: what any MLflow server takes
 ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
@@ -177,6 +179,12 @@ class Registry(Runs):
         tags = {"verdict": verdict, "reasons": "\n".join(reasons), "compared_with": against}
         for tag, value in tags.items():
             self.client.set_model_version_tag(self.name, number, f"regraft.{tag}", value)
+
+    def tag_warnings(self, number: str, sentences: Sequence[str]) -> None:
+        """Tag a version with what could overturn its figures, unless the tag says so already; no tag if nothing can."""
+        text = "\n".join(sentences)[:MOST_OF_TAG]
+        if self.client.get_model_version(self.name, number).tags.get(WARNINGS, "") != text:
+            self.client.set_model_version_tag(self.name, number, WARNINGS, text)
 
     def _in_model(self, ask: Callable[[], Any], *codes: str) -> Any:
         """Return MLflow's answer about something in the model; None if either does not exist.

@@ -27,6 +27,18 @@ HEAD = "image,decision,label,note\n"
 CARD, STATE = origins.embedded()
 DIGITS = load_digits().images
 SIZES = {"train": 12, "val": 4, "test": 8}
+FILES = {
+    "raw": "raw",
+    "manifest": "manifest.parquet",
+    "quarantine": "quarantine.csv",
+    "backbone": "backbone",
+    "decisions": "decisions.csv",
+    "lost_classes": "lost_classes.json",
+    "accepted": "accepted.parquet",
+    "preprocessing": "preprocessing.json",
+    "validation": "validation.json",
+    "docs": "docs",
+}
 EVERYTHING_FAILS = dict.fromkeys(Severity.__dataclass_fields__, "fail")
 
 
@@ -86,23 +98,14 @@ class World:
             rows.append({"path": f"{split}/{label}/{name}", "label": label, "split": split, **more})
         pd.DataFrame(rows).to_csv(self.raw / "listing.csv", index=False)
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Return the paths of `ingest` and `validate` by argument."""
+        return {name: self.root / file for name, file in FILES.items()}
+
     def run(self, gate: bool = True) -> tuple[int, str]:
         """Return the exit code of `ingest` and `validate` (or of the first alone), and what a refusal says."""
-        paths = {
-            name: self.root / file
-            for name, file in {
-                "raw": "raw",
-                "manifest": "manifest.parquet",
-                "quarantine": "quarantine.csv",
-                "backbone": "backbone",
-                "decisions": "decisions.csv",
-                "lost_classes": "lost_classes.json",
-                "accepted": "accepted.parquet",
-                "preprocessing": "preprocessing.json",
-                "validation": "validation.json",
-                "docs": "docs",
-            }.items()
-        }
+        paths = self.paths
         try:
             self._call(ingest, paths)
             if not gate:

@@ -29,6 +29,7 @@ PROPOSED = Promotion(
     reasons=("it may be promoted, once a person says so: regraft approve 2 --reason TEXT", "better by 0.1"),
     verdict="propose",
     comparison=None,
+    caveats=(),
 )
 REPORT = Report(promotion=PROPOSED, summary="# version 2 waits for approval\n\n- better by 0.1\n")
 

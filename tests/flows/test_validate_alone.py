@@ -30,9 +30,23 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
     refused = json.loads(done.stdout)
     assert done.returncode == 3 and refused["accepted"] is False
     assert "enough to learn from" in refused["refusal"] and refused["refusal"] in done.stderr
+    assert done.stderr.rstrip().endswith("data/outcome/checks.html"), "the page is named last"
+    assert "<h1>The data was rejected</h1>" in (project / "data/outcome/checks.html").read_text()
     assert "screen" not in refused, "what the gate behind said of other data is not shown"
     for rule in refused["validate"]["rules"]:
         assert rule["passed"] or {"observed", "limit", "remedy", "what"} <= set(rule)
+
+    project.edit("params.yaml", "    minimum: fail", "    minimum: warn")
+    warned = project.must("regraft", "validate")
+    assert "  warn  enough to learn from: " in warned and "remedy  Add images of the class" in warned
+    assert warned.splitlines()[-2:] == [
+        "  images to review: data/reports/screen.html",
+        "  warnings in pictures: data/outcome/checks.html",
+    ]
+    assert "<h1>Warnings about the data</h1>" in (project / "data/outcome/checks.html").read_text()
+    project.edit("params.yaml", "min_train_per_class: 500", "min_train_per_class: 5")
+    assert "warnings" not in project.must("regraft", "validate")
+    assert not (project / "data/outcome/checks.html").exists(), "it outlives its reason"
 
     (project / "data/decisions.csv").write_text("image,decision,label,note\n000.png,keep,,\n")
     done = project.run("regraft", "validate")

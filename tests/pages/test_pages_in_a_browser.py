@@ -7,20 +7,28 @@ from typing import Any
 
 import pytest
 
-from steps.checks.reports import Copies, Covariate, Listed, Mislabelled, Oddity, Shift, Stranger, Unreadable
+from steps.checks.reports import Copies, Covariate, Listed, Mislabelled, Oddity, Shift, Stranger, Unreadable, Validation
 from steps.checks.rule import RuleResult
+from steps.pages import gate_page
 from steps.pages.album import Album
+from steps.pages.caveats import Caveat
 from steps.pages.outcome import REMAINS, write_outcome
 from steps.pages.rendering import render
+from steps.runtime import artefacts
 from steps.runtime.figure import Figure
 from tests.browser import HEIGHTS, Tab, browser
+from tests.checks import test_remedies as planted
+from tests.checks.world import World
 from tests.conftest import NEEDS
 from tests.outputs import CLASSES, FIRST, HOSTILE, REFUSAL, SCREENED, Inputs, honest, make
 
 pytestmark = pytest.mark.browser
 PRINTED = 718  # CSS pixels between the margins of A4
 ODD = [*HOSTILE, "\u202eright to left", "نحلة " * 9, "蜜蜂" * 30, "w" * 120, "a\nb"]
-PAGES = ("report", "outcome", "first", "sheet", "against", "many", "odd", "one", "none")
+SHORTCUT = Caveat(
+    "no shortcut to the label: 'mean brightness' has 85.9 % (limit: at most 50 %)", "it may not hold in use", "Look."
+)
+PAGES = ("report", "outcome", "first", "sheet", "against", "gate", "warned", "many", "odd", "one", "none")
 each_page = pytest.mark.parametrize("name", PAGES)
 each_width = pytest.mark.parametrize("width", HEIGHTS)
 each_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -40,8 +48,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     plain = inputs("plain")
     plain.change("evaluation", **honest(CLASSES))
     found = {"report": plain.page(), "sheet": sheet(plain), "against": against(plain)}
+    found["gate"] = gate(tmp_path_factory.mktemp("gate"))
     remains = replace(FIRST, verdict=REMAINS, looks=REFUSAL.looks, headline="version 4 of garden remains the champion")
-    for name, outcome in (("outcome", REFUSAL), ("first", FIRST), ("remains", remains)):
+    warned = replace(REFUSAL, caveats=(SHORTCUT,) * 3)
+    for name, outcome in (("outcome", REFUSAL), ("first", FIRST), ("remains", remains), ("warned", warned)):
         found[name] = plain.root / f"{name}.html"
         write_outcome(found["report"], found[name], outcome)
     found["many"] = inputs("many", [f"species {i:03d}" for i in range(120)]).page()
@@ -108,6 +118,21 @@ def against(inputs: Inputs) -> Path:
     return page
 
 
+def gate(root: Path) -> Path:
+    """The page of broken rules, with pictures, tables, hostile names and lines to paste."""
+    world = World(root)
+    planted.chain(world)
+    planted.capitals(world)
+    planted.failed_downloads(world)
+    planted.copied(world, "test/ant/2.png", f"train/ant/{'w' * 120}, <b>.png")
+    world.lose("beetle", *ODD)
+    assert world.run()[0] == 3
+    page = root / "checks.html"
+    checks = artefacts.read(Validation, root / "validation.json")
+    gate_page.write_page(page, root / "checks.csv", world.paths, checks, None)
+    return page
+
+
 @each_width
 @each_page
 def test_a_page_asks_for_nothing_and_never_scrolls_sideways(
@@ -126,11 +151,26 @@ def test_the_first_screen_of_an_outcome_holds_the_verdict_the_looks_and_three_pi
 ) -> None:
     tab.screen(width)
     tab.open(pages[name])
+    assert on_screen(tab, ".verdict h2") == [True]
+    assert on_screen(tab, ".standing") == [True] * (name != "first")
+    assert on_screen(tab, ".verdict figure, .result figure") == [True, True, True]
+
+
+@each_width
+def test_the_first_screen_of_a_warned_outcome_holds_the_gravest_warning(
+    tab: Tab, pages: dict[str, Path], width: int
+) -> None:
+    tab.screen(width)
+    tab.open(pages["warned"])
+    assert on_screen(tab, ".verdict h2, .standing") == [True, True, True]
+    assert tab.evaluate("document.querySelector('.standing').innerText").startswith("! no shortcut to the label")
+    assert tab.evaluate("document.querySelectorAll('#caveats li').length") > 0, "its link leads nowhere"
+
+
+def on_screen(tab: Tab, selector: str) -> list[bool]:
+    """Return for each element that a selector finds whether all of it is on the first screen."""
     within = "element => { const b = element.getBoundingClientRect(); return b.height > 0 && b.bottom <= innerHeight }"
-    assert tab.evaluate(f"({within})(document.querySelector('.verdict h2'))")
-    assert tab.evaluate(f"[...document.querySelectorAll('.standing')].map({within})") == [True] * (name != "first")
-    shown = tab.evaluate(f"[...document.querySelectorAll('.verdict figure, .result figure')].map({within})")
-    assert shown == [True, True, True]
+    return list(tab.evaluate(f"[...document.querySelectorAll('{selector}')].map({within})"))
 
 
 @each_scheme

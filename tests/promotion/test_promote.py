@@ -26,7 +26,7 @@ from steps.evaluation.judgement import judge
 from steps.evaluation.results import Evaluation
 from steps.promotion import release
 from steps.promotion.promote import promote
-from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, Promotion, confirming
+from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, VALIDATION, Promotion, confirming
 from steps.registry import comparisons, ledger, look_ledger, package_loading, signing, tracking
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
@@ -35,7 +35,7 @@ from steps.runtime import artefacts, files
 from steps.runtime.seeding import numpy_generator
 from tests import packaged
 from tests.conftest import REPOSITORY, write_images
-from tests.outputs import evaluated, honest
+from tests.outputs import evaluated, honest, validated
 from tests.packaged import CLASSES
 from tests.registered import NAME, spec
 
@@ -180,6 +180,17 @@ def test_a_model_under_the_floor_is_refused_with_figure_and_rule(world: World) -
     tags = world.registry.client.get_model_version(NAME, "1").tags
     assert tags["regraft.verdict"] == "refuse"
     assert (tags["regraft.reasons"], tags["regraft.compared_with"]) == (done.reasons[0], "no champion")
+
+
+def test_the_version_carries_what_could_overturn_it_as_long_as_it_could(world: World) -> None:
+    world.challenge(ALWAYS_0)
+    checks = validated(world.table, CLASSES)
+    said = "classes are balanced: 2.5 (limit: at most 2); the figures rest on fewer images than they should"
+    for rules, wanted in ((checks.rules, (said,)), (checks.rules[:1], ())):
+        files.write_json(world.root / VALIDATION, replace(checks, rules=rules))
+        assert tuple(caveat.sentence for caveat in world.promote().caveats) == wanted
+        tags = world.registry.client.get_model_version(NAME, "1").tags
+        assert tags["regraft.warnings"] == "\n".join(wanted)
 
 
 def test_a_challenger_that_is_no_better_leaves_the_champion(world: World) -> None:
