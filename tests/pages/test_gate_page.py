@@ -2,21 +2,26 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from steps.checks.reports import Unsound, Validation
-from steps.checks.rules import KEY_OF
+from steps.checks.reports import Screening, Unsound, Validation
+from steps.checks.rules import KEY_OF, ScreenSeverity
+from steps.errors import RejectedError
 from steps.pages import gate_page
 from steps.pages.exhibits import MAKERS
 from steps.pages.gate_page import MOST_CARDS, MOST_IMAGES
 from steps.runtime import artefacts, files
 from tests.checks import test_remedies as planted
+from tests.checks import test_remedies_of_the_screen as of_screen
 from tests.checks.test_remedies import copied
 from tests.checks.world import World
+from tests.outputs import validated
+from tests.stages.test_screen import Screened
 
 Plant = Callable[[World], None]
 SAME = "If they show the same, leave out the copies:"
@@ -144,3 +149,33 @@ def test_names_stay_text_and_a_warning_has_the_same_page(tmp_path: Path) -> None
     page = write(world)
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
     assert "<h1>Warnings about the data</h1>" in page and "! warn" in page and "✗ fail" not in page
+
+
+def test_what_the_screen_refuses_is_shown_with_its_lines_and_they_lead_out(tmp_path: Path) -> None:
+    project = Screened(tmp_path)
+    project.lay_out()
+    of_screen.two_labels(project)
+    severity = ScreenSeverity(label_errors="fail", like_images="fail", domain_shift="off")
+    with pytest.raises(RejectedError):
+        project.run(severity=severity)
+    inputs = {
+        "raw": tmp_path / "raw",
+        "manifest": tmp_path / "accepted.parquet",
+        "quarantine": tmp_path / "quarantine.csv",
+        "decisions": tmp_path / "decisions.csv",
+        "lost_classes": tmp_path / "lost_classes.json",
+    }
+    inputs["quarantine"].write_text("path,label,kind,reason\n")
+    files.write_json(inputs["lost_classes"], [])
+    checks = replace(validated(files.read_table(inputs["manifest"]), ["0", "1", "2"]), rules=())
+    page = tmp_path / "checks.html"
+    gate_page.write_page(
+        page, tmp_path / "checks.csv", inputs, checks, artefacts.read(Screening, tmp_path / "screen.json")
+    )
+    text = page.read_text(encoding="utf-8")
+    cards = [blocks(card) for card in text.split("<h3>")[1:]]
+    assert "If it shows neither:" in cards[0] and "If they show different things:" in cards[-1]
+    assert text.count("<img") >= len(cards), "a card without a picture"
+    keeps = (line for card in cards for lines in card.values() for line in lines if ",keep," in line)
+    project.decide(*dict.fromkeys(keeps))
+    project.run(severity=severity)
