@@ -86,7 +86,7 @@ def evaluate(
     look_ledger.record(weights.values(), images.part(TEST)["id"])
     unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
     logits = _logits(networks, images, TEST)
-    judged = _judge_all(params, seed, images, unseen, logits, _shifts(images, tuned))
+    judged = _judge_all(params, seed, images, unseen, logits, *_shifts(images, tuned))
     learnt = same_labels(alike, logits[FINE_TUNED], cached, rivals)  # answers for equal class shares, like the rivals'
     part = images.part(TEST)
 
@@ -106,7 +106,7 @@ def evaluate(
             unjudged=unjudged(part, _columns(params), params.slice_least, params.slice_limits),
             comparisons=(judged.comparison,),
             transfer=_transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images)),
-            split_gap=_split_gap(params, images, unseen[choice.chosen], judged.test[choice.chosen]),
+            split_gap=_split_gap(params, images, judged.unseen[choice.chosen], judged.test[choice.chosen]),
         ),
     )
     files.write_table(predictions, _rows(images, judged.probabilities, judged.predicted))
@@ -139,8 +139,8 @@ def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[st
     return {name: np.concatenate(parts) for name, parts in collected.items()}
 
 
-def _shifts(images: Images, tuned: FineTuneHistory) -> dict[str, Floats]:
-    """Return what restores the class shares of training and validation in each model's logits, [classes].
+def _shifts(images: Images, tuned: FineTuneHistory) -> tuple[Floats, dict[str, Floats]]:
+    """Return the logarithms of the class shares of training and validation, and what restores them in each model.
 
     Every head is fitted for equal shares, the network too unless it was trained on with `fine_tune.balance: none`.
     """
@@ -149,7 +149,7 @@ def _shifts(images: Images, tuned: FineTuneHistory) -> dict[str, Floats]:
         images.targets(seen).numpy(), seen["weight"].to_numpy(np.float64), len(images.classes)
     )
     as_seen = tuned.balance.by == "none" and tuned.best_epoch > 0
-    return {HEAD: shift, FINE_TUNED: np.zeros(len(shift)) if as_seen else shift}
+    return shift, {HEAD: shift, FINE_TUNED: np.zeros(len(shift)) if as_seen else shift}
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ class _Judged:
     comparison: Comparison
     probabilities: dict[str, Floats]
     predicted: dict[str, Ints]
+    unseen: dict[str, Ints]  # answers to the validation images
 
 
 def _judge_all(
@@ -173,6 +174,7 @@ def _judge_all(
     images: Images,
     unseen: dict[str, Floats],
     logits: dict[str, Floats],
+    prior: Floats,
     shifts: dict[str, Floats],
 ) -> _Judged:
     """Calibrate each model on its logits of unseen validation images, and judge it by those of the test images."""
@@ -185,13 +187,15 @@ def _judge_all(
     slices: dict[str, tuple[SliceJudgement, ...]] = {}
     probabilities: dict[str, Floats] = {}
     predicted: dict[str, Ints] = {}
+    answered_val: dict[str, Ints] = {}
     for name, of_test in logits.items():
         generator = numpy_generator(seed, "evaluate", name)
         scale = calibration.fit_scale(
-            unseen[name], validated, shifts[name], params.temperature_spread, params.answers == "balanced"
+            unseen[name], validated, shifts[name], prior, params.temperature_spread, params.answers == "balanced"
         )
         reports[name] = _calibrated(params, scale, unseen[name], validated, of_test, targets, sample, generator)
         probabilities[name], predicted[name] = scale.probabilities(of_test), scale.answered(of_test)
+        answered_val[name] = scale.answered(unseen[name])
         test[name] = judge(
             targets,
             probabilities[name],
@@ -215,14 +219,14 @@ def _judge_all(
     tuned, head = probabilities[FINE_TUNED], probabilities[HEAD]
     answered = predicted[FINE_TUNED], predicted[HEAD]
     comparison = compare((FINE_TUNED, HEAD), targets, tuned, head, sample, params, generator, answered)
-    return _Judged(test, reports, slices, comparison, probabilities, predicted)
+    return _Judged(test, reports, slices, comparison, probabilities, predicted, answered_val)
 
 
-def _split_gap(params: EvaluateParams, images: Images, unseen: Floats, judged: Judgement) -> SplitGap:
+def _split_gap(params: EvaluateParams, images: Images, answered: Ints, judged: Judgement) -> SplitGap:
     part = images.part(VAL)
     targets = images.targets(part).numpy()
     cluster = sampled(targets, groups_of(part)).cluster
-    return split_gap(share(unseen.argmax(axis=1) == targets, cluster, params.confidence), judged.accuracy)
+    return split_gap(share(answered == targets, cluster, params.confidence), judged.accuracy)
 
 
 def _rivals(answers: pd.DataFrame, images: Images) -> dict[str, list[npt.NDArray[np.int64]]]:

@@ -12,7 +12,7 @@ from steps.evaluation.comparison import per_class
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.results import ClassComparison, Comparison
-from steps.images.manifest import TEST
+from steps.images.manifest import TEST, normal
 from steps.promotion.rematch import answers, weights_of
 from steps.promotion.terms import RAW, SCREENED, PromoteParams
 from steps.promotion.unseen import learnt_by, unseen
@@ -60,7 +60,7 @@ class VersionComparison:
         result, a, b = self.overall, self.overall.a, self.overall.b
         text = [
             *self.notes,
-            f"version {a} against version {b} on {result.n:,} test images: {result.sentence}",
+            f"version {a} against version {b} on {result.n:,} test images, in accuracy: {result.sentence}",
             f"  accuracy {100 * result.difference:+.1f} points ({100 * result.low:+.1f} to {100 * result.high:+.1f}, "
             f"{result.method} {result.confidence:.0%}); McNemar's exact p = {result.mcnemar_p:.3g}",
         ]
@@ -103,8 +103,8 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     look_ledger.record([weights_of(package) for package in loaded], images["id"])
 
     classes = sorted(images["label"].unique())
-    a, b = (_probabilities(package, root, images, classes) for package in loaded)
-    answered = _answered(loaded[0], a, classes), _answered(loaded[1], b, classes)
+    (a, of_a), (b, of_b) = (_told(package, root, images, classes) for package in loaded)
+    answered = of_a, of_b
     targets = np.searchsorted(classes, images["label"].tolist())
     right_a, right_b = (answers == targets for answers in answered)
     sample, rng = sampled(targets, groups_of(images)), numpy_generator(document["seed"], "compare", one, other)
@@ -117,26 +117,24 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
     )
 
 
-def _probabilities(package: package_loading.Package, root: Path, images: pd.DataFrame, classes: list[str]) -> Floats:
-    """Return a version's probabilities, [n, classes + 1]; classes that no longer exist share the last column.
+def _told(
+    package: package_loading.Package, root: Path, images: pd.DataFrame, classes: list[str]
+) -> tuple[Floats, Ints]:
+    """Return a version's probabilities, [n, classes + 1], and the columns that it answers, [n].
 
-    An image that it cannot read has all its probability there: a wrong answer, as in the gate of promotion.
+    Classes that no longer exist share the last column. An image that it cannot read has all its probability there: a
+    wrong answer, as in the gate of promotion.
     """
     pairs = list(zip(images["path"], images["id"], strict=True))
-    answered = answers(package, root / RAW, pairs, "probabilities")
-    known = list(package.model.unwrap_python_model().classes)
-    scores = np.array([np.zeros(len(known)) if answer is None else answer for answer in answered])
+    told = answers(package, root / RAW, pairs, "probabilities")
+    known = [normal(label) for label in package.model.unwrap_python_model().classes]
+    scores = np.array([np.zeros(len(known)) if answer is None else answer for answer in told])
     columns = [scores[:, known.index(label)] if label in known else np.zeros(len(scores)) for label in classes]
-    gone = [i for i, label in enumerate(known) if label not in classes]
-    unread = [answer is None for answer in answered]
-    return np.stack([*columns, np.where(unread, 1.0, scores[:, gone].max(axis=1, initial=0.0))], axis=1)
-
-
-def _answered(package: package_loading.Package, probabilities: Floats, classes: list[str]) -> Ints:
-    """Return the columns of `_probabilities` that a version answers, [n], by its own weights of the classes."""
-    of = dict(zip(package.facts.classes, package.facts.weights, strict=True))
-    other = max((weight for label, weight in of.items() if label not in classes), default=1.0)
-    return np.asarray((probabilities * [*(of.get(label, 1.0) for label in classes), other]).argmax(axis=1))
+    gone, unread = [i for i, label in enumerate(known) if label not in classes], [answer is None for answer in told]
+    of_known = np.array([classes.index(label) if label in classes else len(classes) for label in known])
+    answered = of_known[(scores * package.facts.weights).argmax(axis=1)]
+    last = np.where(unread, 1.0, scores[:, gone].max(axis=1, initial=0.0))
+    return np.stack([*columns, last], axis=1), np.where(unread, len(classes), answered)
 
 
 def _differing(

@@ -38,8 +38,8 @@ def prior_shift(targets: Ints, weights: Floats, classes: int) -> Floats:
 class Scale:
     """From logits to answers: softmax((logits + shift) / temperature); the answer is the class of largest p x weight.
 
-    `shift` and `weights` have one value per class. Weights of exp(-shift / temperature) undo the shift: the answers
-    are those for equal class shares. Weights of 1 answer the most probable class.
+    `shift` (of the tempered logits, times the temperature) and `weights` have one value per class. Weights that are one
+    over the shares of the classes answer as for equal shares; weights of 1 answer the most probable class.
     """
 
     temperature: float
@@ -55,22 +55,29 @@ class Scale:
         return np.asarray((self.probabilities(logits) * self.weights).argmax(axis=1))
 
 
-def fit_scale(logits: Floats, targets: Ints, shift: Floats, spread: float, balanced: bool) -> Scale:
-    """Return the scale with the best temperature after the shift (`fit_temperature`), from validation images."""
-    temperature = fit_temperature(logits + shift, targets, spread)
-    weights = np.exp(-shift / temperature) if balanced else np.ones(len(shift))
-    return Scale(temperature, shift, weights)
+def fit_scale(logits: Floats, targets: Ints, shift: Floats, prior: Floats, spread: float, balanced: bool) -> Scale:
+    """Return the scale with the best temperature (`fit_temperature`), from validation images.
+
+    `shift` [classes] restores the shares of the classes where the loss was fitted for equal ones; `prior` [classes] are
+    the logarithms of those shares, which `balanced` answers leave out. The temperature divides the logits alone
+    (Alexandari et al. 2020): a network that is too certain by a factor is too certain about the evidence, not about the
+    shares, which it has never seen.
+    """
+    temperature = fit_temperature(logits, targets, spread, shift)
+    return Scale(temperature, temperature * shift, np.exp(-prior) if balanced else np.ones(len(prior)))
 
 
-def fit_temperature(logits: Floats, targets: Ints, spread: float) -> float:
+def fit_temperature(logits: Floats, targets: Ints, spread: float, shift: Floats | float = 0.0) -> float:
     """Return the temperature with the least log-loss on images that the model was not trained on (validation).
+
+    `shift` is added to the tempered logits.
 
     Guo et al. 2017 (arXiv 1706.04599). A log-normal prior around 1 with `spread` keeps a few dozen images, all
     answered correctly, from driving the temperature to zero and the probabilities to certainty.
     """
 
     def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        scaled = log_softmax(logits.astype(np.float64) / np.exp(log_temperature) + shift, axis=1)
         nats = -scaled[np.arange(len(targets)), targets].sum()
         return float(nats + 0.5 * (log_temperature / spread) ** 2)
 

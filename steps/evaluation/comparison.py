@@ -19,10 +19,12 @@ from steps.evaluation.results import (
     Comparison,
     TransferVerdict,
 )
+from steps.evaluation.superiority import sign_flips
 from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 
 Confidence = Annotated[float, Interval(ge=0.5, le=0.999)]
+ROUNDING = 1e-9  # weights of images that cancel leave less
 BETTER, WORSE, NO_EVIDENCE = "better", "worse", "no evidence"
 
 
@@ -43,13 +45,11 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def sign_test(gain: Floats, weights: Floats) -> float:
     """Return the two-sided p-value of a weighted sum of the images' gains [n] (-1, 0, 1): each sign is a fair coin.
 
-    McNemar's exact test if all weights [n] are alike; otherwise the normal score test with its continuity correction.
+    McNemar's exact test if all weights [n] are alike; otherwise its exact form for unequal steps (`sign_flips`).
     """
     if np.ptp(weights) == 0:
         return mcnemar(int((gain > 0).sum()), int((gain < 0).sum()))
-    steps = weights[gain != 0]
-    beyond = abs(float((gain * weights).sum())) - (float(steps.min()) if len(steps) else 0.0)
-    return float(min(1.0, 2 * norm.sf(max(beyond, 0.0) / np.sqrt((steps**2).sum())))) if len(steps) else 1.0
+    return min(1.0, 2 * min(sign_flips(gain * weights), sign_flips(-gain * weights)))
 
 
 def _design(gain: Floats, weights: Floats, sample: Sample) -> float:
@@ -66,7 +66,7 @@ def needed(only_a: float, only_b: float, n: int, rules: VerdictRules, design: fl
     of groups, because more images will come in groups like these.
     """
     differing, difference = (only_a + only_b) / n, abs(only_a - only_b) / n
-    if difference == 0:
+    if difference < ROUNDING:
         return None
     sure, seen = norm.ppf(0.5 + rules.confidence / 2), norm.ppf(rules.power)
     z = sure * np.sqrt(differing) + seen * np.sqrt(differing - difference**2)
@@ -223,8 +223,8 @@ def _against(
     difference = balanced_difference(right - mean, targets, sample, rules.confidence, rules.bootstrap_draws, generator)
     tables = [(float(weights[right & ~baseline].sum()), float(weights[baseline & ~right].sum())) for baseline in draws]
     p = max(sign_test(right.astype(float) - baseline, weights) for baseline in draws)
-    sign, design = np.sign(difference.known), _design(right - mean, weights, sample)
-    asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > 0]
+    sign, design = np.sign(round(difference.known, 12)), _design(right - mean, weights, sample)
+    asked = [needed(*table, len(right), rules, design) for table in tables if sign * (table[0] - table[1]) > ROUNDING]
     wanted = max(filter(None, asked)) if len(asked) == len(tables) else None  # a verdict needs every draw
     verdict, (low, high) = verdict_of(difference, p, rules.confidence), difference.ends
     return BaselineComparison(

@@ -56,7 +56,7 @@ def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
         return n
     if len(sizes) == 1:
         return 1.0  # one patient, however often photographed
-    plain, least = value * (1 - value) / n, _as_one(sizes)
+    plain, least = value * (1 - value) / n, as_one(sizes)
     if not plain:
         return least
     design = clustered_variance((right - value) / n, cluster) / plain
@@ -64,7 +64,7 @@ def effective_images(right: Bools, cluster: Ints, confidence: float) -> float:
     return _told(n, least, design, degrees, confidence)
 
 
-def _as_one(weights: Floats | Ints) -> float:
+def as_one(weights: Floats | Ints) -> float:
     """Return the effective number of images if those of a cluster are all alike: (sum of weights)^2 / sum of squares.
 
     `weights` [clusters] are their sizes or shares. Clusters of one size each count as one image (Kish 1965).
@@ -78,7 +78,7 @@ def effective_clusters(sizes: Floats | Ints) -> float:
     The number over 1 + the squared coefficient of variation of what each adds to the variance, which is its size
     squared if its images are all alike (Carter, Schnepel and Steigerwald 2017, Rev. Econ. Stat. 99:698).
     """
-    return _as_one(sizes**2.0)
+    return as_one(sizes**2.0)
 
 
 def _told(n: int, least: float, design: float, degrees: float, confidence: float) -> float:
@@ -194,7 +194,7 @@ def _told_by(influence: Floats, right: Bools, targets: Ints, sizes: Ints, cluste
     if not n:
         return np.asarray(1 / np.maximum(sizes, 1))
     influence, right, targets, cluster = influence[shown], right[shown], targets[shown], cluster[shown]
-    least = _as_one(np.bincount(np.unique(cluster, return_inverse=True)[1], 1 / sizes[targets]))
+    least = as_one(np.bincount(np.unique(cluster, return_inverse=True)[1], 1 / sizes[targets]))
     plain, (variance, degrees) = _spread(influence, targets, np.arange(n))[0], _spread(influence, targets, cluster)
     design = variance / plain if plain > ROUNDING * (influence**2).sum() else n / least
     effective = _told(n, least, design, min(degrees, _telling(right, cluster) - 1), confidence)

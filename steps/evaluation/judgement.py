@@ -49,7 +49,7 @@ def judge(
         accuracy=share(right, sample.cluster, confidence),
         balanced_accuracy=mean_of_shares(right, targets, sample.cluster, confidence),
         macro_f1=macro_f1(targets, predicted, len(classes), sample.cluster, confidence, draws, generator),
-        **_top(targets, probabilities, sample.cluster, confidence),
+        **_top(targets, probabilities, predicted, sample.cluster, confidence),
         auroc=area(targets, probabilities, sample.cluster, confidence),
         log_loss=nats,
         brier=brier,
@@ -60,10 +60,13 @@ def judge(
     )
 
 
-def _top(targets: Ints, probabilities: Floats, cluster: Ints, confidence: float) -> dict[str, Figure]:
+def _top(targets: Ints, probabilities: Floats, predicted: Ints, cluster: Ints, confidence: float) -> dict[str, Figure]:
     """Return the share of images whose class is among the likeliest answers, if there are enough classes."""
     k = min(TOP, probabilities.shape[1] // 2)
     if k < 2:
         return {}
-    ahead = (probabilities > probabilities[np.arange(len(targets)), targets][:, None]).sum(axis=1)
+    rows = np.arange(len(targets))
+    ranked = probabilities.copy()
+    ranked[rows, predicted] = np.inf  # the answer comes first, though it need not be the likeliest class
+    ahead = (ranked > ranked[rows, targets][:, None]).sum(axis=1)
     return {f"top_{k}_accuracy": share(ahead < k, cluster, confidence)}

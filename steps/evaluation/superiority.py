@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from steps.evaluation.intervals import design_effect
+from steps.evaluation.intervals import as_one, design_effect, effective_clusters
 from steps.runtime.arrays import Floats, Ints
 
 SIGN_FLIPS, SCORE = "exact sign-flip test", "score test"
@@ -78,17 +78,30 @@ def score(gain: Floats, targets: Ints, cluster: Ints, least: float) -> float:
     """Return the p-value of a difference of at most `least`, by its variance if the difference is exactly that.
 
     Tango's test of a paired difference (1998, Stat. Med. 17:891), stratified by class. Groups widen it by their
-    design effect, and their number gives the degrees of freedom of Student's t.
+    design effect, and those that differ give the degrees of freedom of Student's t.
     """
     _, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     won, lost = (np.bincount(index, gain * sign > 0, len(sizes)).astype(np.float64) for sign in (1, -1))
     up, down = likeliest(won, lost, sizes, least)
     variance = float(((up + down - (up - down) ** 2) / sizes).sum()) / len(sizes) ** 2
     weights, clusters = _weights(targets), len(np.unique(cluster))
-    grouped = clusters < len(gain)
-    design = design_effect(gain * weights * len(gain), cluster) if grouped else 1.0
+    design, degrees = _grouped(gain * weights * len(gain), cluster) if clusters < len(gain) else (1.0, np.inf)
     distance = (float((gain * weights).sum()) - least) / np.sqrt(variance * design)
-    return float(student.sf(distance, max(clusters - 1, 1) if grouped else np.inf))
+    return float(student.sf(distance, degrees))
+
+
+def _grouped(gain: Floats, cluster: Ints) -> tuple[float, float]:
+    """Return the design effect of groups and the degrees of freedom of their spread.
+
+    Where no image tells the models apart the groups' spread is unknown: each then counts as one image. Else only groups
+    in which they differ tell of it.
+    """
+    sizes = np.bincount(np.unique(cluster, return_inverse=True)[1])
+    effective = effective_clusters(sizes)
+    if not gain.any():
+        return float(len(gain) / as_one(sizes)), max(1.0, effective - 1)
+    telling = len(np.unique(cluster[gain != 0]))
+    return design_effect(gain, cluster), max(1.0, min(effective, telling) - 1)
 
 
 def likeliest(won: Floats, lost: Floats, sizes: Ints, difference: float) -> tuple[Floats, Floats]:

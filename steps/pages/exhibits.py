@@ -296,6 +296,21 @@ def _label_errors(evidence: Evidence) -> Exhibit:
     return Exhibit(tuple(cards), decisions=tuple(questions))
 
 
+def _unlike(evidence: Evidence) -> Exhibit:
+    unlike = [row for row in evidence.screened.splits if row.kind] if evidence.screened else []
+    rows = [
+        (row.split, moved.measure, str(moved.first), str(moved.second))
+        for row in unlike
+        for moved in row.measures
+        if moved.significant
+    ]
+    cards = (
+        Card(f"{split} images", _sample(evidence, "split", split)) for split in (TRAIN, *(row.split for row in unlike))
+    )
+    grid = _grid("Measures that moved", ("split", "measure", "in training", "in this split"), rows)
+    return Exhibit(tuple(cards) if unlike else (), (grid,) if rows else ())
+
+
 def _grid(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Grid:
     whole = tuple(rows)
     return Grid(title, head, whole[:MOST_ROWS], len(whole))
@@ -329,4 +344,5 @@ MAKERS: dict[str, Maker] = {  # the key of a rule's severity -> what shows it
     "wanted": _observed,
     "label_errors": _label_errors,
     "like_images": _like,
+    "domain_shift": _unlike,
 }

@@ -247,7 +247,7 @@ RULES = (
 
 
 def _difference(comparison: PairedComparison, opponent: str) -> str:
-    value = comparison.difference
+    value = round(comparison.difference, 12)  # weights that cancel leave 1e-17
     how = "as good as" if value == 0 else f"{100 * abs(value):.1f} points {'better' if value > 0 else 'worse'} than"
     interval = ""
     if comparison.low is not None and comparison.high is not None:
@@ -261,7 +261,7 @@ def _difference(comparison: PairedComparison, opponent: str) -> str:
 def _opposed(comparison: PairedComparison) -> str:
     """Say if plain accuracy points the other way: with unequal classes it can."""
     plain = (comparison.only_a - comparison.only_b) / comparison.n
-    if plain * comparison.difference >= 0:
+    if plain * round(comparison.difference, 12) >= 0:
         return ""
     return f"; plain accuracy {'rises' if plain > 0 else 'falls'} by {100 * abs(plain):.1f} points"
 

@@ -248,7 +248,7 @@ def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedCompar
 
 
 def _other_task(match: Rematch | None, champion: str | None) -> str | None:
-    if match is None or not match.task.another:
+    if match is None or match.shortage or not match.task.another:
         return None
     return another_task(match.task, f"version {champion}, the champion,")
 

@@ -12,6 +12,7 @@ from steps.evaluation.judgement import judge
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.results import Judgement, PairedComparison, SliceJudgement
 from steps.evaluation.slices import COLUMNS, judge_slices
+from steps.images.manifest import normal
 from steps.promotion.gate import NON_INFERIOR, ChallengerFacts, GateRules, Verdict, decide
 from steps.promotion.paired import paired
 from steps.promotion.rematch import weights_of
@@ -40,7 +41,7 @@ def smaller(
     before = look_ledger.count(part["id"])
     look_ledger.record([weights_of(package), files.sha256_of(file)], part["id"])
 
-    learnt = list(package.model.unwrap_python_model().classes)
+    learnt = [normal(label) for label in package.model.unwrap_python_model().classes]
     classes = sorted({*learnt, *part["label"]})  # today's; a class that the version never learnt gets probability 0
     targets, groups = np.searchsorted(classes, part["label"].tolist()), groups_of(part)
     original, made = (_widened(answers, learnt, classes) for answers in told)

@@ -1,11 +1,11 @@
 """Test images that none of the models has learnt from: splits move when shares, layout or listing change."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from steps.promotion.evidence import FACTS, SignedFacts
 from steps.promotion.terms import SCREENED
@@ -15,6 +15,7 @@ from steps.runtime import artefacts, files
 from steps.runtime.arrays import Bools
 from steps.training.learnt_from import FILE, among, learnt_from, packed
 
+WAY_OUT = "Add test images, or restore the split under which the models learnt"
 KEPT = f"{circumstances.FOLDER}/{FILE}"  # in a version's package
 
 
@@ -26,20 +27,21 @@ class Unseen:
     notes: list[str]
 
     def shortage(self, labels: Sequence[str], classes: Sequence[str], least: int | None) -> str | None:
-        """Return why too few images are left to compare two models: fewer than `least` of some class.
+        """Return why too few images are left to compare two models: fewer than `least` of some class, or none at all.
 
-        `labels` [n] are those of the test images. None if enough are left, no image was left out, or `least` is None.
+        `labels` [n] are those of the test images. A class that had fewer before keeps what it has. None if enough are
+        left or no image was left out; `least` None: one image is enough.
         """
-        if least is None or self.mask.all():
-            return None
-        left = pd.Series([label for label, unseen in zip(labels, self.mask, strict=True) if unseen]).value_counts()
-        short = [f"{label!r} {left.get(label, 0)}" for label in classes if left.get(label, 0) < least]
+        before = Counter(labels)
+        left = Counter(label for label, unseen in zip(labels, self.mask, strict=True) if unseen)
+        short = [f"{label!r} {left[label]}" for label in classes if left[label] < min(least or 0, before[label])]
+        if len(self.mask) and not self.mask.any():
+            return f"{self.notes[0]}; none is left to compare the two on. {WAY_OUT}"
         if not short:
             return None
         return (
             f"{self.notes[0]}; too few are left of {', '.join(short[:5])}{' ...' if short[5:] else ''}: at least "
-            f"{least} per class are needed. Add test images, or restore the split under which the models learnt "
-            "(promote.min_unseen_per_class)"
+            f"{least} per class are needed. {WAY_OUT} (promote.min_unseen_per_class)"
         )
 
 

@@ -40,7 +40,7 @@ def served(world: World, seed: int, balanced: bool = True) -> tuple[Scale, np.nd
     probe = fit_probe(train, val, 2, [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0])
     seen = np.concatenate([train.targets, val.targets])
     shift = calibration.prior_shift(seen, np.ones(len(seen)), 2)
-    scale = calibration.fit_scale(logits(probe.train_only, val), val.targets, shift, SPREAD, balanced)
+    scale = calibration.fit_scale(logits(probe.train_only, val), val.targets, shift, shift, SPREAD, balanced)
     return scale, logits(probe.refitted, test), test.targets
 
 
@@ -62,6 +62,41 @@ def test_probabilities_state_the_share_of_a_rare_class(
     assert np.mean(found) <= reference + 0.02
     assert np.mean(tempered) > np.mean(found) + 0.03, f"{uncorrected} with the temperature alone"
     assert abs(np.mean(shares)) <= 0.02
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize("rare", [0.05, 0.10])
+def test_a_network_that_is_too_certain_states_the_share_too(rare: float, factor: float) -> None:
+    """Logits of the right answer for equal shares, times a factor: the temperature must not divide the shares away."""
+    apart, found, right, shares = 1.5, [], [], []
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        seen, test = (World(rare, apart).draw(n, rng) for n in (1000, 4000))
+        ideal, of_test = (
+            np.stack([np.zeros(len(data.targets)), apart * (data.features[:, 0] - apart / 2)], axis=1)
+            for data in (seen, test)
+        )
+        shift = calibration.prior_shift(seen.targets, seen.weights, 2)
+        scale = calibration.fit_scale(factor * ideal, seen.targets, shift, shift, SPREAD, balanced=True)
+        probabilities = scale.probabilities(factor * of_test)
+        found.append(calibration.losses(probabilities, test.targets)[:, 0].mean())
+        right.append(calibration.losses(calibration.tempered(of_test, 1.0, shift), test.targets)[:, 0].mean())
+        shares.append(probabilities[:, 1].mean() - test.targets.mean())
+    assert np.mean(found) <= np.mean(right) + 0.02
+    assert abs(np.mean(shares)) <= 0.02
+
+
+def test_a_network_trained_on_the_shares_as_seen_answers_for_equal_ones_too() -> None:
+    world, rng = World(0.1, 1.5), np.random.default_rng(0)
+    seen, test = (world.draw(n, rng) for n in (1000, 4000))
+    prior = calibration.prior_shift(seen.targets, seen.weights, 2)
+    of_seen, of_test = (
+        np.stack([np.zeros(len(data.targets)), 1.5 * (data.features[:, 0] - 0.75)], axis=1) + prior
+        for data in (seen, test)
+    )
+    scale = calibration.fit_scale(of_seen, seen.targets, np.zeros(2), prior, SPREAD, balanced=True)
+    likeliest = scale.probabilities(of_test).argmax(axis=1)
+    assert balanced_accuracy(test.targets, scale.answered(of_test)) > balanced_accuracy(test.targets, likeliest) + 0.1
 
 
 def test_the_classwise_error_sees_wrong_class_shares_and_the_error_of_the_answers_does_not() -> None:

@@ -29,3 +29,19 @@ def test_what_is_worse_has_no_small_p() -> None:
 @pytest.mark.parametrize("bout", LEVELS[1:6:4], ids=lambda bout: bout.name)
 def test_equal_models_are_promoted_at_most_at_the_stated_rate(bout) -> None:  # type: ignore[no-untyped-def]
     assert promoted(bout, 100)[0] <= LEVEL + 3 * np.sqrt(LEVEL / 100)
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.05])
+def test_a_few_groups_that_merely_agree_do_not_show_that_a_model_is_no_worse(margin: float) -> None:
+    """Twenty groups of 25 that flip as one: without a difference seen they count as twenty images, not as 500."""
+    groups, targets = np.repeat(np.arange(20), 25), np.tile([0, 1], 250)
+    rng, called = np.random.default_rng(0), 0
+    assert balanced(np.zeros(500), targets, groups, -margin).p > LEVEL
+    for _ in range(200):
+        gain = -(rng.random(20) < margin).astype(float)[groups]
+        called += balanced(gain, targets, groups, -margin).p < LEVEL
+    assert called / 200 <= LEVEL + 3 * np.sqrt(LEVEL / 200)
+
+
+def test_one_group_shows_nothing_however_large() -> None:
+    assert balanced(np.zeros(8000), np.tile([0, 1], 4000), np.zeros(8000, dtype=int), -0.05).p > 0.1

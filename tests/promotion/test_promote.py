@@ -658,7 +658,7 @@ def test_two_versions_are_compared_image_by_image_and_each_is_a_look(world: Worl
     compare(world.root, "2", "1")
     assert look_ledger.count(world.table["id"]) == 2
     said = found.lines()
-    assert said[0] == f"version 1 against version 2 on 12 test images: {found.overall.sentence}"
+    assert said[0] == f"version 1 against version 2 on 12 test images, in accuracy: {found.overall.sentence}"
     assert "  0/000.png is 0: 1 says 0 (0.79), 2 says 1 (0.79)" in said
     with pytest.raises(RequestError, match="regraft has no version 9"):
         compare(world.root, "1", "9")
