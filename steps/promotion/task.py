@@ -80,7 +80,8 @@ def with_names(
     renamed: dict[str, str] = {}
     training = table[table["split"] == TRAIN]
     for label in task.added:
-        same = learnt is None or among(training["id"][training["label"] == label], learnt).mean() > MOST
+        ids = training["id"][training["label"] == label]
+        same = learnt is None or (len(ids) > 0 and among(ids, learnt).mean() > MOST)
         given = Counter(answer for answer, held in zip(answers, labels, strict=True) if held == label)
         answer, count = (given.most_common(1) or [(None, 0)])[0]
         if same and answer in task.dropped and answer not in renamed.values() and count > MOST * given.total():

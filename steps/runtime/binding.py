@@ -88,7 +88,7 @@ def _sentence(kind: Any, fault: "ErrorDetails", where: str, values: Any) -> str:
     if error == UNKNOWN and (section := _hint(kind, loc[:-1])):
         hints, given = _hints(section), _value(values, loc[:-1])
         absent = [name for name in hints if name not in given]
-        rest = f": no such parameter{nearest(str(loc[-1]), absent or list(hints))}"
+        rest = f": no such parameter{nearest(str(loc[-1]), absent, list(hints))}"
     elif error == MISSING and hint:
         rest = f": missing ({_name(hint)} expected)"
     elif error in ("dataclass_type", "dict_type"):
@@ -182,7 +182,10 @@ def _name(hint: Any) -> str:
     return NAMES.get(known, getattr(known, "__name__", str(known)))
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return the known word that was probably meant, or all of them, as the end of a sentence."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})"
+def nearest(word: str, *known: Sequence[str]) -> str:
+    """Return the known word that was probably meant, or all of them, as the end of a sentence.
+
+    The first of several lists that holds a close one decides.
+    """
+    close = [match for words in known for match in difflib.get_close_matches(word, words, n=1, cutoff=0.5)]
+    return f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known[0] or known[-1])})"

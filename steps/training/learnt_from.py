@@ -12,7 +12,7 @@ from steps.training.choice import HEAD
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "learnt_from.bin"
+FILE = "learnt_from.ids"
 DIGITS = 16  # hexadecimal digits of an id that are kept: among a million images two share them once in 37 million sets
 KEY = ">u8"
 

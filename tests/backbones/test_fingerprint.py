@@ -78,14 +78,14 @@ def test_another_matte_or_no_turning_is_another_key(
 def test_one_kind_of_file_that_is_read_otherwise_is_another_key(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, touched: Callable[[Image.Image], bool]
 ) -> None:
-    before, true, asked = ask(), decoding._rgb, []
+    before, true, asked = ask(), decoding._upright, []
 
-    def changed(image: Image.Image) -> Image.Image:
+    def changed(pixels: Image.Image, image: Image.Image) -> Image.Image:
         asked.append(touched(image))
-        found = true(image)
+        found = true(pixels, image)
         return found.point(lambda level: max(level - 1, 0)) if asked[-1] else found
 
-    monkeypatch.setattr(decoding, "_rgb", changed)
+    monkeypatch.setattr(decoding, "_upright", changed)
     after = ask()
     assert all(after[cut] != found for cut, found in before.items())
     assert sum(asked) == 1, "one picture of all is touched"

@@ -351,7 +351,9 @@ def test_no_module_goes_past_the_store_to_the_folder_of_images() -> None:
         for folder in ("steps", "flows")
         for path in (home / folder).rglob("*.py")
     }
-    assert found.pop("steps/ingest.py") == ["raw / name"] * 2, "the listing, which is never packed, and nothing else"
+    assert found.pop("steps/images/listing.py") == ["raw / name"] * 2, (
+        "the listing, which is never packed, and nothing else"
+    )
     store = {"steps/images/decoding.py", "steps/images/shards.py", "steps/images/packing.py", "flows/sources.py"}
     assert {name for name, places in found.items() if places} <= store, "use decoding.bytes_of"
 

@@ -228,6 +228,8 @@ def test_a_challenger_without_a_class_of_the_champions_waits_for_a_person(world:
     world.challenge(ALWAYS_0)
     evaluation = artefacts.read(Evaluation, world.root / EVALUATION)
     files.write_json(world.root / EVALUATION, replace(evaluation, classes=("0", "1")))
+    answers = files.read_table(world.root / PREDICTIONS)
+    files.write_table(world.root / PREDICTIONS, answers.assign(probabilities=[p[:2] for p in answers["probabilities"]]))
     off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
     done = world.promote(**off)
     assert (done.verdict, done.champion, world.alias()) == ("propose", "1", "1")
