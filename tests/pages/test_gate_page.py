@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from steps.checks.feature_rules import ScreenSeverity
 from steps.checks.reports import Screening, Unsound, Validation
-from steps.checks.rules import KEY_OF, ScreenSeverity
+from steps.checks.rules import KEY_OF
 from steps.errors import RejectedError
 from steps.pages import gate_page
 from steps.pages.exhibits import MAKERS
