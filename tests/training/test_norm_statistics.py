@@ -15,6 +15,9 @@ from steps.training.rivals import schedule
 # One per family and momentum: 0.1, 0.01 (MobileNetV3) and 0.0003 (MNASNet).
 SAMPLE = {"glyphnet", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"}
 SAMPLE |= {"regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1"}
+# Too large to train in a test (regnet_y_128gf: 17 GB), and but for that one without BatchNorm
+HEAVY = {"convnext_base", "convnext_large", "regnet_y_128gf", "swin_b", "swin_v2_b", "vgg11", "vgg13", "vgg16", "vgg19"}
+HEAVY |= {"vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"}
 
 
 def scratch(architecture: str, side: int, network: nn.Module | None = None) -> Grafted:
@@ -51,12 +54,16 @@ def test_every_norm_of_every_architecture_is_estimated() -> None:
 
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param(name, marks=() if name in SAMPLE else pytest.mark.all_models) for name in architectures()],
+    [
+        pytest.param(name, marks=() if name in SAMPLE else pytest.mark.all_models)
+        for name in architectures()
+        if name not in HEAVY
+    ],
 )
 def test_after_four_steps_from_scratch_it_answers_as_it_does_with_the_statistics_of_its_batch(
     architecture: str,
 ) -> None:
-    side = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70}.get(architecture, 64)
+    side = {"inception_v3": 96, "maxvit_t": 224}.get(architecture, 64)
     torch.manual_seed(0)
     model, batch, epochs = scratch(architecture, side), pictures(16, side), list[int]()
     train = lambda epoch: epochs.append(epoch) or [batch, batch]  # noqa: E731
