@@ -18,8 +18,8 @@ SAMPLE |= {"regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1"}
 # Too large to train in a test (regnet_y_128gf: 17 GB), and but for that one without BatchNorm
 HEAVY = {"convnext_base", "convnext_large", "regnet_y_128gf", "swin_b", "swin_v2_b", "vgg11", "vgg13", "vgg16", "vgg19"}
 HEAVY |= {"vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"}
-# Where it has to be another than 64 pixels, a rate of 1e-3 and two steps per epoch: else four steps lead nowhere, or the
-# deepest layers see a pixel of each of 16 images, whose variance is uncertain
+# Where it has to be another than 64 pixels, a rate of 1e-3 and two steps per epoch: else four steps lead nowhere, or
+# the deepest layers see a pixel of each of 16 images, whose variance is uncertain
 SIDE = {"inception_v3": 96, "maxvit_t": 224, "resnet152": 128, "efficientnet_v2_l": 128}
 RATE = {"efficientnet_v2_l": 3e-4} | dict.fromkeys(("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"), 1e-4)
 RATE |= {"maxvit_t": 1e-4, "resnet152": 1e-4}
