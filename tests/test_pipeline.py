@@ -258,6 +258,7 @@ def test_no_pickle_in_a_registered_version(built: Project) -> None:
     assert not [path for path in artifacts if path.suffix in (".pkl", ".pickle", ".pth", ".pt", ".pt2", ".bin")]
 
 
+@pytest.mark.exhaustive
 def test_a_run_killed_in_the_middle_is_mended_by_the_next(built: Project) -> None:
     before, held = lock(built), registered(built)
     process = subprocess.Popen(
@@ -292,6 +293,7 @@ def test_a_second_run_at_once_is_told_to_wait(built: Project) -> None:
     assert "another run holds this project" in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_an_alias_moved_behind_our_back_is_seen_by_the_next_run(built: Project) -> None:
     """With nothing to do, a run recalls the last answer; only while the registry is as it was then."""
     champion = json.loads(built.must("regraft", "run", "--json"))["promotion"]["champion"]

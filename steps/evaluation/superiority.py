@@ -7,6 +7,7 @@ model b gets right takes as much away (K classes occur, n_k images of class k).
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import t as student
 
 from steps.evaluation.intervals import as_one, design_effect, effective_clusters
@@ -16,6 +17,7 @@ SIGN_FLIPS, SCORE = "exact sign-flip test", "score test"
 CELLS = 2**16  # of the grid on which the distribution of the sum is computed
 REACH = 9.0  # standard deviations that the grid holds; Hoeffding: beyond them lies less than 1e-17
 NOISE = 1e-15  # rounding of the Fourier transform: no smaller p is known
+ANGLES = 2 * np.pi / CELLS * np.arange(CELLS // 2 + 1)  # at which characteristic functions are computed
 HALVINGS = 60  # of a bisection
 RARE = 1e-9  # images added to each cell of a table: the likeliest shares are then inside, never at an end
 
@@ -64,30 +66,50 @@ def sign_flips(parts: Floats) -> float:
     reach = min(float(np.abs(parts).sum()), REACH * float(np.sqrt((parts**2).sum())))
     steps = np.rint(parts / reach * 0.95 * CELLS / 2).astype(np.int64)
     lengths, counts = np.unique(np.abs(steps), return_counts=True)
-    angle = 2 * np.pi / CELLS * np.arange(CELLS // 2 + 1)
-    transform = np.ones(len(angle))
+    transform = np.ones(len(ANGLES), complex)
     for length, count in zip(lengths, counts, strict=True):
-        transform *= np.cos(angle * length) ** int(count)
-    density, observed = np.fft.irfft(transform, CELLS), int(steps.sum())
-    if observed > 0:
-        return float(max(density[observed : CELLS // 2 + 1].sum(), NOISE))
-    return float(1 - density[1 - observed : CELLS // 2 + 1].sum())
+        transform *= np.cos(ANGLES * length) ** int(count)
+    return _tail(transform, int(steps.sum()), 0)
+
+
+def _tail(transform: npt.NDArray[np.complex128], observed: int, mean: int) -> float:
+    """Return the probability of `observed` steps of the grid or more, of a sum with this transform and mean."""
+    density = np.roll(np.fft.irfft(transform, CELLS), CELLS // 2 - mean)
+    at = min(max(observed - mean + CELLS // 2, 0), CELLS)
+    return float(max(density[at:].sum(), NOISE) if observed > mean else 1 - density[:at].sum())
 
 
 def score(gain: Floats, targets: Ints, cluster: Ints, least: float) -> float:
-    """Return the p-value of a difference of at most `least`, by its variance if the difference is exactly that.
+    """Return the p-value of a difference of at most `least`, by the likeliest shares if the difference is exactly that.
 
-    Tango's test of a paired difference (1998, Stat. Med. 17:891), stratified by class. Groups widen it by their
-    design effect, and those that differ give the degrees of freedom of Student's t.
+    Tango's test of a paired difference (1998, Stat. Med. 17:891), stratified by class. The distribution of the
+    difference at those shares is exact: the normal one, in his paper, promotes too often where one class is rare and
+    the sum is skewed. Groups widen it by their design effect, and those that differ give the degrees of freedom of
+    Student's t.
     """
     _, index, sizes = np.unique(targets, return_inverse=True, return_counts=True)
     won, lost = (np.bincount(index, gain * sign > 0, len(sizes)).astype(np.float64) for sign in (1, -1))
     up, down = likeliest(won, lost, sizes, least)
     variance = float(((up + down - (up - down) ** 2) / sizes).sum()) / len(sizes) ** 2
-    weights, clusters = _weights(targets), len(np.unique(cluster))
-    design, degrees = _grouped(gain * weights * len(gain), cluster) if clusters < len(gain) else (1.0, np.inf)
+    if len(np.unique(cluster)) == len(gain):
+        return _above(won - lost, up, down, sizes, REACH * float(np.sqrt(variance)))
+    weights = _weights(targets)
+    design, degrees = _grouped(gain * weights * len(gain), cluster)
     distance = (float((gain * weights).sum()) - least) / np.sqrt(variance * design)
     return float(student.sf(distance, degrees))
+
+
+def _above(net: Floats, up: Floats, down: Floats, sizes: Ints, reach: float) -> float:
+    """Return the probability that images won less those lost, weighed by class, add up to what `net` [K] does or more.
+
+    An image of class k is won with probability `up` [K] and lost with `down` [K]. `reach` is half of the grid.
+    """
+    lengths = np.rint(CELLS / (2 * reach * len(sizes) * sizes)).astype(np.int64)
+    transform = np.ones(len(ANGLES), complex)
+    for length, more, less, count in zip(lengths, up, down, sizes, strict=True):
+        turn = np.exp(-1j * ANGLES * length)
+        transform *= (1 - more - less + more * turn + less * turn.conj()) ** int(count)
+    return _tail(transform, int(lengths @ net), int(np.rint(lengths * sizes @ (up - down))))
 
 
 def _grouped(gain: Floats, cluster: Ints) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from steps.evaluation.superiority import balanced, sign_flips
+from steps.evaluation.superiority import balanced, likeliest, score, sign_flips
 from tests.studies.promotions import LEVEL, LEVELS, promoted
 
 
@@ -18,6 +18,20 @@ def test_it_is_the_share_of_all_signs() -> None:
         binomtest(30, 42, alternative="greater").pvalue
     )
     assert (sign_flips(np.zeros(3)), sign_flips(np.ones(1))) == (1.0, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize("least", [-0.1, 0.1])
+def test_with_a_margin_it_is_the_share_of_all_answers_at_the_likeliest_shares(least: float) -> None:
+    """Five images of one class beside two of the other: each is won, lost or told apart by neither."""
+    sizes, signs = np.array([5, 2]), np.array(list(product([1, 0, -1], repeat=7)))
+    targets = np.repeat([0, 1], sizes)
+    for gain in ([1, 0, 0, 1, 0, 1, 0], [0, 0, -1, 0, 0, 0, 1]):
+        won, lost = (np.bincount(targets, np.equal(gain, sign)).astype(float) for sign in (1, -1))
+        up, down = (shares[targets] for shares in likeliest(won, lost, sizes, least))
+        weights = np.where(signs == 1, up, np.where(signs == -1, down, 1 - up - down)).prod(axis=1)
+        sums = signs @ (1 / sizes[targets])
+        as_far = weights[sums >= gain @ (1 / sizes[targets]) - 1e-9].sum()
+        assert score(np.array(gain, float), targets, np.arange(7), least) == pytest.approx(as_far, rel=1e-3)
 
 
 def test_what_is_worse_has_no_small_p() -> None:

@@ -13,18 +13,15 @@ from tests.conftest import Project, write_images
 MADE = ("accepted.parquet", "screened.parquet", "reports/validation.json", "reports/screen.json")
 
 
-def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Project], tmp_path: Path) -> None:
+@pytest.fixture
+def project(new_project: Callable[[Path], Project], tmp_path: Path) -> Project:
     project = new_project(tmp_path / "project")
     images = write_images(tmp_path / "images", per_class=40)
     project.must("regraft", "use", str(images), "--backbone", "glyphnet")
-    told = json.loads(project.must("regraft", "validate", "--json"))
-    assert told["accepted"] is True and told["refusal"] is None
-    assert told["validate"]["decisions"] == {"keep": 0, "relabel": 0, "drop": 0, "absent": []}
-    assert not [rule for gate in ("validate", "screen") for rule in told[gate]["rules"] if not rule["passed"]]
-    assert not (project / "data/models").exists(), "nothing is trained"
+    return project
 
-    _against(project, tmp_path / "production")
 
+def test_what_the_gates_refuse_ends_with_3_and_is_said_alike_in_text_and_in_json(project: Project) -> None:
     project.edit("params.yaml", "min_train_per_class: 5", "min_train_per_class: 500")
     done = project.run("regraft", "validate", "--json")
     refused = json.loads(done.stdout)
@@ -36,6 +33,18 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
     for rule in refused["validate"]["rules"]:
         assert rule["passed"] or {"observed", "limit", "remedy", "what"} <= set(rule)
 
+
+@pytest.mark.exhaustive
+def test_the_gates_alone_what_they_warn_of_and_which_decisions_they_refuse(project: Project, tmp_path: Path) -> None:
+    told = json.loads(project.must("regraft", "validate", "--json"))
+    assert told["accepted"] is True and told["refusal"] is None
+    assert told["validate"]["decisions"] == {"keep": 0, "relabel": 0, "drop": 0, "absent": []}
+    assert not [rule for gate in ("validate", "screen") for rule in told[gate]["rules"] if not rule["passed"]]
+    assert not (project / "data/models").exists(), "nothing is trained"
+
+    _against(project, tmp_path / "production")
+
+    project.edit("params.yaml", "min_train_per_class: 5", "min_train_per_class: 500")
     project.edit("params.yaml", "    minimum: fail", "    minimum: warn")
     warned = project.must("regraft", "validate")
     assert "  warn  enough to learn from: " in warned and "remedy  Add images of the class" in warned
@@ -56,12 +65,8 @@ def test_the_gates_alone_and_what_they_refuse(new_project: Callable[[Path], Proj
 
 
 @pytest.mark.exhaustive
-def test_a_decision_outlives_its_image_under_both_drivers(
-    new_project: Callable[[Path], Project], tmp_path: Path
-) -> None:
-    project = new_project(tmp_path / "project")
-    images = write_images(tmp_path / "images", per_class=40)
-    project.must("regraft", "use", str(images), "--backbone", "glyphnet")
+def test_a_decision_outlives_its_image_under_both_drivers(project: Project, tmp_path: Path) -> None:
+    images = tmp_path / "images"
     identity = hashlib.sha256((images / "1/004.png").read_bytes()).hexdigest()
     lines = ("0/001.png,drop,,a smear", "0/002.png,relabel,1,", "2/003.png,keep,,", f"{identity},drop,,")
     (project / "data/decisions.csv").write_text("\n".join(["image,decision,label,note", *lines, ""]))

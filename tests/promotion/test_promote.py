@@ -530,6 +530,7 @@ def test_a_lost_champion_that_is_registered_again_is_the_champion(world: World) 
     assert done.reasons[0] == "it is version 1, the champion, registered again: its files were gone"
 
 
+@pytest.mark.exhaustive
 def test_another_version_under_the_number_of_a_deleted_one_is_no_champion(world: World) -> None:
     world.challenge(ALWAYS_0)
     world.promote()

@@ -84,6 +84,7 @@ def test_old_versions_are_compared_and_one_is_rolled_back_to(project: Project) -
     assert "version 1" in project.must("regraft", "status")
 
 
+@pytest.mark.exhaustive
 def test_the_next_run_judges_its_challenger_against_an_old_champion(project: Project) -> None:
     project.edit("params.yaml", "  scratch: true ", "  scratch: false ")
     project.edit("params.yaml", "  strategy: auto ", "  strategy: head_only ")
