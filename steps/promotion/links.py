@@ -53,10 +53,11 @@ def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
     The export is read from the workspace and from git's last commit. The second list holds what could not be checked.
     """
     chain, faults = release.history(root)
-    emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
-    committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
-    faults += [*emptied, *(f"{difference} (the export as committed)" for difference in differences(chain, committed))]
     registry = Registry(root)
+    held = ledger.exported(root, registry.name) if (root / ledger.EXPORT).is_file() else None
+    emptied, silent = silences(chain, held)
+    committed = differences(chain, ledger.committed(registry))
+    faults += [*emptied, *(f"{difference} (the export as committed)" for difference in committed)]
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
             package_loading.verify(registry, number, chain.package_of(number))

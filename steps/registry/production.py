@@ -27,7 +27,8 @@ class Production:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._known, self._chain = ledger.exported(registry.root), Chain((), (), (), True)
+        self._known, self._chain = ledger.exported(registry.root, registry.name), Chain((), (), (), True)
+        self._unanchored = not self._known and ledger.marked(registry) is None
 
     def named(self) -> Named:
         """Return the present champion. Raises RegistryError if the ledger was tampered with or cannot be reached."""
@@ -51,10 +52,19 @@ class Production:
     def champion(self) -> str:
         """Return the champion, with a warning if the alias differs; RequestError if there is none."""
         number, remark = self.named()
+        if number is None and (sentence := ledger.emptied(self._registry)):
+            raise RegistryError(sentence)
         if number is None:
             raise RequestError(f"{remark}; `regraft run` makes one, --version takes another version")
         if remark:
             log.warning(remark)
+        if self._unanchored:
+            log.warning(
+                "nothing here says how long the ledger of %s was (no %s): one whose end was cut off would pass. Bring "
+                "that file from where it is decided",
+                self._registry.name,
+                ledger.EXPORT,
+            )
         return number
 
     def package_of(self, number: str) -> str | None:
@@ -111,5 +121,5 @@ def aliased(registry: Registry, alias: str) -> Named:
 
 def present(registry: Registry) -> str | None:
     """Return the champion or None: the ledger's, or the alias's if the project is older than its ledger."""
-    chain = ledger.read(registry)
+    chain = ledger.whole(ledger.read(registry))
     return chain.champion if chain.entries else registry.alias(CHAMPION)
