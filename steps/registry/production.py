@@ -90,6 +90,8 @@ def lost(registry: Registry, chain: Chain) -> str:
         d.champion for _, d in chain.entries if d.champion and d.champion != champion and registry.has(d.champion)
     }
     back = [f"`regraft rollback --to {number} --reason TEXT`" for number in sorted(earlier, key=int)[-1:]]
+    other = registry.newest()
+    back += [f"`regraft adopt {other} --reason TEXT` says that it is lost and which one follows"] if other else []
     approved = "set promote.approval: required, and a person decides about the next version without a comparison"
     if registry.version(champion) is None:
         what, ways = f"version {champion} of {name}, the champion by the ledger, was deleted in MLflow", back
