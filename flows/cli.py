@@ -176,6 +176,15 @@ def rollback(
 
 
 @app.command()
+def adopt(version: str, reason: Reason, by: By = "") -> None:
+    """Make a version the champion where the ledger is empty or its champion is lost: nothing to compare it with."""
+    from steps.promotion.release import adopt as decide
+
+    decision = locked(decide, version, by, reason)
+    say(f"version {decision.version} is the champion, adopted by {decision.by}; commit data/ledger.jsonl")
+
+
+@app.command()
 def history(
     at: Annotated[str | None, typer.Option(help="What was in production then? A date or an ISO time.")] = None,
     as_json: Json = False,

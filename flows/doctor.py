@@ -16,7 +16,8 @@ from flows.preflight import FAULT, GOOD, WARNING, Finding, Findings
 from flows.sources import BACKBONE, RAW, read_source
 from steps.errors import RegistryError, RegraftError
 from steps.promotion.terms import SECTIONS
-from steps.registry import signing, tracking
+from steps.registry import ledger, signing, tracking
+from steps.registry.model_registry import Registry
 from steps.runtime import files, stage
 
 PYTHON = ((3, 11), (3, 14))  # from, and below
@@ -232,7 +233,27 @@ def _mlflow(root: Path) -> Findings:
         answer = Finding("MLflow", GOOD, "the project's own SQLite file" if tracking.is_own(uri) else uri)
     yield answer
     if answer.state == GOOD and (root / "params.yaml").is_file():
-        yield from preflight.registry(root)
+        wrong = list(preflight.registry(root))
+        yield from wrong or _champion(root)
+
+
+def _champion(root: Path) -> Findings:
+    """Load the champion and let it answer, as `regraft serve` does."""
+    if tracking.is_own(tracking.tracking_uri()) and not (root / ".regraft" / "mlflow.db").exists():
+        return
+    from steps.serving import served_version
+
+    registry = Registry(root)
+    chain = ledger.read(registry)
+    if chain.champion is None:
+        return
+    try:
+        served = served_version.load(registry, chain.champion, chain.package_of(chain.champion))
+    except RegistryError as error:
+        yield Finding("champion", FAULT, str(error), "nothing can be served, or compared with it")
+        return
+    served.package.files.remove()
+    yield Finding("champion", GOOD, f"version {chain.champion} is what was signed, and answers")
 
 
 def _mlflow_server(uri: str) -> Findings:

@@ -13,6 +13,7 @@ from steps.pages.caveats import Caveat
 from steps.promotion.terms import EVALUATION, LOOKED_AT, RECEIPT, SECTIONS, Promotion, confirming
 from steps.registry import production
 from steps.registry.chain import PROPOSE, Decision
+from steps.registry.ledger import EXPORT
 from steps.registry.model_registry import Registry
 from steps.runtime import artefacts, files, stage
 
@@ -191,6 +192,7 @@ def _state(root: Path) -> str | None:
     return stage.digest_of(
         {
             "inputs": [files.sha256_of(path) for path in looked_at],
+            "export": files.sha256_of(root / EXPORT) if (root / EXPORT).is_file() else None,
             "database": [facts.st_size, facts.st_mtime_ns],
             "models": sorted(path.relative_to(home).as_posix() for path in home.rglob("MLmodel")),
         }

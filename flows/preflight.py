@@ -77,13 +77,18 @@ def commit(root: Path) -> Findings:
 
 
 def registry(root: Path) -> Findings:
-    """Ask MLflow whether it will take a run, and has the champion's files; yields what is wrong."""
+    """Ask MLflow whether it will take a run, and has the ledger and the champion's files; yields what is wrong."""
     if is_own(tracking_uri()) and not (root / ".regraft" / "mlflow.db").exists():
         return
     held, document = Registry(root), params.read(root)
     try:
         held.find_experiment(document["register"]["experiment"])
-        lost = production.lost(held, ledger.read(held))
+        chain = ledger.read(held)
+        if not chain.slots and (emptied := ledger.emptied(held)):
+            yield Finding("ledger", FAULT if held.newest() else WARNING, emptied)  # without a version none is adopted
+            return
+        ledger.whole(chain, ledger.exported(root, held.name))
+        lost = production.lost(held, chain)
     except RegistryError as error:
         yield Finding("MLflow", FAULT, str(error))
         return

@@ -41,7 +41,7 @@ class Audit:
 
 def audit(root: Path, version: str | None, verify: bool, cache: Path) -> Audit:
     """Follow a version (default: the champion) to its raw images in DVC's `cache`; `verify` looks for tampering."""
-    audited, links = chain.audit(root, version, cache)
+    audited, links = chain.audit(root, version, cache, verify)
     if not verify:
         return Audit(audited, links, None)
     faults, silent = chain.tampered(root, audited)

@@ -76,12 +76,14 @@ class ChallengerFacts:
     changes of classes and slices from the opponent to the challenger, `size` is in bytes. `changed_classes` is True if
     the two do not know the same classes. `another_task`, `shortage` and `looks` are the reasons, if there are any, why
     nothing can be compared, why too few images are left to compare on, and why these decide nothing any more.
-    `checks` are the rules of the data gates as listed in their reports.
+    `unopposed` says why there is no comparison where nothing needs one. `checks` are the rules of the data gates as
+    listed in their reports.
     """
 
     challenger: Judgement
     comparison: PairedComparison | None = None
     opponent: str = "the champion"
+    unopposed: str = "no champion before it"
     recalls: "Sequence[Change]" = ()
     slice_changes: "Sequence[Change]" = ()
     changed_classes: bool = False
@@ -119,7 +121,7 @@ def _earned(facts: ChallengerFacts, rules: GateRules) -> str:
     cleared = "" if rules.floor is None else f" clears the floor of {_share(rules.floor)}"
     text = f"balanced accuracy {_figure(facts.challenger.balanced_accuracy)}{cleared}"
     if facts.comparison is None:
-        return f"{text}; no champion before it"
+        return f"{text}; {facts.unopposed}"
     return f"{text}; {_difference(facts.comparison, facts.opponent)}"
 
 

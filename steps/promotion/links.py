@@ -9,6 +9,7 @@ from pathlib import Path
 from steps.errors import RegistryError, RequestError
 from steps.promotion import release
 from steps.promotion.evidence import Evidence, gather
+from steps.promotion.stored import damaged, is_whole, listing, missing, place_of
 from steps.registry import circumstances, ledger, package_loading
 from steps.registry.chain import differences, silences
 from steps.registry.model_registry import CHAMPION, Registry
@@ -32,10 +33,10 @@ class Link:
     contradictions: tuple[str, ...] = ()
 
 
-def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]]:
+def audit(root: Path, version: str | None, store: Path, verify: bool = False) -> tuple[str, list[Link]]:
     """Return the version (default: the champion) and the chain behind it; `store` is the folder of DVC's cache.
 
-    Raises RequestError if there is no such version.
+    `verify`: all that it holds of the version's data is hashed again. Raises RequestError if there is no such version.
     """
     registry = Registry(root)
     chain = ledger.read(registry)
@@ -44,7 +45,12 @@ def audit(root: Path, version: str | None, store: Path) -> tuple[str, list[Link]
         raise RequestError(f"{registry.name} has no champion to audit; `regraft run` makes one, or name a version")
     with tempfile.TemporaryDirectory() as scratch:
         held = gather(registry, chain, version, Path(scratch))
-        return version, [*_registry(registry, held), *_run(held), *_data(held, store)]
+        return version, [
+            *_registry(registry, held),
+            *_run(held),
+            *_data(held, store),
+            *(_hashed(held, store) if verify else ()),
+        ]
 
 
 def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
@@ -53,10 +59,11 @@ def tampered(root: Path, version: str) -> tuple[list[str], list[str]]:
     The export is read from the workspace and from git's last commit. The second list holds what could not be checked.
     """
     chain, faults = release.history(root)
-    emptied, silent = silences(chain, ledger.exported(root) if (root / ledger.EXPORT).is_file() else None)
-    committed = ledger.texts(circumstances.committed(root, ledger.EXPORT) or b"")
-    faults += [*emptied, *(f"{difference} (the export as committed)" for difference in differences(chain, committed))]
     registry = Registry(root)
+    held = ledger.exported(root, registry.name) if (root / ledger.EXPORT).is_file() else None
+    emptied, silent = silences(chain, held)
+    committed = differences(chain, ledger.committed(registry))
+    faults += [*emptied, *(f"{difference} (the export as committed)" for difference in committed)]
     for number in sorted({version, *(decision.version for _, decision in chain.entries)}, key=int):
         try:
             package_loading.verify(registry, number, chain.package_of(number))
@@ -141,8 +148,8 @@ def _commit(held: Evidence) -> Link:
         reason = held.circumstance(circumstances.NO_COMMIT) or "the project was in no git commit"
         gap = f"{reason}: nothing restores its code"
         return Link("commit", "none", (gap,), signed=signed)
-    missing = circumstances.missing_commit(held.root, commit)
-    gaps = [*([missing] if missing else []), *lost_changes(held)]
+    absent = circumstances.missing_commit(held.root, commit)
+    gaps = [*([absent] if absent else []), *lost_changes(held)]
     state, patch = held.circumstance(circumstances.CHANGES), held.kept.get(circumstances.PATCH)
     dirty = "" if state == circumstances.NONE else ", with uncommitted changes"
     kept = f" ({patch.stat().st_size} bytes kept)" if patch else ""
@@ -167,11 +174,19 @@ def _data(held: Evidence, store: Path) -> Iterator[Link]:
     yield _disagreements(held, made | read, store)
     for path, digest in sorted(made.items()):
         if path.endswith(".parquet"):
-            gaps = tuple(_missing(store, held.root, path, digest))
+            gaps = tuple(missing(store, held.root, path, digest))
             yield Link("table", f"{path}, digest {digest}", gaps, signed=signed)
     for path, digest in read.items():
         if digest.endswith(".dir"):
             yield _input(held, store, path, digest)
+
+
+def _hashed(held: Evidence, store: Path) -> Iterator[Link]:
+    """Describe the bytes in DVC's cache, hashed again: a link that is not ticked where one differs."""
+    if tracked := held.made() | held.read():
+        faults = tuple(damaged(store, held.root, tracked))
+        text = "" if faults else "all that is there was hashed again, and is what dvc.lock names"
+        yield Link("cache", text, signed=held.around is not None and not faults, contradictions=faults)
 
 
 def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
@@ -192,11 +207,10 @@ def _disagreements(held: Evidence, known: dict[str, str], store: Path) -> Link:
 
 
 def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
-    gaps, signed = tuple(_missing(store, held.root, path, digest)), held.around is not None
-    listed = place_of(store, digest)
-    entries = {e["relpath"]: e["md5"] for e in files.read_json(listed)} if listed.is_file() else {}
+    gaps, signed = tuple(missing(store, held.root, path, digest)), held.around is not None
+    entries = listing(store, digest)
     card = place_of(store, entries.get(CARD, ""))
-    if not card.is_file():
+    if not card.is_file() or not is_whole(card, entries[CARD]):
         return Link("images", f"{path}, digest {digest}, {len(entries)} files", gaps, signed=signed)
     facts = files.read_json(card)
     weights = f"{facts['name']} ({facts['source']}; licence: {facts['licence']}), weights {facts['sha256']}"
@@ -209,23 +223,4 @@ def _input(held: Evidence, store: Path, path: str, digest: str) -> Link:
 def missing_inputs(held: Evidence, store: Path) -> list[str]:
     """Return what DVC's cache lacks of a replay's input data."""
     folders = {path: digest for path, digest in held.read().items() if digest.endswith(".dir")}
-    return [gap for path, digest in folders.items() for gap in _missing(store, held.root, path, digest)]
-
-
-def place_of(store: Path, digest: str) -> Path:
-    """Return the path of a digest's bytes in DVC's cache."""
-    return store / "files" / "md5" / digest[:2] / digest[2:]
-
-
-def _missing(store: Path, root: Path, path: str, digest: str) -> Iterator[str]:
-    """Yield what DVC's cache lacks of a tracked file or folder, and whether the workspace has it."""
-    listed = place_of(store, digest)
-    if not listed.is_file():
-        here = f"{path} in the workspace may be another" if (root / path).exists() else "nor in the workspace"
-        yield f"{path} is not in DVC's cache ({here}); `dvc fetch` where it was pushed"
-    elif digest.endswith(".dir"):
-        entries = files.read_json(listed)
-        gone = [entry["relpath"] for entry in entries if not place_of(store, entry["md5"]).is_file()]
-        if gone:
-            shown = ", ".join(f"{path}/{name}" for name in gone[:3])
-            yield f"{len(gone)} of {len(entries)} files are not in DVC's cache: {shown}{' ...' if gone[3:] else ''}"
+    return [gap for path, digest in folders.items() for gap in missing(store, held.root, path, digest)]

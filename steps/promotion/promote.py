@@ -227,11 +227,13 @@ def _ensure_registered(registry: Registry, register_cmd: str, receipt: dict[str,
 def _decided(case: Case, chain: Chain) -> tuple[Verdict, list[str], PairedComparison | None]:
     """Return the verdict, what it is about, and the comparison behind it."""
     match, notes = _match(case, chain)
+    alone = f"not compared with version {chain.champion}, the champion" if chain.champion else "no champion before it"
     compared = match.paired if match else None
     evaluation, judged = case.evaluation, case.evaluation.test[case.kind]
     facts = ChallengerFacts(
         challenger=judged,
         comparison=compared.comparison if compared else None,
+        unopposed=alone,
         changed_classes=match is not None and not match.task.same,
         another_task=_other_task(match, chain.champion),
         shortage=match.shortage if match else None,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steps.errors import RequestError
-from steps.registry import ledger, package_loading
-from steps.registry.chain import PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
+from steps.registry import ledger, package_loading, production
+from steps.registry.chain import ADOPT, PROMOTE, PROPOSE, REFUSE, ROLLBACK, Chain, Decision, differences
 from steps.registry.model_registry import Registry
 from steps.runtime import params
 
@@ -91,6 +91,31 @@ def rollback(root: Path, to: str | None, by: str, reason: str) -> Decision:
     return _decide(root, ROLLBACK, by, target)
 
 
+def adopt(root: Path, version: str, by: str, reason: str) -> Decision:
+    """Make a version champion where none can be compared with it, because a person says so; return the entry.
+
+    That is so if the ledger holds no decision (an older project, another registry, an emptied ledger), or if its
+    champion is lost. Raises RequestError otherwise: then a gate or an earlier decision counts.
+    """
+    registry = Registry(root)
+    if not ledger.read(registry).slots:
+        why = ledger.emptied(registry).partition(":")[0]
+        if not why:
+            raise RequestError(f"{registry.name} has no champion yet: `regraft run` makes one, or says why not")
+        package = _proven(registry, Chain((), (), (), True), version)
+        before = ledger.begin(registry, version, (reason, why), by, package)
+        return _carried_out(registry, before, ADOPT)
+
+    def target(chain: Chain) -> Turn:
+        why = production.lost(registry, chain)
+        if not why:
+            stands = f"the champion is {_named(chain.champion)}, and nothing is lost"
+            raise RequestError(f"{stands}: `regraft run` decides, `regraft rollback --reason TEXT` goes back")
+        return Turn(version, version, (reason, why.partition(";")[0]))
+
+    return _decide(root, ADOPT, by, target)
+
+
 def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> Decision:
     registry = Registry(root)
     ledger.reconcile(registry)
@@ -101,8 +126,13 @@ def _decide(root: Path, kind: str, by: str, target: Callable[[Chain], Turn]) -> 
             registry, before, kind, turn.version, turn.champion, turn.reasons, turn.question, by=by, package=package
         ):
             break
+    return _carried_out(registry, before, kind)
+
+
+def _carried_out(registry: Registry, before: Chain, kind: str) -> Decision:
+    """Let alias, export and tags follow the decision that was made after `before`; return it."""
     chain = ledger.restore_alias(registry, before)
-    ledger.export(chain, root)
+    ledger.export(chain, registry.root)
     made = next(d for _, d in chain.entries if d.predecessor == before.head)  # others may have decided since
     registry.tag_verdict(made.version, kind, made.reasons, made.previous)
     return made
@@ -117,8 +147,9 @@ def _proven(registry: Registry, chain: Chain, version: str) -> str:
 
 def history(root: Path) -> tuple[Chain, list[str]]:
     """Return the verified ledger and all its faults, including differences from the last export."""
-    chain = ledger.read(Registry(root))
-    return chain, [*chain.faults, *differences(chain, ledger.exported(root))]
+    registry = Registry(root)
+    chain = ledger.read(registry)
+    return chain, [*chain.faults, *differences(chain, ledger.exported(root, registry.name))]
 
 
 def moment(text: str) -> datetime:

@@ -6,12 +6,13 @@ the compare-and-swap that MLflow's aliases (last writer wins) do not offer.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 PROMOTE, REFUSE, PROPOSE, ROLLBACK, ADOPT, RESTORE = "promote", "refuse", "propose", "rollback", "adopt", "restore"
+LATER = ("package", "model", "ledger")  # fields that older entries lack
 Verify = Callable[[str, str], bool]  # text, signature -> whether a trusted key made it
 
 
@@ -29,10 +30,12 @@ class Decision:
     at: str  # ISO 8601, UTC
     predecessor: str  # digest of the previous entry; "" for the first
     package: str | None = None  # digest of the version's package; None in older entries
+    model: str | None = None  # name of the registered model; None in older entries
+    ledger: str | None = None  # random id of the ledger, from its first entry on; None in older entries
 
     def text(self) -> str:
-        """Return the canonical JSON, which is hashed and signed. An unknown package is omitted."""
-        held = {name: value for name, value in vars(self).items() if name != "package" or value is not None}
+        """Return the canonical JSON, which is hashed and signed. What older entries lack is omitted."""
+        held = {name: value for name, value in vars(self).items() if name not in LATER or value is not None}
         return json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
@@ -87,6 +90,11 @@ class Chain:
     def champion(self) -> str | None:
         """Return the version in production after the last entry."""
         return self.entries[-1][1].champion if self.entries else None
+
+    @property
+    def ledger(self) -> str | None:
+        """Return the id of the ledger; None if it has no entry, or only older ones."""
+        return self.entries[-1][1].ledger if self.entries else None
 
     def at(self, moment: datetime) -> Decision | None:
         """Return the last entry made at or before `moment` (aware), or None."""
@@ -145,10 +153,23 @@ class Walked(Generic[E]):
     applied: bool
 
 
-def walk(slots: Iterable[Slot], verify: Verify) -> Chain:
-    """Walk the ledger of decisions."""
+def walk(slots: Iterable[Slot], verify: Verify, model: str | None = None) -> Chain:
+    """Walk the ledger of decisions about a model (None: whichever it is)."""
     slots = tuple(sorted(slots, key=lambda slot: slot.number))
-    return Chain(**vars(walk_entries(slots, verify, parse)), slots=slots)
+    walked = walk_entries(slots, verify, parse)
+    faults = (*walked.faults, *_foreign(walked.entries, model))
+    return Chain(walked.entries, walked.void, faults, walked.applied, slots)
+
+
+def _foreign(entries: Sequence[tuple[int, Decision]], model: str | None) -> Iterator[str]:
+    """Yield the entries that were signed for another model or ledger; older entries name neither, and come first."""
+    known = None
+    for number, decision in entries:
+        if model and decision.model not in (None, model):
+            yield f"entry {number}: it was signed for the model {decision.model}, not for {model}"
+        elif known and decision.ledger != known:
+            yield f"entry {number}: it was signed for another ledger than the entries before it"
+        known = known or decision.ledger
 
 
 def walk_entries(slots: Sequence[Slot], verify: Verify, read: Callable[[str], E]) -> Walked[E]:

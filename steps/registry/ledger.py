@@ -9,21 +9,25 @@ decision would not.
 import getpass
 import logging
 import random
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from steps.errors import RegistryError
-from steps.registry import signing
-from steps.registry.chain import ADOPT, RESTORE, Chain, Decision, Slot, differences, walk
+from steps.registry import circumstances, signing
+from steps.registry.chain import ADOPT, RESTORE, Chain, Decision, Slot, differences, parse, walk
 from steps.registry.model_registry import CHAMPION, Registry
 from steps.runtime import files
 
 log = logging.getLogger("regraft")
 TEXT, SIGNATURE, APPLIED = "regraft.decision", "regraft.signature", "regraft.applied"
 EXPORT = Path("data/ledger.jsonl")
+MARKS = Path(".regraft/ledger")  # for each model the last signed entry that was read here: it has to stay
 DESCRIPTION = "Every decision about who is champion; signed, append-only."
 PATIENCE = 30  # seconds that an alias must differ before it counts as moved by hand
 ATTEMPTS = 100  # consecutive lost races before giving up
@@ -39,14 +43,41 @@ def read(registry: Registry, since: Chain | None = None) -> Chain:
     """Read and verify the ledger of a model; an empty chain if there is none.
 
     With `since`, a chain read earlier, only its last entry and later ones are requested; if nothing is new, `since`
-    itself is returned, and nothing is read or hashed again.
+    itself is returned, and nothing is read or hashed again. An entry that was read here earlier and is gone is a fault.
     """
+    mark = marked(registry)  # before the ledger: what others note meanwhile is newer than this answer
     known = since.slots if since and since.entries else ()
     first = since.last_number if since and since.entries else 1
     fresh = sorted(slots(of(registry), first)[0], key=lambda slot: slot.number)
     if since and known and fresh == [slot for slot in known if slot.number >= first]:
         return since
-    return walk([*(slot for slot in known if slot.number < first), *fresh], signing.verifier())
+    chain = walk([*(slot for slot in known if slot.number < first), *fresh], signing.verifier(), registry.name)
+    return _noted(registry, chain, mark)
+
+
+def marked(registry: Registry) -> Slot | None:
+    """Return the last entry of this model's ledger that was read in this project, whatever the registry holds now."""
+    path = _mark(registry)
+    try:
+        return Slot(**files.read_json(path)) if path.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise RegistryError(f"{path} is damaged ({error}): restore it from a backup, or move it away") from None
+
+
+def _noted(registry: Registry, chain: Chain, mark: Slot | None) -> Chain:
+    """Note a ledger's last entry, so that nobody can cut it off later; a fault if the entry noted before is gone."""
+    if mark and not any((slot.number, slot.text) == (mark.number, mark.text) for slot in chain.slots):
+        gone = f"entry {mark.number} was read here before, and is gone: its end was cut off, or this is another ledger"
+        return replace(chain, faults=(*chain.faults, f"{gone} ({_mark(registry)} holds it)"))
+    if chain.entries and not chain.faults and (mark is None or mark.number < chain.last_number):
+        last = next(slot for slot in chain.slots if slot.number == chain.last_number)
+        with suppress(OSError):  # a read-only project: what its data/ledger.jsonl holds has to do
+            files.write_json(_mark(registry), replace(last, applied=False))
+    return chain
+
+
+def _mark(registry: Registry) -> Path:
+    return registry.root / MARKS / f"{registry.name}.json"
 
 
 def slots(ledger: Registry, first: int = 1) -> tuple[list[Slot], dict[int, dict[str, str]]]:
@@ -86,6 +117,11 @@ def take(
 def whole(chain: Chain, exported: Sequence[str] = ()) -> Chain:
     """Return the chain if it has no faults; otherwise RegistryError names all of them."""
     faults = [*chain.faults, *differences(chain, exported)]
+    if faults and not chain.slots:
+        raise RegistryError(
+            f"the ledger of decisions is empty, and was not: {'; '.join(faults)}. Nothing is decided or served until a "
+            "person says which version is in production: `regraft adopt VERSION --reason TEXT`"
+        )
     if faults:
         raise RegistryError(
             "the ledger of decisions was tampered with:\n  "
@@ -130,6 +166,8 @@ def append(
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         predecessor=chain.head,
         package=package or chain.package_of(version),
+        model=registry.name,
+        ledger=chain.ledger or secrets.token_hex(16),
     )
     number = take(of(registry), DESCRIPTION, f"models:/{registry.name}/{version}", decision.text())
     return number is not None and any(slot == number for slot, _ in read(registry, chain).entries)
@@ -166,9 +204,9 @@ def restore_alias(registry: Registry, chain: Chain | None = None) -> Chain:
     entry and now points elsewhere was moved by hand: that is recorded as an entry of its own.
     """
     while True:
-        chain = whole(read(registry, chain))
+        chain = _begun(registry, read(registry, chain))
         if not chain.entries:
-            return _adopt(registry, chain)
+            return chain
         alias = registry.alias(CHAMPION)
         if chain.applied and (alias == chain.champion or _deleted(registry, alias, chain)):
             return chain
@@ -208,14 +246,81 @@ def _follow(registry: Registry, chain: Chain, alias: str | None) -> None:
     raise RegistryError(f"the alias {CHAMPION} could not be set: the registry was busy {ATTEMPTS} times; run again")
 
 
-def _adopt(registry: Registry, chain: Chain) -> Chain:
-    """Begin the ledger with the existing champion of a project that is older than its ledger."""
-    champion = registry.alias(CHAMPION)
-    if champion is None:
-        return chain
-    reasons = ["was champion before there was a ledger"]
-    append(registry, chain, ADOPT, champion, champion, reasons, package=registry.digest(champion))
-    return restore_alias(registry)
+def _begun(registry: Registry, chain: Chain) -> Chain:
+    """Return a chain that is whole, and empty only if nothing says that it ever held a decision."""
+    if not chain.slots and (sentence := emptied(registry)):
+        raise RegistryError(sentence)
+    return whole(chain, exported(registry.root, registry.name) if chain.entries else ())
+
+
+def emptied(registry: Registry) -> str:
+    """Return why a ledger without entries is no new one, and the way on; "" if it is new, or has entries.
+
+    What speaks against a new one is asked first: another process may make the first decision meanwhile.
+    """
+    evidence = list(_evidence(registry))
+    if not evidence or read(registry).slots:
+        return ""
+    version = _last_known(registry)
+    command = f"`regraft adopt {version or 'VERSION'} --reason TEXT`"
+    return (
+        f"the ledger of {registry.name} holds no decision, but {', and '.join(evidence)}: it was emptied, or this is "
+        "another registry. Nothing is decided until a person says which version is in production: "
+        f"{command if version else f'`regraft run` registers the models, then {command}'}"
+    )
+
+
+def _last_known(registry: Registry) -> str | None:
+    """Return the version that holds the last champion's package by the export or the entry noted here.
+
+    If nothing names one, the version of the alias or the newest, for a person to judge; None if there is no version.
+    """
+    mark = marked(registry)
+    lines = exported(registry.root, registry.name) or committed(registry) or ([mark.text] if mark else [])
+    with suppress(ValueError):
+        entries = tuple(enumerate(map(parse, lines), 1))
+        package = Chain(entries, (), (), True).package_of(entries[-1][1].champion) if entries else None
+        if package and (version := registry.find(package)):
+            return version
+    alias = registry.alias(CHAMPION)
+    return alias if alias and registry.has(alias) else registry.newest()
+
+
+def _evidence(registry: Registry) -> Iterator[str]:
+    """Yield what says that there was a champion, outside of the ledger."""
+    if mark := marked(registry):
+        yield f"its entry {mark.number} was read here before ({MARKS}/{registry.name}.json)"
+    if lines := exported(registry.root, registry.name):
+        yield f"{EXPORT} holds {len(lines)}"
+    elif lines := committed(registry):
+        yield f"{EXPORT} as committed holds {len(lines)}"
+    if judged := registry.judged():
+        yield f"{len(judged)} of its versions carry a verdict"
+    if alias := registry.alias(CHAMPION):
+        yield f"the alias {CHAMPION}, which nobody signs, stands on version {alias}"
+
+
+def begin(registry: Registry, version: str, reasons: Sequence[str], by: str, package: str) -> Chain:
+    """Begin an empty ledger with the champion that a person names; return the empty chain that it follows.
+
+    What was noted here of another ledger no longer counts; an export of it is kept under another name. Raises
+    RegistryError if another decision came first.
+    """
+    _mark(registry).unlink(missing_ok=True)
+    chain = read(registry)
+    if chain.slots or not append(registry, chain, ADOPT, version, version, reasons, by=by, package=package):
+        raise RegistryError(f"another decision about {registry.name} came first; see `regraft history`")
+    _set_aside(registry.root)
+    return chain
+
+
+def _set_aside(root: Path) -> None:
+    """Keep an export of another ledger under another name."""
+    path = root / EXPORT
+    if path.is_file():
+        kept = path.with_name(f"ledger-{files.sha256_of(path)[:8]}.jsonl")
+        path.replace(kept)
+        log.warning("%s held another ledger: kept as data/%s", EXPORT, kept.name)
 
 
 def _is_still(registry: Registry, alias: str | None, chain: Chain) -> bool:
@@ -228,31 +333,45 @@ def _is_still(registry: Registry, alias: str | None, chain: Chain) -> bool:
 
 
 def reconcile(registry: Registry) -> None:
-    """Compare the ledger with its last export before anything is decided.
+    """Compare the ledger with its last export, and with what was read here before, before anything is decided.
 
-    Raises RegistryError if an exported entry is changed or gone. An empty registry was wiped or is a different one: the
-    export is kept under another name, and a new ledger begins.
+    Raises RegistryError if an entry is changed or gone, or if a ledger without entries is not a new one.
     """
     of(registry).ensure(DESCRIPTION)
-    chain, path = whole(read(registry)), registry.root / EXPORT
-    if chain.entries:
-        whole(chain, exported(registry.root))
-    elif path.is_file():
-        kept = path.with_name(f"ledger-{files.sha256_of(path)[:8]}.jsonl")
-        path.replace(kept)
-        log.warning("the registry holds no decision, data/ledger.jsonl did: kept as data/%s", kept.name)
+    _begun(registry, read(registry))
 
 
 def export(chain: Chain, root: Path) -> None:
-    """Write the entries that count to data/ledger.jsonl, one signed text per line: evidence outside of the registry."""
-    lines = "".join(decision.text() + "\n" for _, decision in chain.entries)
-    files.write_text(root / EXPORT, lines)
+    """Write the entries that count to data/ledger.jsonl, one signed text per line: evidence outside of the registry.
+
+    An export of another model's ledger is kept under another name.
+    """
+    lines = [decision.text() for _, decision in chain.entries]
+    if lines and exported(root) and not exported(root, chain.entries[-1][1].model):
+        _set_aside(root)
+    files.write_text(root / EXPORT, "".join(f"{line}\n" for line in lines))
 
 
-def exported(root: Path) -> list[str]:
-    """Return the texts of the last export; invalid UTF-8 is kept as surrogates, which match no entry."""
+def exported(root: Path, model: str | None = None) -> list[str]:
+    """Return the texts of the last export; none if it is another model's (None: whichever it is).
+
+    Invalid UTF-8 is kept as surrogates, which match no entry.
+    """
     path = root / EXPORT
-    return texts(path.read_bytes()) if path.is_file() else []
+    return _of_model(texts(path.read_bytes()), model) if path.is_file() else []
+
+
+def committed(registry: Registry) -> list[str]:
+    """Return the texts of the export in git's last commit; none if it is another model's."""
+    return _of_model(texts(circumstances.committed(registry.root, EXPORT) or b""), registry.name)
+
+
+def _of_model(lines: list[str], model: str | None) -> list[str]:
+    """Return the lines of an export, or none if they were signed for another model; older ones name none."""
+    with suppress(ValueError):
+        if model and lines and parse(lines[-1]).model not in (None, model):
+            return []
+    return lines
 
 
 def texts(export: bytes) -> list[str]:

@@ -59,6 +59,12 @@ class Registry(Runs):
         ready = [int(v.version) for v in versions if v.status == "READY" and "MLmodel" in self._listing(v)]
         return str(min(ready)) if ready else None
 
+    def newest(self) -> str | None:
+        """Return the number of the newest version that is ready and has its files, if there is one."""
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        numbers = sorted((int(v.version) for v in versions), reverse=True)
+        return next((str(number) for number in numbers if self.has(str(number))), None)
+
     def version(self, number: str) -> Any:
         """Return MLflow's record of a version, None if there is none. RegistryError if MLflow does not answer."""
         if not number.isdecimal():
@@ -172,6 +178,11 @@ class Registry(Runs):
             raise RequestError(f"version {number} of {self.name} has no {path}: regraft did not register it")
         with answering():
             return Path(download_artifacts(artifact_uri=f"models:/{self.name}/{number}/{path}", dst_path=str(folder)))
+
+    def judged(self) -> list[str]:
+        """Return the versions that carry a verdict, which is written after each decision about them."""
+        clause = f"name = '{self.name}' and tags.`regraft.verdict` LIKE '%'"
+        return [str(version.version) for version in self.client.search_model_versions(clause)]
 
     def tag_verdict(self, number: str, verdict: str, reasons: Sequence[str], opponent: str | None) -> None:
         """Tag a version with its last verdict, for readers of MLflow's UI."""

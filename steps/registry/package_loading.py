@@ -9,10 +9,11 @@ from typing import Any
 
 from steps.backbones import models
 from steps.errors import RegistryError
-from steps.registry import signing
+from steps.registry import circumstances, signing
 from steps.registry.model_registry import Registry
 from steps.registry.tracking import answering
 from steps.registry.unpacked import Unpacked
+from steps.runtime.files import read_yaml
 
 DIGEST = "regraft.digest"  # in MLmodel's metadata, covered by the signature
 MODEL = "artifacts/model"  # inside a package
@@ -95,7 +96,23 @@ def _verified(registry: Registry, version: str, decided: str | None, scratch: Pa
             raise RegistryError(
                 f"version {version} of {name} holds the package {held[:16]}, but was {how} as {str(expected)[:16]}"
             )
+    if (made_for := _model_name(folder)) not in (None, name):
+        raise RegistryError(
+            f"version {version} of {name} holds a package that was signed for the model {made_for}: its entry in "
+            f"MLflow was copied or moved. `regraft run` registers the models of {name}"
+        )
     return folder
+
+
+def _model_name(folder: Path) -> str | None:
+    """Return the registered model that a verified package was made for, by the params.yaml that was signed with it.
+
+    None if it holds none: packages of before, and those of tests.
+    """
+    path = folder / circumstances.FOLDER / circumstances.PARAMS
+    document = read_yaml(path) if path.is_file() else {}
+    named = (document.get("register") or {}).get("model_name")
+    return None if named is None else str(named)
 
 
 def download(registry: Registry, version: str, scratch: Path) -> Path:

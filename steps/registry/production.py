@@ -27,7 +27,8 @@ class Production:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._known, self._chain = ledger.exported(registry.root), Chain((), (), (), True)
+        self._known, self._chain = ledger.exported(registry.root, registry.name), Chain((), (), (), True)
+        self._unanchored = not self._known and ledger.marked(registry) is None
 
     def named(self) -> Named:
         """Return the present champion. Raises RegistryError if the ledger was tampered with or cannot be reached."""
@@ -51,10 +52,19 @@ class Production:
     def champion(self) -> str:
         """Return the champion, with a warning if the alias differs; RequestError if there is none."""
         number, remark = self.named()
+        if number is None and (sentence := ledger.emptied(self._registry)):
+            raise RegistryError(sentence)
         if number is None:
             raise RequestError(f"{remark}; `regraft run` makes one, --version takes another version")
         if remark:
             log.warning(remark)
+        if self._unanchored:
+            log.warning(
+                "nothing here says how long the ledger of %s was (no %s): one whose end was cut off would pass. Bring "
+                "that file from where it is decided",
+                self._registry.name,
+                ledger.EXPORT,
+            )
         return number
 
     def package_of(self, number: str) -> str | None:
@@ -80,6 +90,8 @@ def lost(registry: Registry, chain: Chain) -> str:
         d.champion for _, d in chain.entries if d.champion and d.champion != champion and registry.has(d.champion)
     }
     back = [f"`regraft rollback --to {number} --reason TEXT`" for number in sorted(earlier, key=int)[-1:]]
+    other = registry.newest()
+    back += [f"`regraft adopt {other} --reason TEXT` says that it is lost and which one follows"] if other else []
     approved = "set promote.approval: required, and a person decides about the next version without a comparison"
     if registry.version(champion) is None:
         what, ways = f"version {champion} of {name}, the champion by the ledger, was deleted in MLflow", back
@@ -111,5 +123,5 @@ def aliased(registry: Registry, alias: str) -> Named:
 
 def present(registry: Registry) -> str | None:
     """Return the champion or None: the ledger's, or the alias's if the project is older than its ledger."""
-    chain = ledger.read(registry)
+    chain = ledger.whole(ledger.read(registry))
     return chain.champion if chain.entries else registry.alias(CHAMPION)

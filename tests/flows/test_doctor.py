@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from steps.commands import origins
 from steps.registry import signing
 from steps.runtime import files
 from tests.conftest import Project, free_port, write_images
+from tests.registered import Registered, inside
 
 
 @pytest.fixture
@@ -176,3 +178,30 @@ def test_a_server_that_answers_is_good(prefect_server: str, tmp_path: Path, monk
 def test_networks_that_are_mostly_fully_connected_are_warned_of(tmp_path: Path, architecture: str, state: str) -> None:
     models.write_card(tmp_path / "data/backbone", replace(origins.embedded()[0], architecture=architecture))
     assert next(doctor._transfer(tmp_path)).state == state
+
+
+def truncate_weights(project: Registered) -> None:
+    for path in (project.root / ".regraft/mlartifacts").rglob(models.WEIGHTS):
+        path.write_bytes(path.read_bytes()[:-100])
+
+
+def delete_files(project: Registered) -> None:
+    project.registry.connect()  # the database follows the copy, while its files are there
+    shutil.rmtree(project.root / ".regraft/mlartifacts")
+
+
+CHAMPIONS: list[tuple[Callable[[Registered], None], str, str]] = [
+    (lambda _: None, GOOD, "version 1 is what was signed, and answers"),
+    (truncate_weights, FAULT, "version 1 of regraft is not what was signed: "),
+    (delete_files, FAULT, "version 1 of regraft"),
+]
+
+
+@pytest.mark.parametrize(("damage", "state", "sentence"), CHAMPIONS)
+def test_the_champion_is_loaded_before_it_is_ticked(
+    registered_once: Registered, tmp_path: Path, damage: Callable[[Registered], None], state: str, sentence: str
+) -> None:
+    with inside(registered_once.copy(tmp_path / "project")) as copied:
+        damage(copied)
+        (finding,) = [finding for finding in examine(copied.root).findings if finding.what == "champion"]
+        assert finding.state == state and finding.found.startswith(sentence)

@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from steps.commands.audit import Audit
+from steps.commands.audit import audit as command_audit
 from steps.errors import RequestError
-from steps.promotion.links import Link, audit, place_of, tampered
+from steps.promotion.links import Link, audit, tampered
+from steps.promotion.stored import place_of
 from steps.promotion.terms import EVALUATION
 from steps.registry import circumstances, ledger, signing, tracking
 from steps.registry.chain import PROMOTE
@@ -365,6 +367,36 @@ def test_an_export_that_git_holds_is_held_against_the_ledger_whatever_lies_besid
     ledger.export(ledger.read(Registry(world.root)), world.root)
     cut = "the export holds 2 entries, the ledger 1: its end was cut off (the export as committed)"
     assert tampered(world.root, "1") == ([cut], [])
+
+
+def test_verification_hashes_what_it_ticks_and_the_command_that_it_prints_mends_it(world: World) -> None:
+    listings = [json.loads(path.read_bytes()) for path in world.store.rglob("*.dir")]
+    entry = max(listings, key=len)[1]
+    cached, here = place_of(world.store, entry["md5"]), world.root / "data/raw" / entry["relpath"]
+    whole = cached.read_bytes()
+    assert command_audit(world.root, None, True, world.store).faults == []
+    cached.write_bytes(whole + b"!")
+    assert command_audit(world.root, None, False, world.store).faults is None
+    (fault,) = command_audit(world.root, None, True, world.store).faults or ()
+    assert fault.startswith(f"data/raw/{entry['relpath']} in DVC's cache is not what dvc.lock names: `rm -f ")
+    here.parent.mkdir(parents=True)
+    here.write_bytes(whole)
+    (fault,) = command_audit(world.root, None, True, world.store).faults or ()
+    subprocess.run(fault.split("`")[1], shell=True, check=True)
+    assert command_audit(world.root, None, True, world.store).faults == [] and cached.read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", [".dir", "card.json", "table"])
+def test_every_kind_of_file_in_the_cache_is_hashed(world: World, suffix: str) -> None:
+    kinds = {
+        ".dir": lambda path: path.suffix == ".dir" and len(json.loads(path.read_bytes())) > 1,
+        "card.json": lambda path: b"licence" in path.read_bytes(),
+        "table": lambda path: path.read_bytes() == b"a table",
+    }
+    (path,) = (path for path in world.store.rglob("*") if path.is_file() and kinds[suffix](path))
+    path.write_bytes(path.read_bytes() + b"!")
+    faults = command_audit(world.root, None, True, world.store).faults or []
+    assert any("in DVC's cache is not what dvc.lock names" in fault for fault in faults)
 
 
 def test_the_text_marks_what_is_proven_counts_the_gaps_and_names_the_faults() -> None:

@@ -460,21 +460,50 @@ def test_an_export_that_the_ledger_no_longer_holds_stops_every_decision(world: W
     assert export.read_text() == held
 
 
-def test_a_wiped_registry_begins_a_new_ledger_and_the_old_export_is_kept(world: World) -> None:
+def test_an_export_that_was_deleted_is_written_again_and_an_edited_one_is_said(world: World) -> None:
+    better_comes(world)
+    export = world.root / ledger.EXPORT
+    held = export.read_text()
+    export.unlink()
+    world.promote()
+    assert export.read_text() == held
+    export.write_text(held.replace('"champion":"2"', '"champion":"1"'))
+    with pytest.raises(RegistryError, match=r"entry 2 differs from line 2 of the export"):
+        world.promote()
+
+
+def test_a_wiped_registry_waits_for_a_person_and_the_old_export_is_kept(world: World) -> None:
     export = world.root / ledger.EXPORT
     export.parent.mkdir(parents=True, exist_ok=True)
     export.write_text("of before\n")
     world.challenge(ALWAYS_0)
-    assert world.promote().champion == "1"
-    assert len(export.read_text().splitlines()) == 1
+    with pytest.raises(RegistryError, match=r"data/ledger\.jsonl holds 1: .*`regraft adopt 1 --reason TEXT`"):
+        world.promote()
+    assert world.alias() is None and export.read_text() == "of before\n"
+    assert release.adopt(world.root, "1", "Ada", "the server is new").champion == world.alias() == "1"
+    assert world.promote().champion == "1" and len(export.read_text().splitlines()) == 1
     assert [path.read_text() for path in export.parent.glob("ledger-*.jsonl")] == ["of before\n"]
 
 
-def test_a_champion_older_than_the_ledger_is_its_first_entry(world: World) -> None:
+def test_a_champion_older_than_the_ledger_is_adopted_by_a_person(world: World) -> None:
     world.challenge(ALWAYS_0)
     world.registry.point(CHAMPION, "1")
+    with pytest.raises(RegistryError, match=r"the alias champion, .* stands on version 1.*`regraft adopt 1 --reason"):
+        world.promote()
+    assert not world.decisions()
+    release.adopt(world.root, "1", "Ada", "it has served us since March")
     assert (world.promote().champion, world.alias()) == ("1", "1")
-    assert [d.kind for d in world.decisions()] == ["adopt"]
+    (decision,) = world.decisions()
+    assert (decision.kind, decision.by, decision.reasons[0]) == ("adopt", "Ada", "it has served us since March")
+
+
+def test_nobody_adopts_past_a_champion_or_a_gate(world: World) -> None:
+    world.challenge(ALWAYS_0)
+    world.promote()
+    world.challenge(ALWAYS_1)
+    with pytest.raises(RequestError, match="the champion is version 1, and nothing is lost: `regraft run` decides"):
+        release.adopt(world.root, "2", "Ada", "why")
+    assert world.alias() == "1" and len(world.decisions()) == 1
 
 
 def lose_the_files(world: World) -> None:
@@ -503,9 +532,27 @@ def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
         world.promote()
     done = world.promote(approval="required")
     assert (done.verdict, done.champion) == ("propose", "1") and sentence in done.reasons[1]
+    assert done.reasons[2].endswith("; not compared with version 1, the champion")
     release.approve(world.root, "2", "Ada", "seen")
     assert [decision.champion for decision in world.decisions()] == ["1", "1", "2"]
     assert world.alias() == "2"
+
+
+@pytest.mark.parametrize(("lose", "sentence"), LOSSES)
+def test_a_person_says_that_the_champion_is_lost_by_the_command_that_is_printed(
+    world: World, lose: Callable[[World], None], sentence: str
+) -> None:
+    world.challenge(ALWAYS_0)
+    world.promote()
+    lose(world)
+    world.challenge(ALWAYS_1)
+    with pytest.raises(RegistryError, match="`regraft adopt 2 --reason TEXT` says that it is lost"):
+        world.promote()
+    assert world.alias() != "2" and [decision.kind for decision in world.decisions()] == ["promote"]
+    decision = release.adopt(world.root, "2", "Ada", "the disk burnt")
+    assert (decision.kind, decision.previous, world.alias()) == ("adopt", "1", "2")
+    assert decision.reasons[0] == "the disk burnt" and decision.reasons[1].startswith(sentence)
+    assert world.promote().champion == "2"
 
 
 def test_the_way_back_from_a_lost_champion_is_printed_and_works(world: World) -> None:

@@ -1,5 +1,6 @@
 """Who is in production is what the signed ledger says: a real registry, and what somebody may do to it."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,5 +106,13 @@ def test_without_a_decision_there_is_no_champion_whatever_the_alias_says(project
     with inside(project.copy(tmp_path / "project")) as copied:
         copied.registry.client.delete_registered_model(ledger.of(copied.registry).name)
         assert copied.registry.alias(CHAMPION) == "2"
+        with pytest.raises(RegistryError, match="the ledger of decisions is empty, and was not: entry 2 was read here"):
+            production(copied).champion()
+        shutil.rmtree(copied.root / ledger.MARKS)
+        with pytest.raises(
+            RegistryError, match=r"holds no decision, but the alias champion, .*`regraft adopt 2 --reason"
+        ):
+            production(copied).champion()
+        copied.point(None)
         with pytest.raises(RequestError, match="the ledger of regraft names no champion; `regraft run` makes one"):
             production(copied).champion()

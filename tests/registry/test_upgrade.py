@@ -84,6 +84,42 @@ def test_old_versions_are_compared_and_one_is_rolled_back_to(project: Project) -
     assert "version 1" in project.must("regraft", "status")
 
 
+def copied_to_another_name(project: Project) -> None:
+    """Copy the model and its ledger, whose entries name no model, under the name that params.yaml now has."""
+    with sqlite3.connect(project / ".regraft/mlflow.db") as database:
+        for table in ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases"):
+            columns = [row[1] for row in database.execute(f"pragma table_info({table})")]
+            for name in ("regraft", "regraft.ledger"):
+                taken = ", ".join(f"'{name.replace('regraft', 'other')}'" if c == "name" else c for c in columns)
+                database.execute(f"insert into {table} select {taken} from {table} where name = '{name}'")
+    database.close()
+    project.edit("params.yaml", "model_name: regraft ", "model_name: other ")
+    (project / "data/ledger.jsonl").unlink()
+
+
+def test_an_old_ledger_under_another_models_name_serves_nothing(project: Project) -> None:
+    copied_to_another_name(project)
+    for command in (["predict", "data/raw/0/000.png"], ["rollback", "--reason", "why"], ["audit", "--verify"]):
+        done = project.run("regraft", *command)
+        assert done.returncode == 1 and "holds a package that was signed for the model regraft" in (
+            done.stdout + done.stderr
+        )
+
+
+def test_an_old_ledger_that_was_wiped_waits_for_a_person(project: Project) -> None:
+    with sqlite3.connect(project / ".regraft/mlflow.db") as database:
+        for table in ("model_version_tags", "model_versions", "registered_models"):
+            database.execute(f"delete from {table} where name = 'regraft.ledger'")
+        database.execute("update registered_model_aliases set version = 1 where alias = 'champion'")
+    database.close()
+    done = project.run("regraft", "rollback", "--reason", "why")
+    assert done.returncode == 1 and "`regraft adopt 3 --reason TEXT`" in done.stderr
+    project.must("regraft", "adopt", "3", "--reason", "it was champion by the export")
+    told = json.loads(project.must("regraft", "history", "--json"))
+    assert told["champion"] == "3" and told["entries"][-1]["kind"] == "adopt" and told["faults"] == []
+    assert "version 3" in project.must("regraft", "status")
+
+
 @pytest.mark.exhaustive
 def test_the_next_run_judges_its_challenger_against_an_old_champion(project: Project) -> None:
     project.edit("params.yaml", "  scratch: true ", "  scratch: false ")
