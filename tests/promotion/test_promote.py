@@ -276,6 +276,15 @@ def test_test_images_that_the_champion_learnt_from_are_left_out_and_too_few_deci
     assert done.notes == (note,) and done.comparison is not None and done.comparison.n == 9
 
 
+def test_a_challenger_that_no_image_is_left_to_compare_on_is_refused_whatever_the_least_is(world: World) -> None:
+    world.receive(world.register(ALWAYS_0, list(world.table["id"])), ALWAYS_0)
+    world.promote()
+    world.challenge(ALWAYS_1)
+    done = world.promote(min_unseen_per_class=None)
+    assert done.champion == "1" and done.comparison is None
+    assert "12 of 12 test images are left out" in done.reasons[-1] and "none is left" in done.reasons[-1]
+
+
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:
     """The champion always answers 1; once no test image is a 1, a challenger that answers 0 beats it."""
     world.challenge(ALWAYS_1)
