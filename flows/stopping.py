@@ -11,14 +11,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 log = logging.getLogger("regraft")
 PATIENCE = 3  # seconds that other processes get to end, before they are killed
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Ends a process once the pipe of its standard input closes, that is, when whoever holds the other end is gone.
-WATCHER = 'cat; ps -o command= -p "$1" | grep -q prefect && kill "$1"'
+# Ends a process once the pipe of its standard input closes, that is, when whoever holds the other end is gone. Slim
+# containers have no ps, macOS has no /proc.
+WATCHER = 'cat; { cat "/proc/$1/cmdline" || ps -o command= -p "$1"; } | grep -q prefect && kill "$1"'
 
 
 class Stopped(BaseException):
@@ -58,10 +59,13 @@ def _end(told: signal.Signals) -> None:
     log.warning("stopped by %s; what is finished is kept, and `regraft run` goes on from there", told.name)
     children = psutil.Process().children(recursive=True)
     for child in children:
-        child.terminate()
+        with suppress(psutil.Error):  # it has ended meanwhile, as its parent did or by the same Ctrl-C
+            child.terminate()
     for child in psutil.wait_procs(children, PATIENCE)[1]:
-        child.kill()
-    sys.stdout.flush()
+        with suppress(psutil.Error):
+            child.kill()
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
     os._exit(128 + told)
 
 

@@ -1,6 +1,7 @@
 """Archives, WebDataset shards and tables with pictures inside, unpacked into a folder of the project's store."""
 
 import hashlib
+import io
 import json
 import lzma
 import re
@@ -186,26 +187,28 @@ class Unpacking:
     def _table(self, path: Path, below: str, split: str) -> None:
         for number, (data, suffix, label) in enumerate(_pictures(path)):
             name = f"{number:08}{suffix}"
-            self._write(path, PurePosixPath(below, name), data)
+            self._write(path, PurePosixPath(below, name), io.BytesIO(data), len(data))
             self.rows.append(Labelled(f"{below}/{name}", label, split))
 
     def _add(self, path: Path, below: str, name: str, size: int, opened: Callable[[], IO[bytes] | None]) -> None:
-        """Unpack a regular file, unless it is the system's or no picture can be as large."""
+        """Unpack a regular file, unless it is the system's or no picture can be as large; an archive in it may be."""
         inner = PurePosixPath(name.replace("\\", "/"))
         if inner.is_absolute() or ".." in inner.parts or "\0" in name or PureWindowsPath(name).drive:
             raise RequestError(f"{path} holds {name!r}, which leads out of it; unpack it yourself and `use` the folder")
         litter = any(files.passed_over(part) or len(part.encode(errors="replace")) > LONGEST for part in inner.parts)
-        if litter or not inner.parts or size > MAX_BYTES:
+        if litter or not inner.parts or (size > MAX_BYTES and not inner.name.lower().endswith(ARCHIVES)):
             return
         with opened() as stream:  # type: ignore[union-attr]  # None for members that are no regular files
-            self._write(path, PurePosixPath(below, inner), stream.read(size))
+            self._write(path, PurePosixPath(below, inner), stream, size)
 
-    def _write(self, path: Path, name: PurePosixPath, data: bytes) -> None:
-        self.left -= max(len(data), BLOCK)
+    def _write(self, path: Path, name: PurePosixPath, stream: IO[bytes], size: int) -> None:
+        """Write a file of this size; RequestError if so much is not left of the disk."""
+        self.left -= max(size, BLOCK)
         if self.left < 0:
             raise RequestError(self._too_large(path))
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / name).write_bytes(data)
+        with (self.root / name).open("wb") as file:
+            shutil.copyfileobj(stream, file)
 
     @staticmethod
     def _too_large(path: Path) -> str:

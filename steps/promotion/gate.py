@@ -156,7 +156,15 @@ def _task(facts: ChallengerFacts, _rules: GateRules) -> Iterator[str]:
 
 
 def _shortage(facts: ChallengerFacts, rules: GateRules) -> Iterator[str]:
-    if rules.min_unseen_per_class is not None and facts.shortage:
+    """Refuse what was not compared if any rule needs the comparison: on no images each of them would pass."""
+    needs = (
+        rules.min_unseen_per_class,
+        rules.comparison,
+        rules.max_recall_drop,
+        rules.max_slice_drop,
+        rules.max_latency_ratio,
+    )
+    if facts.shortage and any(rule is not None for rule in needs):
         yield facts.shortage
 
 

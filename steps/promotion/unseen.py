@@ -29,13 +29,14 @@ class Unseen:
     def shortage(self, labels: Sequence[str], classes: Sequence[str], least: int | None) -> str | None:
         """Return why too few images are left to compare two models: fewer than `least` of some class, or none at all.
 
-        `labels` [n] are those of the test images. A class that had fewer before keeps what it has. None if enough are
-        left or no image was left out; `least` None: one image is enough.
+        `labels` [n] are those of the test images, `classes` those that both models know (none, if all were renamed). A
+        class that had fewer before keeps what it has. None if enough are left or no image was left out; `least` None:
+        one image is enough.
         """
         before = Counter(labels)
         left = Counter(label for label, unseen in zip(labels, self.mask, strict=True) if unseen)
         short = [f"{label!r} {left[label]}" for label in classes if left[label] < min(least or 0, before[label])]
-        if len(self.mask) and not self.mask.any():
+        if not self.mask.all() and not any(left[label] for label in classes or left):
             return f"{self.notes[0]}; none is left to compare the two on. {WAY_OUT}"
         if not short:
             return None

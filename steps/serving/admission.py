@@ -14,6 +14,10 @@ VARIABLE = "REGRAFT_TOKEN"
 OPEN = {"/health", "/ping"}  # probes carry no token; what they answer names no secret
 PORT = re.compile(r":\d+$")
 LOCAL = {"localhost", "127.0.0.1", "[::1]"}
+OTHER_HOST = (
+    "the host {name!r} is not this service; it answers on loopback. Behind a proxy: let it send 'Host: localhost' "
+    f"(nginx: `proxy_set_header Host localhost;`), or set {VARIABLE}"
+)
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -23,13 +27,15 @@ class Admission:
     """ASGI middleware in front of the routes.
 
     On loopback the header Host must name this machine: otherwise any page in a browser could, by a name of its own that
-    resolves to 127.0.0.1 (DNS rebinding), read answers that are meant for local programs.
+    resolves to 127.0.0.1 (DNS rebinding), read answers that are meant for local programs. Browsers always send the
+    header, and know no token: without the one or with the other (a proxy's probes, a proxy that passes its own name
+    on), the request is none of theirs.
     """
 
     def __init__(self, app: App, host: str, token: str = "", prefix: str = "") -> None:
         """Serve for a listening address; `token`: required as `Authorization: Bearer`; `prefix`: a path to ignore."""
         self.app, self.token, self.prefix = app, token, prefix.rstrip("/")
-        self.hosts = LOCAL | {host} if is_loopback(host) else set[str]()
+        self.hosts = LOCAL | {host} if is_loopback(host) and not token else set[str]()
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         """Answer, or pass the request on."""
@@ -42,10 +48,12 @@ class Admission:
 
     def _refusal(self, path: str, headers: Headers) -> Response | None:
         name = PORT.sub("", headers.get("host", "").strip().lower())
-        if self.hosts and name not in self.hosts:
-            return JSONResponse({"detail": f"the host {name!r} is not this service; it answers on loopback"}, 421)
+        if name and self.hosts and name not in self.hosts:
+            return JSONResponse({"detail": OTHER_HOST.format(name=name)}, 421)
         kind, _, given = headers.get("authorization", "").partition(" ")
-        right = kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        right = kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("latin-1"), os.fsencode(self.token)
+        )
         if self.token and path not in OPEN and not right:
             detail = "send the header 'Authorization: Bearer TOKEN' with the token of this service"
             return JSONResponse({"detail": detail}, 401, {"WWW-Authenticate": "Bearer"})

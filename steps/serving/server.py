@@ -9,6 +9,7 @@ import asyncio
 import json
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -53,14 +54,40 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; refuse a head that does not end."""
-        if self.transport.is_closing():
-            return
+        self._unset_keepalive_if_required()
+        while data and not self.transport.is_closing():
+            data = self._parse(data)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parse; return what has to be parsed again: a request that wishes for another protocol, without its wish."""
         self._arriving = len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as end:
+            return self._without_wish(data[end.args[0] :])
+        except httptools.HttpParserError:
+            self._close(NO_HTTP)
+            return b""
         if self._head is not None:
             self._head += len(data)
             if self._head > MAX_HEAD:
                 self._close(LONG_HEAD)
+        return b""
+
+    def _without_wish(self, rest: bytes) -> bytes:
+        """Return a request without its header Upgrade, and what followed its head, for a new parser.
+
+        Java's own client wishes for HTTP/2 (h2c) with each request. A server may ignore that (RFC 9110, 7.8), but the
+        parser takes the body for the other protocol.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._close(NO_HTTP)
+            return b""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        kept = b"".join(b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        return b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, self.url, version, kept, rest)
 
     def on_message_begin(self) -> None:
         """Begin to count; what arrived together with it is not counted, as it may end another request's body."""
@@ -68,9 +95,10 @@ class Connection(HttpToolsProtocol):
         self._head, self._chunks, self._bytes = -self._arriving, 0, 0
 
     def on_headers_complete(self) -> None:
-        """Wait for the body."""
+        """Wait for the body; a request that wishes for another protocol comes again without its wish."""
         self._head = None
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -88,7 +116,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Wait for the next request's head."""
         self._head = None
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, also on a connection that still sends the rest of a refused body, byte by byte."""
@@ -109,10 +138,6 @@ class Connection(HttpToolsProtocol):
         """Close an idle connection, even if its client never reads what was sent."""
         super().timeout_keep_alive_handler()
         self._await_reader()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words are not JSON
-        """Refuse what is not HTTP, in JSON as everything else."""
-        self._close(NO_HTTP)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers."""

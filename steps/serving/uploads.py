@@ -1,20 +1,24 @@
 """multipart/form-data, as a browser's plain HTML form sends a picture; parsed by python-multipart."""
 
+import re
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from steps.errors import RequestError
 
 MAX_PARTS = 16  # fields of one form
+FILE = re.compile(rb";\s*filename\*?\s*=", re.IGNORECASE)  # in the header of a field that is a file
 
 
 def picture(boundary: bytes, body: bytes) -> bytes:
-    """Return the bytes of the one file in a form; other fields are ignored.
+    """Return the bytes of the one file in a form; other fields are ignored, and files left empty beside it.
 
     Raises RequestError if the body is not a form, or holds no file, several, or more than `MAX_PARTS` fields.
     """
     parts = _parts(boundary, body)
-    files = [data for head, data in parts if b"filename" in head.lower()] or [data for _, data in parts]
+    files = [data for head, data in parts if FILE.search(head)]
+    files = [data for data in files if data] or files[:1] or [data for _, data in parts]
     if len(files) != 1:
         raise RequestError(f"a form with {len(files)} files; send one picture at a time: curl -F file=@photo.jpg")
     return files[0]

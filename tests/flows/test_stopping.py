@@ -1,11 +1,12 @@
 """A run that is told to stop, by a person or by the system, ends at once and leaves no process behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -26,10 +27,12 @@ with ending_when_told():
 """
 
 
-def started() -> tuple[subprocess.Popen[str], psutil.Process]:
+def started(environment: Mapping[str, str] = os.environ) -> tuple[subprocess.Popen[str], psutil.Process]:
     """Start a program that computes in a thread and has a process of its own; return both."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM], text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    program = subprocess.Popen(  # type: ignore[call-overload]
+        [sys.executable, "-c", PROGRAM], text=True, start_new_session=True, env=environment, **pipes
+    )
     return program, psutil.Process(int(program.stdout.readline()))
 
 
@@ -47,6 +50,39 @@ def test_a_stopped_program_ends_with_all_it_started(told: signal.Signals, code: 
     assert told is signal.SIGKILL or said == (
         f"stopped by {told.name}; what is finished is kept, and `regraft run` goes on from there\n"
     )
+
+
+DYING = """
+import subprocess, threading, signal, time
+from flows import stopping
+children = [subprocess.Popen(["sleep", "600"]) for _ in range(200)]
+for child in children:
+    threading.Thread(target=child.wait, daemon=True).start()
+
+def kill() -> None:
+    for child in reversed(children):
+        child.kill()
+        time.sleep(0.0005)
+
+threading.Thread(target=kill, daemon=True).start()
+print("ready", flush=True)
+stopping._end(signal.SIGINT)
+"""
+
+
+def test_processes_that_end_by_themselves_meanwhile_do_not_keep_it_from_ending() -> None:
+    """Ctrl-C reaches all processes of a terminal at once."""
+    done = subprocess.run([sys.executable, "-c", DYING], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 130, done.stderr
+
+
+def test_a_killed_program_leaves_no_process_where_there_is_no_ps(tmp_path: Path) -> None:
+    for tool in ("sh", "cat", "grep"):  # what an image of a slim container has
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    program, child = started({**os.environ, "PATH": str(tmp_path)})
+    program.kill()
+    program.communicate(timeout=60)
+    child.wait(60)
 
 
 def of_project(root: Path) -> list[psutil.Process]:

@@ -283,6 +283,23 @@ def test_links_and_devices_of_an_archive_are_passed_over(tmp_path: Path) -> None
     assert_reads(Source(path, store=tmp_path / "store"), TWO_CLASSES)
 
 
+def test_an_archive_in_an_archive_may_be_larger_than_any_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kaggle's cats and dogs: train.zip, 540 MB, in one zip with test1.zip."""
+    monkeypatch.setattr(unpacking, "MAX_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as inner:
+        for label in ("cat", "dog"):
+            for number in range(5):
+                inner.writestr(f"{label}/{number}.png", bytes(200))
+        inner.writestr("cat/huge.png", bytes(1001))
+    assert (tmp_path / "train.zip").stat().st_size > 2 * 1000
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as outer:
+        outer.write(tmp_path / "train.zip", "train.zip")
+    seen = sources.survey(sources.Source(tmp_path / "all.zip", store=tmp_path / "store"))
+    assert sorted(seen.files) == sorted(f"{label}/{number}.png" for label in ("cat", "dog") for number in range(5))
+
+
 def test_an_archive_may_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = unpacking.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda _: usage._replace(free=2 * 2 * unpacking.BLOCK))

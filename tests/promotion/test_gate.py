@@ -203,6 +203,22 @@ def test_a_refusal_lists_every_reason() -> None:
     assert all(f"(promote.{name}" in reason for name, reason in zip(named, reasons, strict=True))
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"min_unseen_per_class": 1},
+        {"comparison": "superior"},
+        {"max_recall_drop": 0.2},
+        {"max_slice_drop": 0.1},
+        {"max_latency_ratio": 2.0},
+    ],
+)
+def test_who_was_not_compared_passes_no_rule_that_compares(rule: dict[str, Any]) -> None:
+    none_left = replace(GOOD, shortage="none is left to compare the two on")
+    assert decide(none_left, replace(OFF, **rule)).reasons == ("none is left to compare the two on",)
+    assert decide(none_left, replace(OFF, floor=0.5)).promote, "no rule that is on compares"
+
+
 def test_whom_it_was_held_against_is_named() -> None:
     found = decide(replace(RIVAL, opponent="version 3", recalls=[FELL]), replace(OFF, max_recall_drop=0.0))
     assert "falls by 50.0 points against version 3, of 40" in found.reasons[0]

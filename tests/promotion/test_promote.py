@@ -27,6 +27,7 @@ from steps.evaluation.results import Evaluation
 from steps.promotion import release
 from steps.promotion.promote import promote
 from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT, SCREENED, VALIDATION, Promotion, confirming
+from steps.promotion.unseen import Unseen
 from steps.registry import comparisons, ledger, look_ledger, package_loading, signing, tracking
 from steps.registry.chain import Decision
 from steps.registry.model_registry import CHALLENGER, CHAMPION, Registry
@@ -274,6 +275,36 @@ def test_test_images_that_the_champion_learnt_from_are_left_out_and_too_few_deci
     assert f"{note}; too few are left of '1' 2, '2' 2: at least 5 per class are needed." in done.reasons[1]
     done = world.promote(min_unseen_per_class=2)
     assert done.notes == (note,) and done.comparison is not None and done.comparison.n == 9
+
+
+@pytest.mark.parametrize(
+    ("classes", "left", "least", "short"),
+    [
+        (["0", "1"], "001", 2, "too few are left of '1' 1"),
+        (["0", "1"], "001", 1, None),
+        (["0", "1"], "001", None, None),
+        (["0", "1"], "222", None, "none is left"),  # all of them are images of a class that only one of the two knows
+        (["0", "1"], "", None, "none is left"),
+        ([], "001", None, None),  # whether classes were renamed shows in the answers
+        ([], "", None, "none is left"),
+    ],
+)
+def test_what_is_left_has_to_be_of_classes_that_both_know(
+    classes: list[str], left: str, least: int | None, short: str | None
+) -> None:
+    labels = [*left, *"001122"]
+    mask = np.array([True] * len(left) + [False] * 6)
+    shortage = Unseen(mask, ["6 test images are left out"]).shortage(labels, classes, least)
+    assert (shortage is None) == (short is None) and (short or "") in (shortage or "")
+
+
+def test_a_challenger_that_no_image_is_left_to_compare_on_is_refused_whatever_the_least_is(world: World) -> None:
+    world.receive(world.register(ALWAYS_0, list(world.table["id"])), ALWAYS_0)
+    world.promote()
+    world.challenge(ALWAYS_1)
+    done = world.promote(min_unseen_per_class=None)
+    assert done.champion == "1" and done.comparison is None
+    assert "12 of 12 test images are left out" in done.reasons[-1] and "none is left" in done.reasons[-1]
 
 
 def test_the_champion_is_judged_on_the_images_of_today(world: World) -> None:

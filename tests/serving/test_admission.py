@@ -38,7 +38,7 @@ def ask() -> Iterator[Any]:
         ("localhost", "LOCALHOST", 200),
         ("127.0.0.1", "evil.example:8000", 421),
         ("127.0.0.1", "127.0.0.1.evil.example", 421),
-        ("127.0.0.1", "", 421),
+        ("127.0.0.1", "", 200),  # no browser: HTTP/1.0, as HAProxy's probes
         ("0.0.0.0", "birds.example", 200),
         ("192.168.1.5", "birds.example", 200),
     ],
@@ -67,6 +67,20 @@ def test_with_a_token_all_but_the_probes_ask_for_it(ask: Any, path: str, given: 
     answer = ask(path, token="s3cret", Authorization=given)
     assert answer.status_code == status
     assert status == 200 or (answer.headers["www-authenticate"] == "Bearer" and "detail" in answer.json())
+
+
+def test_with_a_token_a_proxy_may_pass_its_own_name_on_and_without_one_is_told_how(ask: Any) -> None:
+    assert ask("/predict", token="s3cret", Host="birds.example", Authorization="Bearer s3cret").status_code == 200
+    assert ask("/predict", token="s3cret", Host="birds.example").status_code == 401
+    detail = ask("/predict", Host="birds.example").json()["detail"]
+    assert "proxy_set_header Host localhost" in detail and "REGRAFT_TOKEN" in detail
+
+
+@pytest.mark.parametrize("given", ["grün", "ключ"])
+def test_a_token_may_have_letters_of_any_language(ask: Any, given: str) -> None:
+    header = f"Bearer {given}".encode().decode("latin-1")  # the bytes that a client sends, as httpx takes them
+    assert ask("/predict", token=given, Authorization=header.encode("latin-1")).status_code == 200
+    assert ask("/predict", token=given, Authorization="Bearer ?").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/birds/health", "/birds/health/", "/health", "/health/"])

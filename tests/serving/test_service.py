@@ -402,13 +402,51 @@ def test_what_is_no_http_is_refused_in_json(follower: Follower) -> None:
         assert read_answer(opened).endswith(b'{"detail": "this is not an HTTP request"}')
 
 
+@pytest.mark.parametrize(
+    ("head", "parts", "status"),
+    [
+        ("POST /predict HTTP/1.1\r\nContent-Length: {length}", ["{body}"], 200),
+        ("POST /predict HTTP/1.1\r\nContent-Length: {length}", ["", "{body}"], 200),
+        ("POST /predict HTTP/1.0\r\nContent-Length: {length}", ["{body}"], 200),
+        ("POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked", ["", "{length:x}\r\n{body}\r\n0\r\n\r\n"], 200),
+        ("POST /predict HTTP/1.1\r\nContent-Length: 200000", [""], 413),
+        ("GET /health HTTP/1.1", [""], 200),
+        ("CONNECT a:1 HTTP/1.1", [""], 400),
+    ],
+)
+def test_who_wishes_for_another_protocol_is_answered_in_this(
+    follower: Follower, head: str, parts: list[str], status: int
+) -> None:
+    """Java's own client asks for HTTP/2 with each request, and goes on in HTTP/1.1 if the server ignores it."""
+    picture, wish = png(8, 8), "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
+    words = {"length": len(picture), "body": picture.decode("latin-1")}
+    with serving(follower) as address, connected(address) as opened:
+        for _ in range(2 if status == 200 and "1.1" in head else 1):  # the next one finds the connection as it was
+            opened.sendall(f"{head}\r\n{wish}\r\n\r\n{parts[0]}".format(**words).encode("latin-1"))
+            for part in parts[1:]:
+                time.sleep(0.05)
+                opened.sendall(part.format(**words).encode("latin-1"))
+            assert read_answer(opened).startswith(b"HTTP/1.1 %d" % status)
+
+
+def test_wishes_by_the_thousand_in_one_piece_are_answered(follower: Follower) -> None:
+    with serving(follower) as address, connected(address) as opened:
+        opened.sendall(b"GET /ping HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 2000)
+        answered = 0
+        while answered < 2000:
+            part = opened.recv(2**20)
+            assert part, f"hung up after {answered} answers"
+            answered += part.count(b"HTTP/1.1 200")
+
+
 def test_a_form_is_answered_as_its_picture_is(project: Registered, client: httpx.Client) -> None:
     path = project.pictures[0]
     form = {"file": ("a picture.png", path.read_bytes(), "image/png")}
-    assert (
-        client.post("/predict", files=form, data={"note": "x"}).json()
-        == client.post("/predict", content=path.read_bytes()).json()
-    )
+    expected = client.post("/predict", content=path.read_bytes()).json()
+    for beside in ({"note": "x"}, {"filename": "a picture.png"}, {"note": "x; filename"}):
+        assert client.post("/predict", files=form, data=beside).json() == expected
+    unused = {"second": ("", b"", "application/octet-stream")}  # as a browser sends a field that nobody filled
+    assert client.post("/predict", files=form | unused).json() == expected
 
 
 @pytest.mark.parametrize(
