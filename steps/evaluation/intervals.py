@@ -215,8 +215,8 @@ class Sample:
 
 
 def groups_of(part: "pd.DataFrame") -> npt.NDArray[Any] | None:
-    """Return the group of each image of a manifest [n], its own id if it has none; None if no image has a group."""
-    if (part["group"] == "").all():
+    """Return the group of each image of a manifest [n], its own id if it has none; None if each is its own group."""
+    if (part["group"] == "").all() and part["id"].is_unique:
         return None
     return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
 
