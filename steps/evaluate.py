@@ -77,7 +77,7 @@ def evaluate(
     validation = {HEAD: fitted.validation, FINE_TUNED: tuned.validation}
     configure(compute)
 
-    choice = choose(validation, moved=tuned.best_epoch > 0)
+    choice = choose(validation, moved=tuned.best_epoch > 0, trained=tuned.trained)
     transferred = choice.chosen if tuned.pretrained else HEAD  # random weights have nothing to transfer
     cached = Cached(images.table, images.classes, features, head)
     alike = stand_in(transferred, cached, fitted, rivals, seed)

@@ -71,12 +71,22 @@ def two_sample(first: Floats, second: Floats, seed: int, groups: Ints | None = N
     own = np.arange(len(first)) if groups is None else np.unique(groups, return_inverse=True)[1]
     unit = np.concatenate([own, len(first) + np.arange(len(second))])
     both = np.concatenate([first, second])
-    principal = PCA(min(DIRECTIONS, *both.shape), random_state=0).fit_transform(both)
+    alone = np.isin(np.arange(len(unit)), np.unique(unit, return_index=True)[1])
+    principal = _principal(both, alone)
     side = np.repeat([0, 1], [len(first), len(second)])
     data = Labelled(principal, side, np.ones(len(side)))
     odds = logit(np.clip(out_of_fold(data, 2, seed, unit)[0][:, 1], 1e-9, 1 - 1e-9))
-    alone = np.isin(np.arange(len(unit)), np.unique(unit, return_index=True)[1])
     return TwoSample(auc(odds[alone & (side == 0)], odds[side == 1]), _chance(data, unit, alone, seed), odds)
+
+
+def _principal(both: Floats, alone: Bools) -> Floats:
+    """Return the principal components of rows [n, d], found from the rows `alone`: siblings would choose them."""
+    model = PCA(min(DIRECTIONS, int(alone.sum()), both.shape[1]), random_state=0)
+    rows = np.empty((len(both), model.n_components), dtype=both.dtype)
+    rows[alone] = model.fit_transform(both[alone])
+    if not alone.all():
+        rows[~alone] = model.transform(both[~alone])
+    return rows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every option of params.yaml leads to a verdict or a sentence: a slice of the study, and what the slice has to hold."""
+"""Every option of params.yaml leads to a verdict or a sentence: a slice of the study."""
 
 import pytest
 import torch
