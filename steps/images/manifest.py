@@ -75,9 +75,10 @@ def units_of(table: "pd.DataFrame") -> "pd.Series[str]":
 def in_use(table: "pd.DataFrame", *splits: str) -> "pd.DataFrame":
     """Return the rows that count, of these splits or of all labelled ones: those of weight above 0.
 
-    An image of weight 0 is absent from training, choice, calibration and judgement alike.
+    An image of weight 0 is absent from training, choice, calibration and judgement alike. Without weights all count.
     """
-    return table[table["split"].isin(splits or LABELLED) & (table["weight"] > 0)]
+    part = table[table["split"].isin(splits or LABELLED)]
+    return part[part["weight"] > 0] if "weight" in part else part
 
 
 def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

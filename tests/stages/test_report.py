@@ -241,7 +241,8 @@ def test_the_first_screen_shows_the_head_that_learned_from_the_labels_of_the_bas
     served = json.loads(inputs.evaluation.read_text())["test"]["head"]["accuracy"]["value"]
     transfer = replace(honest(CLASSES)["transfer"], model="head", accuracy=served - 0.1)
     inputs.change("evaluation", transfer=transfer)
-    assert f"head, same labels {100 * (served - 0.1):.1f} %; head alone {100 * served:.1f} %" in read(inputs).source
+    said = f"head, same labels {100 * (served - 0.1):.1f} %; head alone {100 * served:.1f} %"
+    assert said in read(inputs).source.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_numbers_of_the_checks_are_written_for_a_reader(inputs: Inputs) -> None:
