@@ -20,7 +20,7 @@ from steps.backbones.backbone import Grafted
 from steps.backbones.cost import block_flops
 from steps.backbones.inference import predict_probabilities
 from steps.images.dataset import Images
-from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
+from steps.images.manifest import TEST, TRAIN, VAL, in_use
 from steps.runtime import files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
@@ -78,8 +78,7 @@ def baselines(
     lineage resumes after the last whole epoch of the network that it was training. Raises ParamsError if a batch is
     too small for BatchNorm to learn from.
     """
-    table = files.read_table(screened)
-    table = table[table["split"] != UNLABELLED]
+    table = in_use(files.read_table(screened))
     classes, known = sorted(table["label"].unique()), int((table["split"] == TRAIN).sum())
     spec = models.read_preprocessing(preprocessing)
     images = Images(raw, bounded(table, params.most_images), classes, spec, compute, Scratch())

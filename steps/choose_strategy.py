@@ -3,7 +3,7 @@
 The test split is not used, and no image and no weight is loaded here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from steps.backbones.cost import block_flops
 from steps.evaluation.comparison import Confidence, balanced_difference
 from steps.evaluation.intervals import Sample, sampled
 from steps.evaluation.learning_curve import next_doubling
-from steps.images.manifest import TRAIN
+from steps.images.manifest import TRAIN, in_use
 from steps.runtime import files, stage
 from steps.runtime.arrays import Floats
 from steps.runtime.compute import ComputeParams, configure
@@ -67,8 +67,7 @@ def choose_strategy(
 ) -> None:
     """Write the chosen strategy, its reasons in words, the measurements behind it and the cost of each strategy."""
     card = models.read_card(backbone)
-    table = files.read_table(screened)
-    table = table[table["split"] == TRAIN].drop_duplicates("id")
+    table = in_use(files.read_table(screened), TRAIN).drop_duplicates("id")
     cuts = feature_cuts(features)
     blocks = block_flops(card.architecture, card.num_classes, card.preprocessing.crop, card.cut_after(WHOLE))
     configure(compute)
@@ -99,7 +98,7 @@ def choose_strategy(
             cut=plan.cut,
             blocks=plan.blocks,
             pretrained=plan.strategy != FROM_SCRATCH,
-            reasons=plan.reasons,
+            reasons=(*plan.reasons, *_one_group(sample)),
             size=Size(
                 labels_per_class=evidence.labels_per_class,
                 curve=_points(curve, sample),
@@ -111,6 +110,15 @@ def choose_strategy(
             cost=Cost(sum(evidence.blocks.values()), expected(evidence, plan, params)),
         ),
     )
+
+
+def _one_group(sample: Divided) -> Iterator[str]:
+    """Yield that nothing was held out by group, if there is only one."""
+    if len(sample.targets) > len(np.unique(sample.groups)) == 1:
+        yield (
+            "all training images are of one group, so heads were asked about images with siblings in training: these "
+            "figures flatter, and say nothing about other groups"
+        )
 
 
 def _at(features: Path, cut: str, sample: Divided) -> Labelled:

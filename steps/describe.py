@@ -52,6 +52,7 @@ def describe(
     from huggingface_hub import ModelCard
 
     judged, checks = artefacts.read(Evaluation, evaluation), artefacts.read(Validation, validation)
+    tuned = artefacts.read(FineTuneHistory, fine_tune)
     data = digest_of(sorted(files.read_table(screened)["id"]))
     body = render(
         "model_card.md",
@@ -59,16 +60,16 @@ def describe(
         judged=judged,
         checks=checks,
         test=judged.judgement,
-        names=findings.NAMES,
+        names=findings.compared(tuned),
         data=data,
         chosen=judged.chosen,
         classes=judged.classes,
         card=models.read_card(backbone),
         plan=artefacts.read(Strategy, strategy),
-        tuned=artefacts.read(FineTuneHistory, fine_tune),
+        tuned=tuned,
         head=artefacts.read(HeadHistory, train_head),
         counts={"validation" if name == VAL else name: of for name, of in checks.counts.items()},
-        figures=findings.figures(judged.test),
+        figures=findings.figures(judged.test, findings.compared(tuned)),
         weakest=findings.hardest_first(judged.judgement)[:WEAKEST],
     )
     facts = _facts(params, judged, data)

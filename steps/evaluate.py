@@ -28,7 +28,7 @@ from steps.evaluation.results import (
 from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.evaluation.split_gap import split_gap
 from steps.images.dataset import Images
-from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
+from steps.images.manifest import TEST, TRAIN, VAL, in_use
 from steps.registry import look_ledger
 from steps.runtime import artefacts, files, stage
 from steps.runtime.arrays import Floats, Ints
@@ -73,11 +73,11 @@ def evaluate(
     table = files.read_table(screened)
     _check_columns(params, table)
     spec = models.read_preprocessing(preprocessing)
-    images = Images(raw, table[table["split"] != UNLABELLED], classes, spec, compute)
+    images = Images(raw, in_use(table), classes, spec, compute)
     validation = {HEAD: fitted.validation, FINE_TUNED: tuned.validation}
     configure(compute)
 
-    choice = choose(validation, moved=tuned.best_epoch > 0)
+    choice = choose(validation, moved=tuned.best_epoch > 0, trained=tuned.trained)
     transferred = choice.chosen if tuned.pretrained else HEAD  # random weights have nothing to transfer
     cached = Cached(images.table, images.classes, features, head)
     alike = stand_in(transferred, cached, fitted, rivals, seed)

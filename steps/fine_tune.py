@@ -17,7 +17,7 @@ from steps.backbones.backbone import Grafted, digest, last_blocks
 from steps.backbones.inference import Precision
 from steps.errors import IntegrityError, ParamsError
 from steps.images.dataset import Images
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.images.manifest import TRAIN, VAL, in_use
 from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.scratch import Scratch
@@ -172,10 +172,9 @@ def _train(
 def _images(
     raw: Path, screened: Path, preprocessing: Path, classes: list[str], compute: ComputeParams, balance: str
 ) -> Images:
-    table = files.read_table(screened)
     return Images(
         raw=raw,
-        table=table[table["split"] != UNLABELLED],
+        table=in_use(files.read_table(screened)),
         classes=classes,
         spec=models.read_preprocessing(preprocessing),
         compute=compute,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from steps.backbones import models
 from steps.checks.reports import Counts, Screening, Validation
 from steps.checks.rules import SWAPPED
-from steps.evaluation.results import Evaluation, Judgement
+from steps.evaluation.results import Evaluation, Judgement, Transfer
 from steps.images.deep_grey import used_bits
 from steps.images.manifest import TRAIN, UNLABELLED, VAL
 from steps.pages import figures, figures_calibration, findings
@@ -22,6 +22,7 @@ from steps.pages.findings import NAMES
 from steps.pages.inspection import Inspection
 from steps.pages.rendering import Picture, inline_svg, percent, render
 from steps.runtime import artefacts, files, stage
+from steps.training.choice import HEAD
 from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory
 from steps.training.strategy import Strategy
 
@@ -133,12 +134,12 @@ def _test(results: Found) -> dict[str, object]:
     """Collect the content of the test split's chapters, and the names that all chapters use."""
     chosen, test = results.judged.chosen, results.test
     return {
-        "names": NAMES,
+        "names": findings.compared(results.tuned),
         "chosen": chosen,
         "chosen_name": NAMES[chosen],
         "classes": results.classes,
         "test": test,
-        "figures": findings.figures(results.judged.test),
+        "figures": findings.figures(results.judged.test, findings.compared(results.tuned)),
         "majority": findings.majority(test, results.commonest),
         "paired": findings.paired(results.answers),
         "hardest": findings.hardest_first(test),
@@ -224,9 +225,11 @@ def _drawings(results: Found) -> Iterator[Drawing]:
 def _of_test(results: Found) -> Iterator[Drawing]:
     judged, test = results.judged, results.test
     rivals = [row for row in judged.transfer.baselines if row.against in RIVALS]
-    models = [(name, model == judged.chosen, judged.test[model].accuracy) for model, name in NAMES.items()]
+    named = findings.compared(results.tuned)
+    models = [(name, model == judged.chosen, judged.test[model].accuracy) for model, name in named.items()]
     dots = [
         *(figures.Dot(RIVALS[row.against], chosen=False, value=row.accuracy) for row in rivals),
+        *_same_labels(judged.transfer, bool(rivals)),
         *(figures.Dot(name, chosen, share.known, share.low, share.high) for name, chosen, share in models),
     ]
     largest = findings.majority(test, results.commonest)
@@ -237,6 +240,12 @@ def _of_test(results: Found) -> Iterator[Drawing]:
     if len(results.classes) <= MOST_CLASSES:
         figure = figures.confusion_matrix(test.confusion, results.classes)
         yield "confusion", figure, "Confusion matrix of the test split; the tables beside it say the same"
+
+
+def _same_labels(transfer: Transfer, rivals: bool) -> list[figures.Dot]:
+    """Return the head that learned from the baselines' labels: the served one was refitted on more."""
+    compared = rivals and transfer.model == HEAD
+    return [figures.Dot("head, same labels", chosen=False, value=transfer.accuracy)] if compared else []
 
 
 def _of_training(results: Found) -> Iterator[Drawing]:

@@ -15,14 +15,14 @@ from steps.checks.curation import KEEP, named
 from steps.checks.feature_rules import ScreenSeverity, screen_rules, split_rules
 from steps.checks.oddities import OddityLimits, odd
 from steps.checks.reports import Copies, Listed, Mislabelled, Screening, SplitShift, Suspects
-from steps.checks.rule import Table, refusal
-from steps.checks.selection import ALPHA
+from steps.checks.rule import INTO, Table, refusal
+from steps.checks.selection import ALPHA, untrainable
 from steps.images.deep_grey import used_bits
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.images.manifest import TRAIN, UNLABELLED, VAL, in_use, units_of
 from steps.pages.album import Album
 from steps.pages.rendering import Picture, render
 from steps.runtime import files, stage
-from steps.runtime.arrays import Bools, Floats
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.binding import Because, Share
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.feature_file import read_features
@@ -31,6 +31,10 @@ from steps.training.linear_probe import Labelled
 
 BUDGET = 3_000_000  # characters for all pictures of the sheet
 SIDE = 160
+KEPT_BACK = (
+    "Set `screen.drop_suspects: false` and `screen.drop_leaking: false` in params.yaml, or write a line `PATH,keep,,` "
+    f"{INTO} for each image in data/reports/suspects.csv that is all right."
+)
 Image = TypeVar("Image", bound=Listed)
 
 
@@ -80,7 +84,9 @@ def screen(
     dropped = _dropped(findings, params)
     left = _left(findings, dropped)
     rng, split_seed = numpy_generator(seed, "screen", "splits"), derive(seed, "screen", "splits") % 2**32
-    splits = shift.between_splits(images, vectors, params.max_shift_auc, split_seed, rng)
+    heavy = in_use(images)
+    of_heavy = vectors[images.index.get_indexer(heavy.index)]
+    splits = shift.between_splits(heavy, of_heavy, params.max_shift_auc, split_seed, rng)
     rules = (
         *screen_rules(params.max_label_errors, params.severity),
         *split_rules(params.max_shift_auc, params.severity),
@@ -102,6 +108,8 @@ def screen(
     if refused := refusal(results):
         raise refused
     weight = (images["weight"] * factors).where(~images["path"].isin(dropped), 0.0)
+    if refused := untrainable(images.assign(weight=weight), KEPT_BACK):
+        raise refused
     files.write_table(screened, images.assign(weight=weight))
 
 
@@ -114,30 +122,22 @@ def _excess(splits: Sequence[SplitShift]) -> pd.DataFrame:
 def _suspects(
     images: pd.DataFrame, features: Floats, kept: "pd.Series[bool]", seed: int, params: ScreenParams
 ) -> Suspects:
-    """Return the suspects that no person has confirmed as right.
-
-    Label errors are sought in train and val: fixing test labels where a model disagrees would flatter the model.
-    """
-    part = (images["split"].isin([TRAIN, VAL]) & (images["weight"] > 0)).to_numpy()
-    classes, targets = np.unique(images["label"][part].astype(str), return_inverse=True)
-    data = Labelled(features[part], targets, images["weight"][part].to_numpy(np.float64))
-    answers = label_errors.out_of_fold(data, len(classes), seed)
-    agreement = float((answers.argmax(axis=1) == targets).mean())
-    searched = [
-        Listed(*row) for row in images[part][["id", "path", "split", "label"]].itertuples(index=False, name=None)
-    ]
+    """Return the suspects that no person has confirmed as right."""
+    searched = _searched(images, features, seed)
+    targets, answers, groups = searched.targets, searched.answers, searched.groups
+    agreement = float((answers.argmax(axis=1) == targets).mean()) if searched.images else 0.0
     suspected = [
         Mislabelled(
-            **vars(searched[i]),
-            suggested=str(classes[answers[i].argmax()]),
+            **vars(searched.images[i]),
+            suggested=searched.classes[answers[i].argmax()],
             credibility=round(answers[i, targets[i]], 4),
         )
-        for i in label_errors.suspects(targets, answers)
+        for i in (label_errors.suspects(targets, answers) if searched.images else ())
     ]
-    noise = label_errors.noise(targets, answers)
+    noise = label_errors.noise(targets, answers, groups) if searched.images else label_errors.Noise(0.0, 1.0)
     confirmed = set(images["path"][kept])
     return Suspects(
-        searched=len(searched),
+        searched=len(searched.images),
         agreement=round(agreement, 4),
         # A head that often errs contradicts many right labels: its suspects are shown, but break no rule.
         credible=agreement >= params.least_agreement,
@@ -147,6 +147,43 @@ def _suspects(
         label_errors=tuple(row for row in suspected if row.path not in confirmed),
         like=_like(images, features, ~kept.to_numpy(), params.like),
         odd=tuple(row for row in odd(images, features, params) if row.path not in confirmed),
+    )
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """The images [n] among which label errors are sought, their classes and groups, and the heads' answers [n, k]."""
+
+    images: list[Listed]
+    classes: list[str]
+    targets: Ints
+    groups: Ints
+    answers: Floats
+
+
+def _searched(images: pd.DataFrame, features: Floats, seed: int) -> _Searched:
+    """Let heads that have seen neither an image nor its group answer for it; no images if fewer than two can be judged.
+
+    Sought in train and val: fixing test labels where a model disagrees would flatter the model.
+    """
+    table = in_use(images, TRAIN, VAL)
+    classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
+    groups = np.unique(units_of(table).to_numpy(str), return_inverse=True)[1]
+    rows = features[images.index.get_indexer(table.index)]
+    data = Labelled(rows, targets, table["weight"].to_numpy(np.float64))
+    if len(classes) < 2:
+        return _Searched([], [], targets[:0], groups[:0], np.empty((0, 0)))
+    answers, judged = label_errors.out_of_fold(data, len(classes), seed, groups)
+    known = np.unique(targets[judged])
+    listed = [
+        Listed(*row) for row in table[judged][list(Listed.__dataclass_fields__)].itertuples(index=False, name=None)
+    ]
+    return _Searched(
+        images=listed if len(known) > 1 else [],
+        classes=[str(classes[k]) for k in known],
+        targets=np.searchsorted(known, targets[judged]),
+        groups=groups[judged],
+        answers=answers[judged][:, known],
     )
 
 

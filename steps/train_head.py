@@ -8,7 +8,7 @@ import pandas as pd
 
 from steps.backbones import models
 from steps.backbones.heads import State
-from steps.images.manifest import TRAIN, UNLABELLED, VAL
+from steps.images.manifest import TRAIN, VAL, in_use
 from steps.runtime import artefacts, files, stage
 from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.feature_file import Features, read_features
@@ -40,8 +40,7 @@ def train_head(
     history: Path,
 ) -> None:
     """Fit a head for each strength on train at the strategy's cut, choose on val, refit on both; write both files."""
-    table = files.read_table(screened)
-    table = table[table["split"] != UNLABELLED]
+    table = in_use(files.read_table(screened))
     classes = sorted(table["label"].unique())
     cut = artefacts.read(Strategy, strategy).cut
     known = read_features(features, cut)

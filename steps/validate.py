@@ -28,7 +28,19 @@ from steps.images.decoding import read_image
 from steps.images.deep_grey import LARGEST, used_bits
 from steps.images.file_kinds import LOST
 from steps.images.listing import splits_of_ours
-from steps.images.manifest import SPLITS, TEST, TRAIN, UNLABELLED, VAL, Row, class_counts, classes_of, look_alikes
+from steps.images.manifest import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    VAL,
+    Row,
+    class_counts,
+    classes_of,
+    in_use,
+    independent,
+    look_alikes,
+)
 from steps.images.preprocessing import Preprocessing
 from steps.images.splitting import Shares, more_needed
 from steps.runtime import files, stage
@@ -36,6 +48,10 @@ from steps.runtime.compute import ComputeParams, configure
 from steps.runtime.seeding import numpy_generator
 
 log = logging.getLogger("regraft")
+MORE_IMAGES = (
+    "Add such images, or, for splits, lay the images out in one folder per class: `regraft use FOLDER` then makes the "
+    "splits. A class that is to be left out has to go from every split."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +109,7 @@ def validate(
         tables["lost"] = pd.DataFrame([{"label": label, "images": 0} for label in lost])
     asked = [rule for rule in rules(params, params.severity) if rule.table in tables or rule.table not in absent]
     results = expectations.check(tables, asked, docs, counted_files)
-    refused = refusal(results)
+    refused = refusal(results) or selection.untrainable(images, MORE_IMAGES)
 
     files.write_json(validation, replace(report, accepted=refused is None, rules=results))
     if refused:
@@ -136,10 +152,10 @@ def _examined(
     leaking = images["path"].isin(dropped)
     left_out = {split: int(count) for split, count in images["split"][leaking].value_counts().items()}
     _log_removed(gone, left_out)
-    images = images[~leaking].reset_index(drop=True)
+    images = duplicates.counted_once(images[~leaking].reset_index(drop=True))
 
     counts = class_counts(zip(images["split"], images["label"], strict=True))
-    labelled = images[images["split"] != UNLABELLED]
+    labelled = in_use(images)
     shortcuts = selection.shortcuts(labelled, numpy_generator(seed, "validate"))
     _check_prior(params.population_prior, classes_of(counts))
     of_labelled = {split: of_class for split, of_class in counts.items() if split != UNLABELLED}
@@ -153,7 +169,7 @@ def _examined(
         counts=counts,
         effective_classes={split: selection.effective_number([*of.values()]) for split, of in counts.items()},
         copies=copies,
-        population=selection.population_fit(of_labelled, params.population_prior),
+        population=selection.population_fit(of_labelled, params.population_prior, _of_units(labelled)),
         sources=selection.representation(labelled),
         coverage=selection.coverage(labelled),
         groups=selection.groups(labelled),
@@ -163,6 +179,12 @@ def _examined(
     )
     _log_recognised(report.observed)
     return images, rejected, report
+
+
+def _of_units(images: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Count one image per group, by split and class."""
+    units = independent(images)
+    return class_counts(zip(units["split"], units["label"], strict=True))
 
 
 def _log_removed(gone: Sequence[str], left_out: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from steps.checks.reports import Copies, Listed
 from steps.images.decoding import parallel
-from steps.images.manifest import TEST, TRAIN, VAL
+from steps.images.manifest import TEST, TRAIN, UNLABELLED, VAL
 from steps.runtime.arrays import Floats
 from steps.runtime.binding import Because
 
@@ -60,6 +60,16 @@ def _same(inverse: Ints) -> Ints:
     order = np.argsort(inverse, kind="stable")
     equal = np.flatnonzero(inverse[order][1:] == inverse[order][:-1])
     return np.stack([order[equal], order[equal + 1]], axis=1)
+
+
+def counted_once(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the images with weight 0 for each further copy of the same bytes under one label in one split.
+
+    Copies are no evidence and no labels of their own; the first file that counts stands for all of them.
+    """
+    labelled = images[(images["split"] != UNLABELLED) & (images["weight"] > 0)]
+    again = images.index.isin(labelled.index[labelled.duplicated(["id", "split", "label"])])
+    return images.assign(weight=images["weight"].mask(again, 0.0))
 
 
 def _within_band(values: npt.NDArray[np.uint64], band: npt.NDArray[np.uint64], bits: int) -> list[Ints]:

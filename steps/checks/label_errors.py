@@ -7,31 +7,34 @@ errors: it suspects 4 % of clean photographs.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax
 from scipy.stats import chi2
-from sklearn.model_selection import StratifiedKFold
 
-from steps.runtime.arrays import Ints
-from steps.training.linear_probe import Labelled, fit
+from steps.evaluation.intervals import design_effect
+from steps.runtime.arrays import Bools, Floats, Ints
+from steps.training.linear_probe import Labelled, held_out
+from steps.training.transferability import folds_of
 
-Floats = npt.NDArray[np.float64]
 FOLDS = 5
 MOST = 10_000  # images, evenly spaced, on which the number of errors is estimated
 SHARP, RATES = (-3.0, 7.0), (-14.0, 3.0)  # logs of the sharpness, log-odds of the rate
 C = 1e-3  # strong regularisation: otherwise a head memorises wrong labels, and no longer suspects them
 
 
-def out_of_fold(data: Labelled, classes: int, seed: int) -> Floats:
-    """Return probabilities [n, classes] of heads that have not seen the image; every class needs 2 images or more."""
+def out_of_fold(data: Labelled, classes: int, seed: int, groups: Ints | None = None) -> tuple[Floats, Bools]:
+    """Return probabilities [n, classes] of heads that have not seen the image, and which images they can judge, [n].
+
+    Images of one of the `groups` [n] are held out together: siblings would vouch for each other's labels. A head that
+    has seen no image of a label cannot judge it: the only image, or the only group, of a class. At least 2 images.
+    """
     smallest = int(np.bincount(data.targets, minlength=classes).min())
-    probabilities = np.zeros((len(data.targets), classes))
-    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    for train, rest in folds.split(data.features, data.targets):
-        training = Labelled(data.features[train], data.targets[train], data.weights[train])
-        probabilities[rest] = fit(training, classes, C).probabilities(data.features[rest])
-    return probabilities
+    probabilities, judged = np.zeros((len(data.targets), classes)), np.zeros(len(data.targets), dtype=bool)
+    alone = np.arange(len(data.targets)) if groups is None else groups
+    for train, rest in folds_of(data.targets, alone, max(2, min(FOLDS, smallest)), seed):
+        probabilities[rest] = held_out(data, train, rest, classes, [C])[0]
+        judged[rest] = np.isin(data.targets[rest], data.targets[train])
+    return probabilities, judged
 
 
 def suspects(targets: Ints, probabilities: Floats) -> Ints:
@@ -56,16 +59,19 @@ class Noise:
     p: float
 
 
-def noise(targets: Ints, probabilities: Floats) -> Noise:
+def noise(targets: Ints, probabilities: Floats, groups: Ints | None = None) -> Noise:
     """Estimate by maximum likelihood how many labels are wrong, from out-of-fold probabilities [n, classes].
 
     A label follows the head's answer at a fitted sharpness or, at a fitted rate, falls on all classes uniformly. A weak
     head is not sharp and contradicts mildly; a wrong label is contradicted at any sharpness. p is from the likelihood
     ratio against a rate of 0, which lies on the boundary: half of a chi-square (Self and Liang 1987). The head has to
-    know something: otherwise the sharpness is undetermined, too, and p is too small.
+    know something: otherwise the sharpness is undetermined, too, and p is too small. A head errs on whole `groups` [n]:
+    the ratio is divided by the design effect of its agreement (Rao and Scott 1984, Annals of Statistics 12:46).
     """
     step = 1 + len(targets) // MOST
     own, classes = np.asarray(targets[::step], dtype=np.int64), probabilities.shape[1]
+    agrees = (probabilities[::step].argmax(axis=1) == own).astype(np.float64)
+    design = 1.0 if groups is None else design_effect(agrees, groups[::step])
     logs = np.log(np.clip(probabilities[::step], 1e-12, 1))
 
     def loss(at: Floats) -> float:
@@ -79,5 +85,5 @@ def noise(targets: Ints, probabilities: Floats) -> Noise:
         for more, odds in ((0.0, -4.0), (0.5, -2.5))
     ]
     best = min(optima, key=lambda optimum: float(optimum.fun))
-    gain = 2 * max(0.0, float(none.fun - best.fun))
+    gain = 2 * max(0.0, float(none.fun - best.fun)) / design
     return Noise(float(expit(best.x[1])) * (classes - 1) / classes, float(chi2.sf(gain, 1) / 2) if gain else 1.0)

@@ -17,15 +17,15 @@ from scipy.stats import PermutationMethod, chi2_contingency, ks_2samp, mannwhitn
 from scipy.stats.contingency import association
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 
 from steps.checks.label_errors import C, out_of_fold
 from steps.checks.reports import Covariate, SplitShift
 from steps.checks.selection import PERMUTATIONS, with_holm
-from steps.images.manifest import TEST, TRAIN, VAL, in_hash_order
-from steps.runtime.arrays import Floats
+from steps.images.manifest import TEST, TRAIN, VAL, independent
+from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
-from steps.training.linear_probe import Labelled, fit
+from steps.training.linear_probe import Labelled, held_out
+from steps.training.transferability import folds_of
 
 Scores = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
@@ -61,18 +61,32 @@ class TwoSample:
     odds: Scores
 
 
-def two_sample(first: Floats, second: Floats, seed: int) -> TwoSample:
+def two_sample(first: Floats, second: Floats, seed: int, groups: Ints | None = None) -> TwoSample:
     """Separate features [n, d] from features [m, d] by a classifier; each side needs `LEAST` rows.
 
     AUC and odds are cross-validated. p is that of one classifier, fitted on one half and applied to the other: scores
-    of unseen images can be permuted exactly, which is the Mann-Whitney test.
+    of unseen images can be permuted exactly, which is the Mann-Whitney test. Images of one of the `groups` [n] of the
+    first side are held out together, and the first of each stands for it in AUC and p: siblings show nothing new.
     """
+    own = np.arange(len(first)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    unit = np.concatenate([own, len(first) + np.arange(len(second))])
     both = np.concatenate([first, second])
-    principal = PCA(min(DIRECTIONS, *both.shape), random_state=0).fit_transform(both)
+    alone = np.isin(np.arange(len(unit)), np.unique(unit, return_index=True)[1])
+    principal = _principal(both, alone)
     side = np.repeat([0, 1], [len(first), len(second)])
     data = Labelled(principal, side, np.ones(len(side)))
-    odds = logit(np.clip(out_of_fold(data, 2, seed)[:, 1], 1e-9, 1 - 1e-9))
-    return TwoSample(auc(odds[side == 0], odds[side == 1]), _chance(data, seed), odds)
+    odds = logit(np.clip(out_of_fold(data, 2, seed, unit)[0][:, 1], 1e-9, 1 - 1e-9))
+    return TwoSample(auc(odds[alone & (side == 0)], odds[side == 1]), _chance(data, unit, alone, seed), odds)
+
+
+def _principal(both: Floats, alone: Bools) -> Floats:
+    """Return the principal components of rows [n, d], found from the rows `alone`: siblings would choose them."""
+    model = PCA(min(DIRECTIONS, int(alone.sum()), both.shape[1]), random_state=0)
+    rows = np.empty((len(both), model.n_components), dtype=both.dtype)
+    rows[alone] = model.fit_transform(both[alone])
+    if not alone.all():
+        rows[~alone] = model.transform(both[~alone])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -121,12 +135,13 @@ def auc(first: Scores, second: Scores) -> Figure:
     return Figure(float(comparison.prob1), max(0.0, float(low)), min(1.0, float(high)), "DeLong")
 
 
-def _chance(data: Labelled, seed: int) -> float:
-    """Return the p-value of the separation of a held-out half if there were no difference."""
-    halves = StratifiedKFold(2, shuffle=True, random_state=seed)
-    learnt, asked = next(halves.split(data.features, data.targets))
-    head = fit(Labelled(data.features[learnt], data.targets[learnt], data.weights[learnt]), 2, C)
-    answers, side = head.probabilities(data.features[asked])[:, 1], data.targets[asked]
+def _chance(data: Labelled, unit: Ints, alone: Bools, seed: int) -> float:
+    """Return the p-value of the separation of a held-out half if there were no difference; 1 if a half lacks a side."""
+    learnt, asked = folds_of(data.targets, unit, 2, seed)[0]
+    asked = asked[alone[asked]]
+    answers, side = held_out(data, learnt, asked, 2, [C])[0][:, 1], data.targets[asked]
+    if min(len(set(data.targets[learnt])), len(set(side))) < 2:
+        return 1.0
     return float(mannwhitneyu(answers[side == 1], answers[side == 0], alternative="greater").pvalue)
 
 
@@ -138,7 +153,7 @@ def between_splits(
     `images` are rows of the manifest with their `features` [n, d]. One image per group is compared, because images of
     one group are alike whatever split they are in; a split with fewer than `LEAST` is left out.
     """
-    compared = {split: _independent(images[images["split"] == split]) for split in (TRAIN, VAL, TEST)}
+    compared = {split: independent(images[images["split"] == split]).head(MOST) for split in (TRAIN, VAL, TEST)}
     training, tests = compared.pop(TRAIN), []
     for split, of_split in compared.items():
         if min(len(training), len(of_split)) >= LEAST:
@@ -151,13 +166,6 @@ def between_splits(
         else row
         for row in with_holm(tests)
     )
-
-
-def _independent(images: pd.DataFrame) -> pd.DataFrame:
-    """Return one image per group and per content, at most `MOST`, picked by their hash."""
-    ordered = in_hash_order(images).drop_duplicates("id")
-    unit = ordered["group"].where(ordered["group"] != "", ordered["id"])
-    return ordered[~unit.duplicated()].head(MOST)
 
 
 def _explained(row: SplitShift, measures: tuple[Covariate, ...]) -> SplitShift:

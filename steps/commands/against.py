@@ -21,7 +21,7 @@ from steps.checks.selection import ALPHA
 from steps.checks.shift import CONFIDENCE, LEAST, covariates, two_sample
 from steps.errors import RequestError, UndecodableError
 from steps.images import decoding
-from steps.images.manifest import TRAIN, Rejected, in_hash_order, uniform
+from steps.images.manifest import TRAIN, Rejected, in_hash_order, in_use, independent, uniform, units_of
 from steps.images.preprocessing import Preprocessing, centre_crop, normalise, resized
 from steps.pages.album import Album
 from steps.pages.rendering import Picture, render
@@ -80,7 +80,8 @@ def against(
             raise RequestError(f"{where} holds {count} images; at least {LEAST} are needed to compare")
 
     refuse_infinite(seen["path"].tolist(), [features], mode.precision)
-    test = two_sample(known, features, derive(seed, "against") % 2**32)
+    unit = np.unique(units_of(training).to_numpy(str), return_inverse=True)[1]
+    test = two_sample(known, features, derive(seed, "against") % 2**32, unit)
     rng = numpy_generator(seed, "against")
     mine, theirs = np.split(test.odds, [len(training)])
     weighed = shift.importance(mine, theirs, params.max_importance)
@@ -95,7 +96,7 @@ def against(
         p=test.p,
         effective=round(weighed.effective, 1),
         covered=round(weighed.covered, 3),
-        measures=covariates(training, seen, rng),
+        measures=covariates(independent(training), seen, rng),
         strange=_strangest(seen, theirs),
         unseen=_strangest(training, -mine),
         rules=expectations.check({"shift": pd.DataFrame([{"auc": excess}])}, rules, root / DOCS) if rules else (),
@@ -120,8 +121,7 @@ def _reweight(root: Path, training: pd.DataFrame, weighed: shift.Importance) -> 
 
 def _training(trained: Trained) -> tuple[pd.DataFrame, Floats]:
     """Return the training images that count, at most `MOST`, and their features in the same order."""
-    table = files.read_table(trained.screened)
-    table = table[(table["split"] == TRAIN) & (table["weight"] > 0)].drop_duplicates("id")
+    table = in_use(files.read_table(trained.screened), TRAIN).drop_duplicates("id")
     table = in_hash_order(table)[:MOST]
     return table.reset_index(drop=True), read_features(trained.features).of(table["id"])
 

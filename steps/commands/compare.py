@@ -12,7 +12,7 @@ from steps.evaluation.comparison import per_class
 from steps.evaluation.intervals import groups_of, sampled
 from steps.evaluation.protocol import EvaluateParams
 from steps.evaluation.results import ClassComparison, Comparison
-from steps.images.manifest import TEST, normal
+from steps.images.manifest import TEST, in_use, normal
 from steps.promotion.rematch import answers, weights_of
 from steps.promotion.terms import RAW, SCREENED, PromoteParams
 from steps.promotion.unseen import learnt_by, unseen
@@ -92,7 +92,7 @@ def compare(root: Path, one: str, other: str) -> VersionComparison:
             )
     rules = params.bind(EvaluateParams, document.get("evaluate"), "evaluate")
     table = files.read_table(root / SCREENED)
-    images = table[table["split"] == TEST].sort_values("path")
+    images = in_use(table, TEST).sort_values("path")
     chain = ledger.whole(ledger.read(registry))
     loaded = [package_loading.load(registry, version, chain.package_of(version)) for version in (one, other)]
     seen = unseen(images["id"], {f"version {package.version}": learnt_by(root, package) for package in loaded})

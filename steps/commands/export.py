@@ -14,7 +14,7 @@ from steps.backbones import models
 from steps.errors import IntegrityError, RegistryError, RequestError
 from steps.evaluation.results import PairedComparison
 from steps.images.decoding import read_image
-from steps.images.manifest import in_hash_order
+from steps.images.manifest import in_hash_order, in_use
 from steps.images.preprocessing import centre_crop, resized
 from steps.promotion.rematch import answers
 from steps.promotion.smaller import smaller
@@ -124,7 +124,7 @@ def _made(root: Path, package: package_loading.Package, kind: str, folder: Path)
 
 def _some(table: pd.DataFrame, split: str, most: int) -> pd.DataFrame:
     """Return at most `most` images of a split, picked by their hash."""
-    candidates = table[table["split"] == split].drop_duplicates("id")
+    candidates = in_use(table, split).drop_duplicates("id")
     if candidates.empty:
         raise RequestError(f"data/screened.parquet has no image of the split {split!r} to check an export with")
     return in_hash_order(candidates)[:most]

@@ -22,7 +22,7 @@ from steps.evaluation.comparison import balanced_difference
 from steps.evaluation.intervals import mean_of_shares, sampled
 from steps.images import decoding
 from steps.images.deep_grey import used_bits
-from steps.images.manifest import TRAIN
+from steps.images.manifest import TRAIN, in_use
 from steps.images.preprocessing import Preprocessing, preprocess
 from steps.runtime import artefacts, files, params
 from steps.runtime.arrays import Floats
@@ -148,9 +148,9 @@ def ranking(
 ) -> list[Ranked]:
     """Return one row per backbone, the best first.
 
-    `table` has id, path, label, split, group; `weights` maps a name to a file, `wishes` to what is said about the file;
-    at most `most` images are used. Raises RequestError for a backbone that does not exist or a file that does not fit,
-    DataError for too few images.
+    `table` has id, path, label, split, group, weight; `weights` maps a name to a file, `wishes` to what is said about
+    it; at most `most` images are used. Raises RequestError for a backbone that does not exist or a file that does not
+    fit, DataError for too few images.
     """
     loaded = {
         name: origins.named(name, weights.get(name), wishes.get(name, AS_IT_IS)) for name in names
@@ -161,7 +161,7 @@ def ranking(
 
 def _task(table: pd.DataFrame, most: int, seed: int) -> Divided:
     """Return the labelled training images, and the folds that all backbones share."""
-    table = table[(table["split"] == TRAIN) & (table["label"] != "")].drop_duplicates("id")
+    table = in_use(table, TRAIN).drop_duplicates("id")
     counts = table["label"].value_counts()
     if len(counts) < 2 or counts.min() < 2:
         raise DataError("backbones cannot be ranked: at least two classes with two training images each are needed")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, expit, stdtrit
 
+from steps.evaluation.f1_draws import CELLS, TINY, drawn_f1, influence_on_f1, mean_f1
 from steps.runtime.arrays import Bools, Floats, Ints
 from steps.runtime.figure import Figure
 from steps.training.metrics import poisson_ends, proportion
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 WILSON, POSTERIOR, LOG_T, SMOOTHED = "Wilson", "posterior", "log-t", "smoothed bootstrap"
 GROUPED = "t over groups"
-CELLS = 20_000_000  # of a matrix of draws held in memory at a time
-LEAST_TOLD, TINY = 0.5, np.finfo(np.float64).tiny  # the least number of images that a class counts for
+LEAST_TOLD = 0.5  # the least number of images that a class counts for
 ROUNDING = np.finfo(np.float64).eps  # a variance below this share of the squares is zero
 
 
@@ -215,8 +215,8 @@ class Sample:
 
 
 def groups_of(part: "pd.DataFrame") -> npt.NDArray[Any] | None:
-    """Return the group of each image of a manifest [n], its own id if it has none; None if no image has a group."""
-    if (part["group"] == "").all():
+    """Return the group of each image of a manifest [n], its own id if it has none; None if each is its own group."""
+    if (part["group"] == "").all() and part["id"].is_unique:
         return None
     return np.asarray(np.where(part["group"] == "", part["id"], part["group"]), dtype=str)
 
@@ -403,37 +403,12 @@ def macro_f1(
     """
     matrix = np.bincount(classes * targets + predicted, minlength=classes**2).reshape(classes, classes)
     sizes, present = matrix.sum(axis=1), matrix.sum(axis=1) > 0
-    value = float(_f1(matrix[None].astype(np.float64), present)[0])
+    value = float(mean_f1(matrix[None].astype(np.float64), present)[0])
     right = targets == predicted
     weight = _weights(
-        sizes, _told_by(_influence_on_f1(targets, predicted, matrix), right, targets, sizes, cluster, confidence)
+        sizes, _told_by(influence_on_f1(targets, predicted, matrix), right, targets, sizes, cluster, confidence)
     )
     prior = _weights(sizes, np.ones(classes)) / (classes * max(classes - 1, 1))
-    shape = (matrix * weight[:, None] + prior[:, None])[present]
-    draws_of_f1 = []
-    step = max(1, CELLS // classes**2)
-    for start in range(0, draws, step):
-        drawn = rng.standard_gamma(np.broadcast_to(shape, (min(step, draws - start), *shape.shape)))
-        whole = np.zeros((len(drawn), classes, classes))
-        whole[:, present] = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), TINY) * sizes[present][:, None]
-        draws_of_f1.append(_f1(whole, present))
-    expected = np.zeros((1, classes, classes))
-    expected[0, present] = shape / shape.sum(axis=1, keepdims=True) * sizes[present][:, None]
-    shown = np.concatenate(draws_of_f1)
-    bent = float(shown.mean() - _f1(expected, present)[0])
+    shown, bent = drawn_f1(matrix, weight, prior, draws, rng)
     low, high = np.quantile(shown, [0.5 - confidence / 2, 0.5 + confidence / 2]) - 2 * bent
     return Figure(value, max(0.0, min(value, float(low))), min(1.0, max(value, float(high))), POSTERIOR)
-
-
-def _influence_on_f1(targets: Ints, predicted: Ints, matrix: Ints) -> Floats:
-    """Return what each image adds to the sum of the classes' F1, to first order, [n]."""
-    both = np.maximum(matrix.sum(axis=0) + matrix.sum(axis=1), 1)
-    f1 = 2 * np.diagonal(matrix) / both
-    return np.asarray(2 * (targets == predicted) / both[targets] - (f1 / both)[predicted])
-
-
-def _f1(matrices: Floats, present: Bools) -> Floats:
-    """Return the mean F1 of [draws, classes, classes] over the classes that are present."""
-    right = np.diagonal(matrices, axis1=1, axis2=2)
-    f1 = 2 * right / np.maximum(matrices.sum(axis=1) + matrices.sum(axis=2), 1e-12)
-    return np.asarray(f1[:, present].mean(axis=1))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 SPLITS = (TRAIN, VAL, TEST, UNLABELLED)
+LABELLED = SPLITS[:3]
 LISTINGS = ("listing.csv", "listing.parquet")  # in the folder of raw images, beside class folders or shards
 SHARDS = "shards"  # the folder of packed images in that of raw images
 
@@ -58,6 +59,26 @@ def uniform(key: str) -> float:
 def in_hash_order(table: "pd.DataFrame") -> "pd.DataFrame":
     """Sort images by the hash of their `id`: an arbitrary order, so that its first n are an unbiased sample."""
     return table.sort_values("id", key=lambda ids: ids.map(uniform), kind="stable")
+
+
+def independent(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return one image per group and per content, picked by their hash: images of one group are alike."""
+    ordered = in_hash_order(table).drop_duplicates("id")
+    return ordered[~units_of(ordered).duplicated()]
+
+
+def units_of(table: "pd.DataFrame") -> "pd.Series[str]":
+    """Return the name of what each image is drawn with: its group, or the image itself if it has none."""
+    return table["group"].where(table["group"] != "", table["id"])
+
+
+def in_use(table: "pd.DataFrame", *splits: str) -> "pd.DataFrame":
+    """Return the rows that count, of these splits or of all labelled ones: those of weight above 0.
+
+    An image of weight 0 is absent from training, choice, calibration and judgement alike. Without weights all count.
+    """
+    part = table[table["split"].isin(splits or LABELLED)]
+    return part[part["weight"] > 0] if "weight" in part else part
 
 
 def class_counts(rows: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,6 @@
 """What a reader of the report wants to know first, picked from the tables: mistakes, confusions, balance, samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,8 +10,14 @@ from steps.images.manifest import TEST, TRAIN
 from steps.pages.inspection import AnsweredImage
 from steps.runtime.figure import Figure
 from steps.training.choice import FINE_TUNED, HEAD
+from steps.training.histories import FineTuneHistory
 
 NAMES = {HEAD: "head alone", FINE_TUNED: "fine-tuned"}
+
+
+def compared(tuned: FineTuneHistory) -> dict[str, str]:
+    """Return the models that have figures of their own, with their names: no second one if nothing was fine-tuned."""
+    return NAMES if tuned.trained else {HEAD: NAMES[HEAD]}
 
 
 def mistakes(answers: pd.DataFrame, model: str, classes: Sequence[str]) -> list[AnsweredImage]:
@@ -45,10 +51,10 @@ def paired(answers: pd.DataFrame) -> dict[str, int]:
     return {"mended": len(after - before), "broken": len(before - after)}
 
 
-def figures(tests: Mapping[str, Judgement]) -> dict[str, dict[str, Figure]]:
+def figures(tests: Mapping[str, Judgement], models: Collection[str] = tuple(NAMES)) -> dict[str, dict[str, Figure]]:
     """Turn model -> judgement into figure -> model -> value with interval, for every figure of the first model."""
-    names = next(iter(tests.values())).figures
-    return {name: {model: judged.figures[name] for model, judged in tests.items()} for name in names}
+    kept = {model: judged.figures for model, judged in tests.items() if model in models}
+    return {name: {model: of_model[name] for model, of_model in kept.items()} for name in next(iter(kept.values()))}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from steps.images.manifest import TRAIN, normal
+from steps.images.manifest import TRAIN, in_use, normal
 from steps.training.learnt_from import among
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def with_names(
     [n] are those of the test images, `answers` [n] the champion's. `table` is the manifest.
     """
     renamed: dict[str, str] = {}
-    training = table[table["split"] == TRAIN]
+    training = in_use(table, TRAIN)
     for label in task.added:
         ids = training["id"][training["label"] == label]
         same = learnt is None or (len(ids) > 0 and among(ids, learnt).mean() > MOST)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steps.errors import RegistryError, RequestError
 from steps.evaluation.results import Evaluation
-from steps.images.manifest import TEST
+from steps.images.manifest import TEST, in_use
 from steps.registry import signing
 from steps.registry.ledger import ATTEMPTS, take
 from steps.registry.ledger import slots as slots_of
@@ -67,7 +67,7 @@ def standing(root: Path) -> Standing:
     """
     table = files.read_table(root / "data/screened.parquet")
     evaluation, rules = artefacts.read(Evaluation, root / "data/reports/evaluation.json"), params.read(root)["promote"]
-    images = table["id"][table["split"] == TEST].tolist()
+    images = in_use(table, TEST)["id"].tolist()
     looked = record(evaluation.weights.values(), images).count(images)
     # Chance may have raised the observed accuracy; its lower end leaves room for that even if no answer was wrong
     by_luck = optimism(looked, evaluation.judgement.n, evaluation.judgement.accuracy.ends[0])

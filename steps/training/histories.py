@@ -81,6 +81,11 @@ class Epochs:
     best_epoch: int
     diverged: int | None = field(default=None, metadata=OPTIONAL)
 
+    @property
+    def trained(self) -> bool:
+        """Return True if anything was trained; False if epoch 0 is all there is."""
+        return len(self.epochs) > 1
+
     def best(self, n: int) -> Scores:
         """Return the best epoch's figures on the `n` validation images."""
         best = self.epochs[self.best_epoch]

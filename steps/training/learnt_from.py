@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steps.images.manifest import TRAIN, VAL
+from steps.images.manifest import TRAIN, VAL, in_use
 from steps.runtime.arrays import Bools, Ints
 from steps.training.choice import HEAD
 
@@ -18,12 +18,12 @@ KEY = ">u8"
 
 
 def learnt_from(table: "pd.DataFrame", kind: str) -> list[str]:
-    """Return the ids of the images of a manifest that a model of this kind is fitted on.
+    """Return the ids of the images of a manifest that a model of this kind is fitted on, those of weight 0 left out.
 
     The head is refitted on train and validation; of the fine-tuned network, validation images only choose the epoch.
     """
     splits = [TRAIN, VAL] if kind == HEAD else [TRAIN]
-    return list(table["id"][table["split"].isin(splits)])
+    return list(in_use(table, *splits)["id"])
 
 
 def packed(ids: Iterable[str]) -> bytes:

@@ -127,6 +127,23 @@ def fit_path(data: Labelled, classes: int, path: Sequence[float], tolerance: flo
     return heads
 
 
+def held_out(
+    data: Labelled, train: Ints, held: Ints, classes: int, path: Sequence[float], tolerance: float = 1e-6
+) -> list[Floats]:
+    """Return probabilities [held, classes] for the rows `held` by heads of the rows `train`, one per strength.
+
+    A class that the rows `train` lack gets probability 0: a group can take a class with it.
+    """
+    present, targets = np.unique(data.targets[train], return_inverse=True)
+    if len(present) == 1:
+        return [np.eye(classes)[np.repeat(present, len(held))]] * len(path)
+    answers: list[Floats] = [np.zeros((len(held), classes)) for _ in path]
+    part = Labelled(data.features[train], targets, data.weights[train])
+    for of_strength, head in zip(answers, fit_path(part, len(present), path, tolerance), strict=True):
+        of_strength[:, present] = head.probabilities(data.features[held])
+    return answers
+
+
 def _folded(model: LogisticRegression, mean: Floats, scale: Floats) -> Linear:
     weight, bias = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
     if len(weight) == 1:  # two classes: scikit-learn keeps one row, the log-odds of the second class

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from sklearn.covariance import ledoit_wolf
-from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from steps.images.manifest import in_hash_order
+from steps.images.manifest import in_hash_order, units_of
 from steps.runtime.arrays import Floats, Ints
 from steps.runtime.seeding import derive
 from steps.training.histories import Scores
-from steps.training.linear_probe import Labelled, fit_path
+from steps.training.linear_probe import Labelled, held_out
 from steps.training.metrics import scores
 
 Folds = Sequence[tuple[Ints, Ints]]
@@ -108,13 +108,21 @@ class Held:
 
 
 def folds_of(targets: Ints, groups: Ints, count: int, seed: int) -> list[tuple[Ints, Ints]]:
-    """Return (training rows, held-out rows) of `count` folds, stratified; images of one group stay together."""
-    indices = np.arange(len(targets))
-    if np.bincount(targets).max() < count:  # nothing to stratify: a label or two in all
-        return list(KFold(count, shuffle=True, random_state=seed).split(indices))
-    if len(np.unique(groups)) == len(groups):  # the grouped search takes seconds even if there is nothing to group
-        return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(indices, targets))
-    return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(indices, targets, groups))
+    """Return (training rows, held-out rows) of `count` folds, stratified; images of one group stay together.
+
+    There are at most as many folds as groups. Images that are all of one group are divided one by one.
+    """
+    indices, many = np.arange(len(targets)), len(np.unique(groups))
+    if many == 1:
+        groups, many = indices, len(indices)
+    count = min(count, many)
+    stratified = np.bincount(targets).max() >= count  # otherwise nothing to stratify: a label or two in all
+    if many == len(indices):  # the grouped search takes seconds even if there is nothing to group
+        split = (StratifiedKFold if stratified else KFold)(count, shuffle=True, random_state=seed)
+        return list(split.split(indices, targets))
+    split = (StratifiedGroupKFold if stratified else GroupKFold)(count, shuffle=True, random_state=seed)
+    folds = split.split(indices, targets, groups)
+    return [(train, held) for train, held in folds if len(train) and len(held)]  # a few large groups leave some empty
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def divided(table: pd.DataFrame, most: int, count: int, seed: int) -> Divided:
     classes, targets = np.unique(table["label"].to_numpy(str), return_inverse=True)
     kept = np.sort(first_share(targets, np.arange(len(table)), most / len(table)))
     table, targets = table.iloc[kept], targets[kept]
-    groups = np.unique(table["group"].where(table["group"] != "", table["id"]).to_numpy(str), return_inverse=True)[1]
+    groups = np.unique(units_of(table).to_numpy(str), return_inverse=True)[1]
     count = max(2, min(count, int(np.bincount(targets).min())))
     folds = folds_of(targets, groups, count, derive(seed, "folds") % 2**32)
     return Divided(table, targets, groups, len(classes), folds)
@@ -153,13 +161,7 @@ def probe(data: Labelled, classes: int, folds: Folds, path: Sequence[float], sha
     probabilities = np.zeros((len(path), len(data.targets), classes))
     for train, held in folds:
         used = first_share(data.targets, train, share, draw)
-        present, targets = np.unique(data.targets[used], return_inverse=True)  # a group can take a class with it
-        part = Labelled(data.features[used], targets, data.weights[used])
-        if len(present) == 1:
-            probabilities[:, held, present[0]] = 1.0
-            continue
-        for answers, head in zip(probabilities, fit_path(part, len(present), path, TOLERANCE), strict=True):
-            answers[np.ix_(held, present)] = head.probabilities(data.features[held])
+        probabilities[:, held] = held_out(data, used, held, classes, path, TOLERANCE)
     candidates = [Held(answers, data.targets, c) for answers, c in zip(probabilities, path, strict=True)]
     return min(candidates, key=lambda held: float(held.loss.mean()))
 

@@ -28,6 +28,7 @@ def table(n: int = 200, seed: int = 0, **columns: Any) -> pd.DataFrame:
         "format": "JPEG",
         "mode": "RGB",
         "source": "",
+        "group": "",
     }
     return pd.DataFrame(made | columns)
 

@@ -1,6 +1,7 @@
 """Intervals against formulas by hand, against draws from a known truth, and against what groups do to them."""
 
 import math
+import time
 from statistics import NormalDist
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from steps.evaluation import f1_draws
 from steps.evaluation.intervals import area, macro_f1, mean_of_losses, mean_of_shares, sampled, share, smoothed
 from steps.runtime.figure import Figure
 from steps.training.metrics import proportion
@@ -207,3 +209,24 @@ def test_macro_f1_stands_a_class_that_no_image_has(groups: Floats) -> None:
     targets, predicted = np.repeat([0, 1], 30), np.arange(60) % 3
     found = macro_f1(targets, predicted, 3, groups, 0.95, 200, seeded())
     assert 0 <= found.low < found.value < found.high <= 1
+
+
+def test_macro_f1_of_a_thousand_classes_takes_seconds() -> None:
+    """Every cell of the matrix drawn, 2,000 draws take minutes."""
+    rng = seeded()
+    targets = np.repeat(np.arange(1000), 5)
+    predicted = np.where(rng.random(5000) < 0.8, targets, rng.integers(0, 1000, 5000))
+    began = time.process_time()
+    found = macro_f1(targets, predicted, 1000, np.arange(5000), 0.95, 2000, rng)
+    assert time.process_time() - began < 5
+    assert found.low < found.known < found.high < found.low + 0.05
+
+
+def test_cells_drawn_together_give_the_interval_of_cells_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = seeded()
+    targets = np.repeat(np.arange(20), 10)
+    predicted = np.where(rng.random(200) < 0.8, targets, rng.integers(0, 20, 200))
+    dense = macro_f1(targets, predicted, 20, np.arange(200), 0.95, 2000, seeded())
+    monkeypatch.setattr(f1_draws, "MOST_DENSE", 2)
+    sparse = macro_f1(targets, predicted, 20, np.arange(200), 0.95, 2000, seeded())
+    assert sparse.ends == pytest.approx(dense.ends, abs=0.006)

@@ -252,6 +252,22 @@ def test_each_model_that_answers_is_one_look_and_a_rerun_none_and_the_same_bytes
     assert look_ledger.count(test) == before
 
 
+def test_an_image_of_weight_0_counts_nowhere(world: World) -> None:
+    path = world.root / "screened.parquet"
+    whole, test = path.read_bytes(), world.table.index[world.table["split"] == "test"]
+    val = world.table.index[world.table["split"] == "val"]
+    weightless = world.table.index.isin([*test[:3], *val[:2]])
+    files.write_table(path, world.table.assign(weight=np.where(weightless, 0.0, 1.0)))
+    found = world.evaluate()
+    path.write_bytes(whole)
+    assert found["test"]["head"]["n"] == len(test) - 3
+    assert found["split_gap"]["validation"]["value"] * (len(val) - 2) == pytest.approx(
+        round(found["split_gap"]["validation"]["value"] * (len(val) - 2))
+    )
+    told = files.read_table(world.root / "predictions.parquet")
+    assert not set(told["path"]) & set(world.table["path"][test[:3]])
+
+
 def test_without_a_network_from_scratch_the_verdict_is_against_the_strongest_rival(world: World) -> None:
     path = world.root / "baselines.parquet"
     whole = path.read_bytes()

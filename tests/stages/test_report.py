@@ -230,6 +230,19 @@ def test_where_nothing_was_fine_tuned_no_chapter_says_that_something_was(inputs:
     assert "Nothing was fine-tuned: the strategy trains the head alone, 25.0 % of the parameters" in found.text
     assert "fine-tuning corrected" not in found.text and "No epoch" not in found.text
     assert 'aria-labelledby="curve-title"' not in found.source, "a curve of one point"
+    assert (
+        "Fine-tuned" not in found.text and "fine-tuned 9" not in found.source and 'id="comparisons"' not in found.source
+    )
+    card = inputs.card().read_text(encoding="utf-8")
+    assert "| figure | head alone | |" in card and "Fine-tuned against" not in card and "Why this model" in card
+
+
+def test_the_first_screen_shows_the_head_that_learned_from_the_labels_of_the_baselines(inputs: Inputs) -> None:
+    served = json.loads(inputs.evaluation.read_text())["test"]["head"]["accuracy"]["value"]
+    transfer = replace(honest(CLASSES)["transfer"], model="head", accuracy=served - 0.1)
+    inputs.change("evaluation", transfer=transfer)
+    said = f"head, same labels {100 * (served - 0.1):.1f} %; head alone {100 * served:.1f} %"
+    assert said in read(inputs).source.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_numbers_of_the_checks_are_written_for_a_reader(inputs: Inputs) -> None:

@@ -40,7 +40,11 @@ def test_a_chapter_without_figures_is_neither_on_the_page_nor_in_the_navigation(
 @pytest.mark.parametrize(
     ("verdict", "sentence", "said"),
     [
-        ("helps", "helps by 5.0 to 19.0 points", "Yes: transfer helps by 5.0 to 19.0 points, in balanced accuracy, compared with"),
+        (
+            "helps",
+            "helps by 5.0 to 19.0 points",
+            "Yes: transfer helps by 5.0 to 19.0 points, in balanced accuracy, compared with",
+        ),
         ("hurts", "hurts by 1.0 to 2.0 points", "No: transfer hurts by 1.0 to 2.0 points"),
         ("no evidence", "no evidence yet (needs about 90 more test images)", "Not shown: no evidence yet (needs about"),
     ],

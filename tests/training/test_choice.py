@@ -29,6 +29,12 @@ def test_a_network_that_never_left_its_start_is_no_gain_by_a_rounding_error() ->
     assert found.chosen == HEAD
 
 
+def test_where_nothing_was_trained_there_is_nothing_to_compare() -> None:
+    found = choose({HEAD: figures(0.815, 0.5), FINE_TUNED: figures(0.815, 0.5)}, moved=False, trained=False)
+    assert found.chosen == HEAD
+    assert found.reason == "the strategy trains the head alone; nothing was fine-tuned"
+
+
 def test_a_tie_goes_to_the_head() -> None:
     found = choose({HEAD: figures(0.9, 0.5), FINE_TUNED: figures(0.9, 0.5)}, moved=True)
     assert found.chosen == HEAD
