@@ -34,6 +34,7 @@ COLUMNS = {
     "source": ("source",),
     "weight": ("weight",),
 }
+IDENTITY = ("id", "image_id", "id_code")  # names the picture where no column says that it does, as on Kaggle
 
 
 Spelled = dict[str, list[str]]  # paths by their spelling without case
@@ -142,7 +143,8 @@ def _parsed(path: Path) -> tuple[pd.DataFrame, list[str]]:
         first, second, *_ = [str(name) for name in frame.columns] + ["", ""]
         if not second or not any((folder / first).is_file() for folder in (path.parent, path.parent.parent)):
             raise DataError(
-                f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {[*map(str, frame.columns)]}"
+                f"{path.name} lacks the column(s) {', '.join(sorted(missing))}; it has {[*map(str, frame.columns)]}; "
+                "name the column with the file path, and that with the class label"
             )
         rows = _headless(path)
         notes.append("the table has no header")
@@ -223,6 +225,8 @@ def _columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _chosen(meaning: str, spelled: Mapping[str, str], name: str) -> str | None:
     candidates = [column for column, word in spelled.items() if word in COLUMNS[meaning]]
+    if meaning == "path" and not candidates:
+        candidates = [column for column, word in spelled.items() if word in IDENTITY]
     exact = [column for column in candidates if spelled[column] == meaning]
     if len(exact or candidates) > 1:
         raise DataError(f"{name}: which column is the {meaning}, {' or '.join(candidates)}? rename it to {meaning}")
@@ -293,14 +297,23 @@ def _folded(name: str) -> str:
 
 
 def _base(path: Path, names: Sequence[str]) -> Present:
-    """Return the files that paths name: in the listing's own folder or, if none of them fits there, the one above."""
+    """Return the files that paths name: in the folder of the listing, else in the one above, else in one below."""
     own, above = Present(path.parent), Present(path.parent.parent)
     slashed = [_slashed(name, own) for name in names]
     if any(own.exactly(name) for name in slashed) or _dropped(slashed, own):
         return own
     hidden = any(part.startswith(".") for name in slashed for part in PurePosixPath(name).parts)
     fits = not hidden and any(above.exactly(name) or above.loosely(name) for name in slashed)
-    return above if fits else own
+    return above if fits else own if hidden else _below(own, slashed)
+
+
+def _below(own: Present, names: Sequence[str]) -> Present:
+    """Return the only folder beside a listing that holds its bare names, as on Kaggle; else that of the listing."""
+    if any("/" in name or own.loosely(name) for name in names):
+        return own
+    folders = [Present(path) for path in sorted(own.folder.iterdir()) if path.is_dir() and files.speakable(path.name)]
+    holding = [below for below in folders if any(below.exactly(name) or below.loosely(name) for name in names)]
+    return holding[0] if len(holding) == 1 else own
 
 
 def _slashed(name: str, present: Present) -> str:

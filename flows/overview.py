@@ -18,6 +18,7 @@ DIGITS = "digits"
 SHOWN = 12  # classes that are listed by name
 EXPECTED = "expected one folder of images per class, or a listing of path,label"
 HASH = "by a hash of each image"
+BESIDE_PICTURES = (".aae", ".xmp", ".mov", ".mp4", ".avi", ".3gp")  # what telephones and cameras put beside them
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,9 @@ def _counted(read: Reading, files: Collection[str], notes: tuple[str, ...]) -> O
     """Count what was read; a listed file that is not among `files`, or a text, is no image."""
     named = [item for item in read.files if isinstance(item, Listed)]
     there = [item for item in named if item.path in files]
-    images = [item for item in there if not layouts.is_note(item.path)]
+    images = [
+        item for item in there if not layouts.is_note(item.path) and not item.path.lower().endswith(BESIDE_PICTURES)
+    ]
     labelled = [item for item in images if item.label]
     over = Counter(f"({item.reason})" for item in read.files if isinstance(item, Rejected))
     over["(no picture by its name)"] = len(there) - len(images)

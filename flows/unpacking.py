@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -223,6 +223,46 @@ class _Member(tarfile.TarInfo):
         if self.type in EXTENDED and self.size + known > MAX_HEADER:
             raise ValueError(f"a header of {self.size + known:,} bytes; at most {MAX_HEADER:,} are read")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+    def _proc_sparse(self, archive: tarfile.TarFile) -> tarfile.TarInfo:  # GNU's own form of a sparse file
+        with _bounded(archive):
+            return super()._proc_sparse(archive)  # type: ignore[misc,no-any-return]
+
+    def _proc_gnusparse_10(self, member: tarfile.TarInfo, headers: object, archive: tarfile.TarFile) -> None:  # pax 1.0
+        with _bounded(archive):
+            super()._proc_gnusparse_10(member, headers, archive)  # type: ignore[misc]
+
+
+@dataclass
+class _MapReader:
+    """The file of an archive while the map of a sparse member is read from it."""
+
+    file: IO[bytes]
+    left: int = field(default=MAX_HEADER, init=False)
+
+    def read(self, size: int) -> bytes:
+        """Return exactly `size` bytes; EOFError if the file ends before, ValueError beyond the bound."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"the map of a sparse file is longer than {MAX_HEADER:,} bytes; pack it without --sparse")
+        data = self.file.read(size)
+        if len(data) < size:
+            raise EOFError("it is cut off in the map of a sparse file")
+        return data
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+@contextmanager
+def _bounded(archive: tarfile.TarFile) -> Iterator[None]:
+    """Bound what is read from an archive: tarfile follows the blocks of a map for as long as they name another."""
+    file = archive.fileobj
+    archive.fileobj = _MapReader(file)  # type: ignore[assignment,arg-type]
+    try:
+        yield
+    finally:
+        archive.fileobj = file
 
 
 def _refuse_cut_off(archive: tarfile.TarFile) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.arrival import incoming, put_in_place
-from flows.lost_classes import LOST, at_use
+from flows.lost_classes import LOST, at_use, change_of_task
 from flows.overview import DIGITS, Look, Overview, look, of_raw
 from flows.project import editing_params
 from flows.sources import BACKBONE, MEMORY, RAW, SOURCE, Source, mirror, read_source, tracked, write_source
@@ -211,6 +211,7 @@ def _inputs(root: Path, images: str, seen: Overview, changed: bool) -> Inputs:
     from steps.images import shards
 
     source, card = read_source(root), models.read_card(root / BACKBONE)
+    seen = replace(seen, notes=(*seen.notes, *change_of_task(root, seen.classes)))
     count = sum(p.is_file() for p in (root / RAW).rglob("*"))
     packed = shards.opened(root / RAW)
     held = f"{len(packed.paths)} files, packed in {RAW}" if packed else f"{count} files in {RAW}"

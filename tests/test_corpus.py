@@ -16,7 +16,9 @@ from steps.ingest import IngestParams, SplitLimits, ingest
 from tests.corpus import BAD, GOOD, LOSSY, PNG, Specimen, jpeg_with, many_scans
 
 PARAMS = IngestParams(validation_share=0.3, test_share=0.25)
-LIMITS = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
+LIMITS = SplitLimits(
+    min_train_per_class=1, min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99
+)
 
 
 def ingested(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

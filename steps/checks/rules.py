@@ -45,7 +45,6 @@ class Severity:
 class DataLimits(Minima):
     """The numbers of the gate: images per class and split, ratios and shares, effects and distances."""
 
-    min_train_per_class: Annotated[int, Ge(1)]
     max_imbalance: Annotated[float, Ge(1), Because("largest over smallest class")]
     quarantine_limit: Annotated[float, Interval(ge=0, lt=1)]
     max_prior_effect: Annotated[float, Ge(0)]

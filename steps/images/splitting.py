@@ -4,7 +4,7 @@ A unit is an image, a group, or what belongs together as copies: all of it goes 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Minima:
-    """Images that each class needs to choose and to judge by; splits of ours hold them where the class has as many."""
+    """Images that each class needs to learn, choose and judge by; splits of ours hold them if the class has them."""
 
+    min_train_per_class: Annotated[int, Ge(1)]
     min_val_per_class: Annotated[int, Ge(1)]
     min_test_per_class: Annotated[int, Ge(1)]
 
@@ -62,14 +63,21 @@ def assign_splits(units: Sequence[Unit], validation: float, test: float, minima:
 
     `validation` is a share of what is not test; a test share of 0 takes no test images at all. A class that the shares
     leave below its minimum takes the next units in order, those of more images than the minimum last: a burst of
-    copies would take what training needs. The more units there are, the fewer of them a class needs, so a new unit
-    moves an old one only towards training: from test to validation or training, from validation to training. For the
-    same reason no unit is reserved for training: the first ones would have to stay there whatever comes later.
+    copies would take what training needs. A class whose low positions would leave training below its minimum keeps the
+    highest of them out of test, then out of validation; so `n` single images are enough if the minima are `n` in sum.
+
+    The more units there are, the fewer of them a class needs for its minimum, so a new unit moves an old one only
+    towards training: from test to validation or training, from validation to training. The exception are the units that
+    a class was short of: once it has enough images, they return to the split of their position. No assignment that
+    depends on the images alone could spare both: if each set of `n` images had a training image that stays one in any
+    larger set, at most `n - 1` images of a large set would not be training images, whatever the shares.
     """
-    of_test = set(_taken(units, range(len(units)), test, minima.min_test_per_class)) if test else set()
-    rest = [index for index in range(len(units)) if index not in of_test]
-    of_val = set(_taken(units, rest, test + (1 - test) * validation, minima.min_val_per_class))
-    return [TEST if index in of_test else VAL if index in of_val else TRAIN for index in range(len(units))]
+    every = range(len(units))
+    learn, choose, judge = minima.min_train_per_class, minima.min_val_per_class, minima.min_test_per_class
+    of_test = set(_taken(units, every, test, judge, (choose, learn))) if test else set()
+    rest = [index for index in every if index not in of_test]
+    of_val = set(_taken(units, rest, test + (1 - test) * validation, choose, (learn,)))
+    return [TEST if index in of_test else VAL if index in of_val else TRAIN for index in every]
 
 
 def more_needed(lacking: int, training_share: float) -> int:
@@ -84,16 +92,29 @@ def more_needed(lacking: int, training_share: float) -> int:
     return next(count for count in range(lacking, 10**6) if binom.sf(lacking - 1, count, training_share) >= CERTAINTY)
 
 
-def _taken(units: Sequence[Unit], among: Iterable[int], below: float, least: int) -> Iterator[int]:
-    """Yield the units below a position, and those before which one of their classes has fewer than `least` images."""
+def _taken(
+    units: Sequence[Unit], among: Sequence[int], below: float, least: int, others: tuple[int, ...]
+) -> Iterator[int]:
+    """Yield the units below a position that leave the `others` their minima, and those that a class needs.
+
+    A class needs those before which it has fewer than `least` images. A unit meets one minimum at most, so what it
+    leaves counts up to the largest.
+    """
 
     def turn(index: int) -> tuple[bool, float]:
         position, images = units[index]
         return position >= below and max(images.values(), default=0) > least, position
 
-    before = Counter[str]()
+    def of_use(index: int) -> Counter[str]:
+        return Counter({label: min(count, max(others)) for label, count in units[index].images.items()})
+
+    before, left = Counter[str](), Counter[str]()
+    for index in among:
+        left.update(of_use(index))
     for index in sorted(among, key=turn):
         position, images = units[index]
-        if position < below or any(before[label] < least for label in images):
+        spared = all(left[label] - count >= sum(others) for label, count in of_use(index).items())
+        if (position < below and spared) or any(before[label] < least for label in images):
+            left.subtract(of_use(index))
             yield index
         before.update(images)

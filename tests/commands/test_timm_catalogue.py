@@ -98,6 +98,7 @@ REFUSED = [
     ("timm:resnt18", "no backbone 'timm:resnt18'; did you mean 'timm:resnet18'?"),
     ("timm:resnet18.a9_in1k", "timm has no weights 'a9_in1k' of timm:resnet18; it has a1_in1k, "),
     ("timm:coat_tiny", "its features cannot be cut into blocks that follow one another"),
+    ("timm:naflexvit_base_patch16_gap", "its features cannot be cut into blocks that follow one another"),
     ("timm:crossvit_tiny_240", "its features cannot be cut into blocks that follow one another"),
     ("timm:deit_tiny_distilled_patch16_224", "no single classifier that could be cut off"),
     ("timm:vit_base_patch16_sapiens2", "takes pictures of 1024x768 pixels"),

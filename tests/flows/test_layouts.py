@@ -17,7 +17,7 @@ from flows import label_tables
 from flows.overview import Overview, of_raw, of_source
 from flows.sources import Source, mirror
 from steps.errors import RegraftError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, write
 from tests.corpus import PNG
 
 TWO = "{cat,dog}/{1,2,3}.png"
@@ -396,3 +396,23 @@ def test_what_was_translated_is_said(tmp_path: Path) -> None:
     said = " ".join(understood(Source(folder / "labels.csv", store=tmp_path / "store")).notes)
     for part in ("cp1252", "';'", "filename, class", "C:/data/ at the start of the paths is left out"):
         assert part in said
+
+
+KAGGLE = "id,label\n1f,cat\n2e,dog\n"
+
+
+def test_the_ids_of_a_table_name_the_pictures_of_the_only_folder_that_has_them(tmp_path: Path) -> None:
+    """As Kaggle packs them; the example of answers beside them is not what a refusal of the folder points to."""
+    write(tmp_path / "set", {f"train_images/{name}.png": PNG for name in ("1f", "2e")})
+    write(tmp_path / "set", {"test_images/3d.png": PNG, "sample_submission.csv": b"id,label\n3d,cat\n"})
+    write(tmp_path / "set", {"train.csv": KAGGLE.encode()})
+    assert_reads(Source(tmp_path / "set"), "refused: if train.csv says the labels: `regraft use` that file")
+    assert_reads(Source(tmp_path / "set/train.csv", store=tmp_path / "store"), "cat 1 dog 1 | hash 2 | 0 | 0")
+    write(tmp_path / "set", {"test_images/1f.png": PNG})
+    assert_reads(Source(tmp_path / "set/train.csv", store=tmp_path / "store"), "refused: names no file that is there")
+
+
+def test_what_a_telephone_puts_beside_pictures_is_not_counted_as_one(tmp_path: Path) -> None:
+    names = [f"DCIM/{label}/IMG_1.{suffix}" for label in ("full", "empty") for suffix in ("JPG", "AAE", "MOV")]
+    write(tmp_path / "set", dict.fromkeys(names, PNG))
+    assert_reads(Source(tmp_path / "set"), "empty 1 full 1 | hash 2 | 0 | 4")

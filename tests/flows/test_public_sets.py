@@ -29,7 +29,7 @@ VERDICTS = {
     "split folders": Verdict(SPLIT),
     "medical": Verdict("normal 37 pneumonia 32 | train 37 val 12 test 20 | 0 | 0", "validate.drop_leaking: true"),
     "industrial": Verdict("broken 48 good 48 | hash 96 | 0 | 0"),
-    "tiny": Verdict("a 12 b 12 c 12 | hash 36 | 0 | 0", "validate.min_train_per_class: 2"),
+    "tiny": Verdict("a 12 b 12 c 12 | hash 36 | 0 | 0"),
     "imbalanced": Verdict("common 320 rare 20 | hash 340 | 0 | 0"),
     "nested": Verdict("angular 80 round 80 | hash 160 | 0 | 161", "--labels leaf"),
 }

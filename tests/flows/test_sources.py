@@ -173,7 +173,9 @@ def test_a_packed_mirror_gives_the_manifest_and_the_quarantine_of_a_loose_one(tm
         assert any(raw.rglob("*.tar")) == packed
         out = tmp_path / f"out {packed}"
         params = IngestParams(validation_share=0.3, test_share=0.2)
-        limits = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
+        limits = SplitLimits(
+            min_train_per_class=1, min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99
+        )
         ingest(params, limits, raw, out / "manifest.parquet", out / "quarantine.csv")
         made[packed] = tree(out)
     assert made[True] == made[False]

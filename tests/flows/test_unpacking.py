@@ -317,6 +317,48 @@ def test_an_extended_header_is_bounded_and_no_memory_is_taken_for_it(tmp_path: P
     assert_reads(Source(tmp_path / "a.tar", store=tmp_path / "store"), expected)
 
 
+def sparse(path: Path, blocks: int, *, cut: bool = False) -> Path:
+    """Write a tar whose first member is a sparse file in GNU's form, with `blocks` more blocks in its map."""
+    head = tarfile.TarInfo("cat/0.png")
+    head.type, head.size = tarfile.GNUTYPE_SPARSE, len(PNG)
+    first = bytearray(head.tobuf(tarfile.GNU_FORMAT))
+    entry = b"%011o\0%011o\0" % (0, len(PNG))
+    first[386 : 386 + len(entry)] = entry
+    first[482], first[483:495] = bool(blocks), b"%011o\0" % len(PNG)
+    first[148:156] = b"        "
+    first[148:156] = b"%06o\0 " % sum(first)
+    map_blocks = [bytes(504) + bytes([number < blocks - 1]) + bytes(7) for number in range(blocks)]
+    body = PNG + bytes(-len(PNG) % BLOCK)
+    rest = b"" if cut else body + tarred(path.with_name("rest.tar"), pictures(TWO)).read_bytes()
+    path.write_bytes(bytes(first) + b"".join(map_blocks[: 1 if cut else None])[: BLOCK // 2 if cut else None] + rest)
+    return path
+
+
+SPARSE = {
+    "a map in the header": (0, False, "cat 4 dog 3 | hash 7 | 0 | 0"),
+    "a map of three more blocks": (3, False, "cat 4 dog 3 | hash 7 | 0 | 0"),
+    "a map of two mebibytes": (4096, False, "refused: the map of a sparse file is longer than 1,048,576 bytes"),
+    "a map that is cut off": (3, True, "refused: it is cut off in the map of a sparse file"),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_map_of_a_sparse_file_is_read_and_bounded(tmp_path: Path, name: str) -> None:
+    blocks, cut, expected = SPARSE[name]
+    assert_reads(Source(sparse(tmp_path / "a.tar", blocks, cut=cut), store=tmp_path / "store"), expected)
+
+
+def test_the_map_of_a_sparse_file_in_the_pax_form_is_bounded(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("cat/0.png")
+    member.size = 2**22
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    lines = b"4000000\n" + b"0\n" * 2**20
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(lines + bytes(2**22 - len(lines))))
+    expected = "refused: the map of a sparse file is longer than 1,048,576 bytes"
+    assert_reads(Source(tmp_path / "a.tar", store=tmp_path / "store"), expected)
+
+
 def test_long_names_and_attributes_of_a_tar_are_read(tmp_path: Path) -> None:
     name = f"{'deep/' * 40}1.png"
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):

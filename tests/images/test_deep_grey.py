@@ -19,7 +19,9 @@ from steps.ingest import IngestParams, SplitLimits, ingest
 
 Pixels = np.ndarray[Any, Any]
 PARAMS = IngestParams(validation_share=0.3, test_share=0.25)
-LIMITS = SplitLimits(min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99)
+LIMITS = SplitLimits(
+    min_train_per_class=1, min_val_per_class=1, min_test_per_class=1, copy_bits=6, copy_correlation=0.99
+)
 UP_TO_4095 = np.linspace(0, 4095, 63).astype(np.uint16).reshape(9, 7)
 
 

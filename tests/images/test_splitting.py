@@ -15,9 +15,14 @@ from steps.images.manifest import TEST, TRAIN, VAL, uniform
 from steps.images.splitting import Minima, Unit, assign_splits, more_needed, units_of
 
 ORDER = {TEST: 0, VAL: 1, TRAIN: 2}  # along the line from 0 to 1
-DEFAULT = Minima(min_val_per_class=2, min_test_per_class=5)
+DEFAULT = Minima(min_train_per_class=5, min_val_per_class=2, min_test_per_class=5)
 shares = st.floats(0.01, 0.8)
-minima = st.builds(Minima, min_val_per_class=st.integers(1, 4), min_test_per_class=st.integers(1, 6))
+minima = st.builds(
+    Minima,
+    min_train_per_class=st.integers(1, 6),
+    min_val_per_class=st.integers(1, 4),
+    min_test_per_class=st.integers(1, 6),
+)
 classes = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(Counter)
 units = st.dictionaries(st.integers(0, 10**6), classes, max_size=30)
 
@@ -35,11 +40,35 @@ def split(keys: dict[int, Counter[str]], validation: float, test: float, least: 
     return dict(zip(keys, assign_splits(drawn, validation, test, least), strict=True))
 
 
+def split_before(keys: dict[int, Counter[str]], validation: float, test: float, least: Minima) -> dict[int, str]:
+    """Split by the rule of releases in which training had no minimum."""
+    found = dict.fromkeys(keys, TRAIN)
+    for name, below, needed in (
+        (TEST, test, least.min_test_per_class),
+        (VAL, test + (1 - test) * validation, least.min_val_per_class),
+    ):
+        turns = {
+            key: (uniform(str(key)) >= below and max(images.values()) > needed, uniform(str(key)))
+            for key, images in keys.items()
+            if found[key] == TRAIN
+        }
+        before = Counter[str]()
+        for key in sorted(turns, key=turns.__getitem__):
+            if uniform(str(key)) < below or any(before[label] < needed for label in keys[key]):
+                found[key] = name
+            before.update(keys[key])
+    return found
+
+
 def counts(keys: dict[int, Counter[str]], splits: dict[int, str]) -> dict[str, Counter[str]]:
     of_split = {name: Counter[str]() for name in ORDER}
     for key, images in keys.items():
         of_split[splits[key]].update(images)
     return of_split
+
+
+def of_split(least: Minima) -> dict[str, int]:
+    return {TRAIN: least.min_train_per_class, VAL: least.min_val_per_class, TEST: least.min_test_per_class}
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.25, 0.2), (0.1, 0.01), (0.5, 0.5), (0.8, 0.8)])
@@ -58,8 +87,65 @@ def test_in_a_large_set_the_shares_alone_decide(validation: float, test: float) 
 def test_a_new_unit_moves_an_old_one_only_towards_training(
     old: dict[int, Counter[str]], new: dict[int, Counter[str]], validation: float, test: float, least: Minima
 ) -> None:
+    """But one that a class was short of, which returns to where it would have been without the minimum of training."""
     before, after = split(old, validation, test, least), split({**new, **old}, validation, test, least)
-    assert all(ORDER[before[key]] <= ORDER[after[key]] for key in old)
+    unkept = split_before(old, validation, test, least)
+    assert all(ORDER[unkept[key]] <= ORDER[after[key]] for key in old)
+    assert all(ORDER[unkept[key]] <= ORDER[before[key]] for key in old)
+    assert all(ORDER[before[key]] <= ORDER[after[key]] for key in old if before[key] == unkept[key])
+
+
+@settings(deadline=None)
+@given(units, shares, shares, minima)
+def test_a_set_that_was_split_well_before_training_had_a_minimum_is_split_as_before(
+    keys: dict[int, Counter[str]], validation: float, test: float, least: Minima
+) -> None:
+    unkept = split_before(keys, validation, test, least)
+    held = counts(keys, unkept)
+    labels = {label for images in keys.values() for label in images}
+    if all(held[name][label] >= of_split(least)[name] for name in ORDER for label in labels):
+        assert split(keys, validation, test, least) == unkept
+
+
+SHARES = {0.6: (0.25, 0.2), 0.7: (0.125, 0.2), 0.8: (0.1, 1 / 9)}  # of training: validation, test
+
+
+@pytest.mark.parametrize("training", SHARES)
+@pytest.mark.parametrize("count", [3, 5, 6, 7, 8, 11, 12, 13, 16, 20, 30, 40])
+def test_a_class_of_single_images_has_its_minima_whatever_their_hashes(count: int, training: float) -> None:
+    """As far as they go: test first, then validation, then training. Ten classes, and the worst hashes of one."""
+    enough = {TEST: min(count, 5), VAL: min(max(count - 5, 0), 2), TRAIN: min(max(count - 7, 0), 5)}
+    validation, test = SHARES[training]
+    for draw in range(20):
+        keys = {1000 * (10 * draw + label) + n: Counter([str(label)]) for label in range(10) for n in range(count)}
+        found = counts(keys, split(keys, validation, test, DEFAULT))
+        assert all(found[name][str(label)] >= enough[name] for name in ORDER for label in range(10))
+    for low, high in ((0.0, test), (test, test + (1 - test) * validation), (0.0, 0.01), (0.99, 1.0)):
+        positions = np.linspace(low, high, count, endpoint=False)
+        splits = Counter(assign_splits([Unit(x, Counter("a")) for x in positions], validation, test, DEFAULT))
+        assert all(splits[name] >= enough[name] for name in ORDER), (low, high, splits)
+
+
+GROUPS = {  # sizes of the groups of a class, all of them in the lowest positions: what the splits hold
+    "six pairs": ([2] * 6, (6, 2, 4)),
+    "seven pairs": ([2] * 7, (6, 2, 6)),
+    "four triples": ([3] * 4, (6, 3, 3)),
+    "six triples": ([3] * 6, (9, 3, 6)),
+    "three groups of five": ([5] * 3, (5, 5, 5)),
+    "a large group and twelve single images": ([20] + [1] * 12, (25, 2, 5)),
+    "twelve single images and a large group": ([1] * 12 + [20], (10, 2, 20)),
+    "one group": ([30], (30, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_whose_hashes_are_all_low_stay_together_and_leave_training_what_they_can(name: str) -> None:
+    sizes, expected = GROUPS[name]
+    made = [Unit(0.001 * number, Counter(a=size)) for number, size in enumerate(sizes)]
+    held = Counter[str]()
+    for unit, of in zip(made, assign_splits(made, 0.25, 0.2, DEFAULT), strict=True):
+        held[of] += unit.images["a"]
+    assert (held[TEST], held[VAL], held[TRAIN]) == expected
 
 
 @settings(deadline=None)

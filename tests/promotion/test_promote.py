@@ -244,6 +244,34 @@ def test_a_challenger_without_a_class_of_the_champions_waits_for_a_person(world:
     assert world.promote(**off, keep_classes=False).champion == "2"
 
 
+CHANGED = {  # what happens to the classes: the new name of '1', the challenger's classes, what the sentence says
+    "a class is added": ("1", ("0", "1", "2", "3"), "'3' added; the two are compared on the 3 classes"),
+    "a class is renamed": ("one", ("0", "2", "one"), "'1' renamed 'one'; the two are compared on the 3 classes"),
+    "both": ("one", ("0", "2", "3", "one"), "'3' added, '1' renamed 'one'; the two are compared on the 3 classes"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_class_that_is_added_or_renamed_is_said_and_waits_for_a_person(world: World, change: str) -> None:
+    name, classes, sentence = CHANGED[change]
+    world.receive(world.register(ALWAYS_1, learnt=None), ALWAYS_1)
+    world.promote()
+    world.challenge(ALWAYS_0)
+    world.table["label"] = world.table["label"].replace("1", name)
+    files.write_table(world.root / SCREENED, world.table)
+    files.write_json(
+        world.root / EVALUATION, replace(artefacts.read(Evaluation, world.root / EVALUATION), classes=classes)
+    )
+    answers = files.read_table(world.root / PREDICTIONS)
+    odds = [[dict(zip(CLASSES, p, strict=True)).get(label, 0.0) for label in classes] for p in answers["probabilities"]]
+    files.write_table(world.root / PREDICTIONS, answers.assign(label=world.table["label"], probabilities=odds))
+    off: dict[str, Any] = dict.fromkeys(("comparison", "max_recall_drop", "max_slice_drop"))
+    done = world.promote(**off)
+    assert (done.verdict, done.champion, world.alias()) == ("propose", "1", "1")
+    assert sentence in done.notes[0]
+    assert world.promote(**off, keep_classes=False).champion == "2"
+
+
 def test_another_task_is_refused_before_any_figure(world: World) -> None:
     world.challenge(ALWAYS_1)
     world.promote()
