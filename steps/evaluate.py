@@ -1,15 +1,16 @@
 """Evaluate: validation chooses and calibrates, the test split judges, in eager float32; every look is recorded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
-from steps.backbones import models
+from steps.backbones import familiarity, models
 from steps.backbones.backbone import Grafted, digest
-from steps.backbones.inference import predict_logits
+from steps.backbones.familiarity import Familiarity
 from steps.errors import ParamsError
 from steps.evaluation import calibration
 from steps.evaluation.comparison import compare, transfer
@@ -24,6 +25,7 @@ from steps.evaluation.results import (
     SliceJudgement,
     SplitGap,
     Transfer,
+    Unfamiliar,
 )
 from steps.evaluation.slices import COLUMNS, judge_slices, unjudged, unknown_limits
 from steps.evaluation.split_gap import split_gap
@@ -37,6 +39,7 @@ from steps.runtime.progress import track
 from steps.runtime.seeding import numpy_generator
 from steps.training.choice import FINE_TUNED, HEAD, choose
 from steps.training.histories import BaselinesHistory, FineTuneHistory, HeadHistory, TrainedFacts
+from steps.training.rivals import bounded
 from steps.training.same_labels import Cached, Learnt, same_labels, stand_in
 
 
@@ -57,12 +60,14 @@ def evaluate(
     baselines_history: Path,
     evaluation: Path,
     predictions: Path,
+    measures: Path,
 ) -> None:
     """Write every test prediction of both models, and the figures with intervals computed from them.
 
     Temperature and threshold come from validation images, through the head fitted on train alone (the refitted one
     has seen them) and through the fine-tuned network of its best epoch. Transfer is judged by models that learned from
-    the labels the baselines had (`same_labels`), by the head if the network was trained from scratch. Raises
+    the labels the baselines had (`same_labels`), by the head if the network was trained from scratch. `measures`
+    receives each network's measure of familiarity. Raises
     ParamsError for a slice that the manifest does not have, RegistryError if the ledger of looks was tampered with.
     """
     classes = list(artefacts.read(TrainedFacts, head / models.FACTS).classes)
@@ -84,8 +89,10 @@ def evaluate(
     weights = {name: digest(network.state_dict()) for name, network in networks.items()}
     weights |= {"same_labels": digest(alike)} if alike else {}
     look_ledger.record(weights.values(), images.part(TEST)["id"])
-    unseen = _logits({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
-    logits = _logits(networks, images, TEST)
+    held, unseen = _outputs({HEAD: unrefitted, FINE_TUNED: networks[FINE_TUNED]}, images, VAL)
+    tested, logits = _outputs(networks, images, TEST)
+    known, _ = _outputs(networks, replace(images, table=bounded(images.table, familiarity.MOST)), TRAIN)
+    familiar = {name: familiarity.fitted(known[name], held[name], params.unfamiliar_rate) for name in networks}
     judged = _judge_all(params, seed, images, unseen, logits, *_shifts(images, tuned))
     learnt = same_labels(alike, logits[FINE_TUNED], cached, rivals)  # answers for equal class shares, like the rivals'
     part = images.part(TEST)
@@ -107,7 +114,11 @@ def evaluate(
             comparisons=(judged.comparison,),
             transfer=_transfer(params, seed, images, learnt, _rivals(files.read_table(baselines), images)),
             split_gap=_split_gap(params, images, judged.unseen[choice.chosen], judged.test[choice.chosen]),
+            unfamiliar={name: _unfamiliar(params, images, familiar[name], tested[name]) for name in networks},
         ),
+    )
+    files.write_tensors(
+        measures, {key: row for name in networks for key, row in familiar[name].tensors(f"{name}.").items()}
     )
     files.write_table(predictions, _rows(images, judged.probabilities, judged.predicted))
 
@@ -129,14 +140,24 @@ def _check_columns(params: EvaluateParams, table: pd.DataFrame) -> None:
         raise ParamsError(faults)
 
 
-def _logits(networks: dict[str, Grafted], images: Images, split: str) -> dict[str, Floats]:
-    """Return logits [n, classes] of each model on a split; each image is decoded once."""
-    collected: dict[str, list[Floats]] = {name: [] for name in networks}
+def _outputs(
+    networks: dict[str, Grafted], images: Images, split: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Floats]]:
+    """Return features [n, width] and logits [n, classes] of each model on a split; each image is decoded once."""
+    collected: dict[str, list[tuple[torch.Tensor, Floats]]] = {name: [] for name in networks}
     total = len(images.part(split))
     for pixels, _, _ in track(images.batches(split), total, f"evaluating, {split}", images.compute.batch_size):
         for name, network in networks.items():
-            collected[name].append(predict_logits(network, pixels))
-    return {name: np.concatenate(parts) for name, parts in collected.items()}
+            collected[name].append(familiarity.outputs(network, pixels))
+    features = {name: torch.cat([row for row, _ in parts]) for name, parts in collected.items()}
+    return features, {name: np.concatenate([row for _, row in parts]) for name, parts in collected.items()}
+
+
+def _unfamiliar(params: EvaluateParams, images: Images, measure: Familiarity, tested: torch.Tensor) -> Unfamiliar:
+    part = images.part(TEST)
+    cluster = sampled(images.targets(part).numpy(), groups_of(part)).cluster
+    flagged = share(measure.unfamiliar(tested), cluster, params.confidence)
+    return Unfamiliar(known=len(measure.known), threshold=measure.threshold, test=flagged)
 
 
 def _shifts(images: Images, tuned: FineTuneHistory) -> tuple[Floats, dict[str, Floats]]:
@@ -270,7 +291,7 @@ def _calibrated(
     generator: np.random.Generator,
 ) -> CalibrationReport:
     threshold = calibration.abstention(
-        scale.probabilities(unseen), validated, params.target_accuracy, scale.answered(unseen)
+        scale.probabilities(unseen), validated, params.target_accuracy, params.confidence, scale.answered(unseen)
     )
     return calibration.verified(
         logits, targets, scale, threshold, BINS, sample, params.confidence, params.bootstrap_draws, generator

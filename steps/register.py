@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Predicate
+from torch import Tensor
 
-from steps.backbones import models, timm_networks
+from steps.backbones import familiarity, models, timm_networks
 from steps.backbones.backbone import Grafted
 from steps.evaluation.results import Evaluation, Judgement
 from steps.images import decoding
@@ -53,6 +54,7 @@ class Candidate:
     steps: Sequence[Mapping[str, float | None]]  # the metrics of each epoch, or of each strength that was tried
     artifacts: tuple[Path, ...]
     learnt: bytes  # which images it learnt from
+    measure: familiarity.Familiarity
 
 
 def register(
@@ -65,11 +67,12 @@ def register(
     fine_tuned: Path,
     fine_tune_history: Path,
     evaluation: Path,
+    measures: Path,
     model_card: Path,
     receipt: Path,
 ) -> None:
     """Register the head model and the fine-tuned model; write the receipt by which `promote` finds them again."""
-    judged = artefacts.read(Evaluation, evaluation)
+    judged, kept = artefacts.read(Evaluation, evaluation), files.read_tensors(measures)
     candidates = (
         _candidate(
             HEAD,
@@ -81,6 +84,7 @@ def register(
             preprocessing,
             screened,
             judged,
+            kept,
         ),
         _candidate(
             FINE_TUNED,
@@ -92,6 +96,7 @@ def register(
             preprocessing,
             screened,
             judged,
+            kept,
         ),
     )
 
@@ -130,6 +135,7 @@ def _candidate(
     preprocessing: Path,
     screened: Path,
     judged: Evaluation,
+    measures: dict[str, Tensor],
 ) -> Candidate:
     made, card = artefacts.read(TrainedFacts, folder / models.FACTS), models.read_card(backbone)
     facts = models.ModelFacts(
@@ -152,7 +158,8 @@ def _candidate(
         extras=_extras(card.architecture, screened),
     )
     learnt = packed(learnt_from(files.read_table(screened), kind))
-    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,), learnt)
+    measure = familiarity.from_tensors(models.under(f"{kind}.", measures))
+    return Candidate(kind, network, made.lineage, facts, [vars(row) for row in metrics], (history,), learnt, measure)
 
 
 def _register(
@@ -166,7 +173,7 @@ def _register(
     """Log the run and create the version, each only if it does not exist yet; return the version's digest."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        content = package_writing.write_model(model, candidate.network.state_dict(), candidate.facts)
+        content = package_writing.write_model(model, candidate.network.state_dict(), candidate.facts, candidate.measure)
         digest = digest_of({"run": candidate.lineage.digest, "content": content})
         experiment_id = registry.experiment(experiment)
         older = registry.find_run(experiment_id, candidate.lineage.digest) is not None

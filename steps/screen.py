@@ -195,9 +195,14 @@ def _like(images: pd.DataFrame, features: Floats, asked: Bools, nearness: float)
 
 def _dropped(findings: Suspects, params: ScreenParams) -> list[str]:
     """Return the paths of the images whose weight the requested remedies set to 0; test images stay as they are."""
-    suspected = [row.path for row in findings.label_errors] if params.drop_suspects else []
+    suspected = [row.path for row in findings.label_errors] if params.drop_suspects and _shown(findings) else []
     leaking = duplicates.leaking_copies(findings.like) if params.drop_leaking else []
     return sorted({*suspected, *leaking})
+
+
+def _shown(findings: Suspects) -> bool:
+    """Return whether label errors are beyond doubt: else the suspects are mostly right labels, hard to learn."""
+    return findings.credible and findings.wrong_p < ALPHA
 
 
 def _left(findings: Suspects, dropped: Sequence[str]) -> Suspects:
@@ -209,9 +214,8 @@ def _left(findings: Suspects, dropped: Sequence[str]) -> Suspects:
 def _figures(findings: Suspects) -> dict[str, float]:
     """Return the figures that the rules check; each suspect confirmed as right lowers the estimate by its part."""
     left = len(findings.label_errors) / max(1, findings.suspected)
-    shown = findings.credible and findings.wrong_p < ALPHA
     return {
-        "wrong_share": round(findings.wrong_share * left, 4) if shown else 0.0,
+        "wrong_share": round(findings.wrong_share * left, 4) if _shown(findings) else 0.0,
         "leaking": sum(group.leaking for group in findings.like),
         "conflicting": sum(group.conflicting for group in findings.like),
     }

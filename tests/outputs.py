@@ -39,6 +39,7 @@ from steps.evaluation.results import (
     ReliabilityBin,
     SliceJudgement,
     Transfer,
+    Unfamiliar,
 )
 from steps.pages.inspection import Inspection
 from steps.pages.outcome import PROMOTED, REFUSED, Outcome
@@ -332,6 +333,7 @@ def honest(classes: Sequence[str]) -> dict[str, Any]:
                 curve=tuple(CoverageRisk(c, 1 - c / 2, Figure(c / 10, 0.0, c / 5, "Wilson")) for c in (0.2, 0.6, 1.0)),
             )
         },
+        "unfamiliar": {"fine_tuned": Unfamiliar(known=30, threshold=0.123, test=Figure(0.04, 0.01, 0.2, "Wilson"))},
         "slices": {
             "fine_tuned": (
                 *(replace(SLICE, value=label) for label in classes),

@@ -15,6 +15,7 @@ from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
+from steps.backbones.familiarity import Familiarity
 from steps.commands import origins
 from steps.promotion.unseen import KEPT
 from steps.registry import ledger, package_writing
@@ -66,12 +67,19 @@ def facts(**changes: Any) -> models.ModelFacts:
     return replace(made, **changes)
 
 
-def save(folder: Path, network: Grafted, learnt: Sequence[str] | None = (), **changes: Any) -> tuple[Path, str]:
+def save(
+    folder: Path,
+    network: Grafted,
+    learnt: Sequence[str] | None = (),
+    measure: Familiarity | None = None,
+    **changes: Any,
+) -> tuple[Path, str]:
     """Save a package into `folder`; return where it is and its digest. The key is that of DVC_ROOT.
 
     `learnt`: the ids of the images that it learnt from; None as older versions, which keep no list.
+    `measure`: of familiarity; None as older versions, which have none.
     """
-    digest = package_writing.write_model(folder / "model", network.state_dict(), facts(**changes))
+    digest = package_writing.write_model(folder / "model", network.state_dict(), facts(**changes), measure)
     beside = {} if learnt is None else {KEPT: packed(learnt)}
     package_writing.save(folder / "saved", folder / "model", digest, beside)
     return folder / "saved", digest

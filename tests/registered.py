@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from steps.backbones import models
 from steps.backbones.backbone import Grafted, build, without_top
+from steps.backbones.familiarity import Familiarity, fitted, outputs
 from steps.backbones.inference import predict_probabilities
 from steps.images import decoding
 from steps.images.preprocessing import Preprocessing, preprocess
@@ -20,6 +23,14 @@ from tests import packaged
 from tests.conftest import make_project, write_images
 
 NAME, ABSTAIN_BELOW = "regraft", 0.35
+
+
+def other(path: Path) -> Path:
+    """Write a picture that no digit is like: coloured stripes."""
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[::2] = (255, 0, 128)
+    Image.fromarray(stripes).save(path)
+    return path
 
 
 def spec(side: int) -> Preprocessing:
@@ -65,6 +76,7 @@ class Registered:
         saved, digest = packaged.save(
             self.root / f"scratch-{seed}",
             network,
+            measure=self.measure(network),
             architecture=self.architecture,
             num_classes=10,
             preprocessing=self.spec,
@@ -74,6 +86,15 @@ class Registered:
         number = packaged.register(self.registry, digest, saved)
         self.networks[number] = network
         return number
+
+    def measure(self, network: Grafted) -> Familiarity:
+        """Return the measure by which all the project's pictures are familiar."""
+        features, _ = outputs(network, self.batch(self.pictures))
+        return fitted(features[::2], features, rate=0)
+
+    def batch(self, pictures: list[Path]) -> torch.Tensor:
+        """Return pictures as the network takes them."""
+        return torch.stack([preprocess(decoding.decode(path.read_bytes()), self.spec) for path in pictures])
 
     def promote(self, number: str) -> None:
         """Let the ledger name a version champion, without the gate; the alias follows."""
@@ -85,8 +106,7 @@ class Registered:
 
     def evaluated(self, number: str, pictures: list[Path]) -> list[list[float]]:
         """Return the probabilities that evaluation computes: all pictures in one batch of the same network."""
-        batch = torch.stack([preprocess(decoding.decode(path.read_bytes()), self.spec) for path in pictures])
-        return predict_probabilities(self.networks[number], batch, temperature=2.0).tolist()
+        return predict_probabilities(self.networks[number], self.batch(pictures), temperature=2.0).tolist()
 
     def copy(self, root: Path) -> "Registered":
         """Return a project with versions and aliases of its own: the first command points its database at the copy."""

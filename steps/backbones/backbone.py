@@ -334,7 +334,11 @@ class Grafted(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map float32 [n, 3, h, w] to logits [n, classes]."""
-        return self.head(self.backbone(images).flatten(1))  # type: ignore[no-any-return]
+        return self.head(self.features(images))  # type: ignore[no-any-return]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Map float32 [n, 3, h, w] to what the head sees, [n, width]."""
+        return self.backbone(images).flatten(1)  # type: ignore[no-any-return]
 
     def activate(self, active: Iterable[str]) -> None:
         """Make the head and these trainable blocks learn from now on; the others stay frozen."""

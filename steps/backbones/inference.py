@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from steps.runtime.arrays import Floats
+
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,6 +41,13 @@ def predict_probabilities(
     model: nn.Module, images: torch.Tensor, temperature: float = 1.0, shift: Sequence[float] | None = None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Map float32 [n, 3, h, w] to float64 probabilities [n, classes]: softmax((logits + shift) / temperature)."""
-    logits = torch.from_numpy(predict_logits(model, images))
-    shifted = logits if shift is None else logits + torch.tensor(shift, dtype=torch.float64)
+    return probabilities_of(predict_logits(model, images), temperature, shift)
+
+
+def probabilities_of(
+    logits: Floats, temperature: float, shift: Sequence[float] | None = None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Map float64 logits [n, classes] to float64 probabilities: softmax((logits + shift) / temperature)."""
+    given = torch.from_numpy(logits)
+    shifted = given if shift is None else given + torch.tensor(shift, dtype=torch.float64)
     return torch.softmax(shifted / temperature, dim=1).numpy()

@@ -16,7 +16,7 @@ from steps.serving.bulk_answers import Answer, load
 from steps.serving.bulk_answers import predict as predict_rows
 
 SHOWN = 200  # rows of the table on a terminal
-TOLD = ("path", "sha256", "label", "probability", "abstain", "version", "digest", "error")
+TOLD = ("path", "sha256", "label", "probability", "abstain", "unfamiliar", "version", "digest", "error")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Answered:
     version: str
     files: int
     abstained: int
+    unfamiliar: int
     errors: int
     output: str | None
 
@@ -38,7 +39,7 @@ class Answered:
         where = f"; {self.output}" if self.output else ""
         return [
             f"version {self.version}: {self.files - self.errors} of {self.files} files answered, {self.abstained} "
-            f"abstained, {self.errors} with an error{where}"
+            f"abstained, {self.unfamiliar} unfamiliar, {self.errors} with an error{where}"
         ]
 
 
@@ -69,7 +70,7 @@ def predict(
     if counts["errors"] == counts["files"]:
         raise RequestError(f"not one of {counts['files']:,} files could be answered; the first, {first[0]}")
     where = str(output) if output else None
-    return Answered(served.number, counts["files"], counts["abstained"], counts["errors"], where)
+    return Answered(served.number, counts["files"], counts["abstained"], counts["unfamiliar"], counts["errors"], where)
 
 
 def _counted(answers: Iterable[Answer], counts: "Counter[str]", faults: list[str]) -> Iterator[Answer]:
@@ -80,6 +81,7 @@ def _counted(answers: Iterable[Answer], counts: "Counter[str]", faults: list[str
         counts["files"] += 1
         counts["errors"] += answer.error is not None
         counts["abstained"] += bool(answer.abstain)
+        counts["unfamiliar"] += bool(answer.unfamiliar)
         yield answer
 
 

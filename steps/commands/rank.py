@@ -200,13 +200,18 @@ def _features(
 def _ranked(candidates: Sequence[Candidate], task: Divided, seed: int) -> list[Ranked]:
     scores = {candidate.name: candidate.held.scores() for candidate in candidates}
     ordered = sorted(candidates, key=lambda each: (-scores[each.name].balanced_accuracy, scores[each.name].log_loss))
-    return [_row(candidate, ordered[0], task, seed) for candidate in ordered]
+    pairs = max(1, len(ordered) * (len(ordered) - 1) // 2)
+    return [_row(candidate, ordered[0], pairs, task, seed) for candidate in ordered]
 
 
-def _row(candidate: Candidate, best: Candidate, task: Divided, seed: int) -> Ranked:
+def _row(candidate: Candidate, best: Candidate, pairs: int, task: Divided, seed: int) -> Ranked:
+    """Compare a candidate with the best, which was picked for being it: as if all `pairs` were compared (Bonferroni).
+
+    So equal backbones are told apart in at most 1 - `CONFIDENCE` of the sets, however many there are.
+    """
     rng = numpy_generator(seed, "rank")  # the same draws of images for all
     gain, sample = candidate.held.correct - best.held.correct, sampled(task.targets, task.groups)
-    behind = balanced_difference(gain, task.targets, sample, CONFIDENCE, DRAWS, rng)
+    behind = balanced_difference(gain, task.targets, sample, 1 - (1 - CONFIDENCE) / pairs, DRAWS * pairs, rng)
     return Ranked(
         backbone=candidate.name,
         images=len(task.targets),

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from steps.evaluation.intervals import Sample, mean_of_losses, share, share_of, smoothed
 from steps.evaluation.results import Calibration, CalibrationChange, CalibrationReport, CoverageRisk, ReliabilityBin
@@ -201,27 +201,43 @@ def reliability(
 
 @dataclass(frozen=True)
 class Abstention:
-    """Abstain at probabilities under `below`; `reached`: whether that met the target on validation."""
+    """Abstain at probabilities under `below`; `reached`: whether validation shows that the answers meet the target."""
 
     below: float
     reached: bool
 
 
-def abstention(probabilities: Floats, targets: Ints, target: float, predicted: Ints | None = None) -> Abstention:
-    """Return the lowest threshold above which the answers to the validation images reach the target accuracy.
+def abstention(
+    probabilities: Floats, targets: Ints, target: float, confidence: float, predicted: Ints | None = None
+) -> Abstention:
+    """Return the lowest threshold above which the answers reach the target accuracy, beyond doubt.
 
-    If no threshold reaches it, return the one with the highest accuracy, and of equal ones the one that answers most.
+    Thresholds are tested from the highest down, each by the exact binomial test at 1 - `confidence`, up to the first
+    that fails: the threshold so found misses the target in at most that share of validation sets, however many were
+    tested (fixed sequence testing: Angelopoulos et al. 2022, arXiv 2110.01052, section 2.2). The first is the highest
+    at which answers that are all right would pass. Images count as independent.
+
+    If none passes, `reached` is False, and the threshold is the lowest whose answers reach the target on validation;
+    if there is none either, the one with the highest accuracy, and of equal ones the one that answers most.
     """
     top, correct = stated(probabilities, targets, predicted)
     order = np.argsort(-top, kind="stable")
     last = np.append(np.diff(top[order]) != 0, True)  # images of one probability are answered all or none
-    accuracy = (np.cumsum(correct[order]) / np.arange(1, len(top) + 1))[last]
-    thresholds = top[order][last]
-    if accuracy[-1] >= target:
-        return Abstention(0.0, True)
+    right, answered = np.cumsum(correct[order])[last], np.flatnonzero(last) + 1
+    accuracy, thresholds = right / answered, np.append(top[order][last][:-1], 0.0)  # the lowest answers every image
+    shown = _first_in_sequence(right, answered, target, 1 - confidence)
+    if len(shown):
+        return Abstention(float(thresholds[shown[-1]]), True)
     enough = np.flatnonzero(accuracy >= target)
     index = enough[-1] if len(enough) else np.flatnonzero(accuracy == accuracy.max())[-1]
-    return Abstention(float(thresholds[index]), bool(len(enough)))
+    return Abstention(float(thresholds[index]) if len(enough) else float(top[order][last][index]), False)
+
+
+def _first_in_sequence(right: Ints, answered: Ints, target: float, level: float) -> Ints:
+    """Return the indices of the thresholds, from the highest down, that pass before the first that fails."""
+    able = np.flatnonzero(target**answered <= level)
+    fails = binom.sf(right[able] - 1, answered[able], target) > level
+    return able[: int(fails.argmax())] if fails.any() else able
 
 
 def coverage_risk(

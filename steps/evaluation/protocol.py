@@ -16,6 +16,7 @@ class EvaluateParams(VerdictRules):
     temperature_spread: Annotated[float, Interval(ge=0.01, le=10)]
     answers: Literal["balanced", "likely"]
     target_accuracy: Annotated[float, Interval(gt=0, le=1)]
+    unfamiliar_rate: Annotated[float, Interval(ge=0, le=0.2)]
     slice_columns: tuple[str, ...]
     slice_least: Annotated[int, Ge(1)]
     slice_limits: dict[str, Share]

@@ -103,6 +103,18 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unfamiliar:
+    """The distance beyond which a picture is unfamiliar, from validation images, and the share of test images beyond.
+
+    The distance is to the nearest of the `known` training images that the version keeps, by the model's own features.
+    """
+
+    known: int
+    threshold: float
+    test: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
 class SliceJudgement:
     """The accuracy on one slice; `p_adjusted` is Holm's p that it is worse than on the other images."""
 
@@ -258,6 +270,7 @@ class Evaluation:
     comparisons: tuple[Comparison, ...]
     transfer: Transfer
     split_gap: SplitGap | None = field(default=None, metadata=OPTIONAL)  # absent in older files
+    unfamiliar: dict[str, Unfamiliar] | None = field(default=None, metadata=OPTIONAL)  # absent in older files
 
     @property
     def judgement(self) -> Judgement:

@@ -16,11 +16,12 @@ FILE = "bill.cdx.json"
 PINNED = re.compile(r"^([a-zA-Z0-9._-]+)==([^\s;]+)(?: ; (.*?))? \\$", re.MULTILINE)
 
 
-def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> str:
+def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str, familiarity: str | None = None) -> str:
     """Return a model's components as CycloneDX JSON: backbone, data, code and libraries.
 
     Materials that `facts` does not name are left out. `weights` and `code` are the SHA-256 of the model's tensors and
-    of its serving code, `lock` is the text of requirements.lock. The training code is identified by its digest, not by
+    of its serving code, `lock` is the text of requirements.lock; `familiarity` is the SHA-256 of the features of
+    training images that a version keeps, None if it keeps none. The training code is identified by its digest, not by
     a commit: many commits may hold the same code.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
@@ -31,6 +32,7 @@ def bill_of_materials(facts: ModelFacts, weights: str, code: str, lock: str) -> 
         _component("code", "regraft", code, {"regraft:training-code": facts.code}),
         _backbone(facts),
         *([_component("data", "accepted images", facts.data_sha256, {})] if facts.data_sha256 else []),
+        *([_component("features", "features of training images", familiarity, {})] if familiarity else []),
     ]
     bom = Bom(metadata=BomMetaData(component=model), components=[*materials, *_libraries(lock, facts)])
     bom.register_dependency(model, bom.components)
@@ -61,7 +63,7 @@ def _component(
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.model.license import DisjunctiveLicense
 
-    types = {"code": ComponentType.APPLICATION, "data": ComponentType.DATA}
+    types = {"code": ComponentType.APPLICATION, "data": ComponentType.DATA, "features": ComponentType.DATA}
     return Component(
         type=types.get(kind, ComponentType.MACHINE_LEARNING_MODEL),
         name=name,

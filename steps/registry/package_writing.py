@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from steps.backbones import models
+from steps.backbones import familiarity, models
 from steps.registry import bill, served_model, signing, unpacked
 from steps.registry.package_loading import DIGEST
 from steps.runtime import files
@@ -33,15 +33,23 @@ REQUIREMENTS = (
 )
 
 
-def write_model(folder: Path, state: dict[str, torch.Tensor], facts: models.ModelFacts) -> str:
-    """Write weights, facts and bill of materials into `folder`; return the digest of content and serving code."""
+def write_model(
+    folder: Path,
+    state: dict[str, torch.Tensor],
+    facts: models.ModelFacts,
+    measure: familiarity.Familiarity | None = None,
+) -> str:
+    """Write weights, facts, familiarity and bill of materials to `folder`; return the digest of content and code."""
     code = {path: files.sha256_of(HOME / path) for path in _code()}
     lock = (HOME / "requirements.lock").read_text(encoding="utf-8")
     files.write_tensors(folder / models.WEIGHTS, state)
     files.write_json(folder / models.FACTS, facts)
-    weights = files.sha256_of(folder / models.WEIGHTS)
-    files.write_text(folder / bill.FILE, bill.bill_of_materials(facts, weights, digest_of(code), lock))
-    content = {name: files.sha256_of(folder / name) for name in (models.WEIGHTS, models.FACTS, bill.FILE)}
+    if measure:
+        files.write_tensors(folder / familiarity.FILE, measure.tensors())
+    tensors = (models.WEIGHTS, familiarity.FILE) if measure else (models.WEIGHTS,)
+    digests = [files.sha256_of(folder / name) for name in tensors]
+    files.write_text(folder / bill.FILE, bill.bill_of_materials(facts, digests[0], digest_of(code), lock, *digests[1:]))
+    content = {name: files.sha256_of(folder / name) for name in (*tensors, models.FACTS, bill.FILE)}
     return digest_of({**content, **code})
 
 

@@ -18,8 +18,8 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
-from steps.backbones import models
-from steps.backbones.inference import predict_probabilities
+from steps.backbones import familiarity, models
+from steps.backbones.inference import probabilities_of
 from steps.errors import UndecodableError
 from steps.images import decoding, request_images
 from steps.images.preprocessing import preprocess
@@ -36,6 +36,7 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.double, "probability"),
             ColSpec(Array(DataType.double), "probabilities"),  # in the order of the classes in model.json
             ColSpec(DataType.boolean, "abstain"),
+            ColSpec(DataType.boolean, "unfamiliar", required=False),
             ColSpec(DataType.string, "version"),
         ]
     ),
@@ -57,25 +58,30 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.shift, self.weights = facts.prior_shift, facts.weights
         state = files.read_tensors(folder / models.WEIGHTS)
         self.model = models.rebuild(facts.architecture, facts.num_classes, self.spec.crop, state, facts.cut)
+        kept = folder / familiarity.FILE
+        self.familiarity = familiarity.from_tensors(files.read_tensors(kept)) if kept.exists() else None
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Map a frame with a column `image` to one answer per row: label, its probability, all of them (calibrated).
 
         A row holds what `inputs.picture` accepts. `abstain` is True if the probability is below the limit set by
-        evaluation. Raises MlflowException (HTTP 400) that names every row without an image; unlike a type of this
-        package, it is the same for all versions that a process loads.
+        evaluation, `unfamiliar` if the picture is farther from the training images than evaluation's limit. Raises
+        MlflowException (HTTP 400) that names every row without an image; unlike a type of this package, it is the same
+        for all versions that a process loads.
         """
         probabilities: list[list[float]] = []
+        unfamiliar: list[bool] = []
         faults: list[str] = []
         for batch in decoding.batched(enumerate(model_input[IMAGE].tolist()), BATCH):
             pixels = self._pixels(batch, faults)
             if not faults:
-                stacked = torch.stack(pixels)
-                probabilities += predict_probabilities(self.model, stacked, self.temperature, self.shift).tolist()
+                features, logits = familiarity.outputs(self.model, torch.stack(pixels))
+                probabilities += probabilities_of(logits, self.temperature, self.shift).tolist()
+                unfamiliar += self.familiarity.unfamiliar(features).tolist() if self.familiarity else []
         if faults:
             text = "\n  ".join([f"{len(faults)} of {len(model_input)} rows hold no image (counted from 0):", *faults])
             raise MlflowException(text, error_code=INVALID_PARAMETER_VALUE)
-        return self._answers(probabilities)
+        return self._answers(probabilities, unfamiliar)
 
     def _pixels(self, batch: Sequence[tuple[int, object]], faults: list[str]) -> list[torch.Tensor]:
         paths, pixels = os.environ.get(SERVING) != "true", []
@@ -86,7 +92,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 faults.append(f"row {row}: {error.reason}")
         return pixels
 
-    def _answers(self, probabilities: list[list[float]]) -> pd.DataFrame:
+    def _answers(self, probabilities: list[list[float]], unfamiliar: list[bool]) -> pd.DataFrame:
         best = [int(row.argmax()) for row in np.array(probabilities).reshape(-1, len(self.classes)) * self.weights]
         probability = [row[i] for row, i in zip(probabilities, best, strict=True)]
         return pd.DataFrame(
@@ -95,6 +101,7 @@ class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 "probability": probability,
                 "probabilities": probabilities,
                 "abstain": [value < self.abstain_below for value in probability],
+                **({"unfamiliar": unfamiliar} if self.familiarity else {}),
                 "version": self.version,
             }
         )

@@ -45,7 +45,7 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Values]) -
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    types = {"probability": pa.float64(), "abstain": pa.bool_()}
+    types = {"probability": pa.float64(), "abstain": pa.bool_(), "unfamiliar": pa.bool_()}
     schema = pa.schema(
         [(name, types.get(name, pa.float64() if name.startswith("probability_") else pa.string())) for name in columns]
     )

@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     label: str | None
     probability: float | None
     abstain: bool | None
+    unfamiliar: bool | None  # None too if the version does not say
     version: str
     digest: str
     error: str | None
@@ -69,6 +70,7 @@ def _row(served: Served, store: AnswerStore, file: Named) -> Answer:
             label=said["label"] if said else None,
             probability=said["probability"] if said else None,
             abstain=said["abstain"] if said else None,
+            unfamiliar=said.get("unfamiliar") if said else None,
             version=served.number,
             digest=served.digest,
             error=error,
@@ -103,5 +105,7 @@ def _answer(served: Served, store: AnswerStore, identity: str, data: bytes) -> P
         probabilities=said["probabilities"],
         abstain=said["abstain"],
     )
+    if "unfamiliar" in said:
+        answer["unfamiliar"] = said["unfamiliar"]
     store.put(identity, answer)
     return answer

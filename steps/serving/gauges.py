@@ -28,6 +28,10 @@ class Gauges:
             buckets=BUCKETS,
             registry=self._prometheus,
         )
+        self._pictures = Counter("regraft_pictures", "Pictures that got an answer.", registry=self._prometheus)
+        self._unfamiliar = Counter(
+            "regraft_unfamiliar", "Answers to pictures unlike the training images.", registry=self._prometheus
+        )
         self._version = Gauge("regraft_version", "The registry's number of the version.", registry=self._prometheus)
         self._degraded = Gauge("regraft_degraded", "1 while an old version answers.", registry=self._prometheus)
 
@@ -38,6 +42,11 @@ class Gauges:
         if status == 200:
             self._seconds.append(seconds)
             self._answered.labels(route).observe(seconds)
+
+    def answered(self, unfamiliar: bool) -> None:
+        """Count one picture's answer; from any thread."""
+        self._pictures.inc()
+        self._unfamiliar.inc(unfamiliar)
 
     def latency(self) -> dict[str, object]:
         """Return percentiles in milliseconds of the last `WINDOW` answers, and all requests by their status."""

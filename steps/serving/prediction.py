@@ -1,10 +1,10 @@
 """A version's prediction for one picture, as its package returns it and as JSON holds it."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Prediction(TypedDict):
-    """The class, its probability, the probabilities of all classes, and whether the model abstains.
+    """The class, its probability, those of all classes, whether the model abstains, whether the picture is unfamiliar.
 
     The package's other columns (its `version`) are passed through.
     """
@@ -13,3 +13,4 @@ class Prediction(TypedDict):
     probability: float
     probabilities: list[float]
     abstain: bool
+    unfamiliar: NotRequired[bool]  # older packages do not say

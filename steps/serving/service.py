@@ -132,6 +132,7 @@ class Service:
             "probability": answer["probability"],
             "probabilities": dict(zip(served.classes, answer["probabilities"], strict=True)),
             "abstain": answer["abstain"],
+            **({"unfamiliar": answer["unfamiliar"]} if "unfamiliar" in answer else {}),
             "version": served.name,
         }
 
@@ -167,6 +168,7 @@ class Service:
                 raise HTTPException(503, self._late(len(answers), len(pictures)), AGAIN)
             with _about(name):
                 answers.append(served.answer(picture))
+                self.gauges.answered(answers[-1].get("unfamiliar", False))
         return answers
 
     def _pixels(self, picture: bytes) -> int:

@@ -23,6 +23,7 @@ from torch import nn
 
 from steps.backbones import models, timm_networks
 from steps.backbones.backbone import Grafted, build, without_top
+from steps.backbones.familiarity import FILE, fitted, outputs
 from steps.errors import UndecodableError
 from steps.images import decoding, request_images
 from steps.images.preprocessing import preprocess
@@ -42,6 +43,7 @@ class Saved:
         self.root, self.network = root, packaged.grafted()
         self.folder, self.digest = packaged.save(root, self.network, temperature=TEMPERATURE, abstain_below=LIMIT)
         self.model = mlflow.pyfunc.load_model(str(self.folder))
+        self.spec = packaged.facts().preprocessing
         self.pictures = sorted(write_images(root / "images", per_class=4).rglob("*.png"))
 
     def ask(self, rows: list[Any]) -> pd.DataFrame:
@@ -78,6 +80,25 @@ def test_an_answer_is_calibrated_and_says_when_it_abstains_and_who_gave_it(saved
     assert told["abstain"].tolist() == (wanted.max(axis=1) < LIMIT).tolist()
     assert 0 < told["abstain"].sum() < len(told)
     assert set(told["version"]) == {saved.digest[:16]}
+
+
+def test_a_package_with_a_measure_names_what_is_unfamiliar_and_its_bill_lists_it(key: Path, saved: Saved) -> None:
+    pixels = torch.stack([preprocess(decoding.decode(p.read_bytes()), saved.spec) for p in saved.pictures])
+    features, _ = outputs(saved.network, pixels)
+    measure = fitted(features[:6], features[:6], rate=0)
+    folder, digest = packaged.save(key / "measured", saved.network, measure=measure, temperature=TEMPERATURE)
+    frame = pd.DataFrame({"image": [path.read_bytes() for path in saved.pictures]})
+    told = mlflow.pyfunc.load_model(str(folder)).predict(frame)
+    assert told["unfamiliar"].tolist() == [False] * 6 + measure.unfamiliar(features[6:]).tolist()
+    assert told["unfamiliar"].any() and digest != saved.digest
+    plain = saved.ask(frame["image"].tolist())
+    assert told["probabilities"].tolist() == plain["probabilities"].tolist(), "no probability changes"
+    kept = folder / "artifacts/model" / FILE
+    bill_of = json.loads((folder / "artifacts/model" / bill.FILE).read_text())
+    hashes = {part["name"]: part["hashes"][0]["content"] for part in bill_of["components"] if "hashes" in part}
+    assert hashes["features of training images"] == files.sha256_of(kept)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert signing.fault(folder)
 
 
 def test_a_row_is_bytes_or_base64_or_a_path_or_pixels(saved: Saved) -> None:

@@ -28,7 +28,7 @@ from steps.serving import bulk_answers as prediction
 from steps.serving.answer_store import FOLDER
 from steps.serving.served_version import Served
 from tests.conftest import BIN, write_images
-from tests.registered import ABSTAIN_BELOW, Registered, inside
+from tests.registered import ABSTAIN_BELOW, Registered, inside, other
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,15 @@ def test_each_picture_gets_the_probabilities_of_evaluation(project: Registered, 
         assert row.probabilities == pytest.approx(expected, abs=1e-5)
         assert (row.error, row.version, row.digest) == (None, "1", served.digest)
         assert row.abstain is (max(expected) < ABSTAIN_BELOW)
+        assert row.unfamiliar is False
+
+
+def test_a_picture_of_something_else_is_unfamiliar_and_answers_are_counted(project: Registered, tmp_path: Path) -> None:
+    other(tmp_path / "other.png")
+    paths = [str(tmp_path / "other.png"), str(project.pictures[0])]
+    (line,) = command(project.root, paths, tmp_path / "answers.csv", None, False, False).lines()
+    assert " 1 unfamiliar, 0 with an error; " in line
+    assert pd.read_csv(tmp_path / "answers.csv")["unfamiliar"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("output", ["answers.csv", None])
@@ -141,7 +150,9 @@ def test_csv_parquet_and_json_say_the_same(
 ) -> None:
     folder = odd_folder(tmp_path / "odd")
     (line,) = command(project.root, [str(folder)], folder / "answers.csv", None, True, False).lines()
-    assert re.fullmatch(r"version 1: 1 of 7 files answered, [01] abstained, 6 with an error; .*/odd/answers.csv", line)
+    assert re.fullmatch(
+        r"version 1: 1 of 7 files answered, [01] abstained, [01] unfamiliar, 6 with an error; .*/odd/answers.csv", line
+    )
     (folder / "answers.csv").rename(tmp_path / "answers.csv")
     command(project.root, [str(folder)], tmp_path / "answers.parquet", None, True, False)
     command(project.root, [str(folder)], None, None, True, True)

@@ -4,6 +4,7 @@ import base64
 import gc
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -37,7 +38,7 @@ from steps.serving.server import configured
 from steps.serving.service import Service, application
 from tests.conftest import free_port
 from tests.packaged import CLASSES
-from tests.registered import ABSTAIN_BELOW, NAME, Registered, inside
+from tests.registered import ABSTAIN_BELOW, NAME, Registered, inside, other
 
 LIMITS: dict[str, Any] = {
     "body": 100_000,
@@ -147,6 +148,21 @@ def test_bytes_get_the_probabilities_of_evaluation(project: Registered, client: 
         assert told["probability"] == told["probabilities"][told["label"]]
         assert told["abstain"] is (told["probability"] < ABSTAIN_BELOW)
         assert told["version"]["number"] == "1" and len(told["version"]["digest"]) == 64
+
+
+def test_a_picture_of_something_else_is_unfamiliar_and_counted(
+    project: Registered, client: httpx.Client, tmp_path: Path
+) -> None:
+    def counted(name: str) -> float:
+        return float(re.search(rf"^regraft_{name}_total (\S+)$", client.get("/metrics").text, re.MULTILINE)[1])
+
+    asked = {project.pictures[0]: False, other(tmp_path / "other.png"): True}
+    before = counted("pictures"), counted("unfamiliar")
+    for path, unfamiliar in asked.items():
+        assert client.post("/predict", content=path.read_bytes()).json()["unfamiliar"] is unfamiliar
+        (row,) = client.post("/invocations", json={"inputs": [encoded(path)]}).json()["predictions"]
+        assert row["unfamiliar"] is unfamiliar
+    assert (counted("pictures"), counted("unfamiliar")) == (before[0] + 4, before[1] + 2)
 
 
 def test_invocations_answers_in_every_form_as_predict_does(project: Registered, client: httpx.Client) -> None:

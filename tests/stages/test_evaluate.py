@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steps.backbones import models
+from steps.backbones import familiarity, models
 from steps.backbones.backbone import Grafted, digest
 from steps.backbones.inference import predict_logits
 from steps.commands import origins
@@ -68,6 +68,7 @@ class World:
             "baselines.json",
             "evaluation.json",
             "predictions.parquet",
+            "familiarity.safetensors",
         )
         evaluate(params(**changes), 3, COMPUTE, *(self.root / name for name in names))
         found: dict[str, Any] = files.read_json(self.root / "evaluation.json")
@@ -193,6 +194,21 @@ def test_predictions_are_calibrated_probabilities_of_the_refitted_head(world: Wo
     assert found["test"]["head"]["accuracy"]["value"] == (head["predicted"] == head["label"]).mean()
 
 
+def test_the_measure_is_of_training_images_and_validation_sets_its_limit(world: World, found: dict[str, Any]) -> None:
+    tensors = files.read_tensors(world.root / "familiarity.safetensors")
+    for name, row in found["unfamiliar"].items():
+        measure = familiarity.from_tensors(models.under(f"{name}.", tensors))
+        assert (row["known"], row["threshold"]) == (len(measure.known), measure.threshold) == (30, measure.threshold)
+        cached, part = read_features(world.root / "features.safetensors"), world.table.sort_values("path")
+        held, tested = (cached.of(part.loc[part["split"] == split, "id"]) for split in ("val", "test"))
+        assert not measure.unfamiliar(torch.from_numpy(held)).any()
+        assert row["test"]["value"] == measure.unfamiliar(torch.from_numpy(tested)).mean() <= 0.1
+        assert measure.unfamiliar(torch.randn(5, held.shape[1])).all()
+    wider = world.evaluate(unfamiliar_rate=0.2)["unfamiliar"]["head"]
+    assert wider["threshold"] < found["unfamiliar"]["head"]["threshold"]
+    assert wider["test"]["value"] > found["unfamiliar"]["head"]["test"]["value"]
+
+
 def test_every_chapter_is_there_and_the_verdicts_are_paired(found: dict[str, Any]) -> None:
     assert found["transfer"]["verdict"] == "helps" and found["transfer"]["against"] == "scratch"
     assert {row["against"]: row["draws"] for row in found["transfer"]["baselines"]} == {"majority": 1, "scratch": 2}
@@ -241,7 +257,7 @@ def test_each_model_that_answers_is_one_look_and_a_rerun_none_and_the_same_bytes
     world: World, found: dict[str, Any]
 ) -> None:
     test = world.table[world.table["split"] == "test"]["id"]
-    before, names = look_ledger.count(test), ("evaluation.json", "predictions.parquet")
+    before, names = look_ledger.count(test), ("evaluation.json", "predictions.parquet", "familiarity.safetensors")
     model = models.load_head_model(world.root / "backbone", world.root / "head")
     assert found["weights"]["head"] == digest(model.state_dict())
     assert before == 4 and found, "the two, the head fitted on train alone, and the one fitted on a part of it"

@@ -125,5 +125,11 @@ def test_the_verdict_on_transfer_says_which_model_is_compared(inputs: Inputs) ->
     )
 
 
+def test_the_share_of_unfamiliar_test_images_is_stated_unless_the_evaluation_is_older(inputs: Inputs) -> None:
+    said = "features are farther than 0.123 (cosine distance; the limit comes from validation images) from each of 30"
+    assert said in told(inputs) and "4.0 % (1.0 to 20.0) of the test images are;" in told(inputs)
+    assert "unfamiliar" not in told(inputs, unfamiliar=None)
+
+
 def test_a_test_set_too_small_for_slices_says_so(inputs: Inputs) -> None:
     assert "No slice of the test images is large enough" in told(inputs, slices={"fine_tuned": []})

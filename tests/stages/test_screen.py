@@ -212,8 +212,9 @@ def test_labels_are_accused_by_their_estimated_number_until_a_person_has_looked(
     assert project.run().rules[0].passed is True
 
 
-def test_a_weak_head_accuses_nobody(project: Screened) -> None:
-    found = project.run(least_agreement=1.0, max_label_errors=0.0)
+def test_a_weak_head_accuses_nobody_and_drops_nothing(project: Screened) -> None:
+    found = project.run(least_agreement=1.0, max_label_errors=0.0, drop_suspects=True)
+    assert found.dropped == () and not [path for path, weight in project.weights.items() if weight == 0]
     assert found.credible is False and found.label_errors
     assert found.rules[0].passed is True
 
