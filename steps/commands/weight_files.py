@@ -1,6 +1,7 @@
 """Files of weights as flat mappings, name -> tensor; no code that a file names is run.
 
-A checkpoint is a tree: its nestings (`state_dict`, `model`, `model_ema`) become parts of the names, with a dot.
+A checkpoint is a tree: its nestings (`state_dict`, `model`, `model_ema`) become parts of the names, with a dot. What a
+file claims is held against its size before anything is allocated for it.
 """
 
 import warnings
@@ -16,6 +17,10 @@ from steps.runtime import files
 
 Tensors = dict[str, torch.Tensor]
 DEPTH = 4  # of nestings; a pickle may hold itself
+DIRECTORY = 4 * 2**20  # bytes of a safetensors header, which lists the tensors; a network of 2,000 needs 0.2 MB
+PICKLE = 16 * 2**20  # bytes of a checkpoint's structure, without its tensors
+MEMBERS = 100_000  # files in a checkpoint's archive; each tensor is one
+EXPANDS = 4  # content of an archive, in sizes of the archive; torch.save does not compress
 # Values that training scripts save beside the weights. They are not made: an empty object stands for each.
 BESIDE = (
     "argparse.Namespace",
@@ -68,7 +73,11 @@ def read(path: Path) -> Tensors:
     if not path.is_file():
         raise RequestError(f"--weights {path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
+        if excess := _excess(path):
+            raise RequestError(f"--weights {path}: {excess}")
         loaded = files.read_tensors(path) if path.suffix == ".safetensors" else _unpacked(path)
+    except RequestError:
+        raise
     except OSError as error:
         raise RequestError(f"--weights {path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # safetensors and torch raise many types of their own
@@ -79,7 +88,37 @@ def read(path: Path) -> Tensors:
     tensors = dict(_flat("", loaded, DEPTH))
     if not tensors:
         raise RequestError(f"--weights {path}: holds no state dict (name -> tensor); save one with {SAVE}")
+    for name, tensor in tensors.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise RequestError(
+                f"--weights {path}: {name} claims {tensor.numel():,} values, and the file holds "
+                f"{tensor.untyped_storage().nbytes() // tensor.element_size():,} for it; save its tensors alone: {SAVE}"
+            )
     return tensors
+
+
+def _excess(path: Path) -> str:
+    """Return what of a file is larger than any file of weights needs, by its headers alone; "" if nothing is."""
+    size = path.stat().st_size
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        return _over("its header", header, DIRECTORY) if header <= size else ""  # else it is no safetensors file
+    if not zipfile.is_zipfile(path):
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if len(members) > MEMBERS:
+        return f"its archive has {len(members):,} files; at most {MEMBERS:,} are read"
+    structure = sum(member.file_size for member in members if member.filename.endswith("/data.pkl"))
+    content = sum(member.file_size for member in members)
+    return _over("its structure without tensors", structure, PICKLE) or _over("its content", content, EXPANDS * size)
+
+
+def _over(what: str, size: int, limit: int) -> str:
+    return (
+        f"{what} has {size:,} bytes; at most {limit:,} are read; save its tensors alone: {SAVE}" if size > limit else ""
+    )
 
 
 def _unpacked(path: Path) -> object:

@@ -2,7 +2,10 @@
 
 import argparse
 import collections
+import io
+import json
 import pathlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -357,10 +360,50 @@ REFUSED: list[Row] = [
         ("`git lfs pull` fetches the file",),
     ),
     ("keras.h5", SHUFFLE, lambda: b"\x89HDF\r\n\x1a\n" + bytes(64), ("it is HDF5, as Keras writes it",)),
+    (
+        "claims.pth",
+        SHUFFLE,
+        lambda: {"fc.weight": torch.zeros(1).expand(10**9)},
+        ("fc.weight claims 1,000,000,000 values",),
+    ),
+    (
+        "deflated.pth",
+        SHUFFLE,
+        lambda: deflated({"fc.weight": torch.zeros(10**6)}),
+        ("its content has 4,0", "bytes; at most"),
+    ),
+    (
+        "a_million.safetensors",
+        SHUFFLE,
+        lambda: listing({f"{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(10**5)}),
+        ("its header has 6,", "at most 4,194,304 are read"),
+    ),
+    (
+        "long_structure.pth",
+        SHUFFLE,
+        lambda: {"log": "x" * 17 * 2**20, "fc.weight": torch.zeros(1)},
+        ("its structure without tensors has 17,8", "at most 16,777,216 are read"),
+    ),
     ("empty.pth", SHUFFLE, lambda: b"", ("not readable as weights",)),
     ("cut_off.pth", SHUFFLE, lambda: b"PK\x03\x04" + bytes(500), ("not readable as weights",)),
     ("junk.safetensors", SHUFFLE, lambda: b"\xff" * 64, ("not readable as weights",)),
 ]
+
+
+def deflated(content: Any) -> bytes:
+    """Return a checkpoint whose archive is compressed: zeros take a thousandth of what they claim."""
+    plain, packed = io.BytesIO(), io.BytesIO()
+    torch.save(content, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member), zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def listing(tensors: dict[str, Any]) -> bytes:
+    """Return a safetensors file that is a header alone."""
+    header = json.dumps(tensors).encode()
+    return len(header).to_bytes(8, "little") + header
 
 
 def write(path: Path, content: Any) -> Path:
