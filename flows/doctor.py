@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from steps.runtime import files, stage
 
 PYTHON = ((3, 11), (3, 14))  # from, and below
 ROOM = 5 * 2**30  # bytes: with less free, a run with real images may not end
+DECIDING = ("dvc.yaml", "params.yaml", "data", ".regraft")  # what results and trust follow from
 DENSE = 0.5  # share of parameters in fully connected layers above which transfer is known to be weak
 
 
@@ -60,6 +63,7 @@ def examine(root: Path) -> Diagnosis:
         ("backbone", _backbone),
         ("params", _params),
         ("keys", _keys),
+        ("rights", _rights),
         ("MLflow", _mlflow),
         ("Prefect", _prefect),
         ("transfer", _transfer),
@@ -225,15 +229,34 @@ def _keys(_: Path) -> Findings:
         yield Finding("keys", GOOD, summary)
 
 
+def _rights(root: Path) -> Findings:
+    """Name what decides about trust or results and can be changed by each user of this machine."""
+    public = signing.public_path()
+    deciding = dict.fromkeys((public, public.parent, root, *(root / name for name in DECIDING)))
+    exposed = [path for path in deciding if path.exists() and path.stat().st_mode & stat.S_IWOTH]
+    if exposed:
+        paths = [shlex.quote(str(path)) for path in exposed]
+        yield Finding(
+            "rights",
+            WARNING,
+            f"each user of this machine can change {', '.join(paths)}",
+            f"chmod o-w {' '.join(paths)}",
+        )
+    else:
+        yield Finding("rights", GOOD, "keys and project are closed to other users' writing, but for their group")
+
+
 def _mlflow(root: Path) -> Findings:
     uri = tracking.tracking_uri()
     if uri.startswith("http"):
         (answer,) = _mlflow_server(uri)
     else:
         answer = Finding("MLflow", GOOD, "the project's own SQLite file" if tracking.is_own(uri) else uri)
-    yield answer
-    if answer.state == GOOD and (root / "params.yaml").is_file():
-        wrong = list(preflight.registry(root))
+    tried = answer.state == GOOD and (root / "params.yaml").is_file()
+    wrong = list(preflight.registry(root)) if tried else []
+    if not any(finding.what == answer.what for finding in wrong):  # a database that cannot be read gets no tick
+        yield answer
+    if tried:
         yield from wrong or _champion(root)
 
 

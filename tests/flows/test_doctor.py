@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +111,36 @@ def test_keys_are_told_and_a_private_one_that_others_can_read_is_warned_of(
     assert (keys().state, keys().fix) == (WARNING, f"chmod 600 {private}")
     private.unlink()
     assert (keys().state, keys().found) == (GOOD, f"nothing signs here; trusted to verify: {fingerprint}")
+
+
+def test_what_each_user_of_the_machine_could_change_is_named_with_the_line_that_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "a project"
+    for folder in (root, root / ".regraft", root / "data"):
+        folder.mkdir()
+    (root / "params.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    for name in (signing.ENVIRONMENT, signing.PUBLIC):
+        monkeypatch.setenv(name, "")
+    signing.sign("-")
+    (finding,) = doctor._rights(root)
+    assert finding.state == GOOD
+    for name, mode in (("params.yaml", 0o666), (".regraft/key.pub", 0o666), (".regraft", 0o777)):
+        (root / name).chmod(mode)
+    (finding,) = doctor._rights(root)
+    assert finding.state == WARNING and "each user of this machine can change" in finding.found
+    subprocess.run(finding.fix, shell=True, check=True)
+    (finding,) = doctor._rights(root)
+    assert finding.state == GOOD
+
+
+def test_a_database_that_cannot_be_read_gets_no_tick(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    (project / ".regraft").mkdir(exist_ok=True)
+    (project / ".regraft/mlflow.db").write_bytes(b"SQLite format 3\0" + bytes(50))
+    (finding,) = (finding for finding in examine(project.root).findings if finding.what == "MLflow")
+    assert finding.state == FAULT
 
 
 def test_a_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
