@@ -9,7 +9,7 @@ import ssl
 import httpx
 from prefect.client.base import ServerType
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from steps.errors import RequestError, without_passwords
 
@@ -41,7 +41,8 @@ def trouble() -> str:
     if not PREFECT_API_URL.value():
         return ""
     try:
-        with get_client(httpx_settings={"timeout": PATIENCE}, sync_client=True) as client:
+        once = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})  # else two minutes for one that never answers
+        with once, get_client(httpx_settings={"timeout": PATIENCE}, sync_client=True) as client:
             return _refusal(client)
     except ImportError as error:  # httpx has no SOCKS of its own
         return f"{error}"
@@ -72,6 +73,8 @@ def _refusal(client: SyncPrefectClient) -> str:
 
 
 def _unreachable(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {PATIENCE:.0f} s"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

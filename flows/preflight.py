@@ -11,7 +11,7 @@ from steps.errors import RegistryError, without_passwords
 from steps.promotion.terms import REQUIRED
 from steps.registry import circumstances, ledger, production
 from steps.registry.model_registry import Registry
-from steps.registry.tracking import is_own, tracking_uri
+from steps.registry.tracking import is_own, tracking_uri, unheard
 from steps.runtime import params
 
 log = logging.getLogger("regraft")
@@ -79,6 +79,9 @@ def commit(root: Path) -> Findings:
 def registry(root: Path) -> Findings:
     """Ask MLflow whether it will take a run, and has the ledger and the champion's files; yields what is wrong."""
     if is_own(tracking_uri()) and not (root / ".regraft" / "mlflow.db").exists():
+        return
+    if silent := unheard(tracking_uri()):
+        yield Finding("MLflow", FAULT, silent, "start it, or unset MLFLOW_TRACKING_URI")
         return
     held, document = Registry(root), params.read(root)
     try:

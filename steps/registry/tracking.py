@@ -24,6 +24,7 @@ LINEAGE = "regraft.lineage"  # the tag that identifies a run or a version
 ABSENT, DENIED, UNKNOWN = "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"  # MLflow's error codes
 
 
+PATIENCE = 10.0  # seconds for a server's first answer; MLflow's client waits a quarter of an hour
 FILE_STORES = {"botocore", "boto3", "s3transfer", "google", "azure", "urllib3"}  # clients of file stores
 
 
@@ -36,6 +37,28 @@ def is_own(uri: str) -> bool:
     """Return whether a tracking address is the project's own SQLite file, however it is spelt."""
     path = uri.removeprefix("sqlite:///")
     return path != uri and Path(path).resolve() == project_root() / ".regraft" / "mlflow.db"
+
+
+def unheard(uri: str) -> str:
+    """Return why nothing is heard from a server within PATIENCE; "" if anything answers, or if it is no server.
+
+    What it answers is for MLflow's client to judge, certificates and proxies too.
+    """
+    import requests
+
+    if not uri.startswith("http"):
+        return ""
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, stream=True).close()
+    except requests.Timeout:
+        return f"MLflow at {uri} does not answer within {PATIENCE:.0f} s"
+    except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+        return ""
+    except requests.ConnectionError:
+        return f"nothing answers at {uri}, where MLflow should be"
+    except (requests.RequestException, ValueError):
+        return ""
+    return ""
 
 
 class Client:

@@ -1,6 +1,7 @@
 """A Prefect server with a password, a proxy path, a certificate: used, or refused with the setting that helps."""
 
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -122,6 +123,18 @@ def test_a_certificate_of_ones_own_is_named_with_the_setting(tmp_path: Path) -> 
         found = trouble(f"https://127.0.0.1:{server.server_port}/api")
         server.shutdown()
     assert found.startswith("its certificate is not trusted here") and "PREFECT_API_SSL_CERT_FILE" in found
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up_after_one_stated_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(orchestration, "PATIENCE", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert trouble(f"http://127.0.0.1:{silent.getsockname()[1]}/api") == "no answer within 1 s"
+        silent.settimeout(1)
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):  # asked once
+            silent.accept()
 
 
 def test_what_is_no_address_is_refused_and_no_server_is_none() -> None:

@@ -1,6 +1,7 @@
 """What would spoil the end of a run is found before its beginning."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from flows.preflight import FAULT, WARNING
 from flows.project import enter
 from steps.errors import RegistryError, RequestError
 from steps.promotion import release
-from steps.registry import circumstances
+from steps.registry import circumstances, tracking
 from steps.registry.circumstances import NO_COMMIT, gather
 from tests.conftest import make_project
 from tests.flows.test_conflicts import git
@@ -180,6 +181,24 @@ def test_where_a_person_approves_a_lost_champion_is_a_warning(copied: Registered
         delete_champion(copied)
         (finding,) = preflight.registry(copied.root)
         assert finding.state == WARNING
+
+
+def test_a_server_of_which_nothing_is_heard_is_given_up_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own client asks seven times, over a quarter of an hour."""
+    monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+    root = make_project(tmp_path, {}).root
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:secret@127.0.0.1:{port}")
+        with pytest.raises(
+            RegistryError, match=r"^nothing was run:\n.*does not answer within 1 s; start it"
+        ) as refused:
+            preflight.check(root)
+    assert "secret" not in str(refused.value)
+    (finding,) = preflight.registry(root)  # its port is closed now
+    assert finding.found == f"nothing answers at http://ada@127.0.0.1:{port}, where MLflow should be"
 
 
 def test_nothing_is_made_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
