@@ -55,7 +55,7 @@ def unheard(uri: str) -> str:
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
         return ""
     except requests.ConnectionError:
-        return f"nothing answers at {uri}, where MLflow should be"
+        return f"MLflow at {uri} does not answer: no connection"
     except (requests.RequestException, ValueError):
         return ""
     return ""

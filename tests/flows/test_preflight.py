@@ -198,7 +198,7 @@ def test_a_server_of_which_nothing_is_heard_is_given_up_before_anything_runs(
             preflight.check(root)
     assert "secret" not in str(refused.value)
     (finding,) = preflight.registry(root)  # its port is closed now
-    assert finding.found == f"nothing answers at http://ada@127.0.0.1:{port}, where MLflow should be"
+    assert finding.found == f"MLflow at http://ada@127.0.0.1:{port} does not answer: no connection"
 
 
 def test_nothing_is_made_by_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

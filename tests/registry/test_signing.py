@@ -7,6 +7,7 @@ import pytest
 
 from steps.errors import IntegrityError
 from steps.registry import signing
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,12 @@ def test_the_first_signature_makes_both_keys_and_only_the_owner_reads_the_privat
     assert held(project) == ["key.pem", "key.pub"]
     assert (project / ".regraft/key.pem").stat().st_mode & 0o777 == 0o600
     assert signing.verifier()("text", signature) and not signing.verifier()("texts", signature)
+
+
+def test_no_image_of_a_container_takes_the_private_key_along(project: Path) -> None:
+    signing.sign("text")
+    kept_out = (REPOSITORY / ".dockerignore").read_text().split()
+    assert signing.key_path().relative_to(project).parts[0] in kept_out and ".dvc/config.local" in kept_out
 
 
 def test_verifying_takes_the_public_key_alone_and_makes_none(
