@@ -209,6 +209,7 @@ def test_a_registered_version_is_a_backbone_that_ends_where_its_head_began(
     network, number = versions.version(architecture, cut)
     versions.mlflow.set_registered_model_alias("digits", "champion", number)
     loaded = origins.named("models:/digits@champion", None)
+    versions.mlflow.delete_registered_model_alias("digits", "champion")  # no ledger stands behind it
     assert digest(loaded[1]) == digest(network.backbone.state_dict()), "the head stays behind"
     assert (loaded[0].name, loaded[0].source, loaded[0].cut) == ("digits", f"models:/digits/{number}", cut)
     assert loaded[0].notes["backbone"] == "oak"
