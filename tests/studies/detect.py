@@ -199,7 +199,7 @@ def prior_off(rng: Generator, planted: bool) -> bool:
 
 def _images(rng: Generator, n: int = 200) -> pd.DataFrame:
     measures = {name: rng.random(n) for name in ("brightness", "contrast", "sharpness", "width", "height", "bytes")}
-    plain = {"format": "JPEG", "mode": "RGB", "source": rng.choice(["north", "south"], n)}
+    plain = {"format": "JPEG", "mode": "RGB", "group": "", "source": rng.choice(["north", "south"], n)}
     return pd.DataFrame({"id": [f"{i:05}" for i in range(n)], "label": rng.choice(["a", "b"], n), **measures, **plain})
 
 
