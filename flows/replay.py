@@ -18,10 +18,10 @@ from flows.graph import Graph, cache
 from flows.project import STATE, TELEMETRY_OFF
 from steps.errors import GraphError, RequestError
 from steps.images.manifest import TEST
+from steps.promotion.dvc_cache import place_of
 from steps.promotion.evidence import Evidence, gather
 from steps.promotion.links import lost_changes, missing_inputs
 from steps.promotion.reproduction import Verdict, differences, gaps, judge
-from steps.promotion.stored import place_of
 from steps.promotion.terms import EVALUATION, PREDICTIONS, RECEIPT
 from steps.registry import circumstances, ledger, look_ledger
 from steps.registry.model_registry import Registry

@@ -64,7 +64,7 @@ def no_secrets() -> Iterator[None]:
     """Replace an error that quotes a password, e.g. in an address: Prefect keeps its text, and its pages show it."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of any library: each may quote the address that it was given
         text = "".join(traceback.format_exception(error))
         if without_passwords(text) == text:
             raise

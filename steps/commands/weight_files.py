@@ -73,11 +73,8 @@ def read(path: Path) -> Tensors:
     if not path.is_file():
         raise RequestError(f"--weights {path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
-        if excess := _excess(path):
-            raise RequestError(f"--weights {path}: {excess}")
-        loaded = files.read_tensors(path) if path.suffix == ".safetensors" else _unpacked(path)
-    except RequestError:
-        raise
+        excess = _excess(path)
+        loaded = None if excess else files.read_tensors(path) if path.suffix == ".safetensors" else _unpacked(path)
     except OSError as error:
         raise RequestError(f"--weights {path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # safetensors and torch raise many types of their own
@@ -85,6 +82,8 @@ def read(path: Path) -> Tensors:
         raise RequestError(
             f"--weights {path}: not readable as weights ({type(error).__name__}); {_seen(path)}"
         ) from None
+    if excess:
+        raise RequestError(f"--weights {path}: {excess}")
     tensors = dict(_flat("", loaded, DEPTH))
     if not tensors:
         raise RequestError(f"--weights {path}: holds no state dict (name -> tensor); save one with {SAVE}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from steps.errors import RegistryError, RequestError
 from steps.promotion import release
+from steps.promotion.dvc_cache import damaged, is_whole, listing, missing, place_of
 from steps.promotion.evidence import Evidence, gather
-from steps.promotion.stored import damaged, is_whole, listing, missing, place_of
 from steps.registry import circumstances, ledger, package_loading
 from steps.registry.chain import differences, silences
 from steps.registry.model_registry import CHAMPION, Registry

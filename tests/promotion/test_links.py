@@ -16,8 +16,8 @@ import yaml
 from steps.commands.audit import Audit
 from steps.commands.audit import audit as command_audit
 from steps.errors import RequestError
+from steps.promotion.dvc_cache import place_of
 from steps.promotion.links import Link, audit, tampered
-from steps.promotion.stored import place_of
 from steps.promotion.terms import EVALUATION
 from steps.registry import circumstances, ledger, signing, tracking
 from steps.registry.chain import PROMOTE

@@ -579,14 +579,19 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(("lose", "sentence"), LOSSES)
-def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
-    world: World, lose: Callable[[World], None], sentence: str
-) -> None:
+def lose_the_champion(world: World, lose: Callable[[World], None]) -> None:
+    """Promote version 1, lose it, and register version 2."""
     world.challenge(ALWAYS_0)
     world.promote()
     lose(world)
     world.challenge(ALWAYS_1)
+
+
+@pytest.mark.parametrize(("lose", "sentence"), LOSSES)
+def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
+    world: World, lose: Callable[[World], None], sentence: str
+) -> None:
+    lose_the_champion(world, lose)
     with pytest.raises(RegistryError, match=f"{sentence}.*set promote.approval: required"):
         world.promote()
     done = world.promote(approval="required")
@@ -601,10 +606,7 @@ def test_nothing_is_promoted_against_a_lost_champion_unless_a_person_says_so(
 def test_a_person_says_that_the_champion_is_lost_by_the_command_that_is_printed(
     world: World, lose: Callable[[World], None], sentence: str
 ) -> None:
-    world.challenge(ALWAYS_0)
-    world.promote()
-    lose(world)
-    world.challenge(ALWAYS_1)
+    lose_the_champion(world, lose)
     with pytest.raises(RegistryError, match="`regraft adopt 2 --reason TEXT` says that it is lost"):
         world.promote()
     assert world.alias() != "2" and [decision.kind for decision in world.decisions()] == ["promote"]
